@@ -1,0 +1,32 @@
+//! The tape, and the ops on it: each with a forward and a backward of its own.
+//!
+//! candle's autograd is not used: its fused ops have no backward, and its matmul always computes
+//! the gradient of both operands, where ours are frozen on one side.
+
+pub mod attention;
+pub(crate) mod buffer;
+pub mod cpu;
+pub mod frozen;
+pub mod linear;
+pub mod lora_linear;
+pub mod loss;
+pub mod memory;
+pub mod nf4;
+pub mod rms_norm;
+pub mod rope;
+pub mod rows;
+pub mod swiglu;
+pub mod tape;
+
+#[cfg(test)]
+pub(crate) mod finite_differences;
+
+use candle_core::{Result, Tensor, bail};
+
+/// The number of rows of a `(rows, width)` tensor.
+fn rows_of(tensor: &Tensor, width: usize) -> Result<usize> {
+    match tensor.dims2() {
+        Ok((rows, columns)) if columns == width => Ok(rows),
+        _ => bail!("expected a matrix of {width} columns, got shape {:?}", tensor.dims()),
+    }
+}

@@ -1,0 +1,101 @@
+//! Rotary position embedding (Su et al., 2021), in the two-halves layout of transformers:
+//! `(a, b) → (a cos − b sin, b cos + a sin)` for a = x[i], b = x[i + d/2].
+
+use std::rc::Rc;
+
+use candle_core::{Result, bail};
+
+use super::buffer::modify;
+use super::cpu::par_rows;
+use super::tape::{Tape, Value};
+
+/// cos and sin of every position's angles.
+#[derive(Debug)]
+pub struct RopeTable {
+    /// `(positions, d/2)`
+    cos: Vec<f32>,
+    /// `(positions, d/2)`
+    sin: Vec<f32>,
+    half: usize,
+}
+
+impl RopeTable {
+    /// Angles `position · frequency` for positions `0 .. positions`.
+    #[must_use]
+    pub fn new(frequencies: &[f32], positions: usize) -> Self {
+        let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+        Self {
+            cos: angles().map(f32::cos).collect(),
+            sin: angles().map(f32::sin).collect(),
+            half: frequencies.len(),
+        }
+    }
+
+    /// How many positions it holds.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half
+    }
+
+    /// Rotates every head of the rows of `x`, backwards if `inverse`.
+    fn rotate(&self, x: &mut [f32], width: usize, positions: &[u32], inverse: bool) {
+        let (half, sign) = (self.half, if inverse { -1.0 } else { 1.0 });
+        par_rows(x, width, |first, block| {
+            for (row, x) in (first..).zip(block.chunks_exact_mut(width)) {
+                let at = positions[row] as usize * half;
+                let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);
+                for head in x.chunks_exact_mut(2 * half) {
+                    let (a, b) = head.split_at_mut(half);
+                    for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                        let sin = sign * sin;
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Rotates `x` `(N, heads · d)` by `positions` (N entries), in place: `x` is consumed.
+///
+/// # Errors
+/// If the width is not a multiple of the table's, or a position is not in the table.
+pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>) -> Result<Value> {
+    let (rows, width) = x.tensor().dims2()?;
+    if width % (2 * table.half) != 0 || rows != positions.len() {
+        bail!("rope over ({rows}, {width}) with {} positions and heads of {}", positions.len(), 2 * table.half);
+    }
+    if let Some(position) = positions.iter().find(|&&p| p as usize >= table.positions()) {
+        bail!("position {position} is outside the rope table of {}", table.positions());
+    }
+    modify(x.tensor(), |x| table.rotate(x, width, positions, false))?;
+    let Some(gradient) = x.gradient() else {
+        return Ok(x);
+    };
+    let (table, positions) = (Rc::clone(table), Rc::clone(positions));
+    Ok(tape.record(x.tensor().clone(), move |mut incoming| {
+        if Rc::get_mut(&mut incoming).is_none() {
+            let copy = incoming.copy()?;
+            incoming = Rc::new(copy);
+        }
+        modify(&incoming, |g| table.rotate(g, width, &positions, true))?;
+        gradient.add(incoming)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::finite_differences::{check, numbers};
+
+    #[test]
+    fn rope_passes_finite_differences() {
+        let table = Rc::new(RopeTable::new(&[1.0, 0.3, 0.05], 11));
+        let positions: Rc<[u32]> = vec![0, 1, 2, 0, 10].into();
+        check(&[(numbers(5 * 12, 1), (5, 12))], |tape, inputs| {
+            // rope consumes its input and the check looks at it again.
+            let copy = crate::ops::rows::gather(tape, &inputs[0], &(0..5).collect::<Vec<_>>().into())?;
+            rope(tape, copy, &table, &positions)
+        });
+    }
+}
