@@ -27,18 +27,19 @@ pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     let width = norm.weight.len();
     let rows = rows_of(x.tensor(), width)?;
     let input = elements(x.tensor())?;
+    let RmsNorm { weight, epsilon } = &**norm;
     let mut inverse = scratch(rows);
     par_rows(&mut inverse, 1, |first, out| {
         for (row, out) in out.iter_mut().enumerate() {
             let x = &input[(first + row) * width..][..width];
-            *out = 1.0 / (dot(x, x) / width as f32 + norm.epsilon).sqrt();
+            *out = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
         }
     });
     let mut output = scratch(rows * width);
     par_rows(&mut output, width, |first, block| {
         for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
             let x = &input[row * width..][..width];
-            for ((y, x), weight) in y.iter_mut().zip(x).zip(&norm.weight) {
+            for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
                 *y = x * inverse[row] * weight;
             }
         }
@@ -50,12 +51,12 @@ pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     };
     let (x, norm) = (x.tensor().clone(), Rc::clone(norm));
     Ok(tape.record(output, move |incoming| {
-        let (x, incoming) = (elements(&x)?, elements(&incoming)?);
+        let (x, incoming, weight) = (elements(&x)?, elements(&incoming)?, &*norm.weight);
         gradient.write(&(rows, width).into(), |gradient, accumulate| {
             par_rows(gradient, width, |first, block| {
                 for (row, gradient) in (first..).zip(block.chunks_exact_mut(width)) {
                     let at = row * width..(row + 1) * width;
-                    backward_row(&x[at.clone()], &incoming[at], &norm.weight, inverse[row], gradient, accumulate);
+                    backward_row(&x[at.clone()], &incoming[at], weight, inverse[row], gradient, accumulate);
                 }
             });
         })

@@ -1,0 +1,386 @@
+//! Grouped-query attention over unpadded sequences: `softmax(scale · q kᵀ) v`, causal or full.
+//!
+//! Sequences lie end to end; each is attended on its own, so there is nothing to mask but the
+//! future. The forward saves one number a query and head, the log of the sum of its exponentials
+//! (Dao, 2023, "FlashAttention-2"); the backward computes the scores again from it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use candle_core::{Result, bail};
+use rayon::prelude::*;
+
+use super::buffer::{elements, scratch, tensor};
+use super::cpu::math::{dot, exp, simd};
+use super::cpu::matrix::{Matrix, MatrixMut, matmul};
+use super::rows_of;
+use super::tape::{Tape, Value};
+
+/// Heads and who sees whom.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionKind {
+    /// H, heads of the queries.
+    pub heads: usize,
+    /// K, heads of keys and values; divides H.
+    pub key_value_heads: usize,
+    /// d, the width of a head.
+    pub head_size: usize,
+    /// A token sees itself and earlier ones only.
+    pub is_causal: bool,
+    /// Multiplies the scores: usually 1/√d.
+    pub scale: f32,
+}
+
+/// Where sequences start, and which of their tokens ask.
+#[derive(Clone, Debug)]
+pub struct Sequences {
+    /// B + 1 entries: sequence b has the rows `offsets[b] .. offsets[b + 1]` of keys and values.
+    pub offsets: Vec<usize>,
+    /// `None`: every token. Else one token a sequence, by its row.
+    pub queries: Option<Rc<[u32]>>,
+}
+
+impl Sequences {
+    /// Rows of q: where each sequence's queries start, B + 1 entries.
+    fn query_offsets(&self) -> Vec<usize> {
+        match &self.queries {
+            None => self.offsets.clone(),
+            Some(queries) => (0..=queries.len()).collect(),
+        }
+    }
+
+    /// The position in its sequence of the first query of sequence `b`; the others follow it.
+    fn first_position(&self, b: usize) -> usize {
+        self.queries.as_ref().map_or(0, |queries| queries[b] as usize - self.offsets[b])
+    }
+}
+
+/// Queries handled together: their scores against 2,048 keys take 256 KiB.
+const TILE: usize = 32;
+
+thread_local! {
+    static SCORES: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+/// Attends: `q` `(Q, H·d)`, `k` and `v` `(N, K·d)` give `(Q, H·d)`.
+///
+/// # Errors
+/// If the shapes do not fit `kind` and `sequences`.
+pub fn attention(
+    tape: &Tape,
+    [q, k, v]: [&Value; 3],
+    kind: AttentionKind,
+    sequences: &Rc<Sequences>,
+) -> Result<Value> {
+    let plan = Plan::new([q, k, v], kind, sequences)?;
+    let mut output = scratch(plan.queries * plan.query_width());
+    let mut log_sums = scratch(plan.queries * kind.heads);
+    {
+        let inputs = [&*elements(q.tensor())?, &*elements(k.tensor())?, &*elements(v.tensor())?];
+        let outputs = MatrixMut::new(&mut output, plan.queries, plan.query_width(), plan.query_width())
+            .grid(&plan.query_offsets[1..], plan.group() * kind.head_size);
+        let log_sums = MatrixMut::new(&mut log_sums, plan.queries, kind.heads, kind.heads)
+            .grid(&plan.query_offsets[1..], plan.group());
+        let tasks: Vec<_> = outputs.into_iter().zip(log_sums).enumerate().collect();
+        tasks.into_par_iter().with_max_len(1).for_each(|(task, (mut output, mut log_sums))| {
+            plan.forward(task, inputs, &mut output, &mut log_sums);
+        });
+    }
+    let output = tensor(output, (plan.queries, plan.query_width()))?;
+    let gradients = [q.gradient(), k.gradient(), v.gradient()];
+    if gradients.iter().all(Option::is_none) {
+        return Ok(Value::constant(output));
+    }
+    let saved = [q, k, v].map(|value| value.tensor().clone());
+    let saved_output = output.clone();
+    Ok(tape.record(output, move |incoming| {
+        let [q, k, v] = &saved;
+        let mut written = saved.each_ref().map(|tensor| scratch(tensor.elem_count()));
+        {
+            let (q, k, v) = (elements(q)?, elements(k)?, elements(v)?);
+            let (output, incoming) = (elements(&saved_output)?, elements(&incoming)?);
+            let back = BackwardInputs { qkv: [&q, &k, &v], output: &output, incoming: &incoming, log_sums: &log_sums };
+            let [gq, gk, gv] = &mut written;
+            let (query_width, key_width) = (plan.query_width(), plan.key_width());
+            let gq = MatrixMut::new(gq, plan.queries, query_width, query_width)
+                .grid(&plan.query_offsets[1..], plan.group() * kind.head_size);
+            let keys = |g| MatrixMut::new(g, plan.tokens, key_width, key_width).grid(&plan.offsets[1..], kind.head_size);
+            let tasks: Vec<_> = gq.into_iter().zip(keys(gk)).zip(keys(gv)).enumerate().collect();
+            tasks.into_par_iter().with_max_len(1).for_each(|(task, ((gq, gk), gv))| {
+                plan.backward(task, &back, [gq, gk, gv]);
+            });
+        }
+        for ((gradient, written), tensor_of) in gradients.iter().zip(written).zip(&saved) {
+            if let Some(gradient) = gradient {
+                gradient.add(Rc::new(tensor(written, tensor_of.shape().clone())?))?;
+            }
+        }
+        Ok(())
+    }))
+}
+
+/// Shapes, and the tasks: one for each sequence and key head, with its group of query heads.
+struct Plan {
+    kind: AttentionKind,
+    offsets: Vec<usize>,
+    query_offsets: Vec<usize>,
+    first_positions: Vec<usize>,
+    queries: usize,
+    tokens: usize,
+}
+
+struct BackwardInputs<'a> {
+    qkv: [&'a [f32]; 3],
+    output: &'a [f32],
+    incoming: &'a [f32],
+    log_sums: &'a [f32],
+}
+
+/// Some queries of one head, and the keys that they may see.
+struct Tile {
+    /// First row of q, and how many.
+    query: usize,
+    queries: usize,
+    /// The position of the first query in its sequence.
+    position: usize,
+    /// First row of k and v, and how many are seen by any query of the tile.
+    key: usize,
+    keys: usize,
+    head: usize,
+    key_head: usize,
+}
+
+impl Plan {
+    fn new([q, k, v]: [&Value; 3], kind: AttentionKind, sequences: &Sequences) -> Result<Self> {
+        let AttentionKind { heads, key_value_heads, head_size, .. } = kind;
+        if key_value_heads == 0 || heads % key_value_heads != 0 {
+            bail!("{heads} heads do not share {key_value_heads} key heads");
+        }
+        let queries = rows_of(q.tensor(), heads * head_size)?;
+        let tokens = rows_of(k.tensor(), key_value_heads * head_size)?;
+        let query_offsets = sequences.query_offsets();
+        let count = sequences.offsets.len().saturating_sub(1);
+        let fits = rows_of(v.tensor(), key_value_heads * head_size)? == tokens
+            && sequences.offsets.first() == Some(&0)
+            && sequences.offsets.windows(2).all(|pair| pair[0] < pair[1])
+            && sequences.offsets.last() == Some(&tokens)
+            && query_offsets.len() == count + 1
+            && query_offsets.last() == Some(&queries)
+            && sequences.queries.as_ref().is_none_or(|queries| {
+                (0..count).all(|b| (sequences.offsets[b]..sequences.offsets[b + 1]).contains(&(queries[b] as usize)))
+            });
+        if !fits {
+            bail!("attention of {queries} queries over {tokens} tokens does not fit its sequences");
+        }
+        let first_positions = (0..count).map(|b| sequences.first_position(b)).collect();
+        Ok(Self { kind, offsets: sequences.offsets.clone(), query_offsets, first_positions, queries, tokens })
+    }
+
+    fn query_width(&self) -> usize {
+        self.kind.heads * self.kind.head_size
+    }
+
+    fn key_width(&self) -> usize {
+        self.kind.key_value_heads * self.kind.head_size
+    }
+
+    /// Query heads that share one key head.
+    fn group(&self) -> usize {
+        self.kind.heads / self.kind.key_value_heads
+    }
+
+    /// The tiles of one task, head by head.
+    fn tiles(&self, task: usize) -> impl Iterator<Item = Tile> + '_ {
+        let (b, key_head) = (task / self.kind.key_value_heads, task % self.kind.key_value_heads);
+        let length = self.offsets[b + 1] - self.offsets[b];
+        let queries = self.query_offsets[b + 1] - self.query_offsets[b];
+        (0..self.group()).flat_map(move |member| {
+            (0..queries).step_by(TILE).map(move |start| {
+                let count = TILE.min(queries - start);
+                let position = self.first_positions[b] + start;
+                Tile {
+                    query: self.query_offsets[b] + start,
+                    queries: count,
+                    position,
+                    key: self.offsets[b],
+                    keys: if self.kind.is_causal { position + count } else { length },
+                    head: key_head * self.group() + member,
+                    key_head,
+                }
+            })
+        })
+    }
+
+    /// The tile's rows of a matrix with all query heads side by side.
+    fn of_queries<'a>(&self, data: &'a [f32], tile: &Tile) -> Matrix<'a> {
+        let start = tile.query * self.query_width() + tile.head * self.kind.head_size;
+        Matrix::new(&data[start..], tile.queries, self.kind.head_size, self.query_width())
+    }
+
+    /// The tile's rows of a matrix with all key heads side by side.
+    fn of_keys<'a>(&self, data: &'a [f32], tile: &Tile) -> Matrix<'a> {
+        let start = tile.key * self.key_width() + tile.key_head * self.kind.head_size;
+        Matrix::new(&data[start..], tile.keys, self.kind.head_size, self.key_width())
+    }
+
+    /// How many keys the tile's query `row` sees.
+    fn seen(&self, tile: &Tile, row: usize) -> usize {
+        if self.kind.is_causal { tile.position + row + 1 } else { tile.keys }
+    }
+
+    fn forward(&self, task: usize, [q, k, v]: [&[f32]; 3], output: &mut MatrixMut<'_>, log_sums: &mut MatrixMut<'_>) {
+        let (d, b) = (self.kind.head_size, task / self.kind.key_value_heads);
+        for tile in self.tiles(task) {
+            let (row, member) = (tile.query - self.query_offsets[b], tile.head - tile.key_head * self.group());
+            SCORES.with_borrow_mut(|[scores, _]| {
+                scores.resize(scores.len().max(tile.queries * tile.keys), 0.0);
+                let scores = &mut scores[..tile.queries * tile.keys];
+                let (qs, ks) = (self.of_queries(q, &tile), self.of_keys(k, &tile).transposed());
+                matmul(&mut MatrixMut::new(scores, tile.queries, tile.keys, tile.keys), false, self.kind.scale, qs, ks);
+                let mut sums = [0.0; TILE];
+                for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
+                    let (seen, future) = scores.split_at_mut(self.seen(&tile, index));
+                    let (max, sum) = simd(|| exponentials(seen));
+                    future.fill(0.0);
+                    sums[index] = sum;
+                    log_sums.row(row + index)[member] = max + sum.ln();
+                }
+                let mut block = output.block(row, tile.queries, member * d, d);
+                let scores = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
+                matmul(&mut block, false, 1.0, scores, self.of_keys(v, &tile));
+                for (index, sum) in sums[..tile.queries].iter().enumerate() {
+                    for value in block.row(index) {
+                        *value /= sum;
+                    }
+                }
+            });
+        }
+    }
+
+    /// With P the probabilities and δ = Σ ∂L/∂o · o: `∂L/∂S = P ∘ (∂L/∂o vᵀ − δ)`.
+    fn backward(&self, task: usize, inputs: &BackwardInputs<'_>, [mut gq, mut gk, mut gv]: [MatrixMut<'_>; 3]) {
+        let (d, b) = (self.kind.head_size, task / self.kind.key_value_heads);
+        let [q, k, v] = inputs.qkv;
+        for row in 0..self.offsets[b + 1] - self.offsets[b] {
+            gk.row(row).fill(0.0);
+            gv.row(row).fill(0.0);
+        }
+        for tile in self.tiles(task) {
+            let (row, member) = (tile.query - self.query_offsets[b], tile.head - tile.key_head * self.group());
+            SCORES.with_borrow_mut(|[scores, slopes]| {
+                let size = tile.queries * tile.keys;
+                scores.resize(scores.len().max(size), 0.0);
+                slopes.resize(slopes.len().max(size), 0.0);
+                let (scores, slopes) = (&mut scores[..size], &mut slopes[..size]);
+                let view = |data| MatrixMut::new(data, tile.queries, tile.keys, tile.keys);
+                let (qs, go) = (self.of_queries(q, &tile), self.of_queries(inputs.incoming, &tile));
+                let (ks, vs) = (self.of_keys(k, &tile), self.of_keys(v, &tile));
+                matmul(&mut view(scores), false, self.kind.scale, qs, ks.transposed());
+                matmul(&mut view(slopes), false, 1.0, go, vs.transposed());
+                for (index, (p, slope)) in
+                    scores.chunks_exact_mut(tile.keys).zip(slopes.chunks_exact_mut(tile.keys)).enumerate()
+                {
+                    let at = (tile.query + index) * self.query_width() + tile.head * d;
+                    let log_sum = inputs.log_sums[(tile.query + index) * self.kind.heads + tile.head];
+                    let seen = self.seen(&tile, index);
+                    p[seen..].fill(0.0);
+                    slope[seen..].fill(0.0);
+                    simd(|| {
+                        let delta = dot(&inputs.incoming[at..at + d], &inputs.output[at..at + d]);
+                        for (p, slope) in p[..seen].iter_mut().zip(&mut slope[..seen]) {
+                            *p = exp(*p - log_sum);
+                            *slope = *p * (*slope - delta);
+                        }
+                    });
+                }
+                let p = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
+                let slopes = Matrix::new(slopes, tile.queries, tile.keys, tile.keys);
+                matmul(&mut gv.block(0, tile.keys, 0, d), true, 1.0, p.transposed(), go);
+                matmul(&mut gk.block(0, tile.keys, 0, d), true, self.kind.scale, slopes.transposed(), qs);
+                matmul(&mut gq.block(row, tile.queries, member * d, d), false, self.kind.scale, slopes, ks);
+            });
+        }
+    }
+}
+
+/// Replaces scores by e^(score − max); returns max and their sum.
+#[inline(always)]
+fn exponentials(scores: &mut [f32]) -> (f32, f32) {
+    const LANES: usize = 16;
+    let mut max = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            max[lane] = if chunk[lane] > max[lane] { chunk[lane] } else { max[lane] };
+        }
+    }
+    let max = max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0; LANES];
+    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            chunk[lane] = exp(chunk[lane] - max);
+            sums[lane] += chunk[lane];
+        }
+    }
+    let mut sum: f32 = sums.iter().sum();
+    for score in rest {
+        *score = exp(*score - max);
+        sum += *score;
+    }
+    (max, sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::finite_differences::{check, numbers};
+
+    fn kind(is_causal: bool) -> AttentionKind {
+        AttentionKind { heads: 6, key_value_heads: 2, head_size: 4, is_causal, scale: 0.7 }
+    }
+
+    #[test]
+    fn attention_passes_finite_differences() {
+        let sequences = Rc::new(Sequences { offsets: vec![0, 5, 6, 9], queries: None });
+        let pooled = Rc::new(Sequences { offsets: vec![0, 5, 6, 9], queries: Some(vec![4, 5, 7].into()) });
+        for (is_causal, sequences, queries) in [(true, &sequences, 9), (false, &sequences, 9), (true, &pooled, 3)] {
+            let q = (numbers(queries * 24, 1), (queries, 24));
+            let inputs = [q, (numbers(9 * 8, 2), (9, 8)), (numbers(9 * 8, 3), (9, 8))];
+            check(&inputs, |tape, x| attention(tape, [&x[0], &x[1], &x[2]], kind(is_causal), sequences));
+        }
+    }
+
+    /// Longer than a tile, against the definition.
+    #[test]
+    fn attention_matches_the_definition_over_many_tiles() {
+        let (tokens, offsets) = (83, vec![0, 70, 83]);
+        let (q, k, v) = (numbers(tokens * 24, 1), numbers(tokens * 8, 2), numbers(tokens * 8, 3));
+        let sequences = Rc::new(Sequences { offsets: offsets.clone(), queries: None });
+        let value = |data: &[f32], width| Value::constant(tensor(data.to_vec(), (tokens, width)).unwrap());
+        let inputs = [value(&q, 24), value(&k, 8), value(&v, 8)];
+        let [qv, kv, vv] = &inputs;
+        let output = attention(&Tape::off(), [qv, kv, vv], kind(true), &sequences).unwrap();
+        let output = elements(output.tensor()).unwrap();
+        for i in 0..tokens {
+            let start = if i < 70 { 0 } else { 70 };
+            for head in 0..6 {
+                let scores: Vec<f64> = (start..=i)
+                    .map(|j| {
+                        let score: f32 =
+                            (0..4).map(|c| q[i * 24 + head * 4 + c] * k[j * 8 + head / 3 * 4 + c]).sum();
+                        f64::from(0.7 * score).exp()
+                    })
+                    .collect();
+                let sum: f64 = scores.iter().sum();
+                for c in 0..4 {
+                    let expected: f64 = (start..=i)
+                        .zip(&scores)
+                        .map(|(j, p)| p / sum * f64::from(v[j * 8 + head / 3 * 4 + c]))
+                        .sum();
+                    assert!((f64::from(output[i * 24 + head * 4 + c]) - expected).abs() < 1e-5);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! A frozen linear layer with a low-rank adapter (Hu et al., 2021):
+//! `y = x Wᵀ + b + (α/r) · drop(x) Aᵀ Bᵀ`, with only A and B trained.
+//!
+//! One op, so that the dropped-out copy of `x` is never stored: the mask is a function of a
+//! counter, drawn again where it is needed. Products with A and B are r numbers wide; they are
+//! done row by row while the row is in cache.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use candle_core::{Result, bail};
+use rayon::prelude::*;
+
+use super::buffer::{elements, scratch, tensor};
+use super::cpu::math::{add_rows, dot_rows, simd};
+use super::cpu::matrix::MatrixMut;
+use super::cpu::par_rows;
+use super::frozen::FrozenMatrix;
+use super::rows_of;
+use super::tape::{Param, Tape, Value};
+use crate::rng::{Purpose, Stream};
+
+/// A frozen `(out, in)` weight, its bias if the model has one, and an adapter if it is trained.
+#[derive(Debug)]
+pub struct LoraLinear {
+    /// W, `(out, in)`.
+    pub weight: FrozenMatrix,
+    /// b, `out` values.
+    pub bias: Option<Vec<f32>>,
+    /// The trained part.
+    pub adapter: Option<Adapter>,
+}
+
+/// The trained part of a [`LoraLinear`].
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// A, `(r, in)`.
+    pub a: Rc<Param>,
+    /// B, `(out, r)`.
+    pub b: Rc<Param>,
+    /// α / r.
+    pub scaling: f32,
+    /// Probability with which an element of `x` is left out.
+    pub dropout: f32,
+    /// Which random stream draws the mask: the position of A in the list of parameters.
+    pub site: u32,
+}
+
+/// Maps `x` `(N, in)` to `(N, out)`, and adds `residual` `(N, out)` if given.
+///
+/// # Errors
+/// If the last dimension of `x` is not `in`, or that of `residual` is not `out`.
+pub fn lora_linear(tape: &Tape, x: &Value, layer: &Rc<LoraLinear>, residual: Option<&Value>) -> Result<Value> {
+    let (inputs, outputs) = (layer.weight.columns(), layer.weight.rows());
+    let rows = rows_of(x.tensor(), inputs)?;
+    let mut output = scratch(rows * outputs);
+    if let Some(residual) = residual {
+        if rows_of(residual.tensor(), outputs)? != rows {
+            bail!("a residual of {:?} for {rows} rows", residual.tensor().dims());
+        }
+        output.copy_from_slice(&elements(residual.tensor())?);
+    }
+    let input = elements(x.tensor())?;
+    layer.weight.product(&input, &mut output, residual.is_some());
+    if let Some(bias) = &layer.bias {
+        par_rows(&mut output, outputs, |_, block| {
+            for y in block.chunks_exact_mut(outputs) {
+                for (y, bias) in y.iter_mut().zip(bias) {
+                    *y += bias;
+                }
+            }
+        });
+    }
+    let mut low_rank = None;
+    if let Some(adapter) = &layer.adapter {
+        let kernel = Kernel::new(adapter, tape)?;
+        let u = kernel.down(&input);
+        kernel.add_up(&u, &mut output);
+        low_rank = Some((kernel, u));
+    }
+    drop(input);
+    let output = tensor(output, (rows, outputs))?;
+    let (x_gradient, residual_gradient) = (x.gradient(), residual.and_then(Value::gradient));
+    if !tape.is_recording() || low_rank.is_none() && x_gradient.is_none() && residual_gradient.is_none() {
+        return Ok(Value::constant(output));
+    }
+    // Without an adapter the backward does not look at x.
+    let x = low_rank.is_some().then(|| x.tensor().clone());
+    let layer = Rc::clone(layer);
+    Ok(tape.record(output, move |incoming| {
+        if let Some(gradient) = residual_gradient {
+            gradient.add(Rc::clone(&incoming))?;
+        }
+        let g = elements(&incoming)?;
+        let mut low_rank_gradient = None;
+        if let (Some(adapter), Some((kernel, u)), Some(x)) = (&layer.adapter, low_rank, x) {
+            let gu = kernel.backward_up(&g);
+            let gb = kernel.gradient_of_b(&g, &u);
+            adapter.b.accumulate(|gradient| add_transposed(gradient, &gb, kernel.rank))?;
+            adapter.a.accumulate({
+                let x = elements(&x)?;
+                let ga = kernel.gradient_of_a(&x, &gu);
+                move |gradient| {
+                    for (sum, value) in gradient.iter_mut().zip(&ga) {
+                        *sum += value;
+                    }
+                }
+            })?;
+            low_rank_gradient = Some((kernel, gu));
+        }
+        let Some(gradient) = x_gradient else { return Ok(()) };
+        gradient.write(&(rows, inputs).into(), |gradient, accumulate| {
+            layer.weight.product_transposed(&g, gradient, accumulate);
+            if let Some((kernel, gu)) = &low_rank_gradient {
+                kernel.add_backward_down(gu, gradient);
+            }
+        })
+    }))
+}
+
+/// The low-rank products of one forward and backward, over copies of A and B that are laid out
+/// for them.
+struct Kernel {
+    /// `(r, in)`
+    a: Vec<f32>,
+    /// `(r, out)`
+    b_transposed: Vec<f32>,
+    inputs: usize,
+    outputs: usize,
+    rank: usize,
+    scaling: f32,
+    mask: Option<Mask>,
+}
+
+/// A dropout mask: each element is kept with probability 1 − p and then scaled by 1 / (1 − p).
+#[derive(Clone, Copy)]
+struct Mask {
+    stream: Stream,
+    threshold: u32,
+    scale: f32,
+}
+
+thread_local! {
+    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Columns of a gradient that one task sums: with 16 ranks, 32 KiB of sums.
+const COLUMNS: usize = 512;
+
+impl Kernel {
+    fn new(adapter: &Adapter, tape: &Tape) -> Result<Self> {
+        let (rank, inputs) = adapter.a.value().dims2()?;
+        let outputs = adapter.b.value().dim(0)?;
+        let b = elements(adapter.b.value())?;
+        let mut b_transposed = scratch(rank * outputs);
+        for (r, row) in b_transposed.chunks_exact_mut(outputs).enumerate() {
+            for (out, value) in row.iter_mut().enumerate() {
+                *value = b[out * rank + r];
+            }
+        }
+        let mask = tape.dropout().filter(|_| adapter.dropout > 0.0).map(|key| Mask {
+            stream: Stream::new(key.seed, adapter.site, key.micro_batch, Purpose::Dropout),
+            threshold: (f64::from(adapter.dropout) * 4_294_967_296.0) as u32,
+            scale: 1.0 / (1.0 - adapter.dropout),
+        });
+        let a = elements(adapter.a.value())?.to_vec();
+        Ok(Self { a, b_transposed, inputs, outputs, rank, scaling: adapter.scaling, mask })
+    }
+
+    /// u = drop(x) Aᵀ, `(N, r)`.
+    fn down(&self, x: &[f32]) -> Vec<f32> {
+        let mut u = scratch(x.len() / self.inputs * self.rank);
+        // Blocks of rows by the work they are, not by the size of the output.
+        let rows = (16_384 / self.inputs).max(1);
+        u.par_chunks_mut(rows * self.rank).enumerate().for_each(|(index, block)| {
+            simd(|| {
+                for (row, u) in (index * rows..).zip(block.chunks_exact_mut(self.rank)) {
+                    let x = &x[row * self.inputs..][..self.inputs];
+                    self.masked(x, row * self.inputs, |x| dot_rows(&self.a, x, u));
+                }
+            });
+        });
+        u
+    }
+
+    /// y += scaling · u Bᵀ
+    fn add_up(&self, u: &[f32], y: &mut [f32]) {
+        let u: Vec<f32> = u.iter().map(|u| self.scaling * u).collect();
+        par_rows(y, self.outputs, |first, block| {
+            for (row, y) in (first..).zip(block.chunks_exact_mut(self.outputs)) {
+                add_rows(y, &u[row * self.rank..][..self.rank], &self.b_transposed, self.outputs);
+            }
+        });
+    }
+
+    /// ∂L/∂u = scaling · g B, `(N, r)`.
+    fn backward_up(&self, g: &[f32]) -> Vec<f32> {
+        let mut gu = scratch(g.len() / self.outputs * self.rank);
+        let rows = (16_384 / self.outputs).max(1);
+        gu.par_chunks_mut(rows * self.rank).enumerate().for_each(|(index, block)| {
+            simd(|| {
+                for (row, gu) in (index * rows..).zip(block.chunks_exact_mut(self.rank)) {
+                    dot_rows(&self.b_transposed, &g[row * self.outputs..][..self.outputs], gu);
+                    for gu in gu {
+                        *gu *= self.scaling;
+                    }
+                }
+            });
+        });
+        gu
+    }
+
+    /// (∂L/∂B)ᵀ = scaling · uᵀ g, `(r, out)`.
+    fn gradient_of_b(&self, g: &[f32], u: &[f32]) -> Vec<f32> {
+        let u: Vec<f32> = u.iter().map(|u| self.scaling * u).collect();
+        self.outer(g, self.outputs, &u, None)
+    }
+
+    /// ∂L/∂A = (∂L/∂u)ᵀ drop(x), `(r, in)`.
+    fn gradient_of_a(&self, x: &[f32], gu: &[f32]) -> Vec<f32> {
+        self.outer(x, self.inputs, gu, self.mask)
+    }
+
+    /// `coefficientsᵀ · mask(rows)`, `(r, width)`: each task sums its own columns over all rows, so
+    /// that the order of every sum is fixed.
+    fn outer(&self, rows: &[f32], width: usize, coefficients: &[f32], mask: Option<Mask>) -> Vec<f32> {
+        /// Rows taken together: each sum is loaded and stored once for all of them.
+        const GROUP: usize = 8;
+        let mut sums = vec![0.0; self.rank * width];
+        let (count, rank) = (rows.len() / width, self.rank);
+        MatrixMut::new(&mut sums, rank, width, width).par_columns(COLUMNS, |column, mut sums| {
+            let columns = COLUMNS.min(width - column);
+            let mut group = [0.0; GROUP * COLUMNS];
+            simd(|| {
+                for first in (0..count).step_by(GROUP) {
+                    let members = GROUP.min(count - first);
+                    let source = &rows[first * width + column..];
+                    let (data, stride) = if let Some(mask) = mask {
+                        for member in 0..members {
+                            let out = &mut group[member * COLUMNS..][..columns];
+                            out.copy_from_slice(&source[member * width..][..columns]);
+                            mask.apply((first + member) * width + column, out);
+                        }
+                        (&group[..], COLUMNS)
+                    } else {
+                        (source, width)
+                    };
+                    for r in 0..rank {
+                        let mut c = [0.0; GROUP];
+                        for (member, c) in c[..members].iter_mut().enumerate() {
+                            *c = coefficients[(first + member) * rank + r];
+                        }
+                        add_rows(sums.row(r), &c[..members], data, stride);
+                    }
+                }
+            });
+        });
+        sums
+    }
+
+    /// ∂L/∂x += mask(∂L/∂u · A)
+    fn add_backward_down(&self, gu: &[f32], gradient: &mut [f32]) {
+        par_rows(gradient, self.inputs, |first, block| {
+            let mut product = vec![0.0; self.inputs];
+            for (row, gradient) in (first..).zip(block.chunks_exact_mut(self.inputs)) {
+                let gu = &gu[row * self.rank..][..self.rank];
+                let Some(mask) = &self.mask else {
+                    add_rows(gradient, gu, &self.a, self.inputs);
+                    continue;
+                };
+                product.fill(0.0);
+                add_rows(&mut product, gu, &self.a, self.inputs);
+                mask.apply(row * self.inputs, &mut product);
+                for (gradient, product) in gradient.iter_mut().zip(&product) {
+                    *gradient += product;
+                }
+            }
+        });
+    }
+
+    /// Calls `f` with a row of `x` after dropout.
+    #[inline(always)]
+    fn masked(&self, x: &[f32], first: usize, mut f: impl FnMut(&[f32])) {
+        let Some(mask) = &self.mask else { return f(x) };
+        ROWS.with_borrow_mut(|row| {
+            row.clear();
+            row.extend_from_slice(x);
+            mask.apply(first, row);
+            f(row);
+        });
+    }
+}
+
+impl Mask {
+    /// Applies the mask to the elements from flat index `first` on.
+    #[inline(always)]
+    fn apply(&self, first: usize, x: &mut [f32]) {
+        const PIECE: usize = 256;
+        let mut bits = [0; PIECE];
+        for (index, x) in x.chunks_mut(PIECE).enumerate() {
+            self.stream.fill((first + index * PIECE) as u64, &mut bits[..x.len()]);
+            for (x, bits) in x.iter_mut().zip(bits) {
+                *x = if bits >= self.threshold { *x * self.scale } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// `sum` `(out, r)` += `addend`ᵀ, `addend` `(r, out)`.
+fn add_transposed(sum: &mut [f32], addend: &[f32], rank: usize) {
+    let outputs = sum.len() / rank;
+    for (out, sum) in sum.chunks_exact_mut(rank).enumerate() {
+        for (r, sum) in sum.iter_mut().enumerate() {
+            *sum += addend[r * outputs + out];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::finite_differences::{check, check_params, numbers};
+    use crate::ops::frozen::Storage;
+    use crate::ops::memory::Buffer;
+    use crate::ops::tape::DropoutKey;
+
+    const INPUTS: usize = 19;
+    const OUTPUTS: usize = 13;
+    const ROWS: usize = 11;
+
+    fn layer(a: &Rc<Param>, b: &Rc<Param>, dropout: f32) -> Rc<LoraLinear> {
+        let weight = Storage::F32(Buffer::Owned(numbers(INPUTS * OUTPUTS, 1)));
+        Rc::new(LoraLinear {
+            weight: FrozenMatrix::new(weight, OUTPUTS, INPUTS),
+            bias: Some(numbers(OUTPUTS, 7)),
+            adapter: Some(Adapter { a: Rc::clone(a), b: Rc::clone(b), scaling: 1.5, dropout, site: 3 }),
+        })
+    }
+
+    fn param(shape: (usize, usize), seed: u32) -> Rc<Param> {
+        Param::new("p", tensor(numbers(shape.0 * shape.1, seed), shape).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn lora_linear_passes_finite_differences_for_inputs_residuals_a_and_b() {
+        for rank in [2, 6] {
+            let inputs = [(numbers(ROWS * INPUTS, 2), (ROWS, INPUTS)), (numbers(ROWS * OUTPUTS, 3), (ROWS, OUTPUTS))];
+            let shapes = [(rank, INPUTS), (OUTPUTS, rank)];
+            let with_params = layer(&param(shapes[0], 4), &param(shapes[1], 5), 0.0);
+            check(&inputs, |tape, inputs| lora_linear(tape, &inputs[0], &with_params, Some(&inputs[1])));
+            let params = shapes.map(|shape| (numbers(shape.0 * shape.1, 6), shape));
+            check_params(&params, |tape, params| {
+                let x = Value::constant(tensor(inputs[0].0.clone(), inputs[0].1)?);
+                lora_linear(tape, &x, &layer(&params[0], &params[1], 0.0), None)
+            });
+        }
+    }
+
+    /// With B the identity-like probe, the gradient of x shows the mask that the forward used.
+    #[test]
+    fn dropout_keeps_the_asked_share_and_the_backward_draws_the_same_mask() {
+        let (a, b) = (param((2, INPUTS), 4), param((OUTPUTS, 2), 5));
+        let run = |dropout: f32, micro_batch: u32| {
+            let layer = layer(&a, &b, dropout);
+            let (x, gradient) = Value::leaf(tensor(vec![1.0; 500 * INPUTS], (500, INPUTS)).unwrap());
+            let tape = Tape::recording(Some(DropoutKey { seed: 1, micro_batch }));
+            let y = lora_linear(&tape, &x, &layer, None).unwrap();
+            let output = elements(y.tensor()).unwrap().to_vec();
+            // L = Σ y·w is linear in x, so Σ ∂L/∂x · x + (bias part) = L for the very same mask.
+            let w = numbers(500 * OUTPUTS, 8);
+            tape.backward(&y, tensor(w.clone(), (500, OUTPUTS)).unwrap()).unwrap();
+            let gradient = elements(&gradient.take().unwrap()).unwrap().to_vec();
+            let bias = layer.bias.clone().unwrap();
+            let loss: f64 = output.iter().zip(&w).enumerate()
+                .map(|(i, (y, w))| f64::from(y - bias[i % OUTPUTS]) * f64::from(*w)).sum();
+            let linear: f64 = gradient.iter().map(|&g| f64::from(g)).sum();
+            assert!((loss - linear).abs() < 1e-2, "{loss} {linear}");
+            (output, gradient)
+        };
+        assert_eq!(run(0.3, 5), run(0.3, 5));
+        assert_ne!(run(0.3, 5).0, run(0.3, 6).0);
+        let kept = Mask {
+            stream: Stream::new(1, 2, 3, Purpose::Dropout),
+            threshold: (0.3 * 4_294_967_296.0) as u32,
+            scale: 1.0 / 0.7,
+        };
+        let mut ones = vec![1.0; 100_000];
+        kept.apply(0, &mut ones);
+        let share = ones.iter().filter(|&&x| x > 0.0).count() as f64 / 1e5;
+        assert!((share - 0.7).abs() < 0.01, "{share}");
+        let mut part = vec![1.0; 700];
+        kept.apply(333, &mut part);
+        assert_eq!(part, ones[333..1033]);
+    }
+}

@@ -1,0 +1,109 @@
+//! Memory: weights in mapped files, the allocator's settings, and what the process uses.
+
+use std::fs::File;
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use memmap2::Mmap;
+
+/// Numbers that are ours, or a range of a mapped file.
+#[derive(Clone, Debug)]
+pub enum Buffer<T> {
+    /// Our own.
+    Owned(Vec<T>),
+    /// A byte range of a file.
+    Mapped(Arc<Mmap>, Range<usize>),
+}
+
+impl<T: Pod> Buffer<T> {
+    /// The given bytes of the file, in place where they are aligned for `T`, else copied.
+    #[must_use]
+    pub fn mapped(file: &Arc<Mmap>, bytes: Range<usize>) -> Self {
+        match bytemuck::try_cast_slice::<u8, T>(&file[bytes.clone()]) {
+            Ok(_) => Self::Mapped(Arc::clone(file), bytes),
+            Err(_) => Self::Owned(bytemuck::pod_collect_to_vec(&file[bytes])),
+        }
+    }
+}
+
+impl<T: Pod> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::Owned(data) => data,
+            Self::Mapped(file, bytes) => bytemuck::cast_slice(&file[bytes.clone()]),
+        }
+    }
+}
+
+/// Maps a file for reading. Nobody may change the file while it is mapped; llmcls itself only
+/// ever replaces files, never rewrites them.
+///
+/// # Errors
+/// If the file cannot be opened or mapped.
+pub fn map_file(path: &Path) -> std::io::Result<Arc<Mmap>> {
+    let file = File::open(path)?;
+    // SAFETY: sound as long as nobody truncates or rewrites the file under us; every reader of
+    // safetensors rests on that.
+    #[expect(unsafe_code, reason = "memory maps cannot be proven safe")]
+    let map = unsafe { Mmap::map(&file)? };
+    Ok(Arc::new(map))
+}
+
+/// Gives the pages of a byte range back: they count in the process's memory until then, and are
+/// read again from the file if needed.
+pub fn release_pages(file: &Mmap, bytes: Range<usize>) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: dropping clean pages of a read-only, file-backed map loses nothing.
+    #[expect(unsafe_code, reason = "memmap2 cannot know that the map is file-backed")]
+    unsafe {
+        // A hint: if it fails, the pages merely stay.
+        let _ = file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len());
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, bytes);
+}
+
+/// Tells glibc to keep large blocks for reuse. By default each large tensor is a map of its own,
+/// whose pages are faulted in and zeroed again at every allocation: a factor of two in a training
+/// step.
+pub fn keep_large_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: called from `main` before any other thread exists.
+    #[expect(unsafe_code, reason = "mallopt is a C function")]
+    unsafe {
+        // Both return 1 on success; on failure the allocator is merely slower.
+        let _ = libc::mallopt(libc::M_MMAP_MAX, 0);
+        let _ = libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
+/// The most memory this process has used so far, in bytes, where the system tells.
+#[must_use]
+pub fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misaligned_ranges_are_copied() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bytes");
+        std::fs::write(&path, (0..=40).collect::<Vec<u8>>()).unwrap();
+        let map = map_file(&path).unwrap();
+        let aligned = Buffer::<u32>::mapped(&map, 4..12);
+        let copied = Buffer::<u32>::mapped(&map, 5..13);
+        assert!(matches!(aligned, Buffer::Mapped(..)) && matches!(copied, Buffer::Owned(_)));
+        release_pages(&map, 0..41);
+        assert_eq!(aligned[1], u32::from_le_bytes([8, 9, 10, 11]));
+        assert_eq!(copied[0], u32::from_le_bytes([5, 6, 7, 8]));
+    }
+}
