@@ -1,2 +1,4 @@
+pub mod config;
+pub mod model;
 pub mod ops;
 pub mod rng;

@@ -1,0 +1,65 @@
+//! `data:` where examples come from.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::reader::Section;
+
+/// The section's keys, named as in the original project.
+#[derive(Clone, Debug, Serialize)]
+pub struct DataConfig {
+    /// Names the data set in the output path.
+    pub dataset_name: String,
+    /// Column with the id of a row; none: the row's number.
+    pub id_column: Option<String>,
+    /// Columns that make the text, joined; none: `target_text_column` is the text.
+    pub text_fields: Option<Vec<String>>,
+    /// Column with the text.
+    pub target_text_column: String,
+    /// Longest sequence, in tokens, special ones included.
+    pub max_length: usize,
+    /// Training rows.
+    pub train_csv: PathBuf,
+    /// Validation rows.
+    pub val_csv: PathBuf,
+    /// Test rows; none: no test metrics.
+    pub test_csv: Option<PathBuf>,
+    /// Label columns; none: every remaining column that holds only 0 and 1.
+    pub label_columns: Option<Vec<String>>,
+    /// The first rows of `train_csv`; none: all.
+    pub max_train_samples: Option<usize>,
+    /// The first rows of `val_csv`; none: all.
+    pub max_val_samples: Option<usize>,
+    /// The first rows of `test_csv`; none: all.
+    pub max_test_samples: Option<usize>,
+}
+
+impl DataConfig {
+    pub(super) fn read(section: &mut Section) -> Self {
+        let list = |list: Option<Vec<String>>| list.filter(|list| !list.is_empty());
+        let config = Self {
+            dataset_name: section.required("dataset_name"),
+            id_column: section.optional("id_column"),
+            text_fields: list(section.optional("text_fields")),
+            target_text_column: section.key("target_text_column", "text".into()),
+            max_length: section.key("max_length", 1024),
+            train_csv: section.required("train_csv").into(),
+            val_csv: section.required("val_csv").into(),
+            test_csv: section.optional::<String>("test_csv").map(PathBuf::from),
+            label_columns: list(section.optional("label_columns")),
+            max_train_samples: section.optional("max_train_samples"),
+            max_val_samples: section.optional("max_val_samples"),
+            max_test_samples: section.optional("max_test_samples"),
+        };
+        section.check(config.max_length > 0, "max_length", "is 0, expected at least 1 token");
+        for (name, value) in [
+            ("max_train_samples", config.max_train_samples),
+            ("max_val_samples", config.max_val_samples),
+            ("max_test_samples", config.max_test_samples),
+        ] {
+            section.check(value != Some(0), name, "is 0, which leaves no row; leave it out for all rows");
+        }
+        config
+    }
+}

@@ -1,0 +1,163 @@
+//! The YAML configuration: one file per section, and how they come together.
+//!
+//! Files merge key by key, later over earlier; `--set` comes last. Every problem is reported, each
+//! with its file, line and key, before anything runs.
+
+pub mod data;
+pub mod exp;
+pub mod model;
+pub mod reader;
+pub mod train;
+mod tree;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use data::DataConfig;
+use exp::ExpConfig;
+use model::ModelConfig;
+use reader::Section;
+use train::TrainConfig;
+use tree::Tree;
+
+/// Everything that a run is told.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// Where examples come from.
+    pub data: DataConfig,
+    /// The base model and its adapters.
+    pub model: ModelConfig,
+    /// How it is trained.
+    pub train: TrainConfig,
+    /// Where results go, and the seeds.
+    pub exp: ExpConfig,
+}
+
+impl Config {
+    /// Merges files, then `key=value` settings, and checks the result.
+    ///
+    /// # Errors
+    /// If a file cannot be read or parsed, or with the list of all problems found.
+    pub fn load(files: &[PathBuf], settings: &[String]) -> Result<Self> {
+        let mut tree = Tree::empty();
+        for file in files {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("{}: cannot read the configuration", file.display()))?;
+            tree.merge(Tree::parse(&text, &file.display().to_string())?);
+        }
+        for setting in settings {
+            let Some((key, value)) = setting.split_once('=') else {
+                bail!("--set {setting}: expected KEY=VALUE, such as train.learning_rate=1e-4");
+            };
+            tree.merge(Tree::parse(value, &format!("--set {}", redact(key, value)))?.under(key.trim()));
+        }
+        Self::from_tree(tree)
+    }
+
+    /// Reads the configuration that a run recorded.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of_run(path: &Path) -> Result<Self> {
+        Self::load(&[path.to_owned()], &[])
+    }
+
+    fn from_tree(tree: Tree) -> Result<Self> {
+        let mut root = Section::root(tree);
+        let config = Self {
+            data: DataConfig::read(&mut root.section("data")),
+            model: ModelConfig::read(&mut root.section("model")),
+            train: TrainConfig::read(&mut root.section("train")),
+            exp: ExpConfig::read(&mut root.section("exp")),
+        };
+        let problems = root.finish();
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        let count = problems.len();
+        bail!(
+            "the configuration has {count} problem{}:\n  {}",
+            if count == 1 { "" } else { "s" },
+            problems.join("\n  ")
+        );
+    }
+
+    /// The resolved configuration as YAML. The token is left out.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        let value = serde_json::to_value(self).expect("a configuration is plain data");
+        write::yaml(&value)
+    }
+}
+
+/// `key=value` for a message, without the value of a token.
+#[must_use]
+pub fn redact(key: &str, value: &str) -> String {
+    if key.trim().ends_with("hf_token") { format!("{}=***", key.trim()) } else { format!("{}={value}", key.trim()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "data: {dataset_name: d, train_csv: a.csv, val_csv: b.csv, target_text_column: text}\n\
+                           model: {model_name: m, use_4bit: false}\n";
+
+    fn load(text: &str, settings: &[&str]) -> Result<Config> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.yaml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&[path], &settings.iter().map(|&s| s.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_recorded_configuration_reads_back_the_same() {
+        let config = load(MINIMAL, &["train.learning_rate=1e-4", "exp.seeds=[3, 4]", "model.hf_token=s3cret"]).unwrap();
+        assert_eq!(config.train.learning_rate, 1e-4);
+        assert_eq!(config.model.hf_token.as_ref().unwrap().secret(), "s3cret");
+        let yaml = config.to_yaml();
+        assert!(!yaml.contains("s3cret") && !format!("{config:?}").contains("s3cret"), "{yaml}");
+        assert_eq!(load(&yaml, &[]).unwrap().to_yaml(), yaml);
+    }
+
+    #[test]
+    fn all_problems_come_at_once_with_line_and_nearest_key() {
+        let text = format!("{MINIMAL}train:\n  learning_rat: 1\n  batch_size: many\nexpo: {{}}\n");
+        let error = load(&text, &["train.num_train_epochs=-3"]).unwrap_err().to_string();
+        for part in [
+            "c.yaml:4: unknown key `train.learning_rat`; did you mean `learning_rate`?",
+            "c.yaml:5: `train.batch_size` is `many`, expected a positive integer",
+            "c.yaml:6: unknown key `expo`; did you mean `exp`?",
+            "--set train.num_train_epochs=-3: `train.num_train_epochs` is `-3`",
+            "4 problems",
+        ] {
+            assert!(error.contains(part), "{part} is not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn missing_keys_and_broken_yaml_are_named() {
+        let error = load("data: {dataset_name: d}", &[]).unwrap_err().to_string();
+        assert!(error.contains("`data.train_csv` is missing") && error.contains("`model.model_name` is missing"), "{error}");
+        let error = format!("{:#}", load("data: {a: [1, 2}\n", &[]).unwrap_err());
+        assert!(error.contains("c.yaml:1"), "{error}");
+        let error = format!("{:#}", load("data:\n  a: 1\n  a: 2\n", &[]).unwrap_err());
+        assert!(error.contains("c.yaml:3"), "{error}");
+    }
+
+    #[test]
+    fn later_files_win_and_lists_replace() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = [("a.yaml", MINIMAL), ("b.yaml", "exp: {seeds: [1, 2]}\nmodel: {lora_r: 3}"), ("c.yaml", "exp: {seeds: [5]}")]
+            .map(|(name, text)| {
+                let path = directory.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                path
+            });
+        let config = Config::load(&paths, &[]).unwrap();
+        assert_eq!((config.exp.seeds.as_slice(), config.model.lora_r), ([5].as_slice(), 3));
+    }
+}

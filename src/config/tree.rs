@@ -1,0 +1,120 @@
+//! YAML as a tree whose nodes know where they were written.
+
+use anyhow::{Result, bail};
+use saphyr::{LoadableYamlNode, MarkedYamlOwned, ScalarOwned, YamlDataOwned};
+
+/// A node, and where it stands: `path:line`, or the `--set` that made it.
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    pub(super) node: Node,
+    pub(super) place: String,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Node {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Tree>),
+    /// Keys, each with the place of the key itself.
+    Map(Vec<(String, String, Tree)>),
+}
+
+impl Tree {
+    pub(super) fn empty() -> Self {
+        Self { node: Node::Null, place: String::new() }
+    }
+
+    /// Parses one document. `source` names it in errors.
+    pub(super) fn parse(text: &str, source: &str) -> Result<Self> {
+        // A command line has one line: its number says nothing.
+        let place = |line: usize| if source.starts_with("--") { source.to_owned() } else { format!("{source}:{line}") };
+        let mut documents = match MarkedYamlOwned::load_from_str(text) {
+            Ok(documents) => documents,
+            Err(error) => bail!("{}: not valid YAML: {}", place(error.marker().line()), error.info()),
+        };
+        if documents.len() > 1 {
+            bail!("{source}: holds {} YAML documents, expected one", documents.len());
+        }
+        match documents.pop() {
+            Some(document) => Self::from_yaml(document, &place),
+            None => Ok(Self { node: Node::Null, place: place(1) }),
+        }
+    }
+
+    fn from_yaml(yaml: MarkedYamlOwned, place: &dyn Fn(usize) -> String) -> Result<Self> {
+        let here = place(yaml.span.start.line());
+        let node = match yaml.data {
+            YamlDataOwned::Value(ScalarOwned::Null) => Node::Null,
+            YamlDataOwned::Value(ScalarOwned::Boolean(value)) => Node::Bool(value),
+            YamlDataOwned::Value(ScalarOwned::Integer(value)) => Node::Int(value),
+            YamlDataOwned::Value(ScalarOwned::FloatingPoint(value)) => Node::Float(*value),
+            YamlDataOwned::Value(ScalarOwned::String(value)) => Node::Text(value),
+            YamlDataOwned::Sequence(items) => {
+                Node::List(items.into_iter().map(|item| Self::from_yaml(item, place)).collect::<Result<_>>()?)
+            }
+            YamlDataOwned::Mapping(entries) => {
+                let mut map = Vec::with_capacity(entries.len());
+                for (key, value) in entries {
+                    let at = place(key.span.start.line());
+                    let YamlDataOwned::Value(ScalarOwned::String(key)) = key.data else {
+                        bail!("{at}: a key must be a plain string");
+                    };
+                    map.push((key, at, Self::from_yaml(value, place)?));
+                }
+                Node::Map(map)
+            }
+            YamlDataOwned::Tagged(..) => bail!("{here}: YAML tags are not used here"),
+            _ => bail!("{here}: not a value that can be read"),
+        };
+        Ok(Self { node, place: here })
+    }
+
+    /// Wraps the tree in a mapping for each part of a dotted key.
+    pub(super) fn under(self, key: &str) -> Self {
+        key.rsplit('.').fold(self, |tree, part| {
+            let place = tree.place.clone();
+            Self { node: Node::Map(vec![(part.to_owned(), place.clone(), tree)]), place }
+        })
+    }
+
+    /// Lays `other` over this tree: mappings merge, everything else replaces.
+    pub(super) fn merge(&mut self, other: Self) {
+        match (&mut self.node, other.node) {
+            (Node::Map(mine), Node::Map(theirs)) => {
+                for (key, place, tree) in theirs {
+                    match mine.iter_mut().find(|(name, ..)| *name == key) {
+                        Some((_, at, existing)) => {
+                            *at = place;
+                            existing.merge(tree);
+                        }
+                        None => mine.push((key, place, tree)),
+                    }
+                }
+            }
+            // A section that a later file leaves empty keeps what earlier ones said.
+            (Node::Map(_), Node::Null) => {}
+            (mine, theirs) => {
+                *mine = theirs;
+                self.place = other.place;
+            }
+        }
+    }
+}
+
+impl Node {
+    /// For messages: the value as it was meant.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Null => "null".into(),
+            Self::Bool(value) => value.to_string(),
+            Self::Int(value) => value.to_string(),
+            Self::Float(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+            Self::List(_) => "a list".into(),
+            Self::Map(_) => "a mapping".into(),
+        }
+    }
+}

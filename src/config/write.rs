@@ -1,0 +1,28 @@
+//! Writes a configuration as YAML. Scalars and lists are written as JSON, which YAML contains.
+
+use serde_json::Value;
+
+/// Block style for mappings, flow style for everything inside them.
+pub(super) fn yaml(value: &Value) -> String {
+    let mut out = String::new();
+    write(value, 0, &mut out);
+    out
+}
+
+fn write(value: &Value, indent: usize, out: &mut String) {
+    let Value::Object(entries) = value else {
+        unreachable!("a configuration is a mapping of mappings");
+    };
+    for (key, value) in entries {
+        out.push_str(&" ".repeat(indent));
+        out.push_str(key);
+        if value.is_object() {
+            out.push_str(":\n");
+            write(value, indent + 2, out);
+        } else {
+            out.push_str(": ");
+            out.push_str(&value.to_string());
+            out.push('\n');
+        }
+    }
+}

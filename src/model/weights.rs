@@ -1,0 +1,314 @@
+//! Where weights come from: safetensors files, mapped, or a seed.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+
+use crate::ops::frozen::{FrozenMatrix, Storage};
+use crate::ops::memory::{Buffer, map_file, release_pages};
+use crate::ops::nf4::Nf4;
+use crate::rng::{Purpose, Stream};
+
+/// How dense weights are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 4 bytes a weight.
+    Float32,
+    /// 2 bytes a weight, f32's range.
+    Bfloat16,
+    /// 2 bytes a weight, IEEE half.
+    Float16,
+}
+
+/// How a base is held in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseStorage {
+    /// Of embeddings, and of linear layers that are not quantized.
+    pub precision: Precision,
+    /// Whether linear layers are held in 4 bits.
+    pub is_4bit: bool,
+}
+
+/// A source of weights.
+pub enum Weights {
+    /// Tensors of one or several safetensors files.
+    Checkpoint(Checkpoint),
+    /// Normal numbers from a seed.
+    Random {
+        /// `model.init_seed`
+        seed: u32,
+        /// The configuration's `initializer_range`.
+        std: f32,
+        /// Matrices made so far: each is a stream of its own, in the order in which they are asked
+        /// for, which is the order of the model's state dict.
+        made: Cell<u32>,
+    },
+}
+
+/// Mapped safetensors files.
+pub struct Checkpoint {
+    tensors: BTreeMap<String, TensorInFile>,
+}
+
+struct TensorInFile {
+    file: Arc<Mmap>,
+    path: PathBuf,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+impl Weights {
+    /// Normal numbers of deviation `std`.
+    #[must_use]
+    pub fn random(seed: u32, std: f32) -> Self {
+        Self::Random { seed, std, made: Cell::new(0) }
+    }
+
+    /// A frozen `(rows, columns)` matrix.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or of another shape or dtype.
+    pub fn matrix(&self, name: &str, rows: usize, columns: usize, storage: BaseStorage) -> Result<FrozenMatrix> {
+        let storage = match self {
+            Self::Checkpoint(checkpoint) => checkpoint.find(name, &[rows, columns])?.store(storage),
+            Self::Random { seed, std, made } => {
+                let stream = Stream::new(*seed, made.get(), 0, Purpose::Base);
+                made.set(made.get() + 1);
+                let read = |first: usize, out: &mut [f32]| stream.normal(first as u64, *std, out);
+                convert(rows * columns, storage, read)
+            }
+        };
+        Ok(FrozenMatrix::new(storage, rows, columns))
+    }
+
+    /// A vector in f32; ones if the weights are random.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or of another shape or dtype.
+    pub fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(checkpoint.find(name, &[len])?.to_f32()),
+            Self::Random { .. } => Ok(vec![1.0; len]),
+        }
+    }
+
+    /// A bias in f32, or `None` if the model has none; zeros if the weights are random.
+    ///
+    /// # Errors
+    /// As [`Weights::norm`].
+    pub fn bias(&self, name: &str, len: usize, is_present: bool) -> Result<Option<Vec<f32>>> {
+        Ok(match self {
+            _ if !is_present => None,
+            Self::Checkpoint(checkpoint) => Some(checkpoint.find(name, &[len])?.to_f32()),
+            Self::Random { .. } => Some(vec![0.0; len]),
+        })
+    }
+
+    /// What the tensors' names start with: base models are saved without `model.`.
+    #[must_use]
+    pub fn prefix(&self) -> &'static str {
+        match self {
+            Self::Checkpoint(checkpoint) if checkpoint.tensors.contains_key("embed_tokens.weight") => "",
+            _ => "model.",
+        }
+    }
+
+    /// SHA-256 over the configuration, the tensors' names, shapes and dtypes, and a fixed sample of
+    /// their bytes.
+    ///
+    /// # Errors
+    /// If the configuration cannot be read.
+    pub fn fingerprint(&self, config: &Path) -> Result<String> {
+        /// From the start of each tensor: a change of weights changes nearly all bytes.
+        const SAMPLE: usize = 256;
+        let config = std::fs::read(config).with_context(|| format!("{}: cannot read", config.display()))?;
+        let mut hash = Sha256::new_with_prefix(config);
+        match self {
+            Self::Checkpoint(checkpoint) => {
+                for (name, tensor) in &checkpoint.tensors {
+                    hash.update(format!("{name} {:?} {:?}", tensor.dtype, tensor.shape));
+                    let bytes = tensor.bytes();
+                    hash.update(&bytes[..SAMPLE.min(bytes.len())]);
+                }
+            }
+            Self::Random { seed, std, .. } => hash.update(format!("random {seed} {std}")),
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+impl Checkpoint {
+    /// Maps the files and reads their headers.
+    ///
+    /// # Errors
+    /// If a file cannot be read or is not valid safetensors.
+    pub fn open(paths: &[PathBuf]) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for path in paths {
+            let file = map_file(path).with_context(|| format!("{}: cannot read", path.display()))?;
+            let view = SafeTensors::deserialize(&file)
+                .with_context(|| format!("{}: not a valid safetensors file; it may be cut short", path.display()))?;
+            let start = file.as_ptr() as usize;
+            for (name, tensor) in view.iter() {
+                let offset = tensor.data().as_ptr() as usize - start;
+                let entry = TensorInFile {
+                    file: Arc::clone(&file),
+                    path: path.clone(),
+                    dtype: tensor.dtype(),
+                    shape: tensor.shape().to_vec(),
+                    bytes: offset..offset + tensor.data().len(),
+                };
+                tensors.insert(name.to_owned(), entry);
+            }
+        }
+        Ok(Self { tensors })
+    }
+
+    /// The names of all tensors, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A tensor in f32, whatever its dtype in the file.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or of another shape or dtype.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.find(name, shape)?.to_f32())
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<&TensorInFile> {
+        let Some(tensor) = self.tensors.get(name) else {
+            let first = self.tensors.values().next().map_or_else(|| "the weights".into(), |t| t.path.display().to_string());
+            bail!("{first}: no tensor `{name}` among {} in its file or shards", self.tensors.len());
+        };
+        let path = tensor.path.display();
+        ensure!(
+            tensor.shape == shape,
+            "{path}: tensor `{name}` has shape {:?}, expected {shape:?} from config.json",
+            tensor.shape
+        );
+        ensure!(
+            matches!(tensor.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16),
+            "{path}: tensor `{name}` holds {:?}, expected F32, BF16 or F16",
+            tensor.dtype
+        );
+        Ok(tensor)
+    }
+}
+
+impl TensorInFile {
+    fn bytes(&self) -> &[u8] {
+        &self.file[self.bytes.clone()]
+    }
+
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The numbers from `first` on, in f32.
+    fn read(&self, first: usize, out: &mut [f32]) {
+        let bytes = self.bytes();
+        match self.dtype {
+            Dtype::F32 => {
+                for (out, bytes) in out.iter_mut().zip(bytes[4 * first..].as_chunks::<4>().0) {
+                    *out = f32::from_le_bytes(*bytes);
+                }
+            }
+            Dtype::BF16 => {
+                for (out, bytes) in out.iter_mut().zip(bytes[2 * first..].as_chunks::<2>().0) {
+                    *out = bf16::from_le_bytes(*bytes).to_f32();
+                }
+            }
+            _ => {
+                for (out, bytes) in out.iter_mut().zip(bytes[2 * first..].as_chunks::<2>().0) {
+                    *out = f16::from_le_bytes(*bytes).to_f32();
+                }
+            }
+        }
+    }
+
+    fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.len()];
+        self.read(0, &mut out);
+        out
+    }
+
+    /// In place where the file already holds what is asked for, else converted.
+    fn store(&self, storage: BaseStorage) -> Storage {
+        match (self.dtype, storage) {
+            (Dtype::F32, BaseStorage { precision: Precision::Float32, is_4bit: false }) => {
+                Storage::F32(Buffer::mapped(&self.file, self.bytes.clone()))
+            }
+            (Dtype::BF16, BaseStorage { precision: Precision::Bfloat16, is_4bit: false }) => {
+                Storage::Bf16(Buffer::mapped(&self.file, self.bytes.clone()))
+            }
+            (Dtype::F16, BaseStorage { precision: Precision::Float16, is_4bit: false }) => {
+                Storage::F16(Buffer::mapped(&self.file, self.bytes.clone()))
+            }
+            _ => {
+                let converted = convert(self.len(), storage, |first, out| self.read(first, out));
+                release_pages(&self.file, self.bytes.clone());
+                converted
+            }
+        }
+    }
+}
+
+/// Stores `len` numbers, read in pieces, so that they never all exist in f32 unless asked for.
+fn convert(len: usize, storage: BaseStorage, read: impl Fn(usize, &mut [f32]) + Sync) -> Storage {
+    match storage {
+        BaseStorage { precision, is_4bit: true } => Storage::Nf4(Nf4::quantize(len, |first, out| {
+            read(first, out);
+            // As transformers does: weights take `torch_dtype` first, then are quantized.
+            precision.round(out);
+        })),
+        BaseStorage { precision: Precision::Float32, .. } => Storage::F32(Buffer::Owned(collect(len, read, |x| x))),
+        BaseStorage { precision: Precision::Bfloat16, .. } => {
+            Storage::Bf16(Buffer::Owned(collect(len, read, bf16::from_f32)))
+        }
+        BaseStorage { precision: Precision::Float16, .. } => {
+            Storage::F16(Buffer::Owned(collect(len, read, f16::from_f32)))
+        }
+    }
+}
+
+impl Precision {
+    fn round(self, values: &mut [f32]) {
+        match self {
+            Self::Float32 => {}
+            Self::Bfloat16 => values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
+            Self::Float16 => values.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+        }
+    }
+}
+
+fn collect<T: bytemuck::Zeroable + Copy + Send>(
+    len: usize,
+    read: impl Fn(usize, &mut [f32]) + Sync,
+    to: impl Fn(f32) -> T + Sync,
+) -> Vec<T> {
+    use rayon::prelude::*;
+    const PIECE: usize = 16_384;
+    let mut out = vec![T::zeroed(); len];
+    out.par_chunks_mut(PIECE).enumerate().for_each_init(
+        || vec![0.0; PIECE],
+        |piece, (index, out)| {
+            let piece = &mut piece[..out.len()];
+            read(index * PIECE, piece);
+            for (out, value) in out.iter_mut().zip(piece) {
+                *out = to(*value);
+            }
+        },
+    );
+    out
+}
