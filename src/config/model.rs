@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer};
 
 use super::reader::{FromNode, Section, Value, yaml_enum};
+use super::tree::Tree;
 
 /// The section's keys, named as in the original project.
 #[derive(Clone, Debug, Serialize)]
@@ -105,6 +106,20 @@ impl Serialize for Token {
 }
 
 impl ModelConfig {
+    /// A section with these keys, and defaults for the others.
+    ///
+    /// # Errors
+    /// If a value is not valid.
+    pub fn from_pairs(pairs: &[(&str, serde_json::Value)]) -> anyhow::Result<Self> {
+        // JSON is YAML.
+        let text: serde_json::Map<_, _> = pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let mut section = Section::root(Tree::parse(&serde_json::to_string(&text)?, "classifier.json")?);
+        let config = Self::read(&mut section);
+        let problems = section.finish();
+        anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
+        Ok(config)
+    }
+
     pub(super) fn read(section: &mut Section) -> Self {
         let seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
         let config = Self {

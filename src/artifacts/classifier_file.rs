@@ -1,0 +1,95 @@
+//! `classifier.json`: what a trained classifier is, beside its weights.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file;
+
+/// The file's name.
+pub const NAME: &str = "classifier.json";
+const FORMAT_VERSION: u32 = 1;
+
+/// All that `predict` needs beside adapter, tokenizer and base.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassifierFile {
+    /// Rises when old readers would misread the file.
+    pub format_version: u32,
+    /// In the order of the logits.
+    pub labels: Vec<String>,
+    /// One a label: it is predicted if its probability is above.
+    pub thresholds: Vec<f32>,
+    /// `multi_label_classification` or `single_label_classification`.
+    pub problem_type: String,
+    /// Columns that make the text, if not one alone.
+    pub text_fields: Option<Vec<String>>,
+    /// The column with the text.
+    pub target_text_column: String,
+    /// The column with the id.
+    pub id_column: Option<String>,
+    /// Tokens after which a text is cut.
+    pub max_length: usize,
+    /// The frozen model.
+    pub base: Base,
+    /// Whether the base is made from `init_seed`.
+    pub random_init: bool,
+    /// Seed of a random base.
+    pub init_seed: u32,
+    /// How frozen weights were held in training.
+    pub torch_dtype: String,
+    /// Whether linear layers were held in 4 bits.
+    pub use_4bit: bool,
+}
+
+/// The frozen model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Base {
+    /// A directory or a Hub name.
+    pub name: String,
+    /// On the Hub, if one was asked for.
+    pub revision: Option<String>,
+    /// Tells whether the weights are still the same.
+    pub fingerprint: String,
+}
+
+impl ClassifierFile {
+    /// The current format.
+    pub const VERSION: u32 = FORMAT_VERSION;
+
+    /// Writes the file into a directory, replacing the old one whole.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
+    }
+
+    /// Reads the file of a directory; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it is there and not valid.
+    pub fn load(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(NAME);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let read = || -> Result<Self> {
+            let file: Self = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+            ensure!(
+                file.format_version == FORMAT_VERSION,
+                "format_version {} is not {FORMAT_VERSION}: another version of llmcls wrote it",
+                file.format_version
+            );
+            ensure!(!file.labels.is_empty(), "there are no labels");
+            ensure!(
+                file.thresholds.len() == file.labels.len(),
+                "{} thresholds for {} labels",
+                file.thresholds.len(),
+                file.labels.len()
+            );
+            Ok(file)
+        };
+        read().map(Some).with_context(|| format!("{}: not a usable classifier description", path.display()))
+    }
+}

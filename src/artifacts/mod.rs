@@ -1,0 +1,6 @@
+//! The files that a run leaves behind.
+
+pub mod adapter;
+pub mod classifier_file;
+pub mod records;
+pub mod run_dir;

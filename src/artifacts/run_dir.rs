@@ -1,0 +1,265 @@
+//! `outputs/<model>/<dataset>/run_<time>/`: the only code that knows the layout.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::adapter;
+
+/// A run's directory.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes the directory of a new run; no other run can get the same one.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn create(root: &Path, model: &str, dataset: &str) -> Result<Self> {
+        let parent = root.join(model_component(model)).join(safe_component(dataset));
+        fs::create_dir_all(&parent).with_context(|| format!("{}: cannot create", parent.display()))?;
+        let time = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+        for attempt in 1.. {
+            let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
+            let path = parent.join(format!("run_{time}{suffix}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(|| format!("{}: cannot create", path.display())),
+            }
+        }
+        unreachable!("some number is free")
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The resolved configuration.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.yaml")
+    }
+
+    /// What ran where.
+    #[must_use]
+    pub fn environment(&self) -> PathBuf {
+        self.path.join("environment.json")
+    }
+
+    /// The results; written last.
+    #[must_use]
+    pub fn summary(&self) -> PathBuf {
+        self.path.join("summary.json")
+    }
+
+    /// Makes the directory of one seed.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn create_seed(&self, seed: u32) -> Result<SeedDir> {
+        let path = self.path.join(format!("seed_{seed}"));
+        fs::create_dir(&path).with_context(|| format!("{}: cannot create", path.display()))?;
+        Ok(SeedDir { path })
+    }
+}
+
+/// The directory of one seed of a run.
+#[derive(Clone, Debug)]
+pub struct SeedDir {
+    path: PathBuf,
+}
+
+impl SeedDir {
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A line for each step that was logged.
+    #[must_use]
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history.jsonl")
+    }
+
+    /// The state after an epoch.
+    #[must_use]
+    pub fn checkpoint(&self, step: usize) -> PathBuf {
+        self.path.join(format!("checkpoint-{step}"))
+    }
+
+    /// The trained classifier.
+    #[must_use]
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best")
+    }
+
+    /// Metrics of the test split.
+    #[must_use]
+    pub fn test_metrics(&self) -> PathBuf {
+        self.path.join("test_metrics.json")
+    }
+
+    /// Predictions of a split.
+    #[must_use]
+    pub fn predictions(&self, split: &str) -> PathBuf {
+        self.path.join(format!("predictions_{split}.jsonl"))
+    }
+}
+
+/// A trained classifier on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trained {
+    /// The directory with adapter, tokenizer and `classifier.json`.
+    pub adapter: PathBuf,
+    /// The directory of its seed, or the adapter's own if it belongs to no run.
+    pub home: PathBuf,
+    /// The configuration of its run, if it belongs to one.
+    pub config: Option<PathBuf>,
+}
+
+/// Finds the classifier that `--run` names: a run (then its seed with the best validation metric),
+/// a seed's directory, or a peft directory.
+///
+/// # Errors
+/// If there is none.
+pub fn find_trained(path: &Path) -> Result<Trained> {
+    ensure!(path.is_dir(), "{}: no such run directory", path.display());
+    if adapter::is_adapter(path) {
+        let seed = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let config = seed.as_deref().and_then(Path::parent).map(|run| run.join("config.yaml"));
+        let is_best = path.ends_with("best") && config.as_ref().is_some_and(|config| config.is_file());
+        let home = seed.filter(|_| is_best).unwrap_or_else(|| path.to_owned());
+        return Ok(Trained { adapter: path.to_owned(), home, config: config.filter(|_| is_best) });
+    }
+    let best = path.join("best");
+    if adapter::is_adapter(&best) {
+        let config = path.join("../config.yaml");
+        return Ok(Trained { adapter: best, home: path.to_owned(), config: config.is_file().then_some(config) });
+    }
+    let summary = path.join("summary.json");
+    let text = fs::read_to_string(&summary).with_context(|| {
+        format!(
+            "{}: neither a finished run (no summary.json), nor a seed with a best/ directory, nor a peft directory \
+             (no adapter_config.json)",
+            path.display()
+        )
+    })?;
+    let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
+    let seed = path.join(format!("seed_{seed}"));
+    ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
+    Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join("config.yaml")) })
+}
+
+fn best_seed(summary: &str) -> Result<u64> {
+    let summary: Value = serde_json::from_str(summary)?;
+    summary["best_seed"].as_u64().context("`best_seed` is not a number")
+}
+
+/// The newest finished run under `root`, of one model and data set if given.
+///
+/// # Errors
+/// If there is none.
+pub fn newest_finished(root: &Path, of: Option<(&str, &str)>) -> Result<PathBuf> {
+    let mut newest: Option<((String, usize), PathBuf)> = None;
+    for model in subdirectories(root) {
+        for dataset in subdirectories(&model) {
+            let is_wanted = of.is_none_or(|(wanted_model, wanted_dataset)| {
+                model.ends_with(model_component(wanted_model)) && dataset.ends_with(safe_component(wanted_dataset))
+            });
+            for run in subdirectories(&dataset).into_iter().filter(|_| is_wanted) {
+                let Some(age) = run.file_name().and_then(|name| run_order(&name.to_string_lossy())) else { continue };
+                if run.join("summary.json").is_file() && newest.as_ref().is_none_or(|(best, _)| age > *best) {
+                    newest = Some((age, run));
+                }
+            }
+        }
+    }
+    match (newest, of) {
+        (Some((_, run)), _) => Ok(run),
+        (None, Some((model, dataset))) => bail!(
+            "{}: no finished run of model `{model}` and data set `{dataset}`; train one, or name one with --run",
+            root.display()
+        ),
+        (None, None) => bail!("{}: no finished run; train one, or name one with --run", root.display()),
+    }
+}
+
+fn subdirectories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// `run_20260102-030405-2` sorts as its time, then 2.
+fn run_order(name: &str) -> Option<(String, usize)> {
+    let rest = name.strip_prefix("run_")?;
+    let mut parts = rest.splitn(3, '-');
+    let time = format!("{}-{}", parts.next()?, parts.next()?);
+    Some((time, parts.next().map_or(Some(1), |number| number.parse().ok())?))
+}
+
+/// The model's part of the path: the last part of its name, without the revision.
+fn model_component(model: &str) -> String {
+    let name = model.trim_end_matches('/').split('@').next().unwrap_or_default();
+    safe_component(name.rsplit('/').next().unwrap_or_default())
+}
+
+/// One path component: nothing that separates, hides or leads upwards.
+fn safe_component(name: &str) -> String {
+    let safe: String = name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    let safe = safe.trim_start_matches('.');
+    if safe.is_empty() { "unnamed".to_owned() } else { safe.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_one_safe_component() {
+        assert_eq!(model_component("meta-llama/Llama-3.2-1B@main"), "Llama-3.2-1B");
+        assert_eq!(model_component("data/tiny-llama/"), "tiny-llama");
+        assert_eq!(safe_component("../../etc"), "_.._etc");
+        assert_eq!(safe_component(".."), "unnamed");
+        assert_eq!(safe_component("a b\\c"), "a_b_c");
+    }
+
+    #[test]
+    fn runs_started_in_the_same_second_get_their_own_directories() {
+        let root = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = (0..3).map(|_| RunDir::create(root.path(), "m", "d").unwrap().path).collect();
+        let mut distinct = paths.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), 3);
+    }
+
+    #[test]
+    fn the_newest_finished_run_is_found_and_unfinished_ones_are_not() {
+        let root = tempfile::tempdir().unwrap();
+        for (run, is_finished) in [
+            ("m/d/run_20260101-000000", true),
+            ("m/d/run_20260101-000000-10", true),
+            ("m/d/run_20260101-000000-9", true),
+            ("m/d/run_20260201-000000", false),
+            ("m/e/run_20250101-000000", true),
+        ] {
+            let run = root.path().join(run);
+            fs::create_dir_all(&run).unwrap();
+            if is_finished {
+                fs::write(run.join("summary.json"), "{}").unwrap();
+            }
+        }
+        assert!(newest_finished(root.path(), None).unwrap().ends_with("m/d/run_20260101-000000-10"));
+        assert!(newest_finished(root.path(), Some(("x/m", "e"))).unwrap().ends_with("run_20250101-000000"));
+        assert!(newest_finished(root.path(), Some(("m", "none"))).is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! Files and directories that appear whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Writes a file through `write`, under a temporary name beside it, and renames it when it is
+/// complete and on disk.
+///
+/// # Errors
+/// If anything fails; then `path` is as it was, and the temporary is gone.
+pub fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    let temporary = beside(path);
+    let result: Result<()> = (|| {
+        let mut writer = BufWriter::new(File::create(&temporary)?);
+        write(&mut writer)?;
+        writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&temporary, path)?;
+        Ok(sync_directory(path.parent().unwrap_or(Path::new(".")))?)
+    })();
+    if result.is_err() {
+        // The error that matters is the first one.
+        let _ = fs::remove_file(&temporary);
+    }
+    result.with_context(|| format!("{}: cannot write", path.display()))
+}
+
+/// As [`write_file`], with contents that are at hand.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, |writer| Ok(writer.write_all(bytes)?))
+}
+
+/// Fills a directory through `fill`, under a temporary name beside it, and renames it when every
+/// file in it is on disk. An existing `path` is an error.
+///
+/// # Errors
+/// If anything fails; then `path` is as it was, and the temporary is gone.
+pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let temporary = beside(path);
+    let result: Result<()> = (|| {
+        // Left behind by a run that was killed.
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary)?;
+        }
+        fs::create_dir(&temporary)?;
+        fill(&temporary)?;
+        for entry in fs::read_dir(&temporary)? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        sync_directory(&temporary)?;
+        fs::rename(&temporary, path)?;
+        Ok(sync_directory(path.parent().unwrap_or(Path::new(".")))?)
+    })();
+    if result.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    result.with_context(|| format!("{}: cannot write", path.display()))
+}
+
+/// `.name.tmp-<process>` in the same directory, so that a rename stays on one filesystem.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp-{}", std::process::id()))
+}
+
+/// Makes renames in a directory last through a power cut.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        File::open(path)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_temporary() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.json");
+        write_bytes(&path, b"old").unwrap();
+        let failed = write_file(&path, |writer| {
+            writer.write_all(b"new")?;
+            anyhow::bail!("the disk is full")
+        });
+        assert!(format!("{:#}", failed.unwrap_err()).contains("a.json: cannot write: the disk is full"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_appears_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("best");
+        let failed = write_directory(&path, |inside| {
+            fs::write(inside.join("a"), "1")?;
+            anyhow::bail!("stopped")
+        });
+        assert!(failed.is_err() && !path.exists());
+        write_directory(&path, |inside| Ok(fs::write(inside.join("a"), "1")?)).unwrap();
+        assert_eq!(fs::read(path.join("a")).unwrap(), b"1");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

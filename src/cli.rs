@@ -1,0 +1,149 @@
+//! The command line: names, help and paths. No work is done here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Fine-tune a pretrained language model into a text classifier.
+#[derive(Debug, Parser)]
+#[command(name = "llmcls", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Settings of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  llmcls train --config configs/tiny.yaml
+  llmcls eval --run outputs/tiny-llama/debtags/run_20260102-030405 --split test
+  llmcls predict --input_csv new.csv --output_jsonl preds.jsonl
+
+Exit codes: 0 success, 1 failure, 2 wrong usage.";
+
+/// Settings of every command.
+#[derive(Args, Debug)]
+pub struct Global {
+    /// Where to compute: auto, cpu, or cuda[:N] in a build with CUDA
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub device: String,
+    /// Worker threads [default: one a core]
+    #[arg(long, global = true, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub threads: usize,
+    /// Say only what went wrong
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fine-tune a classifier, once for each seed
+    ///
+    /// Reads the YAML configuration and its CSV files, trains adapters and a classification head,
+    /// and writes a self-contained run under outputs/<model>/<dataset>/run_<time>/.
+    Train(TrainArgs),
+    /// Score a trained classifier on labelled rows
+    ///
+    /// Prints precision, recall and F1 of each label, and writes metrics and predictions as JSON.
+    Eval(EvalArgs),
+    /// Predict the labels of the rows of a CSV file
+    ///
+    /// Writes one JSON object a line, in input order:
+    /// {"id", "probs": [...], "labels": [...], "predicted": [...]}
+    Predict(PredictArgs),
+}
+
+/// Where a configuration comes from.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigArgs {
+    /// YAML configuration; may be given several times, later files over earlier ones
+    #[arg(long, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// Override one key, such as train.learning_rate=1e-4; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Write and look for runs under this directory, in place of exp.output_root
+    #[arg(long = "override_output_root", alias = "override-output-root", value_name = "DIR")]
+    pub override_output_root: Option<PathBuf>,
+}
+
+/// `llmcls train`
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// Which trained classifier.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// A run, one of its seed directories, or a directory that peft saved
+    /// [default: the newest finished run, of --config's model and data set if given]
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Selects the newest run of its model and data set; names base and labels of a peft directory.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Rows in a batch [default: train.eval_batch_size of the run]
+    #[arg(long = "batch_size", alias = "batch-size", value_name = "N")]
+    pub batch_size: Option<usize>,
+}
+
+/// A split of the run's own data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Split {
+    /// data.train_csv
+    Train,
+    /// data.val_csv
+    Validation,
+    /// data.test_csv
+    Test,
+}
+
+impl Split {
+    /// The name in file names.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// `llmcls eval`
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// A split of the run's data [default: test]
+    #[arg(long, value_enum, conflicts_with = "input_csv")]
+    pub split: Option<Split>,
+    /// Labelled rows of your own, with the run's columns
+    #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
+    pub input_csv: Option<PathBuf>,
+    /// Where metrics.json and predictions.jsonl go [default: eval_<name>/ in the seed's directory]
+    #[arg(long = "output_dir", alias = "output-dir", value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+}
+
+/// `llmcls predict`
+#[derive(Args, Debug)]
+pub struct PredictArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Rows to predict, with the run's text columns; - reads standard input
+    #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
+    pub input_csv: PathBuf,
+    /// Where predictions go; - writes to standard output
+    #[arg(long = "output_jsonl", alias = "output-jsonl", default_value = "preds.jsonl", value_name = "FILE")]
+    pub output_jsonl: PathBuf,
+}

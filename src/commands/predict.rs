@@ -1,0 +1,82 @@
+//! `llmcls predict`: labels for the rows of a CSV file, streamed.
+
+use std::io::{self, BufWriter, Write};
+
+use anyhow::{Context, Result};
+
+use super::setup::{self, Loaded};
+use crate::artifacts::records::{PredictionLine, names};
+use crate::atomic_file;
+use crate::cli::PredictArgs;
+use crate::console::Console;
+use crate::data::table::{Example, Table};
+use crate::evaluation::evaluate;
+
+/// Rows held at a time: enough to batch by length, few enough that memory stays flat.
+const WINDOW: usize = 2048;
+
+/// Predicts.
+///
+/// # Errors
+/// If the classifier or a row cannot be used; then no output file appears.
+pub fn run(args: &PredictArgs, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, console)?;
+    let table = Table::open(&args.input_csv, &loaded.columns(false))?;
+    let predictor = Predictor { loaded, batch_size: 0, console };
+    let predictor = Predictor { batch_size: predictor.loaded.batch_size(&args.run), ..predictor };
+    if args.output_jsonl.as_os_str() == "-" {
+        let mut writer = BufWriter::new(io::stdout().lock());
+        predictor.write_all(table, &mut writer)?;
+        return writer.flush().context("cannot write to standard output");
+    }
+    let mut rows = 0;
+    atomic_file::write_file(&args.output_jsonl, |writer| {
+        rows = predictor.write_all(table, writer)?;
+        Ok(())
+    })?;
+    console.say(format!("wrote {rows} predictions to {}", args.output_jsonl.display()));
+    Ok(())
+}
+
+struct Predictor {
+    loaded: Loaded,
+    batch_size: usize,
+    console: Console,
+}
+
+impl Predictor {
+    /// Predicts all rows, a window at a time; returns how many there were.
+    fn write_all(&self, mut table: Table, writer: &mut impl Write) -> Result<usize> {
+        let mut rows = 0;
+        loop {
+            let window = table.by_ref().take(WINDOW).collect::<Result<Vec<_>>>()?;
+            if window.is_empty() {
+                return Ok(rows);
+            }
+            self.write_window(&window, writer)?;
+            rows += window.len();
+        }
+    }
+
+    fn write_window(&self, examples: &[Example], writer: &mut impl Write) -> Result<()> {
+        let Loaded { classifier, encoder, file, .. } = &self.loaded;
+        let samples = setup::encode(encoder, examples)?;
+        let mut bar = self.console.progress("predicting", samples.len(), "rows");
+        let evaluation =
+            evaluate(classifier, &samples, &file.thresholds, self.batch_size, |count| bar.advance(count, String::new))?;
+        bar.finish();
+        let predictions = &evaluation.predictions;
+        for (row, example) in examples.iter().enumerate() {
+            let line = PredictionLine {
+                id: &example.id,
+                probs: &predictions.probabilities[row],
+                labels: &file.labels,
+                predicted: names(&file.labels, &predictions.predicted[row]),
+                targets: None,
+            };
+            serde_json::to_writer(&mut *writer, &line)?;
+            writer.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+}

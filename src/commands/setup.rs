@@ -1,0 +1,363 @@
+//! What train, eval and predict have in common: from configuration to model, tokenizer and samples.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::artifacts::classifier_file::{Base, ClassifierFile};
+use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
+use crate::artifacts::adapter;
+use crate::cli::RunArgs;
+use crate::config::Config;
+use crate::config::data::DataConfig;
+use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
+use crate::console::Console;
+use crate::data::table::{Columns, Example, check_single_label, find_label_columns, read_examples};
+use crate::data::tokenize::TextEncoder;
+use crate::evaluation::Sample;
+use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::config::DecoderConfig;
+use crate::model::hub::ModelFiles;
+use crate::model::lora::{LoraOptions, Targets};
+use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+
+/// The base's files and how they are to be read.
+pub struct BaseModel {
+    /// Where they are.
+    pub files: ModelFiles,
+    /// `config.json`
+    pub config: DecoderConfig,
+    /// The weights.
+    pub weights: Weights,
+    /// How they are held.
+    pub storage: BaseStorage,
+    /// What tells whether they changed.
+    pub fingerprint: String,
+}
+
+impl BaseModel {
+    /// Finds and opens the base of a configuration's `model` section.
+    ///
+    /// # Errors
+    /// If a file is missing or not usable.
+    pub fn open(model: &ModelConfig) -> Result<Self> {
+        let token = model.hf_token.as_ref().map(|token| token.secret());
+        let files = ModelFiles::find(&model.model_name, token, !model.random_init)?;
+        let config = DecoderConfig::from_file(&files.config)?;
+        let weights = if model.random_init {
+            Weights::random(model.init_seed, config.initializer_range)
+        } else {
+            Weights::Checkpoint(Checkpoint::open(&files.weights)?)
+        };
+        let fingerprint = weights.fingerprint(&files.config)?;
+        let storage = BaseStorage {
+            precision: match model.torch_dtype {
+                TorchDtype::Float32 => Precision::Float32,
+                TorchDtype::Bfloat16 => Precision::Bfloat16,
+                TorchDtype::Float16 => Precision::Float16,
+            },
+            is_4bit: model.use_4bit,
+        };
+        Ok(Self { files, config, weights, storage, fingerprint })
+    }
+
+    /// Builds a classifier on this base.
+    ///
+    /// # Errors
+    /// If a weight is missing or of another shape, or no module is a LoRA target.
+    pub fn classifier(&self, options: &ClassifierOptions) -> Result<Classifier> {
+        Classifier::new(&self.config, &self.weights, options)
+            .with_context(|| format!("{}: cannot build the model", self.files.name))
+    }
+
+    /// The base's tokenizer.
+    ///
+    /// # Errors
+    /// If it is not usable.
+    pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
+        self.encoder_from(&self.files.tokenizer[0], max_length)
+    }
+
+    fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
+        TextEncoder::open(tokenizer, max_length, self.config.bos_token_id.or(self.config.eos_token_id))
+    }
+
+    /// The base's part of `classifier.json`.
+    #[must_use]
+    pub fn record(&self) -> Base {
+        Base {
+            name: self.files.name.clone(),
+            revision: self.files.revision.clone(),
+            fingerprint: self.fingerprint.clone(),
+        }
+    }
+}
+
+/// The adapters of a configuration's `model` section.
+///
+/// # Errors
+/// If the pattern of target modules does not parse.
+pub fn lora_options(model: &ModelConfig) -> Result<LoraOptions> {
+    let targets = match &model.lora_target_modules {
+        TargetModules::Names(names) => Targets::Names(names.clone()),
+        TargetModules::Pattern(pattern) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+    };
+    Ok(LoraOptions { rank: model.lora_r, alpha: model.lora_alpha, dropout: model.lora_dropout, targets })
+}
+
+/// What the labels are to each other.
+#[must_use]
+pub fn problem(problem_type: ProblemType) -> Problem {
+    match problem_type {
+        ProblemType::MultiLabel => Problem::MultiLabel,
+        ProblemType::SingleLabel => Problem::SingleLabel,
+    }
+}
+
+/// The columns that a configuration's `data` section names; labels are found if it names none.
+///
+/// # Errors
+/// If the training file cannot be read or has no label columns.
+pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
+    let mut columns = Columns {
+        id: data.id_column.clone(),
+        text_fields: data.text_fields.clone(),
+        text: data.target_text_column.clone(),
+        labels: data.label_columns.clone().unwrap_or_default(),
+    };
+    if columns.labels.is_empty() {
+        columns.labels = find_label_columns(&data.train_csv, &columns).map_err(explain_missing)?;
+        console.say(format!(
+            "labels: {} columns that hold only 0 and 1: {}",
+            columns.labels.len(),
+            columns.labels.join(", ")
+        ));
+    }
+    Ok(columns)
+}
+
+/// Reads a split.
+///
+/// # Errors
+/// If a row is malformed, there is none, or a single-label row has not exactly one label.
+pub fn read_split(path: &Path, columns: &Columns, limit: Option<usize>, problem: Problem) -> Result<Vec<Example>> {
+    let examples = read_examples(path, columns, limit).map_err(explain_missing)?;
+    if problem == Problem::SingleLabel {
+        check_single_label(path, &examples)?;
+    }
+    Ok(examples)
+}
+
+/// Says how the files of the published run are made, where they are what is missing.
+fn explain_missing(error: anyhow::Error) -> anyhow::Error {
+    let is_amazon = error.to_string().contains("amazon_13k") && error.to_string().contains("cannot open");
+    if is_amazon {
+        error.context(
+            "AmazonCat-13K does not come with llmcls: make train_top10.csv, validation_top10.csv and test_top10.csv \
+             (columns uid, title, content and one 0/1 column for each of the ten most frequent labels) from the Hub's data \
+             set pietrolesci/amazoncat-13k, and put them into data/amazon_13k/",
+        )
+    } else {
+        error
+    }
+}
+
+/// Tokenizes examples.
+///
+/// # Errors
+/// If the tokenizer fails.
+pub fn encode(encoder: &TextEncoder, examples: &[Example]) -> Result<Vec<Sample>> {
+    let tokens = encoder.encode(examples.iter().map(|example| example.text.as_str()).collect())?;
+    Ok(tokens
+        .into_iter()
+        .zip(examples)
+        .map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() })
+        .collect())
+}
+
+/// Warns of what is likely a mistake in a split.
+pub fn warn_about(name: &str, examples: &[Example], samples: &[Sample], max_length: usize, console: Console) {
+    let empty = examples.iter().filter(|example| example.text.trim().is_empty()).count();
+    if empty > 0 {
+        console.warn(format!("{name}: {empty} of {} texts are empty", examples.len()));
+    }
+    let cut = samples.iter().filter(|sample| sample.tokens.was_cut).count();
+    if cut > 0 {
+        console.warn(format!(
+            "{name}: {cut} of {} texts ({:.1}%) are cut at data.max_length = {max_length} tokens",
+            samples.len(),
+            100.0 * cut as f64 / samples.len() as f64
+        ));
+    }
+    let mut seen = HashSet::new();
+    let duplicates = examples.iter().filter(|example| !seen.insert(&example.id)).count();
+    if duplicates > 0 {
+        console.warn(format!("{name}: {duplicates} rows repeat the id of an earlier row"));
+    }
+}
+
+/// Warns of labels that training cannot learn.
+pub fn warn_about_labels(labels: &[String], train: &[Example], console: Console) {
+    let absent: Vec<&str> = labels
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| train.iter().all(|example| example.labels[*index] < 0.5))
+        .map(|(_, label)| label.as_str())
+        .collect();
+    if !absent.is_empty() {
+        console.warn(format!("train: {} labels have no positive row: {}", absent.len(), absent.join(", ")));
+    }
+}
+
+/// Warns of texts that stand in two splits: scores on them say little.
+pub fn warn_about_leaks(splits: &[(&str, &[Example])], console: Console) {
+    let mut first: HashMap<&str, &str> = HashMap::new();
+    let mut leaks: Vec<((&str, &str), usize)> = Vec::new();
+    for (split, examples) in splits {
+        for example in examples.iter().filter(|example| !example.text.trim().is_empty()) {
+            let home = *first.entry(&example.text).or_insert(split);
+            if home != *split {
+                match leaks.iter_mut().find(|(pair, _)| *pair == (home, split)) {
+                    Some((_, count)) => *count += 1,
+                    None => leaks.push(((home, split), 1)),
+                }
+            }
+        }
+    }
+    for ((a, b), count) in leaks {
+        console.warn(format!("{count} texts of {b} stand in {a} too"));
+    }
+}
+
+/// A trained classifier, ready to predict.
+pub struct Loaded {
+    /// Where it lies.
+    pub trained: Trained,
+    /// Model and parameters.
+    pub classifier: Classifier,
+    /// Its tokenizer.
+    pub encoder: TextEncoder,
+    /// Labels, thresholds, columns.
+    pub file: ClassifierFile,
+    /// The configuration of its run, or the one given for a peft directory.
+    pub config: Option<Config>,
+}
+
+impl Loaded {
+    /// Finds and loads the classifier that the flags name.
+    ///
+    /// # Errors
+    /// If there is none, or a part of it does not fit the others.
+    pub fn open(args: &RunArgs, console: Console) -> Result<Self> {
+        let given = super::load_config(&args.config)?;
+        let run = match &args.run {
+            Some(run) => run.clone(),
+            None => newest_run(args, given.as_ref())?,
+        };
+        let trained = find_trained(&run)?;
+        console.say(format!("using {}", trained.adapter.display()));
+        let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
+        let file = ClassifierFile::load(&trained.adapter)?;
+        // The run's own configuration governs; the given one only selects, and brings a token.
+        let config = run_config.or_else(|| given.clone());
+        let mut model = match (&file, &config) {
+            (Some(file), _) => model_of(file)?,
+            (None, Some(config)) => config.model.clone(),
+            (None, None) => bail!(
+                "{}: has no classifier.json, as a directory saved by peft; name base and labels with --config",
+                trained.adapter.display()
+            ),
+        };
+        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
+        let base = BaseModel::open(&model)?;
+        let file = match (file, &config) {
+            (Some(file), _) => {
+                ensure!(
+                    file.base.fingerprint == base.fingerprint,
+                    "{}: was trained on another base: the files of `{}` have changed since",
+                    trained.adapter.display(),
+                    file.base.name
+                );
+                file
+            }
+            (None, Some(config)) => describe(config, columns(&config.data, console)?.labels, &base),
+            (None, None) => unreachable!("refused above"),
+        };
+        let (lora, _) = adapter::read_config(&trained.adapter)?;
+        let classifier = base.classifier(&ClassifierOptions {
+            labels: file.labels.len(),
+            problem: problem(model.problem_type),
+            storage: base.storage,
+            lora,
+            recompute: false,
+        })?;
+        adapter::load(&trained.adapter, &classifier)?;
+        let own = trained.adapter.join("tokenizer.json");
+        let tokenizer = if own.is_file() { &own } else { &base.files.tokenizer[0] };
+        let encoder = base.encoder_from(tokenizer, file.max_length)?;
+        Ok(Self { trained, classifier, encoder, file, config })
+    }
+
+    /// The columns of its text, id and labels.
+    #[must_use]
+    pub fn columns(&self, with_labels: bool) -> Columns {
+        Columns {
+            id: self.file.id_column.clone(),
+            text_fields: self.file.text_fields.clone(),
+            text: self.file.target_text_column.clone(),
+            labels: if with_labels { self.file.labels.clone() } else { Vec::new() },
+        }
+    }
+
+    /// Rows in a batch: as asked, or as the run evaluated.
+    #[must_use]
+    pub fn batch_size(&self, args: &RunArgs) -> usize {
+        let of_run = self.config.as_ref().map_or(8, |config| config.train.eval_batch_size());
+        args.batch_size.unwrap_or(of_run).max(1)
+    }
+}
+
+fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
+    let default = PathBuf::from("outputs");
+    let root = args.config.override_output_root.as_ref();
+    let root = root.or(given.map(|config| &config.exp.output_root)).unwrap_or(&default);
+    newest_finished(root, given.map(|config| (config.model.model_name.as_str(), config.data.dataset_name.as_str())))
+}
+
+/// `classifier.json` for a model that a configuration describes.
+#[must_use]
+pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> ClassifierFile {
+    let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    ClassifierFile {
+        format_version: ClassifierFile::VERSION,
+        thresholds: vec![0.5; labels.len()],
+        labels,
+        problem_type: text(serde_json::json!(config.model.problem_type)),
+        text_fields: config.data.text_fields.clone(),
+        target_text_column: config.data.target_text_column.clone(),
+        id_column: config.data.id_column.clone(),
+        max_length: config.data.max_length,
+        base: base.record(),
+        random_init: config.model.random_init,
+        init_seed: config.model.init_seed,
+        torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
+        use_4bit: config.model.use_4bit,
+    }
+}
+
+/// The `model` section that `classifier.json` stands for.
+fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
+    let name = match &file.base.revision {
+        Some(revision) => format!("{}@{revision}", file.base.name),
+        None => file.base.name.clone(),
+    };
+    ModelConfig::from_pairs(&[
+        ("model_name", name.into()),
+        ("problem_type", file.problem_type.clone().into()),
+        ("torch_dtype", file.torch_dtype.clone().into()),
+        ("use_4bit", file.use_4bit.into()),
+        ("random_init", file.random_init.into()),
+        ("init_seed", file.init_seed.into()),
+    ])
+}

@@ -1,0 +1,362 @@
+//! `llmcls train`: one run, one training a seed.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::setup::{self, BaseModel};
+use crate::artifacts::classifier_file::ClassifierFile;
+use crate::artifacts::run_dir::{RunDir, SeedDir};
+use crate::artifacts::{adapter, records};
+use crate::atomic_file;
+use crate::cli::TrainArgs;
+use crate::config::Config;
+use crate::config::train::{Reduction, Reporter, SchedulerType};
+use crate::console::{Console, bytes};
+use crate::data::table::Example;
+use crate::device;
+use crate::evaluation::Sample;
+use crate::metrics::METRICS;
+use crate::model::classifier::{Classifier, ClassifierOptions};
+use crate::model::lora::LoraOptions;
+use crate::training::schedule::{Decay, Schedule};
+use crate::training::trainer::{TrainOptions, TrainOutcome, Trainer, peak_memory, score};
+
+/// One split, as rows and as tokens.
+struct Split {
+    examples: Vec<Example>,
+    samples: Vec<Sample>,
+}
+
+/// Everything that the seeds share.
+struct Setting<'a> {
+    config: &'a Config,
+    base: BaseModel,
+    lora: LoraOptions,
+    file: ClassifierFile,
+    classifier: Classifier,
+    train: Split,
+    validation: Split,
+    test: Option<Split>,
+    console: Console,
+}
+
+/// Trains.
+///
+/// # Errors
+/// If the configuration, the data or the model cannot be used, or training fails.
+pub fn run(args: &TrainArgs, console: Console) -> Result<()> {
+    let config = super::load_config(&args.config)?
+        .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?;
+    check(&config, console)?;
+    let setting = prepare(&config, console)?;
+    let run = RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?;
+    console.say(format!("run {}", run.path().display()));
+    atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
+    write_environment(&run)?;
+    let mut seeds = Vec::new();
+    for &seed in &config.exp.seeds {
+        seeds.push(setting.train_seed(seed, &run.create_seed(seed)?)?);
+    }
+    write_environment(&run)?;
+    let summary = summarize(&setting, seeds);
+    report(&summary, console);
+    records::write_json(&run.summary(), &summary)?;
+    console.say(format!("finished {}", run.path().display()));
+    Ok(())
+}
+
+/// Refuses what is not built, before any work.
+fn check(config: &Config, console: Console) -> Result<()> {
+    let metric = metric_name(config);
+    ensure!(
+        METRICS.contains(&metric),
+        "train.metric_for_best_model is `{}`; evaluation reports {}",
+        config.train.metric_for_best_model,
+        METRICS.join(", ")
+    );
+    if config.train.report_to.0.contains(&Reporter::Tensorboard) {
+        console.warn("train.report_to: TensorBoard files are not written yet; history.jsonl has the same numbers");
+    }
+    Ok(())
+}
+
+fn metric_name(config: &Config) -> &str {
+    let name = &config.train.metric_for_best_model;
+    name.strip_prefix("eval_").unwrap_or(name)
+}
+
+fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
+    let started = Instant::now();
+    let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
+    let columns = setup::columns(data, console)?;
+    let base = BaseModel::open(&config.model)?;
+    let encoder = base.encoder(data.max_length)?;
+    let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
+        let examples = setup::read_split(path, &columns, limit, problem)?;
+        let samples = setup::encode(&encoder, &examples)?;
+        setup::warn_about(name, &examples, &samples, data.max_length, console);
+        Ok(Split { examples, samples })
+    };
+    let train = split("train", &data.train_csv, data.max_train_samples)?;
+    let validation = split("validation", &data.val_csv, data.max_val_samples)?;
+    let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
+    setup::warn_about_labels(&columns.labels, &train.examples, console);
+    let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
+    splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
+    setup::warn_about_leaks(&splits, console);
+
+    let lora = setup::lora_options(&config.model)?;
+    let classifier = base.classifier(&ClassifierOptions {
+        labels: columns.labels.len(),
+        problem,
+        storage: base.storage,
+        lora: lora.clone(),
+        recompute: config.train.gradient_checkpointing,
+    })?;
+    let file = setup::describe(config, columns.labels, &base);
+    console.say(format!(
+        "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
+        base.files.name,
+        classifier.decoder().base_parameters(),
+        bytes(classifier.decoder().base_bytes() as u64),
+        classifier.trained_parameters(),
+        bytes(4 * classifier.trained_parameters() as u64),
+        train.examples.len(),
+        validation.examples.len(),
+        test.as_ref().map_or(0, |test| test.examples.len()),
+        file.labels.len(),
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(Setting { config, base, lora, file, classifier, train, validation, test, console })
+}
+
+impl Setting<'_> {
+    /// Trains one seed and writes its directory; returns its part of the summary.
+    fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<Value> {
+        self.classifier.initialize(seed)?;
+        if let Some(path) = &self.config.model.init_adapter {
+            self.start_from(path)?;
+        }
+        let options = self.options(seed);
+        let eval_batch_size = options.eval_batch_size;
+        let trainer = Trainer {
+            classifier: &self.classifier,
+            train: &self.train.samples,
+            validation: &self.validation.samples,
+            labels: &self.file.labels,
+            thresholds: &self.file.thresholds,
+            lora: &self.lora,
+            base: &self.base.files.name,
+            directory,
+            options,
+            console: self.console,
+        };
+        let outcome = trainer.run()?;
+        self.save_best(directory)?;
+        let mut record = seed_record(seed, &outcome);
+        for (name, split) in [("validation", Some(&self.validation)), ("test", self.test.as_ref())] {
+            let Some(split) = split else { continue };
+            let scored = score(
+                &self.classifier,
+                &split.samples,
+                &self.file.labels,
+                &self.file.thresholds,
+                eval_batch_size,
+                self.console,
+            )?;
+            let ids: Vec<String> = split.examples.iter().map(|example| example.id.clone()).collect();
+            records::write_predictions(&directory.predictions(name), &ids, &self.file.labels, &scored.evaluation)?;
+            let mut metrics = scored.record;
+            metrics.insert("epoch".into(), json!(outcome.epoch));
+            if name == "test" {
+                records::write_json(&directory.test_metrics(), &metrics)?;
+                self.console.say(format!("seed {seed} on test:\n{}", records::score_table(&scored.scores, scored.evaluation.loss)));
+            }
+            record[name] = json!(metrics);
+            record[name]["per_label"] = json!(scored.scores.per_label);
+        }
+        record["optimizer_bytes"] = json!(outcome.optimizer_bytes);
+        Ok(record)
+    }
+
+    fn options(&self, seed: u32) -> TrainOptions {
+        let train = &self.config.train;
+        let per_epoch = TrainOptions::steps_per_epoch(
+            self.train.samples.len(),
+            train.batch_size,
+            train.gradient_accumulation_steps,
+        );
+        let total_steps = train.max_steps.unwrap_or(per_epoch * train.num_train_epochs);
+        let warmup_steps = match train.warmup_steps {
+            0 => (train.warmup_ratio * total_steps as f64).ceil() as usize,
+            steps => steps,
+        };
+        let decay = match train.lr_scheduler_type {
+            SchedulerType::Linear => Decay::Linear,
+            SchedulerType::Cosine => Decay::Cosine,
+            SchedulerType::Constant | SchedulerType::ConstantWithWarmup => Decay::Constant,
+        };
+        TrainOptions {
+            seed,
+            batch_size: train.batch_size,
+            accumulation: train.gradient_accumulation_steps,
+            averages_window: train.accumulation_reduction == Reduction::Mean,
+            epochs: total_steps.div_ceil(per_epoch),
+            total_steps,
+            schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
+            weight_decay: train.weight_decay,
+            max_grad_norm: train.max_grad_norm,
+            shuffle: train.shuffle,
+            logging_steps: train.logging_steps,
+            eval_batch_size: train.eval_batch_size(),
+            metric: metric_name(self.config).to_owned(),
+            patience: train.early_stopping_patience,
+            save_total_limit: train.save_total_limit,
+        }
+    }
+
+    /// Sets adapters and head from a peft directory of the same shape.
+    fn start_from(&self, path: &Path) -> Result<()> {
+        let context = || format!("model.init_adapter: {}", path.display());
+        let (lora, _) = adapter::read_config(path).with_context(context)?;
+        ensure!(
+            lora.rank == self.lora.rank,
+            "model.init_adapter: {} has r = {}, the configuration lora_r = {}",
+            path.display(),
+            lora.rank,
+            self.lora.rank
+        );
+        adapter::load(path, &self.classifier).with_context(context)
+    }
+
+    /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
+    fn save_best(&self, directory: &SeedDir) -> Result<()> {
+        atomic_file::write_directory(&directory.best(), |inside| {
+            adapter::save(inside, &self.classifier, &self.lora, &self.base.files.name)?;
+            for file in &self.base.files.tokenizer {
+                let name = file.file_name().context("a tokenizer file has a name")?;
+                fs::copy(file, inside.join(name)).with_context(|| format!("{}: cannot copy", file.display()))?;
+            }
+            self.file.save(inside)
+        })
+    }
+}
+
+fn seed_record(seed: u32, outcome: &TrainOutcome) -> Value {
+    json!({
+        "seed": seed,
+        "train_loss": outcome.train_loss,
+        "train_runtime": outcome.runtime,
+        "train_samples_per_second": outcome.examples as f64 / outcome.runtime,
+        "train_steps_per_second": outcome.steps as f64 / outcome.runtime,
+        "train_tokens_per_second": outcome.tokens as f64 / outcome.runtime,
+        "steps": outcome.steps,
+        "epoch": outcome.epoch,
+        "best_epoch": outcome.best_epoch,
+    })
+}
+
+/// The run's results: each seed's, the best seed, and mean and deviation over seeds.
+fn summarize(setting: &Setting<'_>, seeds: Vec<Value>) -> Value {
+    let key = format!("eval_{}", metric_name(setting.config));
+    let sign = if key.ends_with("loss") { -1.0 } else { 1.0 };
+    let metric = |seed: &Value| sign * seed["validation"][&key].as_f64().unwrap_or(f64::NEG_INFINITY);
+    // The first of equals: `max_by` would take the last.
+    let best = seeds.iter().rev().max_by(|a, b| metric(a).total_cmp(&metric(b)));
+    let best_seed = best.map_or(Value::Null, |seed| seed["seed"].clone());
+    let mut over_seeds = serde_json::Map::new();
+    for split in ["validation", "test"] {
+        for name in METRICS {
+            let values: Option<Vec<f64>> =
+                seeds.iter().map(|seed| seed[split][format!("eval_{name}")].as_f64()).collect();
+            if let Some(values) = values.filter(|values| !values.is_empty()) {
+                let (mean, sd) = mean_and_deviation(&values);
+                over_seeds.insert(format!("{split}_{name}"), json!({"mean": mean, "sd": sd}));
+            }
+        }
+    }
+    let optimizer_bytes = seeds.first().map_or(Value::Null, |seed| seed["optimizer_bytes"].clone());
+    json!({
+        "run_name": setting.config.exp.run_name,
+        "metric_for_best_model": setting.config.train.metric_for_best_model,
+        "best_seed": best_seed,
+        "labels": setting.file.labels,
+        "rows": {
+            "train": setting.train.examples.len(),
+            "validation": setting.validation.examples.len(),
+            "test": setting.test.as_ref().map(|test| test.examples.len()),
+        },
+        "memory": {
+            "base_bytes": setting.classifier.decoder().base_bytes(),
+            "adapter_bytes": 4 * setting.classifier.trained_parameters(),
+            "optimizer_bytes": optimizer_bytes,
+            "peak_bytes": peak_memory(),
+        },
+        "parameters": {
+            "frozen": setting.classifier.decoder().base_parameters(),
+            "trained": setting.classifier.trained_parameters(),
+        },
+        "over_seeds": over_seeds,
+        "seeds": seeds,
+    })
+}
+
+/// Mean, and deviation with n − 1; null for one value.
+fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
+}
+
+fn report(summary: &Value, console: Console) {
+    for split in ["validation", "test"] {
+        for name in ["f1_micro", "f1_macro"] {
+            let entry = &summary["over_seeds"][format!("{split}_{name}")];
+            let Some(mean) = entry["mean"].as_f64() else { continue };
+            let deviation = entry["sd"].as_f64().map_or_else(String::new, |sd| format!(" ± {sd:.4}"));
+            console.say(format!("{split} {name} {mean:.4}{deviation}"));
+        }
+    }
+    let memory = |key: &str| summary["memory"][key].as_u64().map_or_else(|| "?".to_owned(), bytes);
+    console.say(format!(
+        "memory: base {}, adapters {}, optimizer {}, peak {}",
+        memory("base_bytes"),
+        memory("adapter_bytes"),
+        memory("optimizer_bytes"),
+        memory("peak_bytes")
+    ));
+}
+
+/// Writes `environment.json`: what ran where. Written again at the end, for the peak.
+fn write_environment(run: &RunDir) -> Result<()> {
+    records::write_json(
+        &run.environment(),
+        &json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("LLMCLS_COMMIT"),
+            "device": "cpu",
+            "cpu": device::cpu_name(),
+            "threads": rayon::current_num_threads(),
+            "os": std::env::consts::OS,
+            "command_line": redacted_command_line(),
+            "peak_memory_bytes": peak_memory(),
+        }),
+    )
+}
+
+/// The command line, without the value of a token.
+fn redacted_command_line() -> Vec<String> {
+    std::env::args()
+        .map(|argument| match argument.split_once('=') {
+            Some((key, _)) if key.ends_with("hf_token") => format!("{key}=***"),
+            // `--set=model.hf_token=...`
+            Some((flag, rest)) if rest.starts_with("model.hf_token") => format!("{flag}=model.hf_token=***"),
+            _ => argument,
+        })
+        .collect()
+}

@@ -1,0 +1,115 @@
+//! What the user sees while it runs: progress bars on a terminal, plain lines elsewhere, all on
+//! standard error.
+
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Where messages go.
+#[derive(Clone, Copy, Debug)]
+pub struct Console {
+    is_quiet: bool,
+}
+
+/// The progress of one piece of work.
+pub struct Progress {
+    display: Display,
+    title: String,
+    total: u64,
+    done: u64,
+    started: Instant,
+    last_line: Instant,
+}
+
+enum Display {
+    Bar(ProgressBar),
+    Lines,
+    Nothing,
+}
+
+/// Between two plain lines of progress.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Console {
+    /// A console that says only what went wrong if `is_quiet`.
+    #[must_use]
+    pub fn new(is_quiet: bool) -> Self {
+        Self { is_quiet }
+    }
+
+    /// Says something.
+    #[expect(clippy::print_stderr, reason = "this is the printer")]
+    pub fn say(self, message: impl AsRef<str>) {
+        if !self.is_quiet {
+            eprintln!("{}", message.as_ref());
+        }
+    }
+
+    /// Warns, even if quiet.
+    #[expect(clippy::print_stderr, reason = "this is the printer")]
+    pub fn warn(self, message: impl AsRef<str>) {
+        eprintln!("warning: {}", message.as_ref());
+    }
+
+    /// Shows the progress of `total` units of work, each a `unit`.
+    #[must_use]
+    pub fn progress(self, title: impl Into<String>, total: usize, unit: &str) -> Progress {
+        let title = title.into();
+        let display = if self.is_quiet {
+            Display::Nothing
+        } else if stderr().is_terminal() {
+            let style = ProgressStyle::with_template(&format!(
+                "{{prefix}} [{{bar:24}}] {{pos}}/{{len}} {unit} {{msg}} eta {{eta}}"
+            ))
+            .expect("the template is valid")
+            .progress_chars("=> ");
+            let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr()).with_style(style);
+            bar.set_prefix(title.clone());
+            Display::Bar(bar)
+        } else {
+            Display::Lines
+        };
+        let now = Instant::now();
+        Progress { display, title, total: total as u64, done: 0, started: now, last_line: now }
+    }
+}
+
+impl Progress {
+    /// `count` more units are done.
+    #[expect(clippy::print_stderr, reason = "this is the printer")]
+    pub fn advance(&mut self, count: usize, message: impl FnOnce() -> String) {
+        self.done += count as u64;
+        match &self.display {
+            Display::Nothing => {}
+            Display::Bar(bar) => {
+                bar.set_message(message());
+                bar.set_position(self.done);
+            }
+            Display::Lines if self.last_line.elapsed() >= LINE_INTERVAL && self.done < self.total => {
+                self.last_line = Instant::now();
+                let left = self.started.elapsed().mul_f64((self.total - self.done) as f64 / self.done.max(1) as f64);
+                eprintln!("{} {}/{} {} eta {}s", self.title, self.done, self.total, message(), left.as_secs());
+            }
+            Display::Lines => {}
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(self) {
+        if let Display::Bar(bar) = self.display {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Bytes for people: `1.5 GiB`.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let power = (0..units.len() - 1).find(|&power| count < 1024u64.pow(power as u32 + 1)).unwrap_or(units.len() - 1);
+    if power == 0 {
+        return format!("{count} B");
+    }
+    format!("{:.1} {}", count as f64 / 1024f64.powi(power as i32), units[power])
+}

@@ -1,0 +1,5 @@
+//! From CSV rows to token ids, in the order in which training sees them.
+
+pub mod sampler;
+pub mod table;
+pub mod tokenize;

@@ -1,0 +1,87 @@
+//! A model and examples give predictions and a mean loss.
+
+use anyhow::Result;
+
+use crate::data::tokenize::Encoded;
+use crate::metrics::{Predictions, above_thresholds, most_likely};
+use crate::model::batch::Batch;
+use crate::model::classifier::{Classifier, Problem};
+use crate::ops::buffer::elements;
+use crate::ops::tape::Tape;
+
+/// An example as the model sees it.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// At least one token.
+    pub tokens: Encoded,
+    /// 0 or 1 for each label.
+    pub labels: Vec<f32>,
+}
+
+/// What evaluation gives.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// In the order of the samples.
+    pub predictions: Predictions,
+    /// Mean over the samples; not a number if they have no labels.
+    pub loss: f64,
+}
+
+/// Evaluates `samples` in batches of `batch_size`, sorted by length so that a batch's matrices are
+/// of a similar size. Logits do not depend on the batch, so the order changes nothing.
+/// `on_batch` hears how many samples a batch had.
+///
+/// # Errors
+/// If the model fails on a batch.
+pub fn evaluate(
+    classifier: &Classifier,
+    samples: &[Sample],
+    thresholds: &[f32],
+    batch_size: usize,
+    mut on_batch: impl FnMut(usize),
+) -> Result<Evaluation> {
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(samples[index].tokens.token_ids.len()));
+    let mut probabilities = vec![Vec::new(); samples.len()];
+    let mut loss = 0.0;
+    for indices in order.chunks(batch_size) {
+        let batch = Batch::new(
+            indices.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)),
+        )?;
+        let tape = Tape::off();
+        let logits = classifier.logits(&tape, &batch)?;
+        if batch.labels.elem_count() > 0 {
+            let mean = classifier.loss(&tape, &logits, &batch.labels)?.tensor().to_scalar::<f32>()?;
+            loss += f64::from(mean) * indices.len() as f64;
+        }
+        let logits = elements(logits.tensor())?;
+        for (&index, logits) in indices.iter().zip(logits.chunks_exact(thresholds.len())) {
+            probabilities[index] = to_probabilities(logits, classifier.problem());
+        }
+        on_batch(indices.len());
+    }
+    let decide = |row: &Vec<f32>| match classifier.problem() {
+        Problem::MultiLabel => above_thresholds(row, thresholds),
+        Problem::SingleLabel => most_likely(row),
+    };
+    let has_labels = samples.first().is_some_and(|sample| !sample.labels.is_empty());
+    Ok(Evaluation {
+        predictions: Predictions {
+            predicted: probabilities.iter().map(decide).collect(),
+            probabilities,
+            targets: samples.iter().map(|sample| sample.labels.iter().map(|&label| label > 0.5).collect()).collect(),
+        },
+        loss: if has_labels { loss / samples.len() as f64 } else { f64::NAN },
+    })
+}
+
+fn to_probabilities(logits: &[f32], problem: Problem) -> Vec<f32> {
+    match problem {
+        Problem::MultiLabel => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+        Problem::SingleLabel => {
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
+            logits.iter().map(|x| (x - max).exp() / sum).collect()
+        }
+    }
+}

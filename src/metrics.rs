@@ -1,0 +1,195 @@
+//! How well predictions match labels. Pure functions over rows of probabilities and labels.
+
+use serde::Serialize;
+
+/// Predictions for some examples and L labels.
+#[derive(Clone, Debug, Default)]
+pub struct Predictions {
+    /// One row an example, one probability a label.
+    pub probabilities: Vec<Vec<f32>>,
+    /// Which labels are predicted.
+    pub predicted: Vec<Vec<bool>>,
+    /// Which labels hold.
+    pub targets: Vec<Vec<bool>>,
+}
+
+/// Counts and scores of one label.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LabelScores {
+    /// The label.
+    pub label: String,
+    /// Share of its predictions that are right; 0 if there are none.
+    pub precision: f64,
+    /// Share of its examples that are found; 0 if there are none.
+    pub recall: f64,
+    /// Harmonic mean of both; 0 if there is nothing to find and nothing was predicted.
+    pub f1: f64,
+    /// Examples that have it.
+    pub support: usize,
+    /// Examples for which it is predicted.
+    pub predicted: usize,
+}
+
+/// Scores of some predictions, as torchmetrics' multi-label ones define them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scores {
+    /// F1 over all labels' counts together.
+    pub f1_micro: f64,
+    /// Mean of the labels' F1.
+    pub f1_macro: f64,
+    /// Precision over all labels' counts together.
+    pub precision_micro: f64,
+    /// Mean of the labels' precision.
+    pub precision_macro: f64,
+    /// Recall over all labels' counts together.
+    pub recall_micro: f64,
+    /// Mean of the labels' recall.
+    pub recall_macro: f64,
+    /// Share of examples whose labels are all right.
+    pub accuracy: f64,
+    /// One entry a label.
+    #[serde(skip)]
+    pub per_label: Vec<LabelScores>,
+}
+
+/// Names of the metrics of [`Scores`] and `loss`, as `metric_for_best_model` takes them.
+pub const METRICS: [&str; 8] = [
+    "loss",
+    "f1_micro",
+    "f1_macro",
+    "precision_micro",
+    "precision_macro",
+    "recall_micro",
+    "recall_macro",
+    "accuracy",
+];
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    true_positives: usize,
+    predicted: usize,
+    support: usize,
+}
+
+impl Counts {
+    fn precision(self) -> f64 {
+        ratio(self.true_positives, self.predicted)
+    }
+
+    fn recall(self) -> f64 {
+        ratio(self.true_positives, self.support)
+    }
+
+    fn f1(self) -> f64 {
+        ratio(2 * self.true_positives, self.predicted + self.support)
+    }
+}
+
+fn ratio(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+impl Scores {
+    /// Scores predictions. `labels` names the L columns.
+    #[must_use]
+    pub fn new(predictions: &Predictions, labels: &[String]) -> Self {
+        let mut counts = vec![Counts::default(); labels.len()];
+        let mut exact = 0;
+        for (predicted, targets) in predictions.predicted.iter().zip(&predictions.targets) {
+            for ((count, &predicted), &target) in counts.iter_mut().zip(predicted).zip(targets) {
+                count.true_positives += usize::from(predicted && target);
+                count.predicted += usize::from(predicted);
+                count.support += usize::from(target);
+            }
+            exact += usize::from(predicted == targets);
+        }
+        let total = counts.iter().fold(Counts::default(), |sum, count| Counts {
+            true_positives: sum.true_positives + count.true_positives,
+            predicted: sum.predicted + count.predicted,
+            support: sum.support + count.support,
+        });
+        let mean = |f: fn(Counts) -> f64| counts.iter().map(|&count| f(count)).sum::<f64>() / labels.len() as f64;
+        Self {
+            f1_micro: total.f1(),
+            f1_macro: mean(Counts::f1),
+            precision_micro: total.precision(),
+            precision_macro: mean(Counts::precision),
+            recall_micro: total.recall(),
+            recall_macro: mean(Counts::recall),
+            accuracy: ratio(exact, predictions.predicted.len()),
+            per_label: counts
+                .iter()
+                .zip(labels)
+                .map(|(&count, label)| LabelScores {
+                    label: label.clone(),
+                    precision: count.precision(),
+                    recall: count.recall(),
+                    f1: count.f1(),
+                    support: count.support,
+                    predicted: count.predicted,
+                })
+                .collect(),
+        }
+    }
+
+    /// The metric of this name, which is one of [`METRICS`] but `loss`.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        match name {
+            "f1_micro" => Some(self.f1_micro),
+            "f1_macro" => Some(self.f1_macro),
+            "precision_micro" => Some(self.precision_micro),
+            "precision_macro" => Some(self.precision_macro),
+            "recall_micro" => Some(self.recall_micro),
+            "recall_macro" => Some(self.recall_macro),
+            "accuracy" => Some(self.accuracy),
+            _ => None,
+        }
+    }
+}
+
+/// Which labels are predicted: those above their threshold, strictly.
+#[must_use]
+pub fn above_thresholds(probabilities: &[f32], thresholds: &[f32]) -> Vec<bool> {
+    probabilities.iter().zip(thresholds).map(|(p, threshold)| p > threshold).collect()
+}
+
+/// Which label is predicted if exactly one holds: the first of the most likely.
+#[must_use]
+pub fn most_likely(probabilities: &[f32]) -> Vec<bool> {
+    let best = (0..probabilities.len()).reduce(|best, i| if probabilities[i] > probabilities[best] { i } else { best });
+    (0..probabilities.len()).map(|i| Some(i) == best).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Expected: torchmetrics 1.x `MultilabelF1Score`, `MultilabelPrecision`, `MultilabelRecall`,
+    /// by scripts/make_fixtures.py. The third label has no positives and no predictions.
+    #[test]
+    fn scores_match_torchmetrics() {
+        let probabilities =
+            [[0.9, 0.2, 0.1, 0.5], [0.6, 0.7, 0.3, 0.4], [0.4, 0.8, 0.0, 0.9], [0.1, 0.6, 0.2, 0.51], [0.7, 0.1, 0.1, 0.2]];
+        let targets = [[1, 0, 0, 1], [0, 1, 0, 0], [1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 0, 0]];
+        let predictions = Predictions {
+            predicted: probabilities.iter().map(|row| above_thresholds(row, &[0.5; 4])).collect(),
+            probabilities: probabilities.iter().map(|row| row.to_vec()).collect(),
+            targets: targets.iter().map(|row| row.iter().map(|&t| t == 1).collect()).collect(),
+        };
+        let labels: Vec<String> = ["a", "b", "c", "d"].map(String::from).to_vec();
+        let scores = Scores::new(&predictions, &labels);
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} {b}");
+        close(scores.f1_micro, 0.75);
+        close(scores.f1_macro, 0.566_666_7);
+        close(scores.precision_micro, 0.75);
+        close(scores.recall_macro, 0.583_333_3);
+        assert_eq!(scores.per_label[2].f1, 0.0);
+        assert_eq!(scores.accuracy, 0.2);
+    }
+
+    #[test]
+    fn a_tie_of_the_most_likely_goes_to_the_first() {
+        assert_eq!(most_likely(&[0.2, 0.4, 0.4]), [false, true, false]);
+    }
+}
