@@ -240,7 +240,7 @@ impl Plan {
                 let mut sums = [0.0; TILE];
                 for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
                     let (seen, future) = scores.split_at_mut(self.seen(&tile, index));
-                    let (max, sum) = simd(|| exponentials(seen));
+                    let (max, sum) = exponentials(seen);
                     future.fill(0.0);
                     sums[index] = sum;
                     log_sums.row(row + index)[member] = max + sum.ln();
@@ -285,13 +285,8 @@ impl Plan {
                     let seen = self.seen(&tile, index);
                     p[seen..].fill(0.0);
                     slope[seen..].fill(0.0);
-                    simd(|| {
-                        let delta = dot(&inputs.incoming[at..at + d], &inputs.output[at..at + d]);
-                        for (p, slope) in p[..seen].iter_mut().zip(&mut slope[..seen]) {
-                            *p = exp(*p - log_sum);
-                            *slope = *p * (*slope - delta);
-                        }
-                    });
+                    let of_output = (&inputs.incoming[at..at + d], &inputs.output[at..at + d]);
+                    score_slopes(&mut p[..seen], &mut slope[..seen], log_sum, of_output);
                 }
                 let p = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
                 let slopes = Matrix::new(slopes, tile.queries, tile.keys, tile.keys);
@@ -303,8 +298,19 @@ impl Plan {
     }
 }
 
+simd! {
+/// Replaces scores by probabilities, and ∂L/∂P by ∂L/∂S; `of_output` is a row of ∂L/∂o and of o.
+fn score_slopes(p: &mut [f32], slope: &mut [f32], log_sum: f32, of_output: (&[f32], &[f32])) {
+    let delta = dot(of_output.0, of_output.1);
+    for (p, slope) in p.iter_mut().zip(slope) {
+        *p = exp(*p - log_sum);
+        *slope = *p * (*slope - delta);
+    }
+}
+}
+
+simd! {
 /// Replaces scores by e^(score − max); returns max and their sum.
-#[inline(always)]
 fn exponentials(scores: &mut [f32]) -> (f32, f32) {
     const LANES: usize = 16;
     let mut max = [f32::NEG_INFINITY; LANES];
@@ -329,6 +335,7 @@ fn exponentials(scores: &mut [f32]) -> (f32, f32) {
         sum += *score;
     }
     (max, sum)
+}
 }
 
 #[cfg(test)]

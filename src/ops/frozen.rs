@@ -6,8 +6,10 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::cpu::math::simd;
 use super::cpu::matrix::{Matrix, MatrixMut, matmul};
 use super::memory::Buffer;
 use super::nf4::Nf4;
@@ -87,8 +89,8 @@ impl FrozenMatrix {
         let range = first..first + out.len();
         match &self.storage {
             Storage::F32(data) => out.copy_from_slice(&data[range]),
-            Storage::Bf16(data) => widen(&data[range], out, |w| f32::from_bits(u32::from(w.to_bits()) << 16)),
-            Storage::F16(data) => widen(&data[range], out, f16::to_f32),
+            Storage::Bf16(data) => widen(out, &data[range]),
+            Storage::F16(data) => data[range].convert_to_f32_slice(out),
             Storage::Nf4(weights) => weights.dequantize(first, out),
         }
     }
@@ -135,12 +137,13 @@ impl FrozenMatrix {
     }
 }
 
-fn widen<T: Copy>(from: &[T], to: &mut [f32], f: impl Fn(T) -> f32) {
-    super::cpu::math::simd(|| {
+simd! {
+    /// bf16 is the upper half of an f32.
+    fn widen(to: &mut [f32], from: &[bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
-            *to = f(*from);
+            *to = f32::from_bits(u32::from(from.to_bits()) << 16);
         }
-    });
+    }
 }
 
 fn cuts(len: usize, width: usize) -> impl Iterator<Item = Range<usize>> {

@@ -5,7 +5,6 @@
 //! counter, drawn again where it is needed. Products with A and B are r numbers wide; they are
 //! done row by row while the row is in cache.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
 use candle_core::{Result, bail};
@@ -140,10 +139,6 @@ struct Mask {
     scale: f32,
 }
 
-thread_local! {
-    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Columns of a gradient that one task sums: with 16 ranks, 32 KiB of sums.
 const COLUMNS: usize = 512;
 
@@ -170,123 +165,123 @@ impl Kernel {
     /// u = drop(x) Aᵀ, `(N, r)`.
     fn down(&self, x: &[f32]) -> Vec<f32> {
         let mut u = scratch(x.len() / self.inputs * self.rank);
-        // Blocks of rows by the work they are, not by the size of the output.
-        let rows = (16_384 / self.inputs).max(1);
-        u.par_chunks_mut(rows * self.rank).enumerate().for_each(|(index, block)| {
-            simd(|| {
-                for (row, u) in (index * rows..).zip(block.chunks_exact_mut(self.rank)) {
-                    let x = &x[row * self.inputs..][..self.inputs];
-                    self.masked(x, row * self.inputs, |x| dot_rows(&self.a, x, u));
-                }
-            });
-        });
+        dot_all(&mut u, x, &self.a, self.inputs, 1.0, self.mask);
         u
     }
 
     /// y += scaling · u Bᵀ
     fn add_up(&self, u: &[f32], y: &mut [f32]) {
-        let u: Vec<f32> = u.iter().map(|u| self.scaling * u).collect();
-        par_rows(y, self.outputs, |first, block| {
-            for (row, y) in (first..).zip(block.chunks_exact_mut(self.outputs)) {
-                add_rows(y, &u[row * self.rank..][..self.rank], &self.b_transposed, self.outputs);
-            }
-        });
+        add_all(y, u, &self.b_transposed, self.outputs, self.scaling, None);
     }
 
     /// ∂L/∂u = scaling · g B, `(N, r)`.
     fn backward_up(&self, g: &[f32]) -> Vec<f32> {
         let mut gu = scratch(g.len() / self.outputs * self.rank);
-        let rows = (16_384 / self.outputs).max(1);
-        gu.par_chunks_mut(rows * self.rank).enumerate().for_each(|(index, block)| {
-            simd(|| {
-                for (row, gu) in (index * rows..).zip(block.chunks_exact_mut(self.rank)) {
-                    dot_rows(&self.b_transposed, &g[row * self.outputs..][..self.outputs], gu);
-                    for gu in gu {
-                        *gu *= self.scaling;
-                    }
-                }
-            });
-        });
+        dot_all(&mut gu, g, &self.b_transposed, self.outputs, self.scaling, None);
         gu
     }
 
     /// (∂L/∂B)ᵀ = scaling · uᵀ g, `(r, out)`.
     fn gradient_of_b(&self, g: &[f32], u: &[f32]) -> Vec<f32> {
-        let u: Vec<f32> = u.iter().map(|u| self.scaling * u).collect();
-        self.outer(g, self.outputs, &u, None)
+        let mut sums = vec![0.0; self.rank * self.outputs];
+        sum_outer(&mut sums, g, u, self.outputs, self.scaling, None);
+        sums
     }
 
     /// ∂L/∂A = (∂L/∂u)ᵀ drop(x), `(r, in)`.
     fn gradient_of_a(&self, x: &[f32], gu: &[f32]) -> Vec<f32> {
-        self.outer(x, self.inputs, gu, self.mask)
-    }
-
-    /// `coefficientsᵀ · mask(rows)`, `(r, width)`: each task sums its own columns over all rows, so
-    /// that the order of every sum is fixed.
-    fn outer(&self, rows: &[f32], width: usize, coefficients: &[f32], mask: Option<Mask>) -> Vec<f32> {
-        /// Rows taken together: each sum is loaded and stored once for all of them.
-        const GROUP: usize = 8;
-        let mut sums = vec![0.0; self.rank * width];
-        let (count, rank) = (rows.len() / width, self.rank);
-        MatrixMut::new(&mut sums, rank, width, width).par_columns(COLUMNS, |column, mut sums| {
-            let columns = COLUMNS.min(width - column);
-            let mut group = [0.0; GROUP * COLUMNS];
-            simd(|| {
-                for first in (0..count).step_by(GROUP) {
-                    let members = GROUP.min(count - first);
-                    let source = &rows[first * width + column..];
-                    let (data, stride) = if let Some(mask) = mask {
-                        for member in 0..members {
-                            let out = &mut group[member * COLUMNS..][..columns];
-                            out.copy_from_slice(&source[member * width..][..columns]);
-                            mask.apply((first + member) * width + column, out);
-                        }
-                        (&group[..], COLUMNS)
-                    } else {
-                        (source, width)
-                    };
-                    for r in 0..rank {
-                        let mut c = [0.0; GROUP];
-                        for (member, c) in c[..members].iter_mut().enumerate() {
-                            *c = coefficients[(first + member) * rank + r];
-                        }
-                        add_rows(sums.row(r), &c[..members], data, stride);
-                    }
-                }
-            });
-        });
+        let mut sums = vec![0.0; self.rank * self.inputs];
+        sum_outer(&mut sums, x, gu, self.inputs, 1.0, self.mask);
         sums
     }
 
     /// ∂L/∂x += mask(∂L/∂u · A)
     fn add_backward_down(&self, gu: &[f32], gradient: &mut [f32]) {
-        par_rows(gradient, self.inputs, |first, block| {
-            let mut product = vec![0.0; self.inputs];
-            for (row, gradient) in (first..).zip(block.chunks_exact_mut(self.inputs)) {
-                let gu = &gu[row * self.rank..][..self.rank];
-                let Some(mask) = &self.mask else {
-                    add_rows(gradient, gu, &self.a, self.inputs);
-                    continue;
-                };
-                product.fill(0.0);
-                add_rows(&mut product, gu, &self.a, self.inputs);
-                mask.apply(row * self.inputs, &mut product);
-                for (gradient, product) in gradient.iter_mut().zip(&product) {
-                    *gradient += product;
+        add_all(gradient, gu, &self.a, self.inputs, 1.0, self.mask);
+    }
+}
+
+simd! {
+    /// `out = scale · mask(x) · matrixᵀ`: `x` `(N, width)`, `matrix` `(r, width)`, `out` `(N, r)`.
+    fn dot_all(out: &mut [f32], x: &[f32], matrix: &[f32], width: usize, scale: f32, mask: Option<Mask>) {
+        let rank = matrix.len() / width;
+        // Blocks of rows by the work they are, not by the size of the output.
+        let rows = (16_384 / width).max(1);
+        out.par_chunks_mut(rows * rank).enumerate().for_each(|(index, block)| {
+            let mut kept = vec![0.0; if mask.is_some() { width } else { 0 }];
+            for (row, out) in (index * rows..).zip(block.chunks_exact_mut(rank)) {
+                let mut x = &x[row * width..][..width];
+                if let Some(mask) = &mask {
+                    kept.copy_from_slice(x);
+                    mask.apply(row * width, &mut kept);
+                    x = &kept;
+                }
+                dot_rows(matrix, x, out);
+                for out in out {
+                    *out *= scale;
                 }
             }
         });
     }
+}
 
-    /// Calls `f` with a row of `x` after dropout.
-    #[inline(always)]
-    fn masked(&self, x: &[f32], first: usize, mut f: impl FnMut(&[f32])) {
-        let Some(mask) = &self.mask else { return f(x) };
-        ROWS.with_borrow_mut(|row| {
-            row.clear();
-            row.extend_from_slice(x);
-            mask.apply(first, row);
-            f(row);
+simd! {
+    /// `y += mask(scale · c · matrix)`: `c` `(N, r)`, `matrix` `(r, width)`, `y` `(N, width)`.
+    fn add_all(y: &mut [f32], c: &[f32], matrix: &[f32], width: usize, scale: f32, mask: Option<Mask>) {
+        let rank = matrix.len() / width;
+        par_rows(y, width, |first, block| {
+            let mut scaled = vec![0.0; rank];
+            let mut product = vec![0.0; if mask.is_some() { width } else { 0 }];
+            for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
+                for (scaled, c) in scaled.iter_mut().zip(&c[row * rank..]) {
+                    *scaled = scale * c;
+                }
+                let Some(mask) = &mask else {
+                    add_rows(y, &scaled, matrix, width);
+                    continue;
+                };
+                product.fill(0.0);
+                add_rows(&mut product, &scaled, matrix, width);
+                mask.apply(row * width, &mut product);
+                for (y, product) in y.iter_mut().zip(&product) {
+                    *y += product;
+                }
+            }
+        });
+    }
+}
+
+simd! {
+    /// `sums += scale · cᵀ · mask(x)`: `c` `(N, r)`, `x` `(N, width)`, `sums` `(r, width)`. Each task
+    /// sums its own columns over all rows, so that the order of every sum is fixed.
+    fn sum_outer(sums: &mut [f32], x: &[f32], c: &[f32], width: usize, scale: f32, mask: Option<Mask>) {
+        /// Rows taken together: each sum is loaded and stored once for all of them.
+        const GROUP: usize = 4;
+        let (count, rank) = (x.len() / width, sums.len() / width);
+        MatrixMut::new(sums, rank, width, width).par_columns(COLUMNS, |column, mut sums| {
+            let columns = COLUMNS.min(width - column);
+            let mut kept = [0.0; GROUP * COLUMNS];
+            for first in (0..count).step_by(GROUP) {
+                let members = GROUP.min(count - first);
+                let source = &x[first * width + column..];
+                let (data, stride) = if let Some(mask) = &mask {
+                    for member in 0..members {
+                        let out = &mut kept[member * COLUMNS..][..columns];
+                        out.copy_from_slice(&source[member * width..][..columns]);
+                        mask.apply((first + member) * width + column, out);
+                    }
+                    (&kept[..], COLUMNS)
+                } else {
+                    (source, width)
+                };
+                for r in 0..rank {
+                    let mut scaled = [0.0; GROUP];
+                    for (member, scaled) in scaled[..members].iter_mut().enumerate() {
+                        *scaled = scale * c[(first + member) * rank + r];
+                    }
+                    add_rows(sums.row(r), &scaled[..members], data, stride);
+                }
+            }
         });
     }
 }

@@ -62,7 +62,9 @@ fn mean_loss(
     Ok(tape.record(loss, move |incoming| {
         let scale = elements(&incoming)?[0];
         gradient.write(&shape.into(), |gradient, accumulate| {
-            super::cpu::map(gradient, accumulate, [&slopes], |[slope]| scale * slope);
+            for (gradient, slope) in gradient.iter_mut().zip(&slopes) {
+                *gradient = scale * slope + if accumulate { *gradient } else { 0.0 };
+            }
         })
     }))
 }

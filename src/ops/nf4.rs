@@ -108,13 +108,7 @@ impl Nf4 {
                     let first = piece * PIECE;
                     let weights = &mut weights[..PIECE.min(len - first)];
                     read(first, weights);
-                    simd(|| {
-                        for ((block, codes), scale) in
-                            weights.chunks(BLOCK).zip(codes.chunks_mut(BLOCK / 2)).zip(scales)
-                        {
-                            *scale = quantize_block(block, codes);
-                        }
-                    });
+                    quantize_blocks(weights, codes, scales);
                 },
             );
         let offset = (scales.iter().map(|&s| f64::from(s)).sum::<f64>() / scales.len().max(1) as f64) as f32;
@@ -167,6 +161,15 @@ impl Nf4 {
     fn scale(&self, block: usize) -> f32 {
         // bitsandbytes rounds the product before it adds the offset: no fused multiply-add here.
         self.nested_map[usize::from(self.absmax[block])] * self.nested_absmax[block / NESTED_BLOCK] + self.offset
+    }
+}
+
+simd! {
+    /// Writes the codes and the scale of each block.
+    fn quantize_blocks(weights: &[f32], codes: &mut [u8], scales: &mut [f32]) {
+        for ((block, codes), scale) in weights.chunks(BLOCK).zip(codes.chunks_mut(BLOCK / 2)).zip(scales) {
+            *scale = quantize_block(block, codes);
+        }
     }
 }
 

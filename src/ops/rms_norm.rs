@@ -5,7 +5,7 @@ use std::rc::Rc;
 use candle_core::Result;
 
 use super::buffer::{elements, scratch, tensor};
-use super::cpu::math::dot;
+use super::cpu::math::{dot, simd};
 use super::cpu::par_rows;
 use super::rows_of;
 use super::tape::{Tape, Value};
@@ -26,26 +26,10 @@ pub struct RmsNorm {
 pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     let width = norm.weight.len();
     let rows = rows_of(x.tensor(), width)?;
-    let input = elements(x.tensor())?;
-    let RmsNorm { weight, epsilon } = &**norm;
     let mut inverse = scratch(rows);
-    par_rows(&mut inverse, 1, |first, out| {
-        for (row, out) in out.iter_mut().enumerate() {
-            let x = &input[(first + row) * width..][..width];
-            *out = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
-        }
-    });
     let mut output = scratch(rows * width);
-    par_rows(&mut output, width, |first, block| {
-        for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
-            let x = &input[row * width..][..width];
-            for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-                *y = x * inverse[row] * weight;
-            }
-        }
-    });
+    normalize(&mut output, &mut inverse, &*elements(x.tensor())?, norm);
     let output = tensor(output, (rows, width))?;
-    drop(input);
     let Some(gradient) = x.gradient() else {
         return Ok(Value::constant(output));
     };
@@ -53,40 +37,53 @@ pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     Ok(tape.record(output, move |incoming| {
         let (x, incoming, weight) = (elements(&x)?, elements(&incoming)?, &*norm.weight);
         gradient.write(&(rows, width).into(), |gradient, accumulate| {
-            par_rows(gradient, width, |first, block| {
-                for (row, gradient) in (first..).zip(block.chunks_exact_mut(width)) {
-                    let at = row * width..(row + 1) * width;
-                    backward_row(&x[at.clone()], &incoming[at], weight, inverse[row], gradient, accumulate);
-                }
-            });
+            backward(gradient, accumulate, &x, &incoming, weight, &inverse);
         })
     }))
 }
 
-/// With s = 1/√(mean(x²) + ε): `∂L/∂x = s·(g∘w) − x · s³/D · Σ g∘w∘x`.
-#[inline(always)]
-fn backward_row(x: &[f32], incoming: &[f32], weight: &[f32], scale: f32, gradient: &mut [f32], accumulate: bool) {
-    if !accumulate {
-        gradient.fill(0.0);
+simd! {
+    /// Writes the normalised rows, and each row's 1/√(mean(x²) + ε).
+    fn normalize(output: &mut [f32], inverse: &mut [f32], x: &[f32], norm: &RmsNorm) {
+        let width = norm.weight.len();
+        par_rows(inverse, 1, |first, inverse| {
+            for (row, inverse) in (first..).zip(inverse) {
+                let x = &x[row * width..][..width];
+                *inverse = 1.0 / (dot(x, x) / width as f32 + norm.epsilon).sqrt();
+            }
+        });
+        par_rows(output, width, |first, block| {
+            for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
+                let x = &x[row * width..][..width];
+                for ((y, x), weight) in y.iter_mut().zip(x).zip(&norm.weight) {
+                    *y = x * inverse[row] * weight;
+                }
+            }
+        });
     }
-    // The sum of three factors, in lanes so that it vectorises.
-    const LANES: usize = 16;
-    let mut sums = [0.0f32; LANES];
-    let mut tail = 0.0;
-    let ((x16, x_rest), (g16, g_rest), (w16, w_rest)) =
-        (x.as_chunks::<LANES>(), incoming.as_chunks::<LANES>(), weight.as_chunks::<LANES>());
-    for ((x, g), w) in x16.iter().zip(g16).zip(w16) {
-        for lane in 0..LANES {
-            sums[lane] = (g[lane] * w[lane]).mul_add(x[lane], sums[lane]);
-        }
-    }
-    for ((x, g), w) in x_rest.iter().zip(g_rest).zip(w_rest) {
-        tail += g * w * x;
-    }
-    let sum = sums.iter().sum::<f32>() + tail;
-    let pull = sum * scale * scale * scale / x.len() as f32;
-    for (((gradient, x), g), w) in gradient.iter_mut().zip(x).zip(incoming).zip(weight) {
-        *gradient += scale * g * w - pull * x;
+}
+
+simd! {
+    /// With s = 1/√(mean(x²) + ε): `∂L/∂x = s·(g∘w) − x · s³/D · Σ g∘w∘x`.
+    fn backward(gradient: &mut [f32], accumulate: bool, x: &[f32], incoming: &[f32], weight: &[f32], inverse: &[f32]) {
+        let width = weight.len();
+        par_rows(gradient, width, |first, block| {
+            let mut weighted = vec![0.0; width];
+            for (row, gradient) in (first..).zip(block.chunks_exact_mut(width)) {
+                let (x, incoming) = (&x[row * width..][..width], &incoming[row * width..][..width]);
+                for ((weighted, g), w) in weighted.iter_mut().zip(incoming).zip(weight) {
+                    *weighted = g * w;
+                }
+                let scale = inverse[row];
+                let pull = dot(&weighted, x) * scale * scale * scale / width as f32;
+                if !accumulate {
+                    gradient.fill(0.0);
+                }
+                for ((gradient, x), weighted) in gradient.iter_mut().zip(x).zip(&weighted) {
+                    *gradient += scale * weighted - pull * x;
+                }
+            }
+        });
     }
 }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use candle_core::{Result, bail};
 
 use super::buffer::modify;
+use super::cpu::math::simd;
 use super::cpu::par_rows;
 use super::tape::{Tape, Value};
 
@@ -37,13 +38,16 @@ impl RopeTable {
         self.cos.len() / self.half
     }
 
-    /// Rotates every head of the rows of `x`, backwards if `inverse`.
-    fn rotate(&self, x: &mut [f32], width: usize, positions: &[u32], inverse: bool) {
-        let (half, sign) = (self.half, if inverse { -1.0 } else { 1.0 });
+}
+
+simd! {
+    /// Rotates every head of the rows of `x`, by `sign` times their angles.
+    fn rotate(x: &mut [f32], width: usize, table: &RopeTable, positions: &[u32], sign: f32) {
+        let half = table.half;
         par_rows(x, width, |first, block| {
             for (row, x) in (first..).zip(block.chunks_exact_mut(width)) {
                 let at = positions[row] as usize * half;
-                let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);
+                let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
                 for head in x.chunks_exact_mut(2 * half) {
                     let (a, b) = head.split_at_mut(half);
                     for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
@@ -68,7 +72,7 @@ pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>)
     if let Some(position) = positions.iter().find(|&&p| p as usize >= table.positions()) {
         bail!("position {position} is outside the rope table of {}", table.positions());
     }
-    modify(x.tensor(), |x| table.rotate(x, width, positions, false))?;
+    modify(x.tensor(), |x| rotate(x, width, table, positions, 1.0))?;
     let Some(gradient) = x.gradient() else {
         return Ok(x);
     };
@@ -78,7 +82,7 @@ pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>)
             let copy = incoming.copy()?;
             incoming = Rc::new(copy);
         }
-        modify(&incoming, |g| table.rotate(g, width, &positions, true))?;
+        modify(&incoming, |g| rotate(g, width, &table, &positions, -1.0))?;
         gradient.add(incoming)
     }))
 }

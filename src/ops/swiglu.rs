@@ -3,7 +3,8 @@
 use candle_core::Result;
 
 use super::buffer::{elements, scratch, tensor};
-use super::cpu::{map, math::sigmoid};
+use super::cpu::math::{sigmoid, simd};
+use super::cpu::{MAP_WIDTH, map_block, par_rows};
 use super::rows_of;
 use super::tape::{Tape, Value};
 
@@ -17,7 +18,7 @@ pub fn swiglu(tape: &Tape, gate: &Value, up: &Value) -> Result<Value> {
     let mut output = scratch(shape.0 * shape.1);
     {
         let (gate, up) = (elements(gate.tensor())?, elements(up.tensor())?);
-        map(&mut output, false, [&gate, &up], |[gate, up]| gate * sigmoid(gate) * up);
+        silu_times_up(&mut output, &gate, &up);
     }
     let output = tensor(output, shape)?;
     let gradients = (gate.gradient(), up.gradient());
@@ -29,19 +30,43 @@ pub fn swiglu(tape: &Tape, gate: &Value, up: &Value) -> Result<Value> {
         let (gate, up, incoming) = (elements(&gate)?, elements(&up)?, elements(&incoming)?);
         if let Some(gradient) = &gradients.0 {
             gradient.write(&shape.into(), |gradient, accumulate| {
-                map(gradient, accumulate, [&incoming, &gate, &up], |[g, gate, up]| {
-                    let s = sigmoid(gate);
-                    g * up * s * (1.0 + gate * (1.0 - s))
-                });
+                gradient_of_gate(gradient, accumulate, &incoming, &gate, &up);
             })?;
         }
         if let Some(gradient) = &gradients.1 {
             gradient.write(&shape.into(), |gradient, accumulate| {
-                map(gradient, accumulate, [&incoming, &gate], |[g, gate]| g * gate * sigmoid(gate));
+                gradient_of_up(gradient, accumulate, &incoming, &gate);
             })?;
         }
         Ok(())
     }))
+}
+
+simd! {
+    fn silu_times_up(output: &mut [f32], gate: &[f32], up: &[f32]) {
+        par_rows(output, MAP_WIDTH, |first, block| {
+            map_block(first, block, false, [gate, up], |[gate, up]| gate * sigmoid(gate) * up);
+        });
+    }
+}
+
+simd! {
+    fn gradient_of_gate(gradient: &mut [f32], accumulate: bool, incoming: &[f32], gate: &[f32], up: &[f32]) {
+        par_rows(gradient, MAP_WIDTH, |first, block| {
+            map_block(first, block, accumulate, [incoming, gate, up], |[g, gate, up]| {
+                let s = sigmoid(gate);
+                g * up * s * (1.0 + gate * (1.0 - s))
+            });
+        });
+    }
+}
+
+simd! {
+    fn gradient_of_up(gradient: &mut [f32], accumulate: bool, incoming: &[f32], gate: &[f32]) {
+        par_rows(gradient, MAP_WIDTH, |first, block| {
+            map_block(first, block, accumulate, [incoming, gate], |[g, gate]| g * gate * sigmoid(gate));
+        });
+    }
 }
 
 #[cfg(test)]

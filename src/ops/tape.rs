@@ -11,7 +11,8 @@ use std::rc::Rc;
 use candle_core::{Result, Tensor, bail};
 
 use super::buffer;
-use super::cpu::par_rows;
+use super::cpu::math::simd;
+use super::cpu::{MAP_WIDTH, map_block, par_rows};
 
 type Step = Box<dyn FnOnce() -> Result<()>>;
 
@@ -269,12 +270,11 @@ fn add_in_place(sum: &Tensor, other: &Tensor) -> Result<()> {
         bail!("gradients of shapes {:?} and {:?} meet", sum.shape(), other.shape());
     }
     let other = buffer::elements(other)?;
-    buffer::modify(sum, |sum| {
-        par_rows(sum, 1024, |row, block| {
-            let start = row * 1024;
-            for (sum, other) in block.iter_mut().zip(&other[start..]) {
-                *sum += other;
-            }
-        });
-    })
+    buffer::modify(sum, |sum| add(sum, &other))
+}
+
+simd! {
+    fn add(sum: &mut [f32], other: &[f32]) {
+        par_rows(sum, MAP_WIDTH, |first, block| map_block(first, block, true, [other], |[x]| x));
+    }
 }

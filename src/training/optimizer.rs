@@ -5,7 +5,6 @@ use std::rc::Rc;
 use candle_core::Result;
 
 use crate::ops::buffer::{elements, modify};
-use crate::ops::cpu::math::simd;
 use crate::ops::tape::Param;
 
 const BETA1: f64 = 0.9;
@@ -58,22 +57,16 @@ impl AdamW {
         let (beta1, beta2, epsilon) = (BETA1 as f32, BETA2 as f32, EPSILON as f32);
         let (scale, correction2) = (gradient_scale as f32, correction2 as f32);
         for (param, moments) in &mut self.params {
-            let gradient = elements(param.gradient())?;
             let Moments { first, second } = moments;
-            simd(|| {
-                for ((m, v), g) in first.iter_mut().zip(second.iter_mut()).zip(gradient.iter()) {
-                    let g = g * scale;
-                    *m += (1.0 - beta1) * (g - *m);
-                    *v = beta2 * *v + (1.0 - beta2) * g * g;
-                }
-            });
-            drop(gradient);
+            for ((m, v), g) in first.iter_mut().zip(second.iter_mut()).zip(elements(param.gradient())?.iter()) {
+                let g = g * scale;
+                *m += (1.0 - beta1) * (g - *m);
+                *v = beta2 * *v + (1.0 - beta2) * g * g;
+            }
             modify(param.value(), |values| {
-                simd(|| {
-                    for ((p, m), v) in values.iter_mut().zip(first.iter()).zip(second.iter()) {
-                        *p = *p * decay - step_size * m / (v.sqrt() / correction2 + epsilon);
-                    }
-                });
+                for ((p, m), v) in values.iter_mut().zip(first.iter()).zip(second.iter()) {
+                    *p = *p * decay - step_size * m / (v.sqrt() / correction2 + epsilon);
+                }
             })?;
         }
         Ok(())

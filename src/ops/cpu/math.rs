@@ -3,10 +3,72 @@
 /// Floats in the widest vector register that we compile for (AVX-512).
 const LANES: usize = 16;
 
-/// Runs `f` compiled for the widest instruction set that this CPU has (x86-64-v4, v3 or baseline).
-#[inline(always)]
-pub(crate) fn simd<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+/// Compiles a function once for each of x86-64-v4 (AVX-512), v3 (AVX2 and FMA) and the baseline, and
+/// chooses at run time.
+///
+/// Closures written inside the function are compiled for the same instruction set; code that it
+/// calls is so only if it is `#[inline(always)]`.
+macro_rules! simd {
+    ($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block) => {
+        $(#[$meta])*
+        $visibility fn $name($($argument: $type),*) $(-> $output)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,f16c")]
+            fn x86_64_v4($($argument: $type),*) $(-> $output)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,f16c")]
+            fn x86_64_v3($($argument: $type),*) $(-> $output)? $body
+
+            fn baseline($($argument: $type),*) $(-> $output)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            match $crate::ops::cpu::math::Level::of_this_cpu() {
+                // SAFETY: the features were detected.
+                #[expect(unsafe_code, reason = "calls code compiled for a CPU feature")]
+                $crate::ops::cpu::math::Level::V4 => return unsafe { x86_64_v4($($argument),*) },
+                // SAFETY: the features were detected.
+                #[expect(unsafe_code, reason = "calls code compiled for a CPU feature")]
+                $crate::ops::cpu::math::Level::V3 => return unsafe { x86_64_v3($($argument),*) },
+                $crate::ops::cpu::math::Level::Baseline => {}
+            }
+            baseline($($argument),*)
+        }
+    };
+}
+pub(crate) use simd;
+
+/// Instruction sets that code is compiled for.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    V4,
+    V3,
+    Baseline,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Level {
+    /// What this CPU has; the standard library remembers what it detected.
+    pub(crate) fn of_this_cpu() -> Self {
+        let has_v3 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("f16c");
+        let has_v4 = has_v3
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        match (has_v4, has_v3) {
+            (true, _) => Self::V4,
+            (_, true) => Self::V3,
+            _ => Self::Baseline,
+        }
+    }
 }
 
 /// e^x to about one unit in the last place, without a branch (Cephes' `expf` polynomial).
@@ -142,9 +204,9 @@ mod tests {
                 let rows: Vec<f32> = (0..ranks * width).map(|i| ((i * 37) % 11) as f32 - 5.0).collect();
                 let b: Vec<f32> = (0..width).map(|i| ((i * 13) % 7) as f32 - 3.0).collect();
                 let mut out = vec![0.0; ranks];
-                simd(|| dot_rows(&rows, &b, &mut out));
+                dot_rows(&rows, &b, &mut out);
                 let mut y = b.clone();
-                simd(|| add_rows(&mut y, &out, &rows, width));
+                add_rows(&mut y, &out, &rows, width);
                 for r in 0..ranks {
                     let expected: f32 = (0..width).map(|i| rows[r * width + i] * b[i]).sum();
                     assert_eq!(out[r], expected);

@@ -6,34 +6,35 @@ pub(crate) mod matrix;
 
 use rayon::prelude::*;
 
-/// Runs `f(first row, rows)` over blocks of whole rows of `out`, on all cores, compiled for this
-/// CPU's vector unit. The cut depends on the shape alone, never on the number of threads.
+/// Runs `f(first row, rows)` over blocks of whole rows of `out`, on all cores. The cut depends on
+/// the shape alone, never on the number of threads.
 pub(crate) fn par_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     // About 16 Ki elements: large against the cost of a task, small against a core's cache.
     let rows = (16_384 / width.max(1)).max(1);
-    out.par_chunks_mut(rows * width.max(1))
-        .enumerate()
-        .for_each(|(index, block)| math::simd(|| f(index * rows, block)));
+    out.par_chunks_mut(rows * width.max(1)).enumerate().for_each(|(index, block)| f(index * rows, block));
 }
 
-/// out = f(inputs), or out += f(inputs) if `accumulate`, element by element on all cores.
-pub(crate) fn map<const K: usize>(
-    out: &mut [f32],
+/// Elements that [`map_block`] is called for at a time: pass it to [`par_rows`] as the width.
+pub(crate) const MAP_WIDTH: usize = 1024;
+
+/// `block = f(inputs)`, or `block += f(inputs)` if `accumulate`, element by element; `block` starts
+/// at row `first` of rows of [`MAP_WIDTH`].
+#[inline(always)]
+pub(crate) fn map_block<const K: usize>(
+    first: usize,
+    block: &mut [f32],
     accumulate: bool,
     inputs: [&[f32]; K],
-    f: impl Fn([f32; K]) -> f32 + Sync,
+    f: impl Fn([f32; K]) -> f32,
 ) {
-    const BLOCK: usize = 1024;
-    par_rows(out, BLOCK, |first, block| {
-        let inputs = inputs.map(|input| &input[first * BLOCK..][..block.len()]);
-        if accumulate {
-            for (index, out) in block.iter_mut().enumerate() {
-                *out += f(inputs.map(|input| input[index]));
-            }
-        } else {
-            for (index, out) in block.iter_mut().enumerate() {
-                *out = f(inputs.map(|input| input[index]));
-            }
+    let inputs = inputs.map(|input| &input[first * MAP_WIDTH..][..block.len()]);
+    if accumulate {
+        for (index, out) in block.iter_mut().enumerate() {
+            *out += f(inputs.map(|input| input[index]));
         }
-    });
+    } else {
+        for (index, out) in block.iter_mut().enumerate() {
+            *out = f(inputs.map(|input| input[index]));
+        }
+    }
 }
