@@ -97,44 +97,58 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// sums + a·b, lane by lane.
+#[inline(always)]
+fn multiply_add(sums: [f32; LANES], a: &[f32; LANES], b: &[f32; LANES]) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    for lane in 0..LANES {
+        out[lane] = a[lane].mul_add(b[lane], sums[lane]);
+    }
+    out
+}
+
+/// The sum of all lanes. Halving keeps the order fixed and the rounding small.
+#[inline(always)]
+fn total(mut sums: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
 /// Σ a·b
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dots([a], b)[0]
+    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+    let (a_lanes, a_rest) = a[..b.len()].as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for (a, b) in a_lanes.iter().zip(b_lanes) {
+        sums = multiply_add(sums, a, b);
+    }
+    total(sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// Σ aᵢ·b for several rows at once, so that `b` is loaded once.
+/// Σ aᵢ·b for four rows at once, so that `b` is loaded once. Written out by hand: with the rows in
+/// an array the compiler keeps the sums in memory, ten times slower.
 #[inline(always)]
-pub(crate) fn dots<const ROWS: usize>(a: [&[f32]; ROWS], b: &[f32]) -> [f32; ROWS] {
-    let mut sums = [[0.0f32; LANES]; ROWS];
-    let (chunks, rest) = b.as_chunks::<LANES>();
-    let a_chunks = a.map(|row| &row[..b.len()].as_chunks::<LANES>().0[..chunks.len()]);
-    for (index, b) in chunks.iter().enumerate() {
-        for row in 0..ROWS {
-            let a = &a_chunks[row][index];
-            for lane in 0..LANES {
-                sums[row][lane] = a[lane].mul_add(b[lane], sums[row][lane]);
-            }
-        }
+fn four_dots(a: [&[f32]; 4], b: &[f32]) -> [f32; 4] {
+    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+    let n = b_lanes.len();
+    let [a0, a1, a2, a3] = a.map(|row| &row[..b.len()].as_chunks::<LANES>().0[..n]);
+    let (mut s0, mut s1, mut s2, mut s3) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    for index in 0..n {
+        let b = &b_lanes[index];
+        s0 = multiply_add(s0, &a0[index], b);
+        s1 = multiply_add(s1, &a1[index], b);
+        s2 = multiply_add(s2, &a2[index], b);
+        s3 = multiply_add(s3, &a3[index], b);
     }
-    let start = chunks.len() * LANES;
-    let mut out = [0.0; ROWS];
-    for row in 0..ROWS {
-        // Halving keeps the order of the sum fixed and the rounding small.
-        let sum = &mut sums[row];
-        let mut width = LANES / 2;
-        while width > 0 {
-            for lane in 0..width {
-                sum[lane] += sum[lane + width];
-            }
-            width /= 2;
-        }
-        out[row] = sum[0];
-        for (a, b) in a[row][start..].iter().zip(rest) {
-            out[row] += a * b;
-        }
-    }
-    out
+    let rest = |row: usize| a[row][n * LANES..].iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>();
+    [total(s0) + rest(0), total(s1) + rest(1), total(s2) + rest(2), total(s3) + rest(3)]
 }
 
 /// y += Σ cᵢ·xᵢ over several rows at once, so that `y` is loaded and stored once.
@@ -158,7 +172,7 @@ pub(crate) fn dot_rows(rows: &[f32], b: &[f32], out: &mut [f32]) {
     let row = |r: usize| &rows[r * width..(r + 1) * width];
     let done = 4 * quads.len();
     for (index, quad) in quads.iter_mut().enumerate() {
-        *quad = dots([row(4 * index), row(4 * index + 1), row(4 * index + 2), row(4 * index + 3)], b);
+        *quad = four_dots([row(4 * index), row(4 * index + 1), row(4 * index + 2), row(4 * index + 3)], b);
     }
     for (index, out) in rest.iter_mut().enumerate() {
         *out = dot(row(done + index), b);

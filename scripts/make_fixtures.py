@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Makes the numbers that tests/ compares with, from transformers, peft and torch.
+
+    pip install torch==2.15.0 transformers==4.57.6 peft==0.21.2 safetensors
+    python scripts/make_fixtures.py
+
+For each of two small random Llamas (grouped heads, llama3 and default RoPE, tied and untied, alpha
+not equal to r, odd lengths, padded here with the end token) it writes tests/fixtures/<name>/:
+  config.json, model.safetensors     the base, as transformers saves it
+  adapter/                           as peft saves it, with random A, B and score
+  batch.json                         token ids, labels and the problem type
+  expected.safetensors               logits, loss, each gradient, the parameters after five AdamW steps
+and tests/fixtures/tokens.json: token ids of data/tiny-llama's tokenizer by transformers.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "tests" / "fixtures"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+MODELS = {
+    "llama_tied": {
+        "config": dict(
+            vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
+            num_key_value_heads=2, head_dim=8, rope_theta=1000.0, rope_scaling=LLAMA3, tie_word_embeddings=True,
+            max_position_embeddings=256, rms_norm_eps=1e-5, initializer_range=0.2,
+        ),
+        "lora": dict(
+            r=3, lora_alpha=5,
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        ),
+        "labels": 5,
+        "problem": "multi_label_classification",
+        "lengths": [17, 1, 70, 33],
+    },
+    "llama_untied": {
+        "config": dict(
+            vocab_size=61, hidden_size=40, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=1, head_dim=10, rope_theta=10000.0, tie_word_embeddings=False, attention_bias=True,
+            max_position_embeddings=128, rms_norm_eps=1e-6, initializer_range=0.3,
+        ),
+        "lora": dict(r=2, lora_alpha=7, target_modules=["q_proj", "v_proj", "mlp.down_proj"]),
+        "labels": 4,
+        "problem": "single_label_classification",
+        "lengths": [5, 29, 11],
+    },
+}
+STEPS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 5, 0.01, 0.1, 1.0
+
+
+def short(name: str) -> str:
+    """A parameter's name as peft saves it."""
+    return name.replace(".default", "").replace("modules_to_save.", "")
+
+
+def make(name: str, spec: dict) -> None:
+    torch.manual_seed(len(name))
+    out = OUT / name
+    shutil.rmtree(out, ignore_errors=True)
+    eos = spec["config"]["vocab_size"] - 1
+    config = LlamaConfig(
+        **spec["config"], num_labels=spec["labels"], problem_type=spec["problem"], pad_token_id=eos, eos_token_id=eos,
+        bos_token_id=0,
+    )
+    base = LlamaForSequenceClassification(config)
+    with torch.no_grad():
+        for key, parameter in base.named_parameters():
+            if key.endswith("bias"):
+                parameter.normal_(0, 0.3)
+            elif "norm" in key:
+                parameter.uniform_(0.5, 1.5)
+    # As a checkpoint on the Hub: the language model without a classification head.
+    out.mkdir(parents=True)
+    save_file(
+        {key: value.contiguous() for key, value in base.state_dict().items() if not key.startswith("score")},
+        out / "model.safetensors", {"format": "pt"},
+    )
+    saved = config.to_dict()
+    for key in ("id2label", "label2id", "problem_type", "num_labels", "transformers_version"):
+        saved.pop(key, None)
+    (out / "config.json").write_text(json.dumps(saved, indent=1) + "\n")
+
+    lora = LoraConfig(task_type="SEQ_CLS", lora_dropout=0.0, bias="none", **spec["lora"])
+    model = get_peft_model(base, lora)
+    trained = {short(key): value for key, value in model.named_parameters() if value.requires_grad}
+    with torch.no_grad():
+        for key, parameter in trained.items():
+            parameter.normal_(0, 0.2)
+    model.save_pretrained(out / "adapter")
+    (out / "adapter" / "README.md").unlink(missing_ok=True)
+
+    lengths = spec["lengths"]
+    tokens = [torch.randint(0, eos, (length,)).tolist() for length in lengths]
+    if spec["problem"] == "multi_label_classification":
+        labels = torch.randint(0, 2, (len(lengths), spec["labels"])).float()
+        targets, rows = labels, labels.tolist()
+    else:
+        targets = torch.randint(0, spec["labels"], (len(lengths),))
+        rows = torch.nn.functional.one_hot(targets, spec["labels"]).float().tolist()
+    (out / "batch.json").write_text(
+        json.dumps({"token_ids": tokens, "labels": rows, "problem_type": spec["problem"]}) + "\n"
+    )
+    width = max(lengths)
+    ids = torch.tensor([row + [eos] * (width - len(row)) for row in tokens])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])
+
+    expected = {}
+    optimizer = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (STEPS - step) / STEPS)
+    model.train()
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        result = model(input_ids=ids, attention_mask=mask, labels=targets)
+        result.loss.backward()
+        if step == 0:
+            expected["logits"] = result.logits.detach().clone()
+            expected["loss"] = result.loss.detach().reshape(1)
+            for key, parameter in trained.items():
+                expected[f"gradient.{key}"] = parameter.grad.detach().clone()
+        norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), CLIP)
+        if step == 0:
+            expected["norm"] = norm.detach().reshape(1)
+        optimizer.step()
+        schedule.step()
+    for key, value in get_peft_model_state_dict(model).items():
+        expected[f"after.{key}"] = value.detach().clone().contiguous()
+    expected["losses_end"] = result.loss.detach().reshape(1)
+    save_file(expected, out / "expected.safetensors")
+    print(name, "loss", expected["loss"].item(), "norm", expected["norm"].item(), len(expected), "tensors")
+
+
+def tokens() -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(ROOT / "data" / "tiny-llama" / "tokenizer.json"))
+    texts = [
+        "A small text editor.",
+        "  two  spaces\n\nand newlines\t1234567 ",
+        "naïve café — 日本語 🎈",
+        "DON'T stop; it's v2.0.1-rc3 (beta)!",
+        "",
+        " ",
+        "word " * 60,
+    ]
+    rows = [{"text": text, "token_ids": tokenizer(text, truncation=True, max_length=32)["input_ids"]} for text in texts]
+    (OUT / "tokens.json").write_text(json.dumps({"max_length": 32, "rows": rows}, ensure_ascii=False, indent=1) + "\n")
+
+
+def main() -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name, spec in MODELS.items():
+        make(name, spec)
+    tokens()
+
+
+if __name__ == "__main__":
+    main()
