@@ -45,9 +45,8 @@ pub fn evaluate(
     let mut probabilities = vec![Vec::new(); samples.len()];
     let mut loss = 0.0;
     for indices in order.chunks(batch_size) {
-        let batch = Batch::new(
-            indices.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)),
-        )?;
+        let batch =
+            Batch::new(indices.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
         let tape = Tape::off();
         let logits = classifier.logits(&tape, &batch)?;
         if batch.labels.elem_count() > 0 {

@@ -17,7 +17,10 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stderr, reason = "the one place that reports a failure")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     // A reader such as `head` that went away is not a failure worth words.
-    if error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)) {
+    if error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
+    {
         return ExitCode::FAILURE;
     }
     eprintln!("error: {error:#}");

@@ -53,16 +53,8 @@ pub struct Scores {
 }
 
 /// Names of the metrics of [`Scores`] and `loss`, as `metric_for_best_model` takes them.
-pub const METRICS: [&str; 8] = [
-    "loss",
-    "f1_micro",
-    "f1_macro",
-    "precision_micro",
-    "precision_macro",
-    "recall_micro",
-    "recall_macro",
-    "accuracy",
-];
+pub const METRICS: [&str; 8] =
+    ["loss", "f1_micro", "f1_macro", "precision_micro", "precision_macro", "recall_micro", "recall_macro", "accuracy"];
 
 #[derive(Clone, Copy, Default)]
 struct Counts {
@@ -169,8 +161,13 @@ mod tests {
     /// by scripts/make_fixtures.py. The third label has no positives and no predictions.
     #[test]
     fn scores_match_torchmetrics() {
-        let probabilities =
-            [[0.9, 0.2, 0.1, 0.5], [0.6, 0.7, 0.3, 0.4], [0.4, 0.8, 0.0, 0.9], [0.1, 0.6, 0.2, 0.51], [0.7, 0.1, 0.1, 0.2]];
+        let probabilities = [
+            [0.9, 0.2, 0.1, 0.5],
+            [0.6, 0.7, 0.3, 0.4],
+            [0.4, 0.8, 0.0, 0.9],
+            [0.1, 0.6, 0.2, 0.51],
+            [0.7, 0.1, 0.1, 0.2],
+        ];
         let targets = [[1, 0, 0, 1], [0, 1, 0, 0], [1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 0, 0]];
         let predictions = Predictions {
             predicted: probabilities.iter().map(|row| above_thresholds(row, &[0.5; 4])).collect(),

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::artifacts::adapter;
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
-use crate::artifacts::adapter;
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;

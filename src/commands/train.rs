@@ -174,7 +174,10 @@ impl Setting<'_> {
             metrics.insert("epoch".into(), json!(outcome.epoch));
             if name == "test" {
                 records::write_json(&directory.test_metrics(), &metrics)?;
-                self.console.say(format!("seed {seed} on test:\n{}", records::score_table(&scored.scores, scored.evaluation.loss)));
+                self.console.say(format!(
+                    "seed {seed} on test:\n{}",
+                    records::score_table(&scored.scores, scored.evaluation.loss)
+                ));
             }
             record[name] = json!(metrics);
             record[name]["per_label"] = json!(scored.scores.per_label);

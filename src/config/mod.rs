@@ -141,7 +141,10 @@ mod tests {
     #[test]
     fn missing_keys_and_broken_yaml_are_named() {
         let error = load("data: {dataset_name: d}", &[]).unwrap_err().to_string();
-        assert!(error.contains("`data.train_csv` is missing") && error.contains("`model.model_name` is missing"), "{error}");
+        assert!(
+            error.contains("`data.train_csv` is missing") && error.contains("`model.model_name` is missing"),
+            "{error}"
+        );
         let error = format!("{:#}", load("data: {a: [1, 2}\n", &[]).unwrap_err());
         assert!(error.contains("c.yaml:1"), "{error}");
         let error = format!("{:#}", load("data:\n  a: 1\n  a: 2\n", &[]).unwrap_err());
@@ -151,12 +154,16 @@ mod tests {
     #[test]
     fn later_files_win_and_lists_replace() {
         let directory = tempfile::tempdir().unwrap();
-        let paths = [("a.yaml", MINIMAL), ("b.yaml", "exp: {seeds: [1, 2]}\nmodel: {lora_r: 3}"), ("c.yaml", "exp: {seeds: [5]}")]
-            .map(|(name, text)| {
-                let path = directory.path().join(name);
-                std::fs::write(&path, text).unwrap();
-                path
-            });
+        let paths = [
+            ("a.yaml", MINIMAL),
+            ("b.yaml", "exp: {seeds: [1, 2]}\nmodel: {lora_r: 3}"),
+            ("c.yaml", "exp: {seeds: [5]}"),
+        ]
+        .map(|(name, text)| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        });
         let config = Config::load(&paths, &[]).unwrap();
         assert_eq!((config.exp.seeds.as_slice(), config.model.lora_r), ([5].as_slice(), 3));
     }

@@ -126,9 +126,10 @@ impl Drop for Section {
     /// What was not taken is unknown.
     fn drop(&mut self) {
         for (key, place, _) in std::mem::take(&mut self.entries) {
-            let nearest = self.known.iter().max_by(|a, b| {
-                strsim::jaro_winkler(a, &key).total_cmp(&strsim::jaro_winkler(b, &key))
-            });
+            let nearest = self
+                .known
+                .iter()
+                .max_by(|a, b| strsim::jaro_winkler(a, &key).total_cmp(&strsim::jaro_winkler(b, &key)));
             let hint = match nearest {
                 Some(name) if strsim::jaro_winkler(name, &key) > 0.8 => format!("; did you mean `{name}`?"),
                 _ => format!("; known here: {}", self.known.join(", ")),

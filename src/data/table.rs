@@ -58,9 +58,10 @@ impl Table {
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
         let (name, mut reader, header) = open(path)?;
         let find = |wanted: &str| {
-            header.iter().position(|column| column == wanted).with_context(|| {
-                format!("{name}: no column `{wanted}`; the file has {}", quoted(&header))
-            })
+            header
+                .iter()
+                .position(|column| column == wanted)
+                .with_context(|| format!("{name}: no column `{wanted}`; the file has {}", quoted(&header)))
         };
         let text = match &columns.text_fields {
             Some(fields) => TextSource::Fields(fields.iter().map(|field| find(field)).collect::<Result<_>>()?),
@@ -184,7 +185,9 @@ fn row_error(path: &str, error: csv::Error) -> anyhow::Error {
     match error.kind() {
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
             let line = pos.as_ref().map_or(0, csv::Position::line);
-            anyhow::anyhow!("{path}:{line}: the row has {len} cells, the header {expected_len}; is a quote or comma missing?")
+            anyhow::anyhow!(
+                "{path}:{line}: the row has {len} cells, the header {expected_len}; is a quote or comma missing?"
+            )
         }
         _ => anyhow::Error::new(error).context(format!("{path}: cannot read")),
     }
@@ -192,7 +195,8 @@ fn row_error(path: &str, error: csv::Error) -> anyhow::Error {
 
 /// Each field trimmed, empty ones skipped, joined with ". ", and a "." at the end.
 fn join_fields(fields: &[&str]) -> String {
-    let mut text = fields.iter().map(|field| field.trim()).filter(|field| !field.is_empty()).collect::<Vec<_>>().join(". ");
+    let mut text =
+        fields.iter().map(|field| field.trim()).filter(|field| !field.is_empty()).collect::<Vec<_>>().join(". ");
     if !text.is_empty() && !text.ends_with('.') {
         text.push('.');
     }

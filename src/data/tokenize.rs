@@ -42,7 +42,8 @@ impl TextEncoder {
     /// # Errors
     /// If the tokenizer fails, or a text has no token and the model names neither bos nor eos.
     pub fn encode(&self, texts: Vec<&str>) -> Result<Vec<Encoded>> {
-        let encodings = self.tokenizer.encode_batch(texts, true).map_err(|error| anyhow!("cannot tokenize: {error}"))?;
+        let encodings =
+            self.tokenizer.encode_batch(texts, true).map_err(|error| anyhow!("cannot tokenize: {error}"))?;
         encodings
             .iter()
             .map(|encoding| {

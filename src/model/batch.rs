@@ -36,7 +36,8 @@ impl Batch {
             offsets.push(token_ids.len());
             pooled.push(token_ids.len() as u32 - 1);
         }
-        let labels = Tensor::from_vec(labels.clone(), (pooled.len(), labels.len() / pooled.len().max(1)), &Device::Cpu)?;
+        let labels =
+            Tensor::from_vec(labels.clone(), (pooled.len(), labels.len() / pooled.len().max(1)), &Device::Cpu)?;
         Ok(Self {
             token_ids,
             positions: positions.into(),

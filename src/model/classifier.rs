@@ -56,13 +56,8 @@ impl Classifier {
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
     pub fn new(config: &DecoderConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
-        let mut builder = Builder {
-            weights,
-            storage: options.storage,
-            lora: &options.lora,
-            params: Vec::new(),
-            modules: Vec::new(),
-        };
+        let mut builder =
+            Builder { weights, storage: options.storage, lora: &options.lora, params: Vec::new(), modules: Vec::new() };
         let decoder = Decoder::new(&mut builder, config, options.recompute)?;
         options.lora.targets.check(&builder.modules)?;
         let shape = (options.labels, config.hidden_size);

@@ -231,25 +231,11 @@ impl Layer {
     }
 
     fn linears(&self) -> [&Rc<LoraLinear>; 7] {
-        [
-            &self.q_proj,
-            &self.k_proj,
-            &self.v_proj,
-            &self.o_proj,
-            &self.gate_proj,
-            &self.up_proj,
-            &self.down_proj,
-        ]
+        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
     }
 
     /// `(N, D)` to `(N, D)`, or to `(B, D)` if only the pooled tokens are wanted.
-    fn forward(
-        &self,
-        tape: &Tape,
-        x: &Value,
-        pass: &Pass,
-        pooled: Option<&Pooled>,
-    ) -> candle_core::Result<Value> {
+    fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
         let h = rms_norm(tape, x, &self.input_layernorm)?;
         let k = rope(tape, lora_linear(tape, &h, &self.k_proj, None)?, &pass.rope, &pass.positions)?;
         let v = lora_linear(tape, &h, &self.v_proj, None)?;

@@ -188,7 +188,8 @@ impl Checkpoint {
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<&TensorInFile> {
         let Some(tensor) = self.tensors.get(name) else {
-            let first = self.tensors.values().next().map_or_else(|| "the weights".into(), |t| t.path.display().to_string());
+            let first =
+                self.tensors.values().next().map_or_else(|| "the weights".into(), |t| t.path.display().to_string());
             bail!("{first}: no tensor `{name}` among {} in its file or shards", self.tensors.len());
         };
         let path = tensor.path.display();

@@ -66,12 +66,7 @@ thread_local! {
 ///
 /// # Errors
 /// If the shapes do not fit `kind` and `sequences`.
-pub fn attention(
-    tape: &Tape,
-    [q, k, v]: [&Value; 3],
-    kind: AttentionKind,
-    sequences: &Rc<Sequences>,
-) -> Result<Value> {
+pub fn attention(tape: &Tape, [q, k, v]: [&Value; 3], kind: AttentionKind, sequences: &Rc<Sequences>) -> Result<Value> {
     let plan = Plan::new([q, k, v], kind, sequences)?;
     let mut output = scratch(plan.queries * plan.query_width());
     let mut log_sums = scratch(plan.queries * kind.heads);
@@ -104,7 +99,8 @@ pub fn attention(
             let (query_width, key_width) = (plan.query_width(), plan.key_width());
             let gq = MatrixMut::new(gq, plan.queries, query_width, query_width)
                 .grid(&plan.query_offsets[1..], plan.group() * kind.head_size);
-            let keys = |g| MatrixMut::new(g, plan.tokens, key_width, key_width).grid(&plan.offsets[1..], kind.head_size);
+            let keys =
+                |g| MatrixMut::new(g, plan.tokens, key_width, key_width).grid(&plan.offsets[1..], kind.head_size);
             let tasks: Vec<_> = gq.into_iter().zip(keys(gk)).zip(keys(gv)).enumerate().collect();
             tasks.into_par_iter().with_max_len(1).for_each(|(task, ((gq, gk), gv))| {
                 plan.backward(task, &back, [gq, gk, gv]);
@@ -374,17 +370,14 @@ mod tests {
             for head in 0..6 {
                 let scores: Vec<f64> = (start..=i)
                     .map(|j| {
-                        let score: f32 =
-                            (0..4).map(|c| q[i * 24 + head * 4 + c] * k[j * 8 + head / 3 * 4 + c]).sum();
+                        let score: f32 = (0..4).map(|c| q[i * 24 + head * 4 + c] * k[j * 8 + head / 3 * 4 + c]).sum();
                         f64::from(0.7 * score).exp()
                     })
                     .collect();
                 let sum: f64 = scores.iter().sum();
                 for c in 0..4 {
-                    let expected: f64 = (start..=i)
-                        .zip(&scores)
-                        .map(|(j, p)| p / sum * f64::from(v[j * 8 + head / 3 * 4 + c]))
-                        .sum();
+                    let expected: f64 =
+                        (start..=i).zip(&scores).map(|(j, p)| p / sum * f64::from(v[j * 8 + head / 3 * 4 + c])).sum();
                     assert!((f64::from(output[i * 24 + head * 4 + c]) - expected).abs() < 1e-5);
                 }
             }

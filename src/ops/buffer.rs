@@ -62,12 +62,12 @@ pub(crate) fn modify(tensor: &Tensor, f: impl Fn(&mut [f32])) -> Result<()> {
 }
 
 /// A buffer of `len` floats that the caller overwrites in full before reading.
+#[expect(unsafe_code, clippy::uninit_vec, reason = "an output is written once, by all cores")]
 pub(crate) fn scratch(len: usize) -> Vec<f32> {
     let mut data = Vec::with_capacity(len);
-    // SAFETY: the capacity is there, every bit pattern is an f32, and callers only write before
-    // they have written. candle's own `alloc_uninit` does the same. Zeroing every intermediate
-    // would be one more pass over memory, on one thread.
-    #[expect(unsafe_code, clippy::uninit_vec, reason = "an output is written once, by all cores")]
+    // SAFETY: the capacity is there, every bit pattern is an f32, and callers write before they
+    // read. candle's own `alloc_uninit` does the same. Zeroing every intermediate would be one more
+    // pass over memory, on one thread.
     unsafe {
         data.set_len(len);
     }

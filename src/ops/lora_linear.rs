@@ -366,8 +366,12 @@ mod tests {
             tape.backward(&y, tensor(w.clone(), (500, OUTPUTS)).unwrap()).unwrap();
             let gradient = elements(&gradient.take().unwrap()).unwrap().to_vec();
             let bias = layer.bias.clone().unwrap();
-            let loss: f64 = output.iter().zip(&w).enumerate()
-                .map(|(i, (y, w))| f64::from(y - bias[i % OUTPUTS]) * f64::from(*w)).sum();
+            let loss: f64 = output
+                .iter()
+                .zip(&w)
+                .enumerate()
+                .map(|(i, (y, w))| f64::from(y - bias[i % OUTPUTS]) * f64::from(*w))
+                .sum();
             let linear: f64 = gradient.iter().map(|&g| f64::from(g)).sum();
             assert!((loss - linear).abs() < 1e-2, "{loss} {linear}");
             (output, gradient)

@@ -13,11 +13,7 @@ use super::tape::{Tape, Value};
 pub fn bce_with_logits(tape: &Tape, logits: &Value, labels: &Tensor) -> Result<Value> {
     mean_loss(tape, logits, labels, |x, y, _| {
         let count = x.len() as f64;
-        let loss: f64 = x
-            .iter()
-            .zip(y)
-            .map(|(&x, &y)| f64::from(x.max(0.0) - x * y + (-x.abs()).exp().ln_1p()))
-            .sum();
+        let loss: f64 = x.iter().zip(y).map(|(&x, &y)| f64::from(x.max(0.0) - x * y + (-x.abs()).exp().ln_1p())).sum();
         let slope = |(&x, &y): (&f32, &f32)| (1.0 / (1.0 + (-x).exp()) - y) / count as f32;
         (loss / count, x.iter().zip(y).map(slope).collect())
     })

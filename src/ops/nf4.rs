@@ -98,19 +98,15 @@ impl Nf4 {
         const PIECE: usize = 256 * BLOCK;
         let mut codes = vec![0; len.div_ceil(2)];
         let mut scales = vec![0.0; len.div_ceil(BLOCK)];
-        codes
-            .par_chunks_mut(PIECE / 2)
-            .zip(scales.par_chunks_mut(PIECE / BLOCK))
-            .enumerate()
-            .for_each_init(
-                || vec![0.0; PIECE],
-                |weights, (piece, (codes, scales))| {
-                    let first = piece * PIECE;
-                    let weights = &mut weights[..PIECE.min(len - first)];
-                    read(first, weights);
-                    quantize_blocks(weights, codes, scales);
-                },
-            );
+        codes.par_chunks_mut(PIECE / 2).zip(scales.par_chunks_mut(PIECE / BLOCK)).enumerate().for_each_init(
+            || vec![0.0; PIECE],
+            |weights, (piece, (codes, scales))| {
+                let first = piece * PIECE;
+                let weights = &mut weights[..PIECE.min(len - first)];
+                read(first, weights);
+                quantize_blocks(weights, codes, scales);
+            },
+        );
         let offset = (scales.iter().map(|&s| f64::from(s)).sum::<f64>() / scales.len().max(1) as f64) as f32;
         let nested_map = dynamic_map(true);
         let mut absmax = Vec::with_capacity(scales.len());

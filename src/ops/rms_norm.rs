@@ -28,7 +28,7 @@ pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     let rows = rows_of(x.tensor(), width)?;
     let mut inverse = scratch(rows);
     let mut output = scratch(rows * width);
-    normalize(&mut output, &mut inverse, &*elements(x.tensor())?, norm);
+    normalize(&mut output, &mut inverse, &elements(x.tensor())?, norm);
     let output = tensor(output, (rows, width))?;
     let Some(gradient) = x.gradient() else {
         return Ok(Value::constant(output));

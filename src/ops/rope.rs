@@ -25,11 +25,7 @@ impl RopeTable {
     #[must_use]
     pub fn new(frequencies: &[f32], positions: usize) -> Self {
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-        Self {
-            cos: angles().map(f32::cos).collect(),
-            sin: angles().map(f32::sin).collect(),
-            half: frequencies.len(),
-        }
+        Self { cos: angles().map(f32::cos).collect(), sin: angles().map(f32::sin).collect(), half: frequencies.len() }
     }
 
     /// How many positions it holds.
@@ -37,7 +33,6 @@ impl RopeTable {
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half
     }
-
 }
 
 simd! {

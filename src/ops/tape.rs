@@ -78,11 +78,7 @@ impl Tape {
     }
 
     /// Wraps an op's output. `backward` receives the output's gradient.
-    pub(crate) fn record(
-        &self,
-        output: Tensor,
-        backward: impl FnOnce(Rc<Tensor>) -> Result<()> + 'static,
-    ) -> Value {
+    pub(crate) fn record(&self, output: Tensor, backward: impl FnOnce(Rc<Tensor>) -> Result<()> + 'static) -> Value {
         let Some(steps) = &self.steps else {
             return Value::constant(output);
         };
@@ -117,11 +113,7 @@ impl Tape {
     ///
     /// # Errors
     /// If `f` fails.
-    pub fn recompute(
-        &self,
-        input: &Value,
-        f: impl Fn(&Tape, &Value) -> Result<Value> + 'static,
-    ) -> Result<Value> {
+    pub fn recompute(&self, input: &Value, f: impl Fn(&Tape, &Value) -> Result<Value> + 'static) -> Result<Value> {
         let silent = Tape { steps: None, dropout: self.dropout };
         let output = f(&silent, &Value::constant(input.tensor.clone()))?;
         if !self.is_recording() {

@@ -119,7 +119,12 @@ pub(crate) fn matmul(dst: &mut MatrixMut<'_>, accumulate: bool, scale: f32, a: M
     assert!(
         dst.rows == a.rows && dst.columns == b.columns && a.columns == b.rows,
         "product of {}×{} and {}×{} into {}×{}",
-        a.rows, a.columns, b.rows, b.columns, dst.rows, dst.columns
+        a.rows,
+        a.columns,
+        b.rows,
+        b.columns,
+        dst.rows,
+        dst.columns
     );
     super::flops::count(a.rows, a.columns, b.columns);
     // SAFETY: the views were checked against their slices when made, and `dst` is exclusive.
@@ -180,9 +185,8 @@ mod tests {
                 }
             }
         }
-        let expected: Vec<f32> = (0..35)
-            .map(|i| [1.0, 2.0, 3.0, 7.0, 8.0, 9.0][usize::from(i / 7 >= 2) * 3 + (i % 7) / 3])
-            .collect();
+        let expected: Vec<f32> =
+            (0..35).map(|i| [1.0, 2.0, 3.0, 7.0, 8.0, 9.0][usize::from(i / 7 >= 2) * 3 + (i % 7) / 3]).collect();
         assert_eq!(data, expected);
     }
 }

@@ -1,0 +1,88 @@
+//! The built program on a few rows of the shipped data.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use assert_cmd::cargo::CommandCargoExt;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn llmcls(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::cargo_bin("llmcls").unwrap().current_dir(root()).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn train(out: &Path, more: &[&str]) -> PathBuf {
+    let out = out.to_str().unwrap();
+    let mut arguments = vec!["train", "--config", "configs/tiny.yaml", "--override-output-root", out];
+    for setting in ["data.max_train_samples=24", "data.max_val_samples=16", "data.max_test_samples=16"] {
+        arguments.extend(["--set", setting]);
+    }
+    arguments.extend(["--set", "train.max_steps=4", "--set", "train.batch_size=6"]);
+    arguments.extend(more);
+    let (code, _, errors) = llmcls(&arguments);
+    assert_eq!(code, 0, "{errors}");
+    let runs = Path::new(out).join("tiny-llama/debtags");
+    std::fs::read_dir(runs).unwrap().map(|entry| entry.unwrap().path()).max().unwrap()
+}
+
+#[test]
+fn train_eval_predict_work_together_and_a_seed_gives_the_same_bytes() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let seeds = ["--set", "exp.seeds=[1, 3]", "--set", "model.hf_token=s3cret"];
+    let run = train(first.path(), &seeds);
+    let again = train(second.path(), &seeds);
+    for seed in ["seed_1", "seed_3"] {
+        let read = |run: &Path| std::fs::read(run.join(seed).join("best/adapter_model.safetensors")).unwrap();
+        assert_eq!(read(&run), read(&again), "{seed}");
+    }
+    for entry in ["config.yaml", "environment.json", "summary.json", "seed_1/best/classifier.json"] {
+        let text = std::fs::read_to_string(run.join(entry)).unwrap();
+        assert!(!text.contains("s3cret"), "{entry} holds the token");
+    }
+
+    let (code, table, errors) = llmcls(&["eval", "--run", run.to_str().unwrap()]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(table.contains("micro avg") && table.contains("use_gameplaying"), "{table}");
+
+    let out = first.path().to_str().unwrap();
+    let arguments =
+        ["predict", "--override_output_root", out, "--input_csv", "data/debtags/test.csv", "--output_jsonl", "-"];
+    let (code, lines, errors) = llmcls(&arguments);
+    assert_eq!(code, 0, "{errors}");
+    let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 500);
+    assert_eq!(rows[0]["probs"].as_array().unwrap().len(), 12);
+
+    // What training wrote for the first rows of test is what predict says of them.
+    let summary: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(run.join("summary.json")).unwrap()).unwrap();
+    let best = run.join(format!("seed_{}", summary["best_seed"])).join("predictions_test.jsonl");
+    let own = std::fs::read_to_string(best).unwrap();
+    for (own, row) in own.lines().zip(&rows) {
+        let own: serde_json::Value = serde_json::from_str(own).unwrap();
+        assert_eq!((&own["id"], &own["predicted"]), (&row["id"], &row["predicted"]));
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_failures_with_1_and_a_way_out() {
+    assert_eq!(llmcls(&["fly"]).0, 2);
+    for (arguments, parts) in [
+        (&["train", "--config", "no.yaml"][..], &["no.yaml", "cannot read"][..]),
+        (&["train", "--config", "configs/tiny.yaml", "--set", "train.lr=1"], &["train.lr", "--set"]),
+        (&["train", "--config", "configs/tiny.yaml", "--device", "cuda"], &["CPU only"]),
+        (&["predict", "--run", "nowhere", "--input_csv", "x.csv"], &["nowhere", "no such run"]),
+        (&["predict", "--override_output_root", "none", "--input_csv", "x.csv"], &["no finished run"]),
+        (&["train", "--config", "configs/default.yaml"], &["amazoncat-13k", "train_top10.csv"]),
+    ] {
+        let (code, _, errors) = llmcls(arguments);
+        assert_eq!(code, 1, "{arguments:?}");
+        for part in parts {
+            assert!(errors.contains(part), "{part} is not in {errors}");
+        }
+    }
+}

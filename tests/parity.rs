@@ -1,0 +1,194 @@
+//! Against transformers 4.57.6, peft 0.21.2 and torch 2.15; the numbers are made by
+//! `scripts/make_fixtures.py`.
+
+use std::path::{Path, PathBuf};
+
+use llmcls::artifacts::adapter;
+use llmcls::data::tokenize::TextEncoder;
+use llmcls::model::batch::Batch;
+use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
+use llmcls::model::config::DecoderConfig;
+use llmcls::model::lora::LoraOptions;
+use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use llmcls::ops::tape::Tape;
+use llmcls::training::optimizer::{AdamW, clip_factor, gradient_norm};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct BatchFile {
+    token_ids: Vec<Vec<u32>>,
+    labels: Vec<Vec<f32>>,
+    problem_type: String,
+}
+
+struct Fixture {
+    classifier: Classifier,
+    lora: LoraOptions,
+    tokens: Vec<Vec<u32>>,
+    labels: Vec<Vec<f32>>,
+    expected: Checkpoint,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn open(name: &str, recompute: bool) -> Fixture {
+    let directory = root().join(name);
+    let batch: BatchFile =
+        serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
+    let config = DecoderConfig::from_file(&directory.join("config.json")).unwrap();
+    let weights = Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap());
+    let (lora, _) = adapter::read_config(&directory.join("adapter")).unwrap();
+    let options = ClassifierOptions {
+        labels: batch.labels[0].len(),
+        problem: if batch.problem_type.starts_with("single") { Problem::SingleLabel } else { Problem::MultiLabel },
+        storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
+        lora: lora.clone(),
+        recompute,
+    };
+    let classifier = Classifier::new(&config, &weights, &options).unwrap();
+    adapter::load(&directory.join("adapter"), &classifier).unwrap();
+    let expected = Checkpoint::open(&[directory.join("expected.safetensors")]).unwrap();
+    Fixture { classifier, lora, tokens: batch.token_ids, labels: batch.labels, expected }
+}
+
+impl Fixture {
+    fn batch(&self) -> Batch {
+        Batch::new(self.tokens.iter().zip(&self.labels).map(|(tokens, labels)| (&**tokens, &**labels))).unwrap()
+    }
+
+    fn expect(&self, name: &str, shape: &[usize]) -> Vec<f32> {
+        self.expected.floats(name, shape).unwrap()
+    }
+
+    /// Logits and loss, with gradients left in the parameters.
+    fn forward_backward(&self) -> (Vec<f32>, f32) {
+        let (tape, batch) = (Tape::recording(None), self.batch());
+        for param in self.classifier.params() {
+            param.clear_gradient().unwrap();
+        }
+        let logits = self.classifier.logits(&tape, &batch).unwrap();
+        let loss = self.classifier.loss(&tape, &logits, &batch.labels).unwrap();
+        let numbers = logits.tensor().flatten_all().unwrap().to_vec1().unwrap();
+        let value = loss.tensor().to_scalar().unwrap();
+        let one = candle_core::Tensor::new(1f32, &candle_core::Device::Cpu).unwrap();
+        tape.backward(&loss, one).unwrap();
+        (numbers, value)
+    }
+}
+
+fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (found - expected).abs();
+        assert!(error <= tolerance * (1.0 + largest), "{name}[{index}]: {found}, expected {expected}");
+    }
+}
+
+const NAMES: [&str; 2] = ["llama_tied", "llama_untied"];
+
+/// Sums of up to 80 products in f32, in another order: 1e-4 is the project's bound, 1e-5 is held.
+#[test]
+fn logits_loss_and_every_gradient_match() {
+    for name in NAMES {
+        let fixture = open(name, false);
+        let (logits, loss) = fixture.forward_backward();
+        let shape = [fixture.tokens.len(), fixture.labels[0].len()];
+        assert_close("logits", &logits, &fixture.expect("logits", &shape), 1e-5);
+        assert_close("loss", &[loss], &fixture.expect("loss", &[1]), 1e-5);
+        let norm = gradient_norm(fixture.classifier.params()).unwrap() as f32;
+        assert_close("norm", &[norm], &fixture.expect("norm", &[1]), 1e-5);
+        for param in fixture.classifier.params() {
+            let key = format!("gradient.base_model.model.{}", param.name());
+            let expected = fixture.expect(&key, param.value().dims());
+            let gradient: Vec<f32> = param.gradient().flatten_all().unwrap().to_vec1().unwrap();
+            assert_close(&key, &gradient, &expected, 2e-5);
+            assert!(gradient.iter().any(|&g| g != 0.0), "{key} is zero");
+        }
+    }
+}
+
+/// Adam divides by the root of the second moment, which magnifies rounding where gradients are
+/// near zero: hence 1e-4 of a learning rate of 0.01 times five steps, doubled.
+#[test]
+fn parameters_after_five_steps_match() {
+    for name in NAMES {
+        let fixture = open(name, false);
+        let params = fixture.classifier.params();
+        let mut optimizer = AdamW::new(params, 0.1);
+        let mut last = 0.0;
+        for step in 0..5 {
+            last = fixture.forward_backward().1;
+            let norm = gradient_norm(params).unwrap();
+            let rate = 0.01 * f64::from(5 - step) / 5.0;
+            optimizer.step(rate, clip_factor(norm, 1.0)).unwrap();
+        }
+        assert_close("last loss", &[last], &fixture.expect("losses_end", &[1]), 1e-4);
+        for param in params {
+            let key = format!("after.base_model.model.{}", param.name());
+            let value: Vec<f32> = param.value().flatten_all().unwrap().to_vec1().unwrap();
+            assert_close(&key, &value, &fixture.expect(&key, param.value().dims()), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn recompute_gives_the_same_gradients_to_the_last_bit() {
+    for name in NAMES {
+        let (plain, again) = (open(name, false), open(name, true));
+        assert_eq!(plain.forward_backward(), again.forward_backward());
+        for (a, b) in plain.classifier.params().iter().zip(again.classifier.params()) {
+            let [a, b] = [a, b].map(|param| param.gradient().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            assert_eq!(a, b);
+        }
+    }
+}
+
+#[test]
+fn logits_do_not_depend_on_batch_order_or_neighbours() {
+    let fixture = open("llama_tied", false);
+    let (together, _) = fixture.forward_backward();
+    let labels = fixture.labels[0].len();
+    for (index, (tokens, targets)) in fixture.tokens.iter().zip(&fixture.labels).enumerate() {
+        let batch = Batch::new([(&**tokens, &**targets)]).unwrap();
+        let alone = fixture.classifier.logits(&Tape::off(), &batch).unwrap();
+        let alone: Vec<f32> = alone.tensor().flatten_all().unwrap().to_vec1().unwrap();
+        assert_close("alone", &alone, &together[index * labels..(index + 1) * labels], 1e-6);
+    }
+}
+
+#[test]
+fn an_adapter_saved_here_reads_back_the_same() {
+    let fixture = open("llama_tied", false);
+    let directory = tempfile::tempdir().unwrap();
+    adapter::save(directory.path(), &fixture.classifier, &fixture.lora, "base").unwrap();
+    let before = fixture.forward_backward().0;
+    fixture.classifier.initialize(3).unwrap();
+    assert_ne!(fixture.forward_backward().0, before);
+    adapter::load(directory.path(), &fixture.classifier).unwrap();
+    assert_eq!(fixture.forward_backward().0, before);
+}
+
+#[test]
+fn token_ids_match_transformers() {
+    #[derive(Deserialize)]
+    struct Tokens {
+        max_length: usize,
+        rows: Vec<Row>,
+    }
+    #[derive(Deserialize)]
+    struct Row {
+        text: String,
+        token_ids: Vec<u32>,
+    }
+    let tokens: Tokens = serde_json::from_str(&std::fs::read_to_string(root().join("tokens.json")).unwrap()).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny-llama/tokenizer.json");
+    let encoder = TextEncoder::open(&path, tokens.max_length, None).unwrap();
+    let encoded = encoder.encode(tokens.rows.iter().map(|row| row.text.as_str()).collect()).unwrap();
+    for (row, encoded) in tokens.rows.iter().zip(&encoded) {
+        assert_eq!(encoded.token_ids, row.token_ids, "{:?}", row.text);
+    }
+    assert!(encoded.last().unwrap().was_cut && !encoded[0].was_cut);
+}
