@@ -54,7 +54,7 @@ def main() -> None:
         "head_dim": 32,
         "hidden_act": "silu",
         "hidden_size": 256,
-        "initializer_range": 0.1,
+        "initializer_range": 0.02,
         "intermediate_size": 512,
         "max_position_embeddings": 2048,
         "mlp_bias": False,

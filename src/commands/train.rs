@@ -93,6 +93,10 @@ fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
     let started = Instant::now();
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
+    ensure!(
+        !config.model.use_4bit,
+        "model.use_4bit: 4-bit weights are not finished in this version; set model.use_4bit=false (--set model.use_4bit=false)"
+    );
     let base = BaseModel::open(&config.model)?;
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
