@@ -27,7 +27,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage.";
 /// Settings of every command.
 #[derive(Args, Debug)]
 pub struct Global {
-    /// Where to compute: auto, cpu, or cuda[:N] in a build with CUDA
+    /// Where to compute: auto, cpu, cuda or cuda:N in a build with CUDA
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
     /// Worker threads [default: one a core]
@@ -44,7 +44,7 @@ pub enum Command {
     /// Fine-tune a classifier, once for each seed
     ///
     /// Reads the YAML configuration and its CSV files, trains adapters and a classification head,
-    /// and writes a self-contained run under outputs/<model>/<dataset>/run_<time>/.
+    /// and writes a self-contained run under outputs/MODEL/DATASET/run_TIME/.
     Train(TrainArgs),
     /// Score a trained classifier on labelled rows
     ///
@@ -129,7 +129,7 @@ pub struct EvalArgs {
     /// Labelled rows of your own, with the run's columns
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
-    /// Where metrics.json and predictions.jsonl go [default: eval_<name>/ in the seed's directory]
+    /// Where metrics.json and predictions.jsonl go [default: eval_NAME/ in the seed's directory]
     #[arg(long = "output_dir", alias = "output-dir", value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
 }

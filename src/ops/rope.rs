@@ -1,5 +1,5 @@
 //! Rotary position embedding (Su et al., 2021), in the two-halves layout of transformers:
-//! `(a, b) → (a cos − b sin, b cos + a sin)` for a = x[i], b = x[i + d/2].
+//! `(a, b) → (a cos − b sin, b cos + a sin)` for a = `x[i]`, b = `x[i + d/2]`.
 
 use std::rc::Rc;
 
