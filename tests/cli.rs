@@ -86,3 +86,31 @@ fn wrong_usage_exits_with_2_and_failures_with_1_and_a_way_out() {
         }
     }
 }
+
+/// Snapshots of the Hub's cache, laid out as `huggingface_hub` does, without a network.
+#[test]
+fn a_hub_name_in_the_local_cache_is_used_and_a_missing_one_says_where_it_was_looked_for() {
+    let cache = tempfile::tempdir().unwrap();
+    let model = cache.path().join("models--org--tiny");
+    let snapshot = model.join("snapshots/0123abc");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(model.join("refs")).unwrap();
+    std::fs::write(model.join("refs/main"), "0123abc").unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(root().join("data/tiny-llama").join(file), snapshot.join(file)).unwrap();
+    }
+    let out = tempfile::tempdir().unwrap();
+    let run = |name: &str| {
+        let mut command = Command::cargo_bin("llmcls").unwrap();
+        command.current_dir(root()).env("HF_HUB_CACHE", cache.path()).env("HF_HUB_OFFLINE", "1");
+        command.args(["train", "--config", "configs/tiny.yaml", "--override_output_root"]).arg(out.path());
+        for setting in ["max_train_samples=8", "max_val_samples=4", "max_test_samples=4"] {
+            command.args(["--set", &format!("data.{setting}")]);
+        }
+        command.args(["--set", "train.max_steps=1", "--set", &format!("model.model_name={name}")]).output().unwrap()
+    };
+    let found = run("org/tiny");
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    let missing = String::from_utf8(run("org/other").stderr).unwrap();
+    assert!(missing.contains("org/other") && missing.contains("tokenizer.json"), "{missing}");
+}
