@@ -134,6 +134,25 @@ fn parameters_after_five_steps_match() {
     }
 }
 
+/// From the start of training: B is zero, so A's gradient is zero in the first step, not the second.
+#[test]
+fn every_trained_parameter_gets_a_gradient_within_two_steps() {
+    for name in NAMES {
+        let fixture = open(name, false);
+        let params = fixture.classifier.params();
+        fixture.classifier.initialize(5).unwrap();
+        let mut optimizer = AdamW::new(params, 0.1);
+        for _ in 0..2 {
+            fixture.forward_backward();
+            optimizer.step(0.01, 1.0).unwrap();
+        }
+        for param in params {
+            let gradient: Vec<f32> = param.gradient().flatten_all().unwrap().to_vec1().unwrap();
+            assert!(param.has_gradient() && gradient.iter().any(|&g| g != 0.0), "{name}: {}", param.name());
+        }
+    }
+}
+
 #[test]
 fn recompute_gives_the_same_gradients_to_the_last_bit() {
     for name in NAMES {
