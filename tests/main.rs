@@ -6,5 +6,7 @@
 mod cli;
 /// Modules import downwards only.
 mod layers;
+/// Numbers of bitsandbytes.
+mod nf4;
 /// Numbers of transformers, peft and torch.
 mod parity;

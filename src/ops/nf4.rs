@@ -60,12 +60,12 @@ pub fn dynamic_map(signed: bool) -> Vec<f32> {
     for exponent in 0..7 {
         let steps = 1usize << (exponent + usize::from(!signed));
         let edge = |index: usize| {
-            // Counted from the nearer end, as torch's linspace does: the bits depend on it.
+            // Counted from the nearer end and fused, as torch's linspace does: the bits depend on it.
             let step = (1.0f32 - 0.1) / steps as f32;
             if index < steps.div_ceil(2) {
                 step.mul_add(index as f32, 0.1)
             } else {
-                (steps - index) as f32 * -step + 1.0
+                (-step).mul_add((steps - index) as f32, 1.0)
             }
         };
         let scale = 10f64.powi(exponent as i32 - 6) as f32;
