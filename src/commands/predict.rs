@@ -22,8 +22,8 @@ const WINDOW: usize = 2048;
 pub fn run(args: &PredictArgs, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, console)?;
     let table = Table::open(&args.input_csv, &loaded.columns(false))?;
-    let predictor = Predictor { loaded, batch_size: 0, console };
-    let predictor = Predictor { batch_size: predictor.loaded.batch_size(&args.run), ..predictor };
+    let batch_size = loaded.batch_size(&args.run);
+    let predictor = Predictor { loaded, batch_size, console };
     if args.output_jsonl.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
         predictor.write_all(table, &mut writer)?;
