@@ -55,6 +55,11 @@ pub enum Command {
     /// Writes one JSON object a line, in input order:
     /// {"id", "probs": [...], "labels": [...], "predicted": [...]}
     Predict(PredictArgs),
+    /// Time training or inference steps of a configuration's model
+    ///
+    /// Prints one JSON object: seconds a step, tokens a second, bytes, and the share of the rate of
+    /// this machine's matrix products that a step reaches. The configuration's data are not read.
+    Bench(BenchArgs),
 }
 
 /// Where a configuration comes from.
@@ -146,4 +151,53 @@ pub struct PredictArgs {
     /// Where predictions go; - writes to standard output
     #[arg(long = "output_jsonl", alias = "output-jsonl", default_value = "preds.jsonl", value_name = "FILE")]
     pub output_jsonl: PathBuf,
+}
+
+/// What a benchmark times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchMode {
+    /// Forward, backward, clipping, AdamW
+    Train,
+    /// Forward only
+    Infer,
+}
+
+impl BenchMode {
+    /// The name in records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Infer => "infer",
+        }
+    }
+}
+
+/// `llmcls bench`
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// What to time
+    #[arg(long, value_enum, default_value = "train")]
+    pub mode: BenchMode,
+    /// Sequences in a batch
+    #[arg(long = "batch_size", alias = "batch-size", default_value_t = 4, value_name = "N")]
+    pub batch_size: usize,
+    /// Tokens in a sequence
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub length: usize,
+    /// Token ids to use instead: a JSON list of batches, each a list of lists
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["batch_size", "length"])]
+    pub batches: Option<PathBuf>,
+    /// Labels of the head
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub labels: usize,
+    /// Timed steps
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub steps: usize,
+    /// Steps before that
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub warmup: usize,
 }

@@ -1,6 +1,7 @@
 //! Against bitsandbytes 0.50.2 on the CPU; the numbers are made by `scripts/make_nf4_fixture.py`.
 
-use llmcls::ops::nf4::{LEVELS, Nf4, dynamic_map};
+use llmcls::ops::dynamic_map::DynamicMap;
+use llmcls::ops::nf4::{LEVELS, Nf4};
 use safetensors::SafeTensors;
 
 #[test]
@@ -13,8 +14,8 @@ fn quantization_is_that_of_bitsandbytes() {
         bytes(name).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
     };
     assert_eq!(LEVELS.as_slice(), floats("levels"));
-    assert_eq!(dynamic_map(true), floats("nested_map"));
-    assert_eq!(dynamic_map(false), floats("unsigned_map"));
+    assert_eq!(DynamicMap::new(true).values().as_slice(), floats("nested_map"));
+    assert_eq!(DynamicMap::new(false).values().as_slice(), floats("unsigned_map"));
 
     let weight = floats("weight");
     let ours = Nf4::quantize(weight.len(), |first, out| out.copy_from_slice(&weight[first..first + out.len()]));

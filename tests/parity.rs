@@ -11,7 +11,7 @@ use llmcls::model::config::DecoderConfig;
 use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::tape::Tape;
-use llmcls::training::optimizer::{AdamW, clip_factor, gradient_norm};
+use llmcls::training::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -117,7 +117,7 @@ fn parameters_after_five_steps_match() {
     for name in NAMES {
         let fixture = open(name, false);
         let params = fixture.classifier.params();
-        let mut optimizer = AdamW::new(params, 0.1);
+        let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32);
         let mut last = 0.0;
         for step in 0..5 {
             last = fixture.forward_backward().1;
@@ -141,7 +141,7 @@ fn every_trained_parameter_gets_a_gradient_within_two_steps() {
         let fixture = open(name, false);
         let params = fixture.classifier.params();
         fixture.classifier.initialize(5).unwrap();
-        let mut optimizer = AdamW::new(params, 0.1);
+        let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32);
         for _ in 0..2 {
             fixture.forward_backward();
             optimizer.step(0.01, 1.0).unwrap();

@@ -1,5 +1,6 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
+pub mod bench;
 pub mod eval;
 pub mod predict;
 pub mod setup;
@@ -24,6 +25,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Train(args) => train::run(args, console),
         Command::Eval(args) => eval::run(args, console),
         Command::Predict(args) => predict::run(args, console),
+        Command::Bench(args) => bench::run(args, console),
     }
 }
 

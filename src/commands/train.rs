@@ -23,7 +23,7 @@ use crate::metrics::METRICS;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
 use crate::training::schedule::{Decay, Schedule};
-use crate::training::trainer::{TrainOptions, TrainOutcome, Trainer, peak_memory, score};
+use crate::training::trainer::{TrainOptions, TrainOutcome, Trainer, moment_storage, peak_memory, score};
 
 /// One split, as rows and as tokens.
 struct Split {
@@ -93,10 +93,6 @@ fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
     let started = Instant::now();
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
-    ensure!(
-        !config.model.use_4bit,
-        "model.use_4bit: 4-bit weights are not finished in this version; set model.use_4bit=false (--set model.use_4bit=false)"
-    );
     let base = BaseModel::open(&config.model)?;
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
@@ -216,6 +212,7 @@ impl Setting<'_> {
             total_steps,
             schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
             weight_decay: train.weight_decay,
+            moments: moment_storage(self.config.model.use_4bit, train),
             max_grad_norm: train.max_grad_norm,
             shuffle: train.shuffle,
             logging_steps: train.logging_steps,

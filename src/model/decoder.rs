@@ -169,6 +169,12 @@ impl Decoder {
         self.embed_tokens.bytes() + norms(&self.norm) + layers.sum::<usize>()
     }
 
+    /// Bytes of the embedding alone.
+    #[must_use]
+    pub fn embedding_bytes(&self) -> usize {
+        self.embed_tokens.bytes()
+    }
+
     /// The number of frozen weights, embeddings included.
     #[must_use]
     pub fn base_parameters(&self) -> usize {

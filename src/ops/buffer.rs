@@ -1,5 +1,6 @@
 //! The bridge between candle's tensors and the slices that CPU kernels work on.
 
+use std::cell::RefCell;
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef, Tensor, bail};
@@ -42,23 +43,24 @@ pub(crate) fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
 ///
 /// # Errors
 /// As [`elements`].
-pub(crate) fn modify(tensor: &Tensor, f: impl Fn(&mut [f32])) -> Result<()> {
-    struct Modify<F>(F);
-    impl<F: Fn(&mut [f32])> InplaceOp1 for Modify<F> {
+pub(crate) fn modify(tensor: &Tensor, f: impl FnMut(&mut [f32])) -> Result<()> {
+    // candle runs the op once, but through a shared reference.
+    struct Modify<F>(RefCell<F>);
+    impl<F: FnMut(&mut [f32])> InplaceOp1 for Modify<F> {
         fn name(&self) -> &'static str {
             "modify"
         }
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
             match (storage, layout.contiguous_offsets()) {
                 (CpuStorage::F32(data), Some((start, end))) => {
-                    (self.0)(&mut data[start..end]);
+                    (self.0.borrow_mut())(&mut data[start..end]);
                     Ok(())
                 }
                 _ => bail!("expected a contiguous f32 tensor"),
             }
         }
     }
-    tensor.inplace_op1(&Modify(f))
+    tensor.inplace_op1(&Modify(RefCell::new(f)))
 }
 
 /// A buffer of `len` floats that the caller overwrites in full before reading.

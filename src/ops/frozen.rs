@@ -35,13 +35,15 @@ pub struct FrozenMatrix {
     columns: usize,
 }
 
-/// The rows and columns of `W` that are widened at a time: 512 KiB of f32, half a usual L2 cache.
-/// More rows make more use of each packed piece of `x`, so columns are the ones cut.
-const TILE_ROWS: usize = 256;
-const TILE_COLUMNS: usize = 512;
+/// A task computes at most this many columns of the output.
+const MAX_TASK_COLUMNS: usize = 256;
+/// Columns of the output that the vector kernels compute together: tasks are cut at multiples.
+const KERNEL_COLUMNS: usize = 16;
+/// Weights that are widened at a time: 512 KiB of f32, about a core's L2 cache.
+const TILE: usize = 256 * 512;
 
 thread_local! {
-    static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static TILE_BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl FrozenMatrix {
@@ -98,9 +100,10 @@ impl FrozenMatrix {
     /// `y = x Wᵀ`, or `y += x Wᵀ` if `accumulate`; `x` is `(n, in)`, `y` `(n, out)`.
     pub(crate) fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
         let n = x.len() / self.columns;
-        MatrixMut::new(y, n, self.rows, self.rows).par_columns(TILE_ROWS, |row, mut y| {
-            let rows = row..(row + TILE_ROWS).min(self.rows);
-            for columns in cuts(self.columns, TILE_COLUMNS) {
+        let width = task_width(self.rows);
+        MatrixMut::new(y, n, self.rows, self.rows).par_columns(width, |row, mut y| {
+            let rows = row..(row + width).min(self.rows);
+            for columns in cuts(self.columns, TILE / width) {
                 let x = Matrix::new(&x[columns.start..], n, columns.len(), self.columns);
                 let add = accumulate || columns.start > 0;
                 self.with_tile(rows.clone(), columns, |tile| matmul(&mut y, add, 1.0, x, tile.transposed()));
@@ -111,9 +114,10 @@ impl FrozenMatrix {
     /// `y = g W`, or `y += g W` if `accumulate`; `g` is `(n, out)`, `y` `(n, in)`.
     pub(crate) fn product_transposed(&self, g: &[f32], y: &mut [f32], accumulate: bool) {
         let n = g.len() / self.rows;
-        MatrixMut::new(y, n, self.columns, self.columns).par_columns(TILE_ROWS, |column, mut y| {
-            let columns = column..(column + TILE_ROWS).min(self.columns);
-            for rows in cuts(self.rows, TILE_COLUMNS) {
+        let width = task_width(self.columns);
+        MatrixMut::new(y, n, self.columns, self.columns).par_columns(width, |column, mut y| {
+            let columns = column..(column + width).min(self.columns);
+            for rows in cuts(self.rows, TILE / width) {
                 let g = Matrix::new(&g[rows.start..], n, rows.len(), self.rows);
                 let add = accumulate || rows.start > 0;
                 self.with_tile(rows, columns.clone(), |tile| matmul(&mut y, add, 1.0, g, tile));
@@ -127,8 +131,8 @@ impl FrozenMatrix {
         if let Storage::F32(data) = &self.storage {
             return f(Matrix::new(&data[first..], rows.len(), columns.len(), self.columns));
         }
-        TILE.with_borrow_mut(|tile| {
-            tile.resize(TILE_ROWS * TILE_COLUMNS, 0.0);
+        TILE_BUFFER.with_borrow_mut(|tile| {
+            tile.resize(TILE, 0.0);
             for (row, out) in tile.chunks_exact_mut(columns.len()).take(rows.len()).enumerate() {
                 self.read(first + row * self.columns, out);
             }
@@ -144,6 +148,13 @@ simd! {
             *to = f32::from_bits(u32::from(from.to_bits()) << 16);
         }
     }
+}
+
+/// The width of the tasks that share `columns` evenly among all threads.
+fn task_width(columns: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let tasks = columns.div_ceil(MAX_TASK_COLUMNS).next_multiple_of(threads);
+    columns.div_ceil(tasks).next_multiple_of(KERNEL_COLUMNS)
 }
 
 fn cuts(len: usize, width: usize) -> impl Iterator<Item = Range<usize>> {

@@ -1,9 +1,10 @@
 //! A frozen linear layer with a low-rank adapter (Hu et al., 2021):
 //! `y = x Wᵀ + b + (α/r) · drop(x) Aᵀ Bᵀ`, with only A and B trained.
 //!
-//! One op, so that the dropped-out copy of `x` is never stored: the mask is a function of a
-//! counter, drawn again where it is needed. Products with A and B are r numbers wide; they are
-//! done row by row while the row is in cache.
+//! One op, so that the dropped-out copy of `x` is never stored, only which elements were kept: one
+//! bit each, a 32nd of `x`, because drawing them a second and third time in the backward took a
+//! tenth of a step. Products with A and B are r numbers wide; they are done row by row while the
+//! row is in cache.
 
 use std::rc::Rc;
 
@@ -72,7 +73,7 @@ pub fn lora_linear(tape: &Tape, x: &Value, layer: &Rc<LoraLinear>, residual: Opt
     }
     let mut low_rank = None;
     if let Some(adapter) = &layer.adapter {
-        let kernel = Kernel::new(adapter, tape)?;
+        let kernel = Kernel::new(adapter, tape, rows)?;
         let u = kernel.down(&input);
         kernel.add_up(&u, &mut output);
         low_rank = Some((kernel, u));
@@ -129,21 +130,22 @@ struct Kernel {
     rank: usize,
     scaling: f32,
     mask: Option<Mask>,
+    /// 1 / (1 − p): what is kept counts for what is not.
+    mask_scale: f32,
 }
 
-/// A dropout mask: each element is kept with probability 1 − p and then scaled by 1 / (1 − p).
-#[derive(Clone, Copy)]
+/// A dropout mask: which elements of a matrix are kept, a bit each.
 struct Mask {
-    stream: Stream,
-    threshold: u32,
-    scale: f32,
+    /// Row by row, the first element in the lowest bit; each row starts a byte.
+    bits: Vec<u8>,
+    bytes_per_row: usize,
 }
 
 /// Columns of a gradient that one task sums: with 16 ranks, 32 KiB of sums.
 const COLUMNS: usize = 512;
 
 impl Kernel {
-    fn new(adapter: &Adapter, tape: &Tape) -> Result<Self> {
+    fn new(adapter: &Adapter, tape: &Tape, rows: usize) -> Result<Self> {
         let (rank, inputs) = adapter.a.value().dims2()?;
         let outputs = adapter.b.value().dim(0)?;
         let b = elements(adapter.b.value())?;
@@ -153,19 +155,19 @@ impl Kernel {
                 *value = b[out * rank + r];
             }
         }
-        let mask = tape.dropout().filter(|_| adapter.dropout > 0.0).map(|key| Mask {
-            stream: Stream::new(key.seed, adapter.site, key.micro_batch, Purpose::Dropout),
-            threshold: (f64::from(adapter.dropout) * 4_294_967_296.0) as u32,
-            scale: 1.0 / (1.0 - adapter.dropout),
+        let mask = tape.dropout().filter(|_| adapter.dropout > 0.0).map(|key| {
+            let stream = Stream::new(key.seed, adapter.site, key.micro_batch, Purpose::Dropout);
+            Mask::draw(&stream, adapter.dropout, rows, inputs)
         });
+        let mask_scale = if mask.is_some() { 1.0 / (1.0 - adapter.dropout) } else { 1.0 };
         let a = elements(adapter.a.value())?.to_vec();
-        Ok(Self { a, b_transposed, inputs, outputs, rank, scaling: adapter.scaling, mask })
+        Ok(Self { a, b_transposed, inputs, outputs, rank, scaling: adapter.scaling, mask, mask_scale })
     }
 
     /// u = drop(x) Aᵀ, `(N, r)`.
     fn down(&self, x: &[f32]) -> Vec<f32> {
         let mut u = scratch(x.len() / self.inputs * self.rank);
-        dot_all(&mut u, x, &self.a, self.inputs, 1.0, self.mask);
+        dot_all(&mut u, x, &self.a, self.inputs, self.mask_scale, self.mask.as_ref());
         u
     }
 
@@ -191,19 +193,19 @@ impl Kernel {
     /// ∂L/∂A = (∂L/∂u)ᵀ drop(x), `(r, in)`.
     fn gradient_of_a(&self, x: &[f32], gu: &[f32]) -> Vec<f32> {
         let mut sums = vec![0.0; self.rank * self.inputs];
-        sum_outer(&mut sums, x, gu, self.inputs, 1.0, self.mask);
+        sum_outer(&mut sums, x, gu, self.inputs, self.mask_scale, self.mask.as_ref());
         sums
     }
 
     /// ∂L/∂x += mask(∂L/∂u · A)
     fn add_backward_down(&self, gu: &[f32], gradient: &mut [f32]) {
-        add_all(gradient, gu, &self.a, self.inputs, 1.0, self.mask);
+        add_all(gradient, gu, &self.a, self.inputs, self.mask_scale, self.mask.as_ref());
     }
 }
 
 simd! {
     /// `out = scale · mask(x) · matrixᵀ`: `x` `(N, width)`, `matrix` `(r, width)`, `out` `(N, r)`.
-    fn dot_all(out: &mut [f32], x: &[f32], matrix: &[f32], width: usize, scale: f32, mask: Option<Mask>) {
+    fn dot_all(out: &mut [f32], x: &[f32], matrix: &[f32], width: usize, scale: f32, mask: Option<&Mask>) {
         let rank = matrix.len() / width;
         // Blocks of rows by the work they are, not by the size of the output.
         let rows = (16_384 / width).max(1);
@@ -211,9 +213,9 @@ simd! {
             let mut kept = vec![0.0; if mask.is_some() { width } else { 0 }];
             for (row, out) in (index * rows..).zip(block.chunks_exact_mut(rank)) {
                 let mut x = &x[row * width..][..width];
-                if let Some(mask) = &mask {
+                if let Some(mask) = mask {
                     kept.copy_from_slice(x);
-                    mask.apply(row * width, &mut kept);
+                    mask.apply(row, 0, &mut kept);
                     x = &kept;
                 }
                 dot_rows(matrix, x, out);
@@ -227,7 +229,7 @@ simd! {
 
 simd! {
     /// `y += mask(scale · c · matrix)`: `c` `(N, r)`, `matrix` `(r, width)`, `y` `(N, width)`.
-    fn add_all(y: &mut [f32], c: &[f32], matrix: &[f32], width: usize, scale: f32, mask: Option<Mask>) {
+    fn add_all(y: &mut [f32], c: &[f32], matrix: &[f32], width: usize, scale: f32, mask: Option<&Mask>) {
         let rank = matrix.len() / width;
         par_rows(y, width, |first, block| {
             let mut scaled = vec![0.0; rank];
@@ -236,13 +238,13 @@ simd! {
                 for (scaled, c) in scaled.iter_mut().zip(&c[row * rank..]) {
                     *scaled = scale * c;
                 }
-                let Some(mask) = &mask else {
+                let Some(mask) = mask else {
                     add_rows(y, &scaled, matrix, width);
                     continue;
                 };
                 product.fill(0.0);
                 add_rows(&mut product, &scaled, matrix, width);
-                mask.apply(row * width, &mut product);
+                mask.apply(row, 0, &mut product);
                 for (y, product) in y.iter_mut().zip(&product) {
                     *y += product;
                 }
@@ -254,7 +256,7 @@ simd! {
 simd! {
     /// `sums += scale · cᵀ · mask(x)`: `c` `(N, r)`, `x` `(N, width)`, `sums` `(r, width)`. Each task
     /// sums its own columns over all rows, so that the order of every sum is fixed.
-    fn sum_outer(sums: &mut [f32], x: &[f32], c: &[f32], width: usize, scale: f32, mask: Option<Mask>) {
+    fn sum_outer(sums: &mut [f32], x: &[f32], c: &[f32], width: usize, scale: f32, mask: Option<&Mask>) {
         /// Rows taken together: each sum is loaded and stored once for all of them.
         const GROUP: usize = 4;
         let (count, rank) = (x.len() / width, sums.len() / width);
@@ -264,11 +266,11 @@ simd! {
             for first in (0..count).step_by(GROUP) {
                 let members = GROUP.min(count - first);
                 let source = &x[first * width + column..];
-                let (data, stride) = if let Some(mask) = &mask {
+                let (data, stride) = if let Some(mask) = mask {
                     for member in 0..members {
                         let out = &mut kept[member * COLUMNS..][..columns];
                         out.copy_from_slice(&source[member * width..][..columns]);
-                        mask.apply((first + member) * width + column, out);
+                        mask.apply(first + member, column, out);
                     }
                     (&kept[..], COLUMNS)
                 } else {
@@ -287,17 +289,73 @@ simd! {
 }
 
 impl Mask {
-    /// Applies the mask to the elements from flat index `first` on.
+    /// Draws whether each element of a `(rows, width)` matrix is kept, with probability 1 − p.
+    fn draw(stream: &Stream, p: f32, rows: usize, width: usize) -> Self {
+        let bytes_per_row = width.div_ceil(8);
+        let mut bits = vec![0; rows * bytes_per_row];
+        draw_bits(&mut bits, stream, (f64::from(p) * 4_294_967_296.0) as u32, width);
+        Self { bits, bytes_per_row }
+    }
+
+    /// Clears what is not kept of a row's elements from `column`, a multiple of 8, on.
     #[inline(always)]
-    fn apply(&self, first: usize, x: &mut [f32]) {
-        const PIECE: usize = 256;
-        let mut bits = [0; PIECE];
-        for (index, x) in x.chunks_mut(PIECE).enumerate() {
-            self.stream.fill((first + index * PIECE) as u64, &mut bits[..x.len()]);
-            for (x, bits) in x.iter_mut().zip(bits) {
-                *x = if bits >= self.threshold { *x * self.scale } else { 0.0 };
-            }
+    fn apply(&self, row: usize, column: usize, x: &mut [f32]) {
+        let bits = &self.bits[row * self.bytes_per_row + column / 8..];
+        let (bytes, rest) = x.as_chunks_mut::<8>();
+        for (x, &byte) in bytes.iter_mut().zip(bits) {
+            keep(x, byte);
         }
+        if !rest.is_empty() {
+            let mut last = [0.0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            keep(&mut last, bits[bytes.len()]);
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+}
+
+/// Clears the elements whose bit is not set.
+#[inline(always)]
+fn keep(x: &mut [f32; 8], byte: u8) {
+    /// Each bit of a byte as 32 bits: loading them is faster than making them.
+    static SPREAD: [[u32; 8]; 256] = {
+        let mut spread = [[0; 8]; 256];
+        let mut index = 0;
+        while index < 8 * 256 {
+            spread[index / 8][index % 8] = if index / 8 >> (index % 8) & 1 == 0 { 0 } else { u32::MAX };
+            index += 1;
+        }
+        spread
+    };
+    for (x, bits) in x.iter_mut().zip(SPREAD[usize::from(byte)]) {
+        *x = f32::from_bits(x.to_bits() & bits);
+    }
+}
+
+simd! {
+    /// Sets the bits of the elements whose random number is at least `threshold`.
+    fn draw_bits(bits: &mut [u8], stream: &Stream, threshold: u32, width: usize) {
+        const PIECE: usize = 256;
+        let bytes_per_row = width.div_ceil(8);
+        // A few rows a task: drawing is slow enough to be worth one.
+        let rows = (16_384 / width).max(1);
+        bits.par_chunks_mut(rows * bytes_per_row).enumerate().for_each(|(index, block)| {
+            let (mut numbers, mut flags) = ([0; PIECE], [0u8; PIECE]);
+            for (row, bits) in (index * rows..).zip(block.chunks_exact_mut(bytes_per_row)) {
+                for (piece, bits) in bits.chunks_mut(PIECE / 8).enumerate() {
+                    let column = piece * PIECE;
+                    let numbers = &mut numbers[..PIECE.min(width - column)];
+                    stream.fill((row * width + column) as u64, numbers);
+                    for (flag, &number) in flags.iter_mut().zip(numbers.iter()) {
+                        *flag = u8::from(number >= threshold);
+                    }
+                    for (byte, flags) in bits.iter_mut().zip(flags.as_chunks::<8>().0) {
+                        // The product moves bit 8i to bit 56 + i.
+                        *byte = (u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
+                    }
+                }
+            }
+        });
     }
 }
 
@@ -378,17 +436,15 @@ mod tests {
         };
         assert_eq!(run(0.3, 5), run(0.3, 5));
         assert_ne!(run(0.3, 5).0, run(0.3, 6).0);
-        let kept = Mask {
-            stream: Stream::new(1, 2, 3, Purpose::Dropout),
-            threshold: (0.3 * 4_294_967_296.0) as u32,
-            scale: 1.0 / 0.7,
-        };
+        // The same elements, whatever the cut into rows.
+        let stream = Stream::new(1, 2, 3, Purpose::Dropout);
         let mut ones = vec![1.0; 100_000];
-        kept.apply(0, &mut ones);
+        Mask::draw(&stream, 0.3, 1, ones.len()).apply(0, 0, &mut ones);
         let share = ones.iter().filter(|&&x| x > 0.0).count() as f64 / 1e5;
         assert!((share - 0.7).abs() < 0.01, "{share}");
-        let mut part = vec![1.0; 700];
-        kept.apply(333, &mut part);
-        assert_eq!(part, ones[333..1033]);
+        let rows = Mask::draw(&stream, 0.3, 10, 333);
+        let mut part = vec![1.0; 301];
+        rows.apply(7, 32, &mut part);
+        assert_eq!(part, ones[7 * 333 + 32..8 * 333]);
     }
 }

@@ -6,6 +6,7 @@
 pub mod attention;
 pub(crate) mod buffer;
 pub mod cpu;
+pub mod dynamic_map;
 pub mod frozen;
 pub mod linear;
 pub mod lora_linear;

@@ -9,6 +9,7 @@
 use rayon::prelude::*;
 
 use super::cpu::math::simd;
+use super::dynamic_map::{DynamicMap, MAP_SIZE};
 
 /// Weights that share a scale.
 pub const BLOCK: usize = 64;
@@ -42,53 +43,14 @@ pub struct Nf4 {
     pub codes: Vec<u8>,
     /// One 8-bit code a block of weights.
     pub absmax: Vec<u8>,
-    /// The values of the codes in `absmax`: 256 numbers.
-    pub nested_map: Vec<f32>,
+    /// What the codes in `absmax` stand for.
+    pub nested_map: DynamicMap,
     /// One scale a block of `absmax`.
     pub nested_absmax: Vec<f32>,
     /// The mean of the blocks' scales, subtracted before they were quantized.
     pub offset: f32,
     /// The number of weights.
     pub len: usize,
-}
-
-/// The signed or unsigned 8-bit dynamic map (Dettmers et al., 2022, "8-bit optimizers"): seven
-/// decades, each with twice the values of the one below, ascending.
-#[must_use]
-pub fn dynamic_map(signed: bool) -> Vec<f32> {
-    let mut map = vec![0.0, 1.0];
-    for exponent in 0..7 {
-        let steps = 1usize << (exponent + usize::from(!signed));
-        let edge = |index: usize| {
-            // Counted from the nearer end and fused, as torch's linspace does: the bits depend on it.
-            let step = (1.0f32 - 0.1) / steps as f32;
-            if index < steps.div_ceil(2) {
-                step.mul_add(index as f32, 0.1)
-            } else {
-                (-step).mul_add((steps - index) as f32, 1.0)
-            }
-        };
-        let scale = 10f64.powi(exponent as i32 - 6) as f32;
-        for index in 0..steps {
-            let value = (edge(index) + edge(index + 1)) / 2.0 * scale;
-            map.push(value);
-            if signed {
-                map.push(-value);
-            }
-        }
-    }
-    map.sort_by(f32::total_cmp);
-    map
-}
-
-/// The index of the value of an ascending `map` that is nearest to `x`.
-#[must_use]
-pub fn nearest(map: &[f32], x: f32) -> usize {
-    let above = map.partition_point(|&value| value < x);
-    if above == 0 {
-        return 0;
-    }
-    if above == map.len() || x - map[above - 1] <= map[above] - x { above - 1 } else { above }
 }
 
 impl Nf4 {
@@ -108,14 +70,14 @@ impl Nf4 {
             },
         );
         let offset = (scales.iter().map(|&s| f64::from(s)).sum::<f64>() / scales.len().max(1) as f64) as f32;
-        let nested_map = dynamic_map(true);
+        let nested_map = DynamicMap::new(true);
         let mut absmax = Vec::with_capacity(scales.len());
         let mut nested_absmax = Vec::with_capacity(scales.len().div_ceil(NESTED_BLOCK));
         for block in scales.chunks(NESTED_BLOCK) {
             let largest = block.iter().map(|s| (s - offset).abs()).fold(0.0, f32::max);
             nested_absmax.push(largest);
             let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
-            absmax.extend(block.iter().map(|s| nearest(&nested_map, (s - offset) * inverse) as u8));
+            absmax.extend(block.iter().map(|s| nested_map.nearest((s - offset) * inverse)));
         }
         Self { codes, absmax, nested_map, nested_absmax, offset, len }
     }
@@ -123,7 +85,7 @@ impl Nf4 {
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.codes.len() + self.absmax.len() + 4 * (self.nested_absmax.len() + self.nested_map.len() + 1)
+        self.codes.len() + self.absmax.len() + 4 * (self.nested_absmax.len() + MAP_SIZE + 1)
     }
 
     /// The weights from `first` on.
@@ -156,7 +118,7 @@ impl Nf4 {
     #[inline(always)]
     fn scale(&self, block: usize) -> f32 {
         // bitsandbytes rounds the product before it adds the offset: no fused multiply-add here.
-        self.nested_map[usize::from(self.absmax[block])] * self.nested_absmax[block / NESTED_BLOCK] + self.offset
+        self.nested_map.value(self.absmax[block]) * self.nested_absmax[block / NESTED_BLOCK] + self.offset
     }
 }
 

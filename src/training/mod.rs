@@ -1,5 +1,6 @@
 //! The training loop and what it is made of.
 
+pub mod blockwise;
 pub mod early_stopping;
 pub mod optimizer;
 pub mod schedule;

@@ -8,12 +8,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::early_stopping::EarlyStopping;
-use super::optimizer::{AdamW, clip_factor, gradient_norm};
+use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use crate::artifacts::records::{History, evaluation_record};
 use crate::artifacts::run_dir::SeedDir;
 use crate::artifacts::{adapter, records};
 use crate::atomic_file;
+use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::epoch_order;
 use crate::evaluation::{Evaluation, Sample, evaluate};
@@ -44,6 +45,8 @@ pub struct TrainOptions {
     pub schedule: Schedule,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// How AdamW's moments are held.
+    pub moments: MomentStorage,
     /// Clip at this norm; 0: off.
     pub max_grad_norm: f64,
     /// Permute the examples each epoch.
@@ -146,7 +149,7 @@ impl Trainer<'_> {
     pub fn run(&self) -> Result<TrainOutcome> {
         let options = &self.options;
         let started = Instant::now();
-        let mut optimizer = AdamW::new(self.classifier.params(), options.weight_decay);
+        let mut optimizer = AdamW::new(self.classifier.params(), options.weight_decay, options.moments);
         let mut stopping = EarlyStopping::new(options.patience, options.metric.ends_with("loss"));
         let mut history = History::create(&self.directory.history())?;
         let mut progress = Progress::default();
@@ -227,17 +230,8 @@ impl Trainer<'_> {
             let samples = indices.iter().map(|&index| &self.train[index]);
             let batch = Batch::new(samples.map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
             let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch };
-            let tape = Tape::recording(Some(key));
-            let logits = self.classifier.logits(&tape, &batch)?;
-            let loss = self.classifier.loss(&tape, &logits, &batch.labels)?;
-            let value = f64::from(loss.tensor().to_scalar::<f32>()?);
-            ensure!(
-                value.is_finite(),
-                "the loss is {value} at step {}; lower train.learning_rate, or check the base's weights",
-                progress.step + 1
-            );
-            drop(logits);
-            tape.backward(&loss, tensor(vec![1.0], ())?)?;
+            let value = forward_backward(self.classifier, &batch, key)
+                .with_context(|| format!("step {} of seed {}", progress.step + 1, self.options.seed))?;
             sum += value;
             progress.micro_batch += 1;
             progress.examples += batch.len();
@@ -313,6 +307,27 @@ impl Trainer<'_> {
     fn epoch_of(&self, progress: &Progress) -> f64 {
         progress.examples as f64 / self.train.len() as f64
     }
+}
+
+/// Adds one micro-batch's gradients to the parameters'; returns its mean loss.
+///
+/// # Errors
+/// If the loss is not finite, or an op fails.
+pub fn forward_backward(classifier: &Classifier, batch: &Batch, key: DropoutKey) -> Result<f64> {
+    let tape = Tape::recording(Some(key));
+    let logits = classifier.logits(&tape, batch)?;
+    let loss = classifier.loss(&tape, &logits, &batch.labels)?;
+    let value = f64::from(loss.tensor().to_scalar::<f32>()?);
+    ensure!(value.is_finite(), "the loss is {value}; lower train.learning_rate, or check the base's weights");
+    drop(logits);
+    tape.backward(&loss, tensor(vec![1.0], ())?)?;
+    Ok(value)
+}
+
+/// How AdamW's moments are held: in 8 bits if the base is in 4, unless that is switched off.
+#[must_use]
+pub fn moment_storage(use_4bit: bool, train: &TrainConfig) -> MomentStorage {
+    if use_4bit && train.optim_8bit_when_4bit { MomentStorage::EightBit } else { MomentStorage::Float32 }
 }
 
 /// An evaluation, its scores, and the record of both.
