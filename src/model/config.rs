@@ -134,10 +134,9 @@ impl DecoderConfig {
         let file: File = serde_json::from_str(text)?;
         debug_assert_eq!(file.model_type, model_type);
         ensure!(file.auto_map.is_none(), "`auto_map` asks for custom code, which llmcls does not run");
-        ensure!(
-            file.quantization_config.is_none(),
-            "`quantization_config`: pre-quantized checkpoints are not supported yet; use the original weights"
-        );
+        if let Some(quantization) = &file.quantization_config {
+            check_quantization(quantization)?;
+        }
         let activation = file.hidden_act.as_deref().unwrap_or("silu");
         ensure!(activation == "silu", "hidden_act `{activation}` is not supported; supported: silu");
         let heads = file.num_attention_heads;
@@ -237,6 +236,23 @@ impl RopeScaling {
     }
 }
 
+/// Accepts weights that bitsandbytes quantized to NF4 with double quantization.
+fn check_quantization(config: &Value) -> Result<()> {
+    for (key, expected) in [
+        ("quant_method", Value::from("bitsandbytes")),
+        ("load_in_4bit", Value::from(true)),
+        ("bnb_4bit_quant_type", Value::from("nf4")),
+        ("bnb_4bit_use_double_quant", Value::from(true)),
+    ] {
+        ensure!(
+            config[key] == expected,
+            "quantization_config: {key} is {}, and only {expected} is read; use the original weights with model.use_4bit",
+            config[key]
+        );
+    }
+    Ok(())
+}
+
 /// A token id, or the first of a list of them.
 fn first_id(value: &Value) -> Option<u32> {
     value.as_array().map_or(Some(value), |list| list.first())?.as_u64()?.try_into().ok()
@@ -270,6 +286,7 @@ mod tests {
             (r#", "rope_scaling": {"type": "yarn", "factor": 2.0}"#, "yarn"),
             (r#", "auto_map": {"AutoModel": "x.py"}"#, "auto_map"),
             (r#", "num_key_value_heads": 4"#, "num_key_value_heads 4"),
+            (r#", "quantization_config": {"quant_method": "gptq"}"#, "gptq"),
         ] {
             let error = parse(more).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

@@ -10,11 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::ops::dynamic_map::{DynamicMap, MAP_SIZE};
 use crate::ops::frozen::{FrozenMatrix, Storage};
 use crate::ops::memory::{Buffer, map_file, release_pages};
-use crate::ops::nf4::Nf4;
+use crate::ops::nf4::{self, Nf4};
 use crate::rng::{Purpose, Stream};
 
 /// How dense weights are held.
@@ -36,6 +38,9 @@ pub struct BaseStorage {
     /// Whether linear layers are held in 4 bits.
     pub is_4bit: bool,
 }
+
+/// What bitsandbytes adds to the name of a 4-bit tensor for the description of its form.
+const QUANT_STATE: &str = ".quant_state.bitsandbytes__nf4";
 
 /// A source of weights.
 pub enum Weights {
@@ -79,7 +84,14 @@ impl Weights {
     /// If there is no such tensor, or of another shape or dtype.
     pub fn matrix(&self, name: &str, rows: usize, columns: usize, storage: BaseStorage) -> Result<FrozenMatrix> {
         let storage = match self {
-            Self::Checkpoint(checkpoint) => checkpoint.find(name, &[rows, columns])?.store(storage),
+            Self::Checkpoint(checkpoint) => match checkpoint.quantized(name, rows, columns)? {
+                Some(weights) => Storage::Nf4(weights),
+                None => {
+                    // What a quantized checkpoint holds in full was left so on purpose.
+                    let is_4bit = storage.is_4bit && !checkpoint.is_quantized();
+                    checkpoint.find(name, &[rows, columns])?.store(BaseStorage { is_4bit, ..storage })
+                }
+            },
             Self::Random { seed, std, made } => {
                 let stream = Stream::new(*seed, made.get(), 0, Purpose::Base);
                 made.set(made.get() + 1);
@@ -186,12 +198,81 @@ impl Checkpoint {
         Ok(self.find(name, shape)?.to_f32())
     }
 
-    fn find(&self, name: &str, shape: &[usize]) -> Result<&TensorInFile> {
+    /// Whether bitsandbytes quantized these weights.
+    fn is_quantized(&self) -> bool {
+        self.tensors.keys().any(|name| name.ends_with(QUANT_STATE))
+    }
+
+    /// The matrix as bitsandbytes quantized it, or `None` if it is held in full.
+    fn quantized(&self, name: &str, rows: usize, columns: usize) -> Result<Option<Nf4>> {
+        #[derive(Deserialize)]
+        struct QuantState {
+            quant_type: String,
+            blocksize: usize,
+            shape: Vec<usize>,
+            nested_blocksize: Option<usize>,
+            nested_offset: Option<f32>,
+        }
+        let Some(state) = self.tensors.get(&format!("{name}{QUANT_STATE}")) else { return Ok(None) };
+        let read = || -> Result<Nf4> {
+            let bytes = |part: &str, len: usize| -> Result<Vec<u8>> {
+                let tensor = self.get(&format!("{name}{part}"))?;
+                let found = tensor.bytes();
+                ensure!(
+                    tensor.dtype == Dtype::U8 && found.len() == len,
+                    "`{name}{part}` is {:?} {:?}, expected {len} bytes",
+                    tensor.dtype,
+                    tensor.shape
+                );
+                Ok(found.to_vec())
+            };
+            let state: QuantState = serde_json::from_slice(state.bytes()).context("its quant_state is not valid")?;
+            ensure!(
+                state.quant_type == "nf4" && state.blocksize == nf4::BLOCK && state.shape == [rows, columns],
+                "it is {} of shape {:?} in blocks of {}, expected nf4 of shape {:?} in blocks of {}",
+                state.quant_type,
+                state.shape,
+                state.blocksize,
+                [rows, columns],
+                nf4::BLOCK
+            );
+            let (Some(nf4::NESTED_BLOCK), Some(offset)) = (state.nested_blocksize, state.nested_offset) else {
+                bail!("its scales are not quantized in blocks of {} (bnb_4bit_use_double_quant)", nf4::NESTED_BLOCK);
+            };
+            let levels = self.floats(&format!("{name}.quant_map"), &[nf4::LEVELS.len()])?;
+            ensure!(
+                levels.iter().zip(nf4::LEVELS).all(|(found, level)| (found - level).abs() < 1e-6),
+                "its quant_map is not that of NF4"
+            );
+            let len = rows * columns;
+            let blocks = len.div_ceil(nf4::BLOCK);
+            let map = self.floats(&format!("{name}.nested_quant_map"), &[MAP_SIZE])?;
+            let weights = Nf4 {
+                codes: bytes("", len.div_ceil(2))?,
+                absmax: bytes(".absmax", blocks)?,
+                nested_map: DynamicMap::from_values(&map).context("its nested_quant_map does not ascend")?,
+                nested_absmax: self.floats(&format!("{name}.nested_absmax"), &[blocks.div_ceil(nf4::NESTED_BLOCK)])?,
+                offset,
+                len,
+            };
+            let codes = self.get(name)?;
+            release_pages(&codes.file, codes.bytes.clone());
+            Ok(weights)
+        };
+        read().map(Some).with_context(|| format!("{}: 4-bit tensor `{name}`", state.path.display()))
+    }
+
+    fn get(&self, name: &str) -> Result<&TensorInFile> {
         let Some(tensor) = self.tensors.get(name) else {
             let first =
                 self.tensors.values().next().map_or_else(|| "the weights".into(), |t| t.path.display().to_string());
             bail!("{first}: no tensor `{name}` among {} in its file or shards", self.tensors.len());
         };
+        Ok(tensor)
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<&TensorInFile> {
+        let tensor = self.get(name)?;
         let path = tensor.path.display();
         ensure!(
             tensor.shape == shape,

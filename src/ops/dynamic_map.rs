@@ -68,7 +68,7 @@ impl DynamicMap {
             below += if self.0[below + half] <= x { half } else { 0 };
         }
         let above = (below + 1).min(MAP_SIZE - 1);
-        (below + usize::from(x - self.0[below] > self.0[above] - x)) as u8
+        (if x - self.0[below] > self.0[above] - x { above } else { below }) as u8
     }
 }
 

@@ -250,6 +250,14 @@ impl Param {
         buffer::modify(&self.gradient, |gradient| gradient.fill(0.0))
     }
 
+    /// Adds numbers to the gradient, as the backward of an op does.
+    ///
+    /// # Errors
+    /// If the tensor cannot be written.
+    pub fn add_to_gradient(&self, addend: &[f32]) -> Result<()> {
+        self.accumulate(|gradient| add(gradient, addend))
+    }
+
     /// Lets an op add to the gradient.
     pub(crate) fn accumulate(&self, f: impl Fn(&mut [f32])) -> Result<()> {
         self.has_gradient.set(true);
