@@ -112,5 +112,5 @@ fn a_hub_name_in_the_local_cache_is_used_and_a_missing_one_says_where_it_was_loo
     let found = run("org/tiny");
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
     let missing = String::from_utf8(run("org/other").stderr).unwrap();
-    assert!(missing.contains("org/other") && missing.contains("tokenizer.json"), "{missing}");
+    assert!(missing.contains("org/other") && missing.contains("config.json"), "{missing}");
 }

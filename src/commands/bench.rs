@@ -34,6 +34,7 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
         recompute: config.train.gradient_checkpointing,
     })?;
     classifier.initialize(config.exp.seeds[0])?;
+    setup::start_from_adapter(&classifier, &config.model)?;
     let batches = batches(args, base.config.vocab_size)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let load_peak = memory::peak_bytes();

@@ -76,7 +76,9 @@ impl BaseModel {
     /// # Errors
     /// If it is not usable.
     pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
-        self.encoder_from(&self.files.tokenizer[0], max_length)
+        let tokenizer = self.files.tokenizer.first().filter(|path| path.ends_with("tokenizer.json"));
+        let tokenizer = tokenizer.with_context(|| format!("{}: `tokenizer.json` is missing", self.files.name))?;
+        self.encoder_from(tokenizer, max_length)
     }
 
     fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
@@ -104,6 +106,24 @@ pub fn lora_options(model: &ModelConfig) -> Result<LoraOptions> {
         TargetModules::Pattern(pattern) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
     };
     Ok(LoraOptions { rank: model.lora_r, alpha: model.lora_alpha, dropout: model.lora_dropout, targets })
+}
+
+/// Sets adapters and head from `model.init_adapter`, if it is set: a peft directory of the same shape.
+///
+/// # Errors
+/// If a tensor is missing, or its rank or targets are others.
+pub fn start_from_adapter(classifier: &Classifier, model: &ModelConfig) -> Result<()> {
+    let Some(path) = &model.init_adapter else { return Ok(()) };
+    let context = || format!("model.init_adapter: {}", path.display());
+    let (lora, _) = adapter::read_config(path).with_context(context)?;
+    ensure!(
+        lora.rank == model.lora_r,
+        "model.init_adapter: {} has r = {}, the configuration lora_r = {}",
+        path.display(),
+        lora.rank,
+        model.lora_r
+    );
+    adapter::load(path, classifier).with_context(context)
 }
 
 /// What the labels are to each other.
@@ -294,8 +314,10 @@ impl Loaded {
         })?;
         adapter::load(&trained.adapter, &classifier)?;
         let own = trained.adapter.join("tokenizer.json");
-        let tokenizer = if own.is_file() { &own } else { &base.files.tokenizer[0] };
-        let encoder = base.encoder_from(tokenizer, file.max_length)?;
+        let encoder = match own.is_file() {
+            true => base.encoder_from(&own, file.max_length)?,
+            false => base.encoder(file.max_length)?,
+        };
         Ok(Self { trained, classifier, encoder, file, config })
     }
 

@@ -138,9 +138,7 @@ impl Setting<'_> {
     /// Trains one seed and writes its directory; returns its part of the summary.
     fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<Value> {
         self.classifier.initialize(seed)?;
-        if let Some(path) = &self.config.model.init_adapter {
-            self.start_from(path)?;
-        }
+        setup::start_from_adapter(&self.classifier, &self.config.model)?;
         let options = self.options(seed);
         let eval_batch_size = options.eval_batch_size;
         let trainer = Trainer {
@@ -221,20 +219,6 @@ impl Setting<'_> {
             patience: train.early_stopping_patience,
             save_total_limit: train.save_total_limit,
         }
-    }
-
-    /// Sets adapters and head from a peft directory of the same shape.
-    fn start_from(&self, path: &Path) -> Result<()> {
-        let context = || format!("model.init_adapter: {}", path.display());
-        let (lora, _) = adapter::read_config(path).with_context(context)?;
-        ensure!(
-            lora.rank == self.lora.rank,
-            "model.init_adapter: {} has r = {}, the configuration lora_r = {}",
-            path.display(),
-            lora.rank,
-            self.lora.rank
-        );
-        adapter::load(path, &self.classifier).with_context(context)
     }
 
     /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.

@@ -16,7 +16,8 @@ pub struct ModelFiles {
     pub revision: Option<String>,
     /// `config.json`
     pub config: PathBuf,
-    /// `tokenizer.json`, then those of `tokenizer_config.json`, `special_tokens_map.json` that exist.
+    /// Those of `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` that exist, in this
+    /// order.
     pub tokenizer: Vec<PathBuf>,
     /// The safetensors files; none if the weights are random.
     pub weights: Vec<PathBuf>,
@@ -24,7 +25,7 @@ pub struct ModelFiles {
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-const OPTIONAL_TOKENIZER_FILES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
 
 impl ModelFiles {
     /// Finds the files of `name`: a directory, or `org/name[@revision]` in the Hub's cache, or else
@@ -58,9 +59,10 @@ impl ModelFiles {
         file: &dyn Fn(&str) -> Result<Option<PathBuf>>,
     ) -> Result<Self> {
         let need = |wanted: &str| file(wanted)?.with_context(|| format!("`{wanted}` is missing"));
-        let mut tokenizer = vec![need("tokenizer.json")?];
-        for optional in OPTIONAL_TOKENIZER_FILES {
-            tokenizer.extend(file(optional)?);
+        let config = need("config.json")?;
+        let mut tokenizer = Vec::new();
+        for name in TOKENIZER_FILES {
+            tokenizer.extend(file(name)?);
         }
         let weights = match (needs_weights, needs_weights.then(|| file(WEIGHTS)).transpose()?.flatten()) {
             (false, _) => Vec::new(),
@@ -75,7 +77,7 @@ impl ModelFiles {
                 shards(&index)?.iter().map(|shard| need(shard)).collect::<Result<_>>()?
             }
         };
-        Ok(Self { name: name.to_owned(), revision, config: need("config.json")?, tokenizer, weights })
+        Ok(Self { name: name.to_owned(), revision, config, tokenizer, weights })
     }
 }
 
