@@ -5,6 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use crate::failpoint::{self, Place};
 
 /// Writes a file through `write`, under a temporary name beside it, and renames it when it is
 /// complete and on disk.
@@ -13,10 +16,17 @@ use anyhow::{Context, Result};
 /// If anything fails; then `path` is as it was, and the temporary is gone.
 pub fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let temporary = beside(path);
+    remove_stale(path);
     let result: Result<()> = (|| {
         let mut writer = BufWriter::new(File::create(&temporary)?);
         write(&mut writer)?;
-        writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        failpoint::reached(Place::Write).inspect_err(|_| {
+            // What a disk that fills up leaves.
+            let _ = file.set_len(file.metadata().map_or(0, |data| data.len() / 2));
+        })?;
+        file.sync_all()?;
+        failpoint::reached(Place::Rename)?;
         fs::rename(&temporary, path)?;
         Ok(sync_directory(path.parent().unwrap_or(Path::new(".")))?)
     })();
@@ -42,17 +52,15 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// If anything fails; then `path` is as it was, and the temporary is gone.
 pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = beside(path);
+    remove_stale(path);
     let result: Result<()> = (|| {
-        // Left behind by a run that was killed.
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary)?;
-        }
         fs::create_dir(&temporary)?;
         fill(&temporary)?;
         for entry in fs::read_dir(&temporary)? {
             File::open(entry?.path())?.sync_all()?;
         }
         sync_directory(&temporary)?;
+        failpoint::reached(Place::Rename)?;
         fs::rename(&temporary, path)?;
         Ok(sync_directory(path.parent().unwrap_or(Path::new(".")))?)
     })();
@@ -66,6 +74,40 @@ pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> R
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp-{}", std::process::id()))
+}
+
+/// Removes temporaries of `path` whose process was killed. What cannot be removed stays: it is in
+/// nobody's way.
+fn remove_stale(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.tmp-");
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let Some(process) = file.to_str().and_then(|file| file.strip_prefix(&prefix)?.parse::<u32>().ok()) else {
+            continue;
+        };
+        if process == std::process::id() || !is_running(process) {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        }
+    }
+}
+
+/// Whether a process is there; taken to be so where the system does not tell.
+fn is_running(process: u32) -> bool {
+    !cfg!(target_os = "linux") || Path::new("/proc").join(process.to_string()).exists()
+}
+
+/// The SHA-256 of a file, as hexadecimal digits.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut hashed = || -> io::Result<u64> { io::copy(&mut File::open(path)?, &mut hash) };
+    hashed().with_context(|| format!("{}: cannot read", path.display()))?;
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Makes renames in a directory last through a power cut.

@@ -82,6 +82,10 @@ pub struct TrainArgs {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Go on with a run that was stopped, from its last checkpoint, as if it had not been;
+    /// --config and --set may change only what does not change the result
+    #[arg(long, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
 }
 
 /// Which trained classifier.

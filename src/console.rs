@@ -2,9 +2,10 @@
 //! standard error.
 
 use std::io::{IsTerminal, stderr};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Where messages go.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,7 @@ pub struct Progress {
     title: String,
     total: u64,
     done: u64,
+    done_before: u64,
     started: Instant,
     last_line: Instant,
 }
@@ -26,6 +28,12 @@ enum Display {
     Bar(ProgressBar),
     Lines,
     Nothing,
+}
+
+/// All bars of the terminal: what is said in between must not tear them.
+fn bars() -> &'static MultiProgress {
+    static BARS: OnceLock<MultiProgress> = OnceLock::new();
+    BARS.get_or_init(MultiProgress::new)
 }
 
 /// Between two plain lines of progress.
@@ -42,14 +50,14 @@ impl Console {
     #[expect(clippy::print_stderr, reason = "this is the printer")]
     pub fn say(self, message: impl AsRef<str>) {
         if !self.is_quiet {
-            eprintln!("{}", message.as_ref());
+            bars().suspend(|| eprintln!("{}", message.as_ref()));
         }
     }
 
     /// Warns, even if quiet.
     #[expect(clippy::print_stderr, reason = "this is the printer")]
     pub fn warn(self, message: impl AsRef<str>) {
-        eprintln!("warning: {}", message.as_ref());
+        bars().suspend(|| eprintln!("warning: {}", message.as_ref()));
     }
 
     /// Shows the progress of `total` units of work, each a `unit`.
@@ -64,18 +72,28 @@ impl Console {
             ))
             .expect("the template is valid")
             .progress_chars("=> ");
-            let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr()).with_style(style);
+            let bar = bars().add(ProgressBar::new(total as u64).with_style(style));
             bar.set_prefix(title.clone());
             Display::Bar(bar)
         } else {
             Display::Lines
         };
         let now = Instant::now();
-        Progress { display, title, total: total as u64, done: 0, started: now, last_line: now }
+        Progress { display, title, total: total as u64, done: 0, done_before: 0, started: now, last_line: now }
     }
 }
 
 impl Progress {
+    /// `count` units were done before.
+    pub fn start_at(&mut self, count: usize) {
+        self.done = count as u64;
+        self.done_before = count as u64;
+        if let Display::Bar(bar) = &self.display {
+            bar.set_position(self.done);
+            bar.reset_eta();
+        }
+    }
+
     /// `count` more units are done.
     #[expect(clippy::print_stderr, reason = "this is the printer")]
     pub fn advance(&mut self, count: usize, message: impl FnOnce() -> String) {
@@ -88,7 +106,8 @@ impl Progress {
             }
             Display::Lines if self.last_line.elapsed() >= LINE_INTERVAL && self.done < self.total => {
                 self.last_line = Instant::now();
-                let left = self.started.elapsed().mul_f64((self.total - self.done) as f64 / self.done.max(1) as f64);
+                let done = (self.done - self.done_before).max(1);
+                let left = self.started.elapsed().mul_f64((self.total - self.done) as f64 / done as f64);
                 eprintln!("{} {}/{} {} eta {}s", self.title, self.done, self.total, message(), left.as_secs());
             }
             Display::Lines => {}

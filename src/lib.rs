@@ -34,4 +34,6 @@ pub mod ops;
 // Layer 0: what needs nothing else.
 pub mod atomic_file;
 pub mod device;
+pub mod failpoint;
+pub mod interrupt;
 pub mod rng;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use llmcls::{cli::Cli, commands, ops::memory};
+use llmcls::{cli::Cli, commands, interrupt::Interrupted, ops::memory};
 
 fn main() -> ExitCode {
     memory::keep_large_blocks();
@@ -22,6 +22,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
     {
         return ExitCode::FAILURE;
+    }
+    if let Some(interrupted) = error.chain().find_map(|cause| cause.downcast_ref::<Interrupted>()) {
+        eprintln!("stopped: {error:#}");
+        return ExitCode::from(interrupted.exit_code());
     }
     eprintln!("error: {error:#}");
     ExitCode::FAILURE

@@ -10,3 +10,5 @@ mod layers;
 mod nf4;
 /// Numbers of transformers, peft and torch.
 mod parity;
+/// Runs that die and go on.
+mod resume;

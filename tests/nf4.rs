@@ -58,7 +58,7 @@ fn dequantization_is_that_of_bitsandbytes() {
     let weights = Nf4 {
         codes: numbers.bytes("whole.codes"),
         absmax: numbers.bytes("whole.absmax"),
-        nested_map: DynamicMap::new(true),
+        nested_map: Box::new(DynamicMap::new(true)),
         nested_absmax: numbers.floats("whole.nested_absmax"),
         offset: numbers.floats("whole.offset")[0],
         len: expected.len(),

@@ -2,5 +2,6 @@
 
 pub mod adapter;
 pub mod classifier_file;
+pub mod manifest;
 pub mod records;
 pub mod run_dir;

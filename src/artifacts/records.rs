@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -15,16 +15,26 @@ use crate::metrics::Scores;
 /// `history.jsonl`: one object a line, appended as training goes.
 pub struct History {
     file: File,
+    lines: usize,
 }
 
 impl History {
-    /// Starts the file.
+    /// Goes on after the first `lines` lines; what follows them is removed.
     ///
     /// # Errors
-    /// If it cannot be created.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| format!("{}: cannot create", path.display()))?;
-        Ok(Self { file })
+    /// If the file has fewer lines, or cannot be read or written.
+    pub fn open(path: &Path, lines: usize) -> Result<Self> {
+        let mut kept = String::new();
+        if lines > 0 {
+            let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+            kept = text.split_inclusive('\n').take(lines).collect();
+            let found = kept.lines().count();
+            ensure!(found == lines, "{}: has {found} lines, and the checkpoint knows {lines}", path.display());
+        }
+        atomic_file::write_bytes(path, kept.as_bytes())?;
+        let file =
+            File::options().append(true).open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+        Ok(Self { file, lines })
     }
 
     /// Adds a line.
@@ -32,7 +42,17 @@ impl History {
     /// # Errors
     /// If it cannot be written.
     pub fn push(&mut self, record: &Value) -> Result<()> {
+        self.lines += 1;
         writeln!(self.file, "{record}").context("cannot write to history.jsonl")
+    }
+
+    /// Makes sure that all lines are on disk; returns how many there are.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn sync(&self) -> Result<usize> {
+        self.file.sync_all().context("cannot write to history.jsonl")?;
+        Ok(self.lines)
     }
 }
 

@@ -1,18 +1,24 @@
 //! `outputs/<model>/<dataset>/run_<time>/`: the only code that knows the layout.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::adapter;
 
+const CONFIG: &str = "config.yaml";
+const SUMMARY: &str = "summary.json";
+
 /// A run's directory.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// Held while a process trains here.
+    lock: Arc<File>,
 }
 
 impl RunDir {
@@ -28,12 +34,39 @@ impl RunDir {
             let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
             let path = parent.join(format!("run_{time}{suffix}"));
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { path }),
+                Ok(()) => return Self::lock(path),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error).with_context(|| format!("{}: cannot create", path.display())),
             }
         }
         unreachable!("some number is free")
+    }
+
+    /// Opens the directory of an unfinished run, to go on with it.
+    ///
+    /// # Errors
+    /// If it is no run, is finished, or another process trains there.
+    pub fn reopen(path: &Path) -> Result<Self> {
+        ensure!(path.join(CONFIG).is_file(), "{}: not a run: it has no {CONFIG}", path.display());
+        ensure!(!path.join(SUMMARY).is_file(), "{}: this run is finished; there is nothing to resume", path.display());
+        Self::lock(path.to_owned())
+    }
+
+    fn lock(path: PathBuf) -> Result<Self> {
+        let file = path.join(".lock");
+        let lock = File::create(&file).with_context(|| format!("{}: cannot create", file.display()))?;
+        match lock.try_lock() {
+            // Where the filesystem knows no locks, there is none.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Self { path, lock: Arc::new(lock) }),
+            Err(TryLockError::WouldBlock) => bail!("{}: another process trains there", path.display()),
+        }
+    }
+
+    /// Lets others train here, and removes the trace of the lock: the run is finished.
+    pub fn unlock(self) {
+        // A file that stays is in nobody's way.
+        let _ = fs::remove_file(self.path.join(".lock"));
+        drop(self.lock);
     }
 
     /// The directory.
@@ -45,7 +78,7 @@ impl RunDir {
     /// The resolved configuration.
     #[must_use]
     pub fn config(&self) -> PathBuf {
-        self.path.join("config.yaml")
+        self.path.join(CONFIG)
     }
 
     /// What ran where.
@@ -57,16 +90,16 @@ impl RunDir {
     /// The results; written last.
     #[must_use]
     pub fn summary(&self) -> PathBuf {
-        self.path.join("summary.json")
+        self.path.join(SUMMARY)
     }
 
-    /// Makes the directory of one seed.
+    /// The directory of one seed, made if it is not there.
     ///
     /// # Errors
     /// If it cannot be created.
-    pub fn create_seed(&self, seed: u32) -> Result<SeedDir> {
+    pub fn seed(&self, seed: u32) -> Result<SeedDir> {
         let path = self.path.join(format!("seed_{seed}"));
-        fs::create_dir(&path).with_context(|| format!("{}: cannot create", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("{}: cannot create", path.display()))?;
         Ok(SeedDir { path })
     }
 }
@@ -102,6 +135,12 @@ impl SeedDir {
         self.path.join("best")
     }
 
+    /// The seed's part of the summary; written last: a seed is finished when it exists.
+    #[must_use]
+    pub fn result(&self) -> PathBuf {
+        self.path.join("result.json")
+    }
+
     /// Metrics of the test split.
     #[must_use]
     pub fn test_metrics(&self) -> PathBuf {
@@ -135,7 +174,7 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     ensure!(path.is_dir(), "{}: no such run directory", path.display());
     if adapter::is_adapter(path) {
         let seed = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
-        let config = seed.as_deref().and_then(Path::parent).map(|run| run.join("config.yaml"));
+        let config = seed.as_deref().and_then(Path::parent).map(|run| run.join(CONFIG));
         let is_best = path.ends_with("best") && config.as_ref().is_some_and(|config| config.is_file());
         let home = seed.filter(|_| is_best).unwrap_or_else(|| path.to_owned());
         return Ok(Trained { adapter: path.to_owned(), home, config: config.filter(|_| is_best) });
@@ -145,7 +184,7 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
         let config = path.join("../config.yaml");
         return Ok(Trained { adapter: best, home: path.to_owned(), config: config.is_file().then_some(config) });
     }
-    let summary = path.join("summary.json");
+    let summary = path.join(SUMMARY);
     let text = fs::read_to_string(&summary).with_context(|| {
         format!(
             "{}: neither a finished run (no summary.json), nor a seed with a best/ directory, nor a peft directory \
@@ -156,7 +195,7 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
     let seed = path.join(format!("seed_{seed}"));
     ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
-    Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join("config.yaml")) })
+    Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
 }
 
 fn best_seed(summary: &str) -> Result<u64> {
@@ -177,7 +216,7 @@ pub fn newest_finished(root: &Path, of: Option<(&str, &str)>) -> Result<PathBuf>
             });
             for run in subdirectories(&dataset).into_iter().filter(|_| is_wanted) {
                 let Some(age) = run.file_name().and_then(|name| run_order(&name.to_string_lossy())) else { continue };
-                if run.join("summary.json").is_file() && newest.as_ref().is_none_or(|(best, _)| age > *best) {
+                if run.join(SUMMARY).is_file() && newest.as_ref().is_none_or(|(best, _)| age > *best) {
                     newest = Some((age, run));
                 }
             }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod eval;
 pub mod predict;
+mod resume;
 pub mod setup;
 pub mod train;
 

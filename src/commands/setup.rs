@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::artifacts::adapter;
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
+use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
@@ -81,7 +81,11 @@ impl BaseModel {
         self.encoder_from(tokenizer, max_length)
     }
 
-    fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
+    /// As [`BaseModel::encoder`], with the tokenizer of another directory.
+    ///
+    /// # Errors
+    /// If it is not usable.
+    pub fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
         TextEncoder::open(tokenizer, max_length, self.config.bos_token_id.or(self.config.eos_token_id))
     }
 
@@ -276,6 +280,7 @@ impl Loaded {
             None => newest_run(args, given.as_ref())?,
         };
         let trained = find_trained(&run)?;
+        manifest::verify(&trained.adapter)?;
         console.say(format!("using {}", trained.adapter.display()));
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;

@@ -7,10 +7,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::resume;
 use super::setup::{self, BaseModel};
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::run_dir::{RunDir, SeedDir};
-use crate::artifacts::{adapter, records};
+use crate::artifacts::{adapter, manifest, records};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
 use crate::config::Config;
@@ -18,7 +19,8 @@ use crate::config::train::{Reduction, Reporter, SchedulerType};
 use crate::console::{Console, bytes};
 use crate::data::table::Example;
 use crate::device;
-use crate::evaluation::Sample;
+use crate::evaluation::{Sample, evaluate};
+use crate::interrupt;
 use crate::metrics::METRICS;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
@@ -41,6 +43,8 @@ struct Setting<'a> {
     train: Split,
     validation: Split,
     test: Option<Split>,
+    /// What decides the result: the configuration, and hashes of data and base.
+    inputs: Value,
     console: Console,
 }
 
@@ -49,24 +53,52 @@ struct Setting<'a> {
 /// # Errors
 /// If the configuration, the data or the model cannot be used, or training fails.
 pub fn run(args: &TrainArgs, console: Console) -> Result<()> {
-    let config = super::load_config(&args.config)?
-        .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?;
+    let config = match &args.resume {
+        Some(run) => resume::configuration(run, &args.config)?,
+        None => super::load_config(&args.config)?
+            .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
+    };
     check(&config, console)?;
+    interrupt::listen().context("cannot listen to signals")?;
     let setting = prepare(&config, console)?;
-    let run = RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?;
+    let run = match &args.resume {
+        Some(run) => {
+            let run = RunDir::reopen(run)?;
+            resume::check_inputs(run.path(), &setting.inputs)?;
+            run
+        }
+        None => {
+            let run = RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?;
+            atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
+            run
+        }
+    };
     console.say(format!("run {}", run.path().display()));
-    atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
-    write_environment(&run)?;
-    let mut seeds = Vec::new();
-    for &seed in &config.exp.seeds {
-        seeds.push(setting.train_seed(seed, &run.create_seed(seed)?)?);
-    }
-    write_environment(&run)?;
-    let summary = summarize(&setting, seeds);
-    report(&summary, console);
-    records::write_json(&run.summary(), &summary)?;
+    train_all(&setting, &run)
+        .with_context(|| format!("{}: not finished; go on with: llmcls train --resume {0}", run.path().display()))?;
     console.say(format!("finished {}", run.path().display()));
+    run.unlock();
     Ok(())
+}
+
+/// Trains the seeds that are not finished, and writes the summary.
+fn train_all(setting: &Setting<'_>, run: &RunDir) -> Result<()> {
+    write_environment(run)?;
+    let mut seeds = Vec::new();
+    for &seed in &setting.config.exp.seeds {
+        let directory = run.seed(seed)?;
+        seeds.push(match resume::finished_seed(&directory)? {
+            Some(result) => result,
+            None => {
+                interrupt::check()?;
+                setting.train_seed(seed, &directory)?
+            }
+        });
+    }
+    write_environment(run)?;
+    let summary = summarize(setting, seeds);
+    report(&summary, setting.console);
+    records::write_json(&run.summary(), &summary)
 }
 
 /// Refuses what is not built, before any work.
@@ -131,7 +163,8 @@ fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
         file.labels.len(),
         started.elapsed().as_secs_f64()
     ));
-    Ok(Setting { config, base, lora, file, classifier, train, validation, test, console })
+    let inputs = resume::inputs(config, &file.base.fingerprint)?;
+    Ok(Setting { config, base, lora, file, classifier, train, validation, test, inputs, console })
 }
 
 impl Setting<'_> {
@@ -150,11 +183,14 @@ impl Setting<'_> {
             lora: &self.lora,
             base: &self.base.files.name,
             directory,
+            resume_from: resume::newest_checkpoint(directory, self.console)?,
+            inputs: self.inputs.clone(),
             options,
             console: self.console,
         };
         let outcome = trainer.run()?;
         self.save_best(directory)?;
+        self.verify_best(directory, eval_batch_size)?;
         let mut record = seed_record(seed, &outcome);
         for (name, split) in [("validation", Some(&self.validation)), ("test", self.test.as_ref())] {
             let Some(split) = split else { continue };
@@ -181,6 +217,7 @@ impl Setting<'_> {
             record[name]["per_label"] = json!(scored.scores.per_label);
         }
         record["optimizer_bytes"] = json!(outcome.optimizer_bytes);
+        records::write_json(&directory.result(), &record)?;
         Ok(record)
     }
 
@@ -206,7 +243,6 @@ impl Setting<'_> {
             batch_size: train.batch_size,
             accumulation: train.gradient_accumulation_steps,
             averages_window: train.accumulation_reduction == Reduction::Mean,
-            epochs: total_steps.div_ceil(per_epoch),
             total_steps,
             schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
             weight_decay: train.weight_decay,
@@ -217,20 +253,45 @@ impl Setting<'_> {
             eval_batch_size: train.eval_batch_size(),
             metric: metric_name(self.config).to_owned(),
             patience: train.early_stopping_patience,
+            save_steps: train.save_steps,
             save_total_limit: train.save_total_limit,
         }
     }
 
     /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
     fn save_best(&self, directory: &SeedDir) -> Result<()> {
+        // A run that was killed after this.
+        if directory.best().is_dir() {
+            return Ok(());
+        }
         atomic_file::write_directory(&directory.best(), |inside| {
             adapter::save(inside, &self.classifier, &self.lora, &self.base.files.name)?;
             for file in &self.base.files.tokenizer {
                 let name = file.file_name().context("a tokenizer file has a name")?;
-                fs::copy(file, inside.join(name)).with_context(|| format!("{}: cannot copy", file.display()))?;
+                let bytes = fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
+                atomic_file::write_bytes(&inside.join(name), &bytes)?;
             }
-            self.file.save(inside)
+            self.file.save(inside)?;
+            manifest::write(inside)
         })
+    }
+
+    /// Reads `best/` back from disk and checks that it predicts what the model in memory does.
+    fn verify_best(&self, directory: &SeedDir, batch_size: usize) -> Result<()> {
+        const ROWS: usize = 8;
+        let best = directory.best();
+        let examples = &self.validation.examples[..ROWS.min(self.validation.examples.len())];
+        let predict = |samples: &[Sample]| -> Result<Vec<Vec<f32>>> {
+            let evaluation = evaluate(&self.classifier, samples, &self.file.thresholds, batch_size, |_| ())?;
+            Ok(evaluation.predictions.probabilities)
+        };
+        let expected = predict(&self.validation.samples[..examples.len()])?;
+        manifest::verify(&best)?;
+        adapter::load(&best, &self.classifier)?;
+        let encoder = self.base.encoder_from(&best.join("tokenizer.json"), self.file.max_length)?;
+        let found = predict(&setup::encode(&encoder, examples)?)?;
+        ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
+        Ok(())
     }
 }
 

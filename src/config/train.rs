@@ -21,6 +21,8 @@ pub struct TrainConfig {
     pub early_stopping_patience: Option<usize>,
     /// The metric that chooses the best epoch.
     pub metric_for_best_model: String,
+    /// Optimizer steps between two checkpoints, beside that of each epoch; none: each epoch's alone.
+    pub save_steps: Option<usize>,
     /// Checkpoints kept, beside the best; none: all.
     pub save_total_limit: Option<usize>,
     /// Hold AdamW's moments in 8 bits if the base is in 4.
@@ -108,6 +110,7 @@ impl TrainConfig {
             gradient_accumulation_steps: section.key("gradient_accumulation_steps", 8),
             early_stopping_patience: section.nullable("early_stopping_patience", 2),
             metric_for_best_model: section.key("metric_for_best_model", "f1_micro".into()),
+            save_steps: section.optional("save_steps"),
             save_total_limit: section.optional("save_total_limit"),
             optim_8bit_when_4bit: section.key("optim_8bit_when_4bit", true),
             report_to: section.key("report_to", ReportTo(vec![Reporter::Json])),
@@ -133,6 +136,7 @@ impl TrainConfig {
             ("gradient_accumulation_steps", self.gradient_accumulation_steps),
             ("logging_steps", self.logging_steps),
             ("eval_batch_size", self.eval_batch_size()),
+            ("save_steps", self.save_steps.unwrap_or(1)),
             ("save_total_limit", self.save_total_limit.unwrap_or(1)),
             ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
         ] {

@@ -250,7 +250,7 @@ impl Checkpoint {
             let weights = Nf4 {
                 codes: bytes("", len.div_ceil(2))?,
                 absmax: bytes(".absmax", blocks)?,
-                nested_map: DynamicMap::from_values(&map).context("its nested_quant_map does not ascend")?,
+                nested_map: Box::new(DynamicMap::from_values(&map).context("its nested_quant_map does not ascend")?),
                 nested_absmax: self.floats(&format!("{name}.nested_absmax"), &[blocks.div_ceil(nf4::NESTED_BLOCK)])?,
                 offset,
                 len,

@@ -322,7 +322,7 @@ fn keep(x: &mut [f32; 8], byte: u8) {
         let mut spread = [[0; 8]; 256];
         let mut index = 0;
         while index < 8 * 256 {
-            spread[index / 8][index % 8] = if index / 8 >> (index % 8) & 1 == 0 { 0 } else { u32::MAX };
+            spread[index / 8][index % 8] = if ((index / 8) >> (index % 8)) & 1 == 0 { 0 } else { u32::MAX };
             index += 1;
         }
         spread

@@ -44,7 +44,7 @@ pub struct Nf4 {
     /// One 8-bit code a block of weights.
     pub absmax: Vec<u8>,
     /// What the codes in `absmax` stand for.
-    pub nested_map: DynamicMap,
+    pub nested_map: Box<DynamicMap>,
     /// One scale a block of `absmax`.
     pub nested_absmax: Vec<f32>,
     /// The mean of the blocks' scales, subtracted before they were quantized.
@@ -70,7 +70,7 @@ impl Nf4 {
             },
         );
         let offset = (scales.iter().map(|&s| f64::from(s)).sum::<f64>() / scales.len().max(1) as f64) as f32;
-        let nested_map = DynamicMap::new(true);
+        let nested_map = Box::new(DynamicMap::new(true));
         let mut absmax = Vec::with_capacity(scales.len());
         let mut nested_absmax = Vec::with_capacity(scales.len().div_ceil(NESTED_BLOCK));
         for block in scales.chunks(NESTED_BLOCK) {

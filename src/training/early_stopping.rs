@@ -1,7 +1,9 @@
 //! Stops when a metric has not improved for a while, as transformers' callback does.
 
+use serde::{Deserialize, Serialize};
+
 /// Counts evaluations without improvement. Only strictly better counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EarlyStopping {
     patience: Option<usize>,
     lower_is_better: bool,

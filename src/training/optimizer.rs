@@ -93,6 +93,22 @@ impl AdamW {
         self.params.iter().map(|(_, moments)| moments)
     }
 
+    /// As [`AdamW::moments`], to be restored.
+    pub fn moments_mut(&mut self) -> impl Iterator<Item = &mut Moments> {
+        self.params.iter_mut().map(|(_, moments)| moments)
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub fn steps(&self) -> i32 {
+        self.steps
+    }
+
+    /// Goes on after `steps` steps.
+    pub fn set_steps(&mut self, steps: i32) {
+        self.steps = steps;
+    }
+
     /// One step with the parameters' gradients times `gradient_scale`.
     ///
     /// # Errors

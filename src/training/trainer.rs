@@ -7,17 +7,19 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
+use super::checkpoint::{self, Best, Checkpoint, Progress, Window};
 use super::early_stopping::EarlyStopping;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
+use crate::artifacts::adapter;
 use crate::artifacts::records::{History, evaluation_record};
 use crate::artifacts::run_dir::SeedDir;
-use crate::artifacts::{adapter, records};
-use crate::atomic_file;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::epoch_order;
 use crate::evaluation::{Evaluation, Sample, evaluate};
+use crate::failpoint::{self, Place};
+use crate::interrupt;
 use crate::metrics::Scores;
 use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
@@ -37,8 +39,6 @@ pub struct TrainOptions {
     pub accumulation: usize,
     /// Divide the summed gradient by the micro-batches of its window.
     pub averages_window: bool,
-    /// Most passes over the examples.
-    pub epochs: usize,
     /// Most steps.
     pub total_steps: usize,
     /// The learning rate.
@@ -59,6 +59,8 @@ pub struct TrainOptions {
     pub metric: String,
     /// Epochs without improvement before stopping.
     pub patience: Option<usize>,
+    /// Steps between two checkpoints, beside those of each epoch.
+    pub save_steps: Option<usize>,
     /// Checkpoints kept beside the best.
     pub save_total_limit: Option<usize>,
 }
@@ -89,28 +91,14 @@ pub struct Trainer<'a> {
     pub base: &'a str,
     /// Where results go.
     pub directory: &'a SeedDir,
+    /// A checkpoint to go on from.
+    pub resume_from: Option<PathBuf>,
+    /// What the run was given: recorded in checkpoints.
+    pub inputs: Value,
     /// What to do.
     pub options: TrainOptions,
     /// Where progress goes.
     pub console: Console,
-}
-
-/// Where training stands.
-#[derive(Clone, Debug, Default)]
-struct Progress {
-    step: usize,
-    micro_batch: u32,
-    examples: usize,
-    tokens: usize,
-    loss_sum: f64,
-}
-
-/// The best epoch so far.
-#[derive(Clone, Debug)]
-struct Best {
-    checkpoint: PathBuf,
-    step: usize,
-    epoch: f64,
 }
 
 /// What came of it.
@@ -134,83 +122,65 @@ pub struct TrainOutcome {
     pub optimizer_bytes: usize,
 }
 
-/// The losses and the gradient's norm of some steps.
-#[derive(Default)]
-struct Window {
-    loss: f64,
-    micro_batches: usize,
-}
-
 impl Trainer<'_> {
-    /// Trains, and leaves the parameters of the best epoch in the classifier.
+    /// Trains, from the start or from a checkpoint, and leaves the parameters of the best epoch in
+    /// the classifier.
     ///
     /// # Errors
-    /// If a loss or gradient is not finite, or a file cannot be written. The last checkpoint stands.
+    /// If a loss or gradient is not finite, a file cannot be written, or with
+    /// [`interrupt::Interrupted`] after a signal. The last checkpoint stands.
     pub fn run(&self) -> Result<TrainOutcome> {
         let options = &self.options;
-        let started = Instant::now();
         let mut optimizer = AdamW::new(self.classifier.params(), options.weight_decay, options.moments);
-        let mut stopping = EarlyStopping::new(options.patience, options.metric.ends_with("loss"));
-        let mut history = History::create(&self.directory.history())?;
-        let mut progress = Progress::default();
-        let mut logged = Window::default();
-        let mut best: Option<Best> = None;
+        let mut progress = match &self.resume_from {
+            Some(path) => checkpoint::restore(path, self.classifier, &mut optimizer)?,
+            None => Progress {
+                stopping: EarlyStopping::new(options.patience, options.metric.ends_with("loss")),
+                ..Progress::default()
+            },
+        };
+        let started = Instant::now();
+        let before = progress.elapsed;
+        let mut history = History::open(&self.directory.history(), progress.history_lines)?;
         let mut bar = self.console.progress(format!("seed {}", options.seed), options.total_steps, "steps");
-        for epoch in 0..options.epochs {
-            let order = epoch_order(self.train.len(), options.seed, epoch, options.shuffle);
-            let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
-            for window in batches.chunks(options.accumulation) {
-                let loss = self.accumulate(window, &mut progress)?;
-                logged.loss += loss;
-                logged.micro_batches += window.len();
-                let rate = options.schedule.rate(progress.step);
-                let norm = self.update(&mut optimizer, window.len(), rate, &progress)?;
-                progress.step += 1;
-                let passes = self.epoch_of(&progress);
-                if progress.step.is_multiple_of(options.logging_steps) {
-                    let loss = logged.loss / logged.micro_batches as f64;
-                    history.push(&json!({
-                        "loss": loss, "grad_norm": norm, "learning_rate": rate, "epoch": passes, "step": progress.step,
-                    }))?;
-                    logged = Window::default();
+        bar.start_at(progress.step);
+        let mut order = Vec::new();
+        while !progress.is_finished {
+            let (epoch, in_epoch) = (progress.evaluations, progress.step - self.first_step(progress.evaluations));
+            if progress.step < self.first_step(epoch + 1) {
+                if order.is_empty() {
+                    order = epoch_order(self.train.len(), options.seed, epoch, options.shuffle);
                 }
+                let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
+                let window = batches.chunks(options.accumulation).nth(in_epoch).expect("the epoch has this step");
+                let loss = self.step(window, &mut optimizer, &mut progress, &mut history)?;
+                progress.elapsed = before + started.elapsed().as_secs_f64();
                 bar.advance(1, || {
-                    let rate = progress.examples as f64 / started.elapsed().as_secs_f64();
-                    format!("epoch {passes:.2} loss {:.4} {rate:.1} examples/s", loss / window.len() as f64)
+                    let rate = progress.examples as f64 / progress.elapsed;
+                    format!("epoch {:.2} loss {loss:.4} {rate:.1} examples/s", self.epoch_of(&progress))
                 });
-                if progress.step == options.total_steps {
-                    break;
+                let is_due = options.save_steps.is_some_and(|steps| progress.step.is_multiple_of(steps));
+                let stop = interrupt::check();
+                // At an epoch's end its evaluation comes first: it decides what is the best.
+                if progress.step < self.first_step(epoch + 1) && (is_due || stop.is_err()) {
+                    self.save(&optimizer, &mut progress, &history, None)?;
+                    stop?;
                 }
-            }
-            let record = self.evaluate(&progress)?;
-            let metric = record[&format!("eval_{}", options.metric)].as_f64().context("the metric is not a number")?;
-            history.push(&Value::Object(record.clone()))?;
-            let verdict = stopping.observe(metric);
-            self.console.say(format!(
-                "seed {} epoch {:.2}: loss {:.4}, validation loss {:.4}, f1_micro {:.4}, f1_macro {:.4}{}",
-                options.seed,
-                self.epoch_of(&progress),
-                progress.loss_sum / f64::from(progress.micro_batch),
-                record["eval_loss"].as_f64().unwrap_or(f64::NAN),
-                record["eval_f1_micro"].as_f64().unwrap_or(f64::NAN),
-                record["eval_f1_macro"].as_f64().unwrap_or(f64::NAN),
-                if verdict.is_best { " (best)" } else { "" }
-            ));
-            let checkpoint = self.save(&progress, &record)?;
-            if verdict.is_best {
-                best = Some(Best { checkpoint, step: progress.step, epoch: self.epoch_of(&progress) });
-            }
-            self.remove_old_checkpoints(best.as_ref())?;
-            if verdict.should_stop || progress.step == options.total_steps {
-                break;
+            } else {
+                order.clear();
+                let record = self.evaluate(&mut progress)?;
+                history.push(&Value::Object(record.clone()))?;
+                progress.elapsed = before + started.elapsed().as_secs_f64();
+                self.save(&optimizer, &mut progress, &history, Some(&record))?;
+                interrupt::check()?;
             }
         }
         bar.finish();
-        let best = best.context("no epoch was evaluated")?;
-        adapter::load(&best.checkpoint, self.classifier)?;
+        let best = progress.best.as_ref().context("no epoch was evaluated")?;
+        adapter::load(&self.directory.checkpoint(best.step), self.classifier)?;
         Ok(TrainOutcome {
             train_loss: progress.loss_sum / f64::from(progress.micro_batch),
-            runtime: started.elapsed().as_secs_f64(),
+            runtime: progress.elapsed,
             steps: progress.step,
             examples: progress.examples,
             tokens: progress.tokens,
@@ -218,6 +188,40 @@ impl Trainer<'_> {
             best_epoch: best.epoch,
             optimizer_bytes: optimizer.bytes(),
         })
+    }
+
+    /// The step with which a pass starts, or with which training ends.
+    fn first_step(&self, epoch: usize) -> usize {
+        let TrainOptions { batch_size, accumulation, total_steps, .. } = self.options;
+        (epoch * TrainOptions::steps_per_epoch(self.train.len(), batch_size, accumulation)).min(total_steps)
+    }
+
+    /// One optimizer step over a window's micro-batches; returns their mean loss.
+    fn step(
+        &self,
+        window: &[&[usize]],
+        optimizer: &mut AdamW,
+        progress: &mut Progress,
+        history: &mut History,
+    ) -> Result<f64> {
+        let loss = self.accumulate(window, progress)?;
+        progress.logged.loss += loss;
+        progress.logged.micro_batches += window.len();
+        let rate = self.options.schedule.rate(progress.step);
+        let norm = self.update(optimizer, window.len(), rate, progress)?;
+        progress.step += 1;
+        failpoint::reached(Place::Step)?;
+        if progress.step.is_multiple_of(self.options.logging_steps) {
+            let Window { loss, micro_batches } = std::mem::take(&mut progress.logged);
+            history.push(&json!({
+                "loss": loss / micro_batches as f64,
+                "grad_norm": norm,
+                "learning_rate": rate,
+                "epoch": self.epoch_of(progress),
+                "step": progress.step,
+            }))?;
+        }
+        Ok(loss / window.len() as f64)
     }
 
     /// Adds up the gradients of a window's micro-batches; returns the sum of their mean losses.
@@ -258,46 +262,73 @@ impl Trainer<'_> {
         Ok(norm)
     }
 
-    fn evaluate(&self, progress: &Progress) -> Result<Map<String, Value>> {
-        let (evaluation, mut record) = score(
+    /// Scores the validation split after a pass, and notes what that means.
+    fn evaluate(&self, progress: &mut Progress) -> Result<Map<String, Value>> {
+        let Scored { evaluation, mut record, .. } = score(
             self.classifier,
             self.validation,
             self.labels,
             self.thresholds,
             self.options.eval_batch_size,
             self.console,
-        )
-        .map(|scored| (scored.evaluation, scored.record))?;
+        )?;
         ensure!(evaluation.loss.is_finite(), "the validation loss is {}", evaluation.loss);
-        record.insert("epoch".into(), json!(self.epoch_of(progress)));
+        let metric = record[&format!("eval_{}", self.options.metric)].as_f64().context("the metric is not a number")?;
+        let verdict = progress.stopping.observe(metric);
+        let epoch = self.epoch_of(progress);
+        if verdict.is_best {
+            progress.best = Some(Best { step: progress.step, epoch });
+        }
+        progress.evaluations += 1;
+        progress.is_finished = verdict.should_stop || progress.step == self.options.total_steps;
+        let number = |key: &str| record[key].as_f64().unwrap_or(f64::NAN);
+        self.console.say(format!(
+            "seed {} epoch {epoch:.2}: loss {:.4}, validation loss {:.4}, f1_micro {:.4}, f1_macro {:.4}{}",
+            self.options.seed,
+            progress.loss_sum / f64::from(progress.micro_batch),
+            evaluation.loss,
+            number("eval_f1_micro"),
+            number("eval_f1_macro"),
+            if verdict.is_best { " (best)" } else { "" }
+        ));
+        record.insert("epoch".into(), json!(epoch));
         record.insert("step".into(), json!(progress.step));
         Ok(record)
     }
 
-    fn save(&self, progress: &Progress, record: &Map<String, Value>) -> Result<PathBuf> {
-        let path = self.directory.checkpoint(progress.step);
-        atomic_file::write_directory(&path, |inside| {
-            adapter::save(inside, self.classifier, self.lora, self.base)?;
-            records::write_json(&inside.join("metrics.json"), record)
-        })?;
-        Ok(path)
+    fn save(
+        &self,
+        optimizer: &AdamW,
+        progress: &mut Progress,
+        history: &History,
+        metrics: Option<&Map<String, Value>>,
+    ) -> Result<()> {
+        progress.history_lines = history.sync()?;
+        let checkpoint = Checkpoint {
+            classifier: self.classifier,
+            lora: self.lora,
+            base: self.base,
+            optimizer,
+            progress,
+            inputs: &self.inputs,
+            metrics,
+        };
+        checkpoint.save(&self.directory.checkpoint(progress.step))?;
+        self.remove_old_checkpoints(progress.best.as_ref())
     }
 
     /// Keeps the newest checkpoints within the limit, and the best, as transformers does: a limit
     /// of 1 keeps both the best and the newest.
     fn remove_old_checkpoints(&self, best: Option<&Best>) -> Result<()> {
         let Some(limit) = self.options.save_total_limit else { return Ok(()) };
-        let mut others: Vec<(usize, PathBuf)> = fs::read_dir(self.directory.path())?
-            .flatten()
-            .filter(|entry| best.is_none_or(|best| best.checkpoint != entry.path()))
-            .filter_map(|entry| {
-                let step = entry.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
-                Some((step, entry.path()))
-            })
-            .collect();
-        others.sort_unstable();
+        let mut others = checkpoint::list(self.directory.path())?;
+        others.retain(|&(step, _)| best.is_none_or(|best| best.step != step));
         let is_newest_best = best.is_some_and(|best| others.iter().all(|&(step, _)| step < best.step));
-        let kept = if is_newest_best { limit - 1 } else { limit.max(2) - 1 };
+        let kept = match best {
+            Some(_) if is_newest_best => limit - 1,
+            Some(_) => limit.max(2) - 1,
+            None => limit,
+        };
         for (_, path) in &others[..others.len().saturating_sub(kept)] {
             fs::remove_dir_all(path).with_context(|| format!("{}: cannot remove", path.display()))?;
         }
