@@ -55,6 +55,11 @@ pub enum Command {
     /// Writes one JSON object a line, in input order:
     /// {"id", "probs": [...], "labels": [...], "predicted": [...]}
     Predict(PredictArgs),
+    /// Do everything before the first training step, and say what training will take
+    ///
+    /// Reads configuration, data, tokenizer and model, reports labels, lengths, duplicates and leaks,
+    /// estimates memory, and times a few steps. Writes nothing.
+    Check(CheckArgs),
     /// Time training or inference steps of a configuration's model
     ///
     /// Prints one JSON object: seconds a step, tokens a second, bytes, and the share of the rate of
@@ -86,6 +91,17 @@ pub struct TrainArgs {
     /// --config and --set may change only what does not change the result
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
+    /// Stop before the first step, as `llmcls check` does
+    #[arg(long = "dry_run", alias = "dry-run", conflicts_with = "resume")]
+    pub dry_run: bool,
+}
+
+/// `llmcls check`
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// Which trained classifier.

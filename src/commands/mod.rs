@@ -1,6 +1,7 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
 pub mod bench;
+pub mod check;
 pub mod eval;
 pub mod predict;
 mod resume;
@@ -26,6 +27,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Train(args) => train::run(args, console),
         Command::Eval(args) => eval::run(args, console),
         Command::Predict(args) => predict::run(args, console),
+        Command::Check(args) => check::run(&args.config, console),
         Command::Bench(args) => bench::run(args, console),
     }
 }

@@ -17,6 +17,7 @@ use crate::cli::TrainArgs;
 use crate::config::Config;
 use crate::config::train::{Reduction, Reporter, SchedulerType};
 use crate::console::{Console, bytes};
+use crate::data::sampler::epoch_order;
 use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
@@ -24,25 +25,28 @@ use crate::interrupt;
 use crate::metrics::METRICS;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
+use crate::ops::memory;
+use crate::training::estimate::{self, MemoryEstimate, StepShape};
+use crate::training::optimizer::AdamW;
 use crate::training::schedule::{Decay, Schedule};
 use crate::training::trainer::{TrainOptions, TrainOutcome, Trainer, moment_storage, peak_memory, score};
 
 /// One split, as rows and as tokens.
-struct Split {
-    examples: Vec<Example>,
-    samples: Vec<Sample>,
+pub(super) struct Split {
+    pub(super) examples: Vec<Example>,
+    pub(super) samples: Vec<Sample>,
 }
 
 /// Everything that the seeds share.
-struct Setting<'a> {
-    config: &'a Config,
-    base: BaseModel,
+pub(super) struct Setting<'a> {
+    pub(super) config: &'a Config,
+    pub(super) base: BaseModel,
     lora: LoraOptions,
-    file: ClassifierFile,
-    classifier: Classifier,
-    train: Split,
-    validation: Split,
-    test: Option<Split>,
+    pub(super) file: ClassifierFile,
+    pub(super) classifier: Classifier,
+    pub(super) train: Split,
+    pub(super) validation: Split,
+    pub(super) test: Option<Split>,
     /// What decides the result: the configuration, and hashes of data and base.
     inputs: Value,
     console: Console,
@@ -53,12 +57,14 @@ struct Setting<'a> {
 /// # Errors
 /// If the configuration, the data or the model cannot be used, or training fails.
 pub fn run(args: &TrainArgs, console: Console) -> Result<()> {
+    if args.dry_run {
+        return super::check::run(&args.config, console);
+    }
     let config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
         None => super::load_config(&args.config)?
             .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
     };
-    check(&config, console)?;
     interrupt::listen().context("cannot listen to signals")?;
     let setting = prepare(&config, console)?;
     let run = match &args.resume {
@@ -102,7 +108,7 @@ fn train_all(setting: &Setting<'_>, run: &RunDir) -> Result<()> {
 }
 
 /// Refuses what is not built, before any work.
-fn check(config: &Config, console: Console) -> Result<()> {
+fn check_keys(config: &Config, console: Console) -> Result<()> {
     let metric = metric_name(config);
     ensure!(
         METRICS.contains(&metric),
@@ -121,8 +127,10 @@ fn metric_name(config: &Config) -> &str {
     name.strip_prefix("eval_").unwrap_or(name)
 }
 
-fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
+/// Reads and builds all that training needs, and refuses what would not fit into memory.
+pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
     let started = Instant::now();
+    check_keys(config, console)?;
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
     let base = BaseModel::open(&config.model)?;
@@ -141,6 +149,8 @@ fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
     setup::warn_about_leaks(&splits, console);
 
+    let base_bytes = estimate::base_bytes(&base.config, base.storage);
+    refuse_what_does_not_fit("the base's weights alone take", base_bytes, console)?;
     let lora = setup::lora_options(&config.model)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
@@ -164,10 +174,55 @@ fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint)?;
-    Ok(Setting { config, base, lora, file, classifier, train, validation, test, inputs, console })
+    let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
+    refuse_what_does_not_fit("training is estimated to take", setting.memory_estimate().total(), console)?;
+    Ok(setting)
+}
+
+/// Compares what is needed with what this machine has.
+fn refuse_what_does_not_fit(what: &str, needed: u64, console: Console) -> Result<()> {
+    const HELP: &str = "these keys lower it: train.batch_size, data.max_length, train.gradient_checkpointing=true, \
+                        model.use_4bit=true, model.torch_dtype=bfloat16";
+    let Some(limits) = memory::limits() else { return Ok(()) };
+    ensure!(
+        needed <= limits.total,
+        "{what} {}, and this machine, or the control group of this process, has {}; {HELP}",
+        bytes(needed),
+        bytes(limits.total)
+    );
+    if needed > limits.available {
+        console.warn(format!("{what} {}, and only {} is free now; {HELP}", bytes(needed), bytes(limits.available)));
+    }
+    Ok(())
 }
 
 impl Setting<'_> {
+    /// What the largest step of any seed and epoch will take.
+    pub(super) fn memory_estimate(&self) -> MemoryEstimate {
+        let train = &self.config.train;
+        let length = |&index: &usize| self.train.samples[index].tokens.token_ids.len();
+        let mut tokens = 0;
+        for &seed in &self.config.exp.seeds {
+            let options = self.options(seed);
+            let per_epoch =
+                TrainOptions::steps_per_epoch(self.train.samples.len(), options.batch_size, options.accumulation);
+            for epoch in 0..options.total_steps.div_ceil(per_epoch) {
+                let order = epoch_order(self.train.samples.len(), seed, epoch, options.shuffle);
+                let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
+                tokens = batches.fold(tokens, usize::max);
+            }
+        }
+        let storage = moment_storage(self.config.model.use_4bit, train);
+        MemoryEstimate::new(&StepShape {
+            config: &self.base.config,
+            storage: self.base.storage,
+            trained: self.classifier.trained_parameters(),
+            optimizer_bytes: AdamW::new(self.classifier.params(), 0.0, storage).bytes(),
+            recompute: train.gradient_checkpointing,
+            tokens,
+        })
+    }
+
     /// Trains one seed and writes its directory; returns its part of the summary.
     fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<Value> {
         self.classifier.initialize(seed)?;
@@ -221,7 +276,7 @@ impl Setting<'_> {
         Ok(record)
     }
 
-    fn options(&self, seed: u32) -> TrainOptions {
+    pub(super) fn options(&self, seed: u32) -> TrainOptions {
         let train = &self.config.train;
         let per_epoch = TrainOptions::steps_per_epoch(
             self.train.samples.len(),

@@ -89,6 +89,47 @@ pub fn peak_bytes() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Memory for this process: all that it may ever have, and what is free now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the machine, swap included, or of the process's control group.
+    pub total: u64,
+    /// Of that, not in use.
+    pub available: u64,
+}
+
+/// What this process may use, where the system tells.
+#[must_use]
+pub fn limits() -> Option<Limits> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let entry = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    let swap = entry("SwapFree").unwrap_or(0);
+    let mut limits = Limits { total: entry("MemTotal")? + swap, available: entry("MemAvailable")? + swap };
+    for (maximum, used) in control_group_limits() {
+        limits.total = limits.total.min(maximum);
+        limits.available = limits.available.min(maximum.saturating_sub(used));
+    }
+    Some(limits)
+}
+
+/// Limits and use of the control groups (version 2) that this process is in, from the root down.
+fn control_group_limits() -> Vec<(u64, u64)> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let root = Path::new("/sys/fs/cgroup");
+    let own = root.join(path);
+    own.ancestors()
+        .take_while(|directory| directory.starts_with(root))
+        .filter_map(|directory| {
+            let number = |file: &str| std::fs::read_to_string(directory.join(file)).ok()?.trim().parse::<u64>().ok();
+            Some((number("memory.max")?, number("memory.current")?))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

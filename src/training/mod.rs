@@ -3,6 +3,7 @@
 pub mod blockwise;
 pub mod checkpoint;
 pub mod early_stopping;
+pub mod estimate;
 pub mod optimizer;
 pub mod schedule;
 pub mod trainer;

@@ -1,0 +1,161 @@
+//! `llmcls check`: everything before the first step, and what training will take.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::train::{self, Setting, Split};
+use crate::cli::ConfigArgs;
+use crate::console::{Console, bytes};
+use crate::data::sampler::epoch_order;
+use crate::evaluation::{Sample, evaluate};
+use crate::model::batch::Batch;
+use crate::ops::tape::DropoutKey;
+use crate::training::trainer::{TrainOptions, forward_backward};
+
+/// Micro-batches that are timed.
+const TIMED: usize = 3;
+
+/// Checks a configuration and prints what was found.
+///
+/// # Errors
+/// If training could not start with it.
+pub fn run(args: &ConfigArgs, console: Console) -> Result<()> {
+    let config = super::load_config(args)?.context("check needs --config FILE")?;
+    let setting = train::prepare(&config, console)?;
+    let mut report = String::new();
+    describe_data(&setting, &mut report)?;
+    describe_model(&setting, &mut report)?;
+    describe_time(&setting, &mut report)?;
+    print(&report);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the report is this command's result")]
+fn print(report: &str) {
+    print!("{report}");
+}
+
+/// Each label's share of each split, and the lengths of the texts.
+fn describe_data(setting: &Setting<'_>, out: &mut String) -> Result<()> {
+    let mut splits = vec![("train", &setting.train), ("validation", &setting.validation)];
+    splits.extend(setting.test.as_ref().map(|test| ("test", test)));
+    let width = setting.file.labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).max(12);
+    write!(out, "{:width$}", "positive rows")?;
+    for (name, _) in &splits {
+        write!(out, "  {name:>16}")?;
+    }
+    for (index, label) in setting.file.labels.iter().enumerate() {
+        write!(out, "\n{label:width$}")?;
+        for (_, split) in &splits {
+            let count = split.examples.iter().filter(|example| example.labels[index] > 0.5).count();
+            write!(out, "  {count:>8} ({:>4.1}%)", 100.0 * count as f64 / split.examples.len() as f64)?;
+        }
+    }
+    write!(out, "\n{:width$}", "rows")?;
+    for (_, split) in &splits {
+        write!(out, "  {:>16}", split.examples.len())?;
+    }
+    writeln!(out)?;
+    for (name, split) in splits {
+        describe_lengths(name, split, setting.file.max_length, out)?;
+    }
+    Ok(())
+}
+
+fn describe_lengths(name: &str, split: &Split, max_length: usize, out: &mut String) -> Result<()> {
+    let mut lengths: Vec<usize> = split.samples.iter().map(length).collect();
+    lengths.sort_unstable();
+    let at = |share: f64| lengths[((lengths.len() - 1) as f64 * share) as usize];
+    let cut = split.samples.iter().filter(|sample| sample.tokens.was_cut).count();
+    writeln!(
+        out,
+        "{name}: {} tokens in the median, {} at 95%, {} at most; {cut} texts ({:.1}%) are cut at {max_length}",
+        at(0.5),
+        at(0.95),
+        at(1.0),
+        100.0 * cut as f64 / lengths.len() as f64
+    )?;
+    Ok(())
+}
+
+fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
+    let classifier = &setting.classifier;
+    let adapted = classifier.params().iter().filter(|param| param.name().ends_with("lora_A.weight")).count();
+    let (frozen, trained) = (classifier.decoder().base_parameters(), classifier.trained_parameters());
+    writeln!(
+        out,
+        "{}: {frozen} frozen parameters; {trained} trained ({:.2}%) in {adapted} adapted modules and the head",
+        setting.base.files.name,
+        100.0 * trained as f64 / (frozen + trained) as f64
+    )?;
+    let memory = setting.memory_estimate();
+    writeln!(
+        out,
+        "memory: about {} at the peak: base {}, adapters and gradients {}, optimizer {}, activations of the largest \
+         batch {}",
+        bytes(memory.total()),
+        bytes(memory.base),
+        bytes(memory.trained),
+        bytes(memory.optimizer),
+        bytes(memory.activations)
+    )?;
+    Ok(())
+}
+
+/// Times a few micro-batches and an evaluation batch.
+fn describe_time(setting: &Setting<'_>, out: &mut String) -> Result<()> {
+    let (samples, seeds) = (&setting.train.samples, &setting.config.exp.seeds);
+    let options = setting.options(seeds[0]);
+    setting.classifier.initialize(seeds[0])?;
+    let order = epoch_order(samples.len(), seeds[0], 0, options.shuffle);
+    let (mut seconds, mut tokens) = (0.0, 0);
+    for (index, batch) in order.chunks(options.batch_size).take(1 + TIMED).enumerate() {
+        let batch =
+            Batch::new(batch.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
+        let begin = Instant::now();
+        forward_backward(&setting.classifier, &batch, DropoutKey { seed: seeds[0], micro_batch: index as u32 })?;
+        // The first one also warms up caches and allocator; it counts only where it is alone.
+        if index > 0 || order.len() <= options.batch_size {
+            seconds += begin.elapsed().as_secs_f64();
+            tokens += batch.token_ids.len();
+        }
+    }
+    let training_rate = tokens as f64 / seconds;
+    let validation = &setting.validation.samples;
+    let part = &validation[..validation.len().min(4 * options.eval_batch_size)];
+    let begin = Instant::now();
+    evaluate(&setting.classifier, part, &setting.file.thresholds, options.eval_batch_size, |_| ())?;
+    let evaluation_rate = part.iter().map(length).sum::<usize>() as f64 / begin.elapsed().as_secs_f64();
+
+    let total = |samples: &[Sample]| samples.iter().map(length).sum::<usize>() as f64;
+    let per_epoch = TrainOptions::steps_per_epoch(samples.len(), options.batch_size, options.accumulation);
+    let epochs = options.total_steps as f64 / per_epoch as f64;
+    let test = setting.test.as_ref().map_or(0.0, |test| total(&test.samples));
+    let training = epochs * total(samples) / training_rate;
+    let evaluating = ((epochs.ceil() + 1.0) * total(validation) + test) / evaluation_rate;
+    writeln!(
+        out,
+        "time: about {} for {} steps of {} seed{}, unless training stops early ({training_rate:.0} tokens/s in training, \
+         {evaluation_rate:.0} in evaluation)",
+        duration(seeds.len() as f64 * (training + evaluating)),
+        options.total_steps,
+        seeds.len(),
+        if seeds.len() == 1 { "" } else { "s" }
+    )?;
+    Ok(())
+}
+
+fn length(sample: &Sample) -> usize {
+    sample.tokens.token_ids.len()
+}
+
+/// Seconds for people.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        _ if seconds < 120.0 => format!("{seconds:.0} s"),
+        _ if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
