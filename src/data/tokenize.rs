@@ -1,8 +1,10 @@
 //! Text to token ids, by a model's own tokenizer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use serde::de::IgnoredAny;
 use tokenizers::{Tokenizer, TruncationParams};
 
 /// A tokenizer that cuts at a length and never gives an empty sequence.
@@ -27,9 +29,12 @@ impl TextEncoder {
     /// # Errors
     /// If the file is not a tokenizer, or special tokens alone exceed `max_length`.
     pub fn open(path: &Path, max_length: usize, fallback: Option<u32>) -> Result<Self> {
-        let mut tokenizer = Tokenizer::from_file(path)
-            .map_err(|error| anyhow!("{error}"))
-            .with_context(|| format!("{}: not a usable tokenizer", path.display()))?;
+        let read = || -> Result<Tokenizer> {
+            let bytes = std::fs::read(path)?;
+            serde_json::from_slice::<IgnoredAny>(&bytes).context("not valid JSON")?;
+            unless_it_panics(|| Tokenizer::from_bytes(&bytes))
+        };
+        let mut tokenizer = read().with_context(|| format!("{}: not a usable tokenizer", path.display()))?;
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(Some(TruncationParams { max_length, ..TruncationParams::default() }))
@@ -42,8 +47,7 @@ impl TextEncoder {
     /// # Errors
     /// If the tokenizer fails, or a text has no token and the model names neither bos nor eos.
     pub fn encode(&self, texts: Vec<&str>) -> Result<Vec<Encoded>> {
-        let encodings =
-            self.tokenizer.encode_batch(texts, true).map_err(|error| anyhow!("cannot tokenize: {error}"))?;
+        let encodings = unless_it_panics(|| self.tokenizer.encode_batch(texts, true)).context("cannot tokenize")?;
         encodings
             .iter()
             .map(|encoding| {
@@ -56,5 +60,14 @@ impl TextEncoder {
                 Ok(Encoded { token_ids, was_cut: !encoding.get_overflowing().is_empty() })
             })
             .collect()
+    }
+}
+
+/// The library panics on some files and texts (a decoder of an unknown form, for one): that is an
+/// error of the file.
+fn unless_it_panics<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(|error| anyhow!("{error}")),
+        Err(_) => Err(anyhow!("the tokenizers library gave up on it")),
     }
 }

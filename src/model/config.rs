@@ -139,8 +139,18 @@ impl DecoderConfig {
         }
         let activation = file.hidden_act.as_deref().unwrap_or("silu");
         ensure!(activation == "silu", "hidden_act `{activation}` is not supported; supported: silu");
+        for (key, size, largest) in [
+            ("hidden_size", file.hidden_size, 1 << 20),
+            ("intermediate_size", file.intermediate_size, 1 << 22),
+            ("num_hidden_layers", file.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", file.num_attention_heads, 1 << 16),
+            ("num_key_value_heads", file.num_key_value_heads.unwrap_or(1), 1 << 16),
+            ("head_dim", file.head_dim.unwrap_or(2), 1 << 16),
+            ("vocab_size", file.vocab_size, 1 << 26),
+        ] {
+            ensure!((1..=largest).contains(&size), "{key} is {size}, expected 1 to {largest}");
+        }
         let heads = file.num_attention_heads;
-        ensure!(heads > 0 && file.num_hidden_layers > 0, "a model without heads or layers");
         let head_dim = match file.head_dim {
             Some(head_dim) => head_dim,
             None => {

@@ -1,0 +1,104 @@
+//! Every reader of files that come from outside, on bytes: for the tests here and for `fuzz/`.
+
+use std::fs;
+use std::path::Path;
+
+use llmcls::artifacts::classifier_file::ClassifierFile;
+use llmcls::artifacts::{adapter, manifest};
+use llmcls::config::Config;
+use llmcls::data::table::{Columns, find_label_columns, read_examples};
+use llmcls::data::tokenize::TextEncoder;
+use llmcls::model::config::DecoderConfig;
+use llmcls::model::hub::ModelFiles;
+use llmcls::model::weights::Checkpoint;
+use llmcls::training::checkpoint;
+
+/// The kinds of files, each with a valid example.
+pub(crate) const KINDS: [&str; 10] = [
+    "config.yaml",
+    "rows.csv",
+    "config.json",
+    "tokenizer.json",
+    "adapter_model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "classifier.json",
+    "state.json",
+    "manifest.json",
+];
+
+/// Reads `bytes` as a file of `kind`. Errors are fine, panics are not.
+pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), anyhow::Error> {
+    let path = directory.join(kind);
+    fs::write(&path, bytes)?;
+    match kind {
+        "config.yaml" => Config::of_run(&path).map(drop),
+        "rows.csv" => {
+            let labels = vec!["interface_daemon".to_owned()];
+            let columns = Columns { id: Some("uid".into()), text_fields: None, text: "text".into(), labels };
+            read_examples(&path, &columns, None)?;
+            find_label_columns(&path, &columns).map(drop)
+        }
+        "config.json" => DecoderConfig::from_file(&path).map(drop),
+        "tokenizer.json" => TextEncoder::open(&path, 16, None)?.encode(vec!["a text"]).map(drop),
+        "adapter_model.safetensors" => {
+            let checkpoint = Checkpoint::open(&[path])?;
+            let names: Vec<&str> = checkpoint.names().collect();
+            for name in names {
+                // The shapes that a reader asks for never come from the file.
+                checkpoint.floats(name, &[3, 48])?;
+            }
+            Ok(())
+        }
+        "model.safetensors.index.json" => {
+            for name in ["config.json", "tokenizer.json", "a.safetensors"] {
+                fs::write(directory.join(name), "{}")?;
+            }
+            let found = ModelFiles::find(directory.to_str().expect("a plain path"), None, true)?;
+            // Whatever the index says, only files of this directory are read.
+            for path in found.weights {
+                assert_eq!(path.parent(), Some(directory));
+            }
+            Ok(())
+        }
+        "adapter_config.json" => adapter::read_config(directory).map(drop),
+        "classifier.json" => ClassifierFile::load(directory).map(drop),
+        "state.json" => checkpoint::inputs(directory).map(drop),
+        "manifest.json" => manifest::verify(directory),
+        _ => unreachable!("a kind of file"),
+    }
+}
+
+/// A valid file of each kind, or one that is valid but for what stands beside it.
+pub(crate) fn example(kind: &str) -> Vec<u8> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = if root.ends_with("fuzz") { root.parent().expect("fuzz/ lies in the project") } else { root };
+    match kind {
+        "config.yaml" => fs::read(root.join("configs/tiny.yaml")).expect("it is there"),
+        "rows.csv" => {
+            let text = fs::read_to_string(root.join("data/debtags/test.csv")).expect("it is there");
+            text.lines().take(5).collect::<Vec<_>>().join("\n").into_bytes()
+        }
+        "config.json" | "tokenizer.json" => fs::read(root.join("data/tiny-llama").join(kind)).expect("it is there"),
+        "adapter_model.safetensors" | "adapter_config.json" => {
+            fs::read(root.join("tests/fixtures/llama_tied/adapter").join(kind)).expect("it is there")
+        }
+        "model.safetensors.index.json" => {
+            br#"{"metadata": {"total_size": 1}, "weight_map": {"x": "a.safetensors"}}"#.into()
+        }
+        "classifier.json" => br#"{"format_version": 1, "labels": ["a", "b"], "thresholds": [0.5, 0.25],
+            "problem_type": "multi_label_classification", "text_fields": null, "target_text_column": "text",
+            "id_column": "uid", "max_length": 64, "base": {"name": "m", "revision": null, "fingerprint": "0"},
+            "random_init": false, "init_seed": 0, "torch_dtype": "float32", "use_4bit": true}"#
+            .into(),
+        "state.json" => {
+            br#"{"format_version": 1, "inputs": {"config": {}}, "optimizer_steps": 3, "progress": {"step": 3,
+            "evaluations": 1, "micro_batch": 6, "examples": 18, "tokens": 400, "loss_sum": 4.2, "logged": {"loss": 0.5,
+            "micro_batches": 2}, "history_lines": 2, "elapsed": 1.5, "is_finished": false, "stopping": {"patience": 2,
+            "lower_is_better": false, "best": 0.5, "without_improvement": 0}, "best": {"step": 2, "epoch": 1.0}}}"#
+                .into()
+        }
+        "manifest.json" => br#"{"a": {"bytes": 3, "sha256": "00"}}"#.into(),
+        _ => unreachable!("a kind of file"),
+    }
+}
