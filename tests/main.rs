@@ -4,6 +4,10 @@
 
 /// The built program, as a user runs it.
 mod cli;
+/// Disks, tokens and files that are not as they should be.
+mod failures;
+/// The work of a training step.
+mod flops;
 /// Bad input in bulk.
 mod inputs;
 /// Modules import downwards only.

@@ -67,6 +67,7 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
         "tokens_per_second": total_tokens as f64 / total_seconds,
         "load_seconds": load_seconds,
         "first_step_seconds": (args.warmup > 0).then_some(first_step_seconds),
+        "flops_per_step": flops_done / args.steps as f64,
         "gflops": flops_done / total_seconds / 1e9,
         "gemm_gflops": rate / 1e9,
         "share_of_floor": flops_done / rate / total_seconds,

@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use super::train::{self, Setting, Split};
 use crate::cli::ConfigArgs;
 use crate::console::{Console, bytes};
-use crate::data::sampler::epoch_order;
 use crate::evaluation::{Sample, evaluate};
 use crate::model::batch::Batch;
 use crate::ops::tape::DropoutKey;
@@ -109,7 +108,7 @@ fn describe_time(setting: &Setting<'_>, out: &mut String) -> Result<()> {
     let (samples, seeds) = (&setting.train.samples, &setting.config.exp.seeds);
     let options = setting.options(seeds[0]);
     setting.classifier.initialize(seeds[0])?;
-    let order = epoch_order(samples.len(), seeds[0], 0, options.shuffle);
+    let order = options.order(samples, 0);
     let (mut seconds, mut tokens) = (0.0, 0);
     for (index, batch) in order.chunks(options.batch_size).take(1 + TIMED).enumerate() {
         let batch =

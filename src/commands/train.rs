@@ -14,10 +14,9 @@ use crate::artifacts::run_dir::{RunDir, SeedDir};
 use crate::artifacts::{adapter, manifest, records};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
-use crate::config::Config;
 use crate::config::train::{Reduction, Reporter, SchedulerType};
+use crate::config::{Config, redact};
 use crate::console::{Console, bytes};
-use crate::data::sampler::epoch_order;
 use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
@@ -207,7 +206,7 @@ impl Setting<'_> {
             let per_epoch =
                 TrainOptions::steps_per_epoch(self.train.samples.len(), options.batch_size, options.accumulation);
             for epoch in 0..options.total_steps.div_ceil(per_epoch) {
-                let order = epoch_order(self.train.samples.len(), seed, epoch, options.shuffle);
+                let order = options.order(&self.train.samples, epoch);
                 let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
                 tokens = batches.fold(tokens, usize::max);
             }
@@ -304,6 +303,7 @@ impl Setting<'_> {
             moments: moment_storage(self.config.model.use_4bit, train),
             max_grad_norm: train.max_grad_norm,
             shuffle: train.shuffle,
+            group_by_length: train.group_by_length,
             logging_steps: train.logging_steps,
             eval_batch_size: train.eval_batch_size(),
             metric: metric_name(self.config).to_owned(),
@@ -456,11 +456,12 @@ fn write_environment(run: &RunDir) -> Result<()> {
 /// The command line, without the value of a token.
 fn redacted_command_line() -> Vec<String> {
     std::env::args()
-        .map(|argument| match argument.split_once('=') {
-            Some((key, _)) if key.ends_with("hf_token") => format!("{key}=***"),
-            // `--set=model.hf_token=...`
-            Some((flag, rest)) if rest.starts_with("model.hf_token") => format!("{flag}=model.hf_token=***"),
-            _ => argument,
+        .map(|argument| {
+            let (flag, setting) = match argument.strip_prefix("--set=") {
+                Some(setting) => ("--set=", setting),
+                None => ("", argument.as_str()),
+            };
+            setting.split_once('=').map_or(argument.clone(), |(key, value)| format!("{flag}{}", redact(key, value)))
         })
         .collect()
 }

@@ -93,10 +93,11 @@ impl Config {
     }
 }
 
-/// `key=value` for a message, without the value of a token.
+/// `key=value` for a message or record, without the value of what is, or may be meant as, a token.
 #[must_use]
 pub fn redact(key: &str, value: &str) -> String {
-    if key.trim().ends_with("hf_token") { format!("{}=***", key.trim()) } else { format!("{}={value}", key.trim()) }
+    let is_secret = key.contains("tok") || value.contains("hf_");
+    format!("{}={}", key.trim(), if is_secret { "***" } else { value })
 }
 
 #[cfg(test)]

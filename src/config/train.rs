@@ -35,6 +35,8 @@ pub struct TrainConfig {
     pub eval_batch_size: Option<usize>,
     /// Permute the training rows each epoch.
     pub shuffle: bool,
+    /// Batches of examples of a similar length, in another order than transformers' default.
+    pub group_by_length: bool,
     /// Largest norm of all gradients together; 0: off.
     pub max_grad_norm: f64,
     /// How the learning rate changes.
@@ -117,6 +119,7 @@ impl TrainConfig {
             max_steps: section.optional("max_steps").filter(|&steps| steps > 0),
             eval_batch_size: section.optional("eval_batch_size"),
             shuffle: section.key("shuffle", true),
+            group_by_length: section.key("group_by_length", false),
             max_grad_norm: section.key("max_grad_norm", 1.0),
             lr_scheduler_type: section.key("lr_scheduler_type", SchedulerType::Linear),
             warmup_steps: section.key("warmup_steps", 0),

@@ -17,6 +17,17 @@ pub fn epoch_order(len: usize, seed: u32, epoch: usize, shuffle: bool) -> Vec<us
     order
 }
 
+/// Sorts an order by length within groups of fifty batches, longest first, so that the examples of a
+/// batch are of a similar length; which batch they meet in stays random.
+#[must_use]
+pub fn group_by_length(mut order: Vec<usize>, lengths: &[usize], batch_size: usize) -> Vec<usize> {
+    const BATCHES: usize = 50;
+    for group in order.chunks_mut(BATCHES * batch_size) {
+        group.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
+    }
+    order
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +40,21 @@ mod tests {
         assert_eq!(epoch_order(4, 1, 5, false), [0, 1, 2, 3]);
         assert_ne!(epoch_order(10, 1, 1, true), epoch_order(10, 1, 0, true));
         assert_eq!(epoch_order(10, 0, 1, true), epoch_order(10, 1, 0, true));
+    }
+
+    #[test]
+    fn groups_hold_the_same_examples_sorted_by_length() {
+        let lengths: Vec<usize> = (0..230).map(|index| index * 37 % 101).collect();
+        let order = epoch_order(230, 3, 0, true);
+        let grouped = group_by_length(order.clone(), &lengths, 2);
+        for (before, after) in order.chunks(100).zip(grouped.chunks(100)) {
+            assert!(after.is_sorted_by_key(|&index| std::cmp::Reverse(lengths[index])));
+            let sorted = |group: &[usize]| {
+                let mut group = group.to_vec();
+                group.sort_unstable();
+                group
+            };
+            assert_eq!(sorted(before), sorted(after));
+        }
     }
 }

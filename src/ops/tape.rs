@@ -42,7 +42,7 @@ pub struct Value {
 /// The first to arrive is kept as it is; later ones are added, in place if nobody else holds the
 /// tensor: both inputs of a sum receive the very same one.
 #[derive(Clone)]
-pub(crate) struct Gradient(Rc<RefCell<Option<Rc<Tensor>>>>);
+pub struct Gradient(Rc<RefCell<Option<Rc<Tensor>>>>);
 
 /// A trained tensor: f32, with a gradient that adds up over micro-batches.
 #[derive(Debug)]
@@ -140,9 +140,9 @@ impl Value {
         Self { tensor, gradient: None }
     }
 
-    /// A value whose gradient is wanted, and where to read it after the backward.
-    #[cfg(test)]
-    pub(crate) fn leaf(tensor: Tensor) -> (Self, Gradient) {
+    /// A value whose gradient is wanted, and where to read it after the backward: for tests and benches.
+    #[must_use]
+    pub fn leaf(tensor: Tensor) -> (Self, Gradient) {
         let gradient = Gradient::default();
         (Self { tensor, gradient: Some(gradient.clone()) }, gradient)
     }
@@ -202,7 +202,8 @@ impl Gradient {
     }
 
     /// Takes what has arrived.
-    pub(crate) fn take(&self) -> Option<Rc<Tensor>> {
+    #[must_use]
+    pub fn take(&self) -> Option<Rc<Tensor>> {
         self.0.take()
     }
 }

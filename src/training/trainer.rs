@@ -16,7 +16,7 @@ use crate::artifacts::records::{History, evaluation_record};
 use crate::artifacts::run_dir::SeedDir;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
-use crate::data::sampler::epoch_order;
+use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::failpoint::{self, Place};
 use crate::interrupt;
@@ -51,6 +51,8 @@ pub struct TrainOptions {
     pub max_grad_norm: f64,
     /// Permute the examples each epoch.
     pub shuffle: bool,
+    /// Sort them by length within groups of batches.
+    pub group_by_length: bool,
     /// Steps between two log lines.
     pub logging_steps: usize,
     /// Examples in a batch of evaluation.
@@ -66,6 +68,17 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
+    /// The order of the examples in an epoch.
+    #[must_use]
+    pub fn order(&self, samples: &[Sample], epoch: usize) -> Vec<usize> {
+        let order = epoch_order(samples.len(), self.seed, epoch, self.shuffle);
+        if !self.group_by_length {
+            return order;
+        }
+        let lengths: Vec<usize> = samples.iter().map(|sample| sample.tokens.token_ids.len()).collect();
+        group_by_length(order, &lengths, self.batch_size)
+    }
+
     /// Optimizer steps of one pass over `examples`.
     #[must_use]
     pub fn steps_per_epoch(examples: usize, batch_size: usize, accumulation: usize) -> usize {
@@ -149,7 +162,7 @@ impl Trainer<'_> {
             let (epoch, in_epoch) = (progress.evaluations, progress.step - self.first_step(progress.evaluations));
             if progress.step < self.first_step(epoch + 1) {
                 if order.is_empty() {
-                    order = epoch_order(self.train.len(), options.seed, epoch, options.shuffle);
+                    order = options.order(self.train, epoch);
                 }
                 let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
                 let window = batches.chunks(options.accumulation).nth(in_epoch).expect("the epoch has this step");

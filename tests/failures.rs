@@ -1,0 +1,195 @@
+//! Disks that fill up, directories that vanish, tokens that must not leak, files that do not fit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::CommandCargoExt;
+
+fn llmcls(arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("llmcls").unwrap();
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments);
+    command
+}
+
+fn train(root: &Path, more: &[&str]) -> Command {
+    let mut command = llmcls(&["train", "--config", "configs/tiny.yaml", "--override_output_root"]);
+    command.arg(root);
+    for setting in
+        ["data.max_train_samples=12", "data.max_val_samples=6", "data.max_test_samples=6", "train.max_steps=2"]
+    {
+        command.args(["--set", setting]);
+    }
+    command.args(more);
+    command
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn run_of(root: &Path) -> PathBuf {
+    fs::read_dir(root.join("tiny-llama/debtags")).unwrap().next().unwrap().unwrap().path()
+}
+
+/// A real full disk, where this process may mount one; `resume.rs` has the rest by failpoints.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_leaves_a_run_that_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let mount = |options: &str| {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(root.path());
+        command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    if !mount("size=2m") {
+        println!("skipped: this process may not mount a tmpfs");
+        return;
+    }
+    let failed = train(root.path(), &[]).output().unwrap();
+    let grown = mount("remount,size=64m");
+    let resumed = llmcls(&["train", "--resume", run_of(root.path()).to_str().unwrap()]).output().unwrap();
+    let unmounted = Command::new("umount").arg(root.path()).status().unwrap();
+    assert_eq!(failed.status.code(), Some(1));
+    let text = errors(&failed);
+    assert!(text.contains("cannot write") && text.contains("No space left") && text.contains("--resume"), "{text}");
+    assert!(grown && resumed.status.success(), "{}", errors(&resumed));
+    assert!(unmounted.success());
+}
+
+#[test]
+fn an_output_that_cannot_be_written_or_vanishes_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("file");
+    fs::write(&file, "").unwrap();
+    let text = errors(&train(&file, &[]).output().unwrap());
+    assert!(text.contains("file/tiny-llama/debtags: cannot create"), "{text}");
+
+    let gone = root.path().join("gone");
+    let more = ["--set", "train.max_steps=100000", "--set", "train.save_steps=1"];
+    let mut child = train(&gone, &more).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    let checkpoint = || run_of(&gone).join("seed_1/checkpoint-2/manifest.json");
+    while !gone.join("tiny-llama/debtags").is_dir() || !checkpoint().is_file() {
+        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint appears");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    while fs::remove_dir_all(&gone).is_err() {}
+    let status = child.wait().unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut text).unwrap();
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(text.contains("error: ") && text.contains("No such file"), "{text}");
+}
+
+#[test]
+fn a_token_is_in_no_file_and_no_message() {
+    const TOKEN: &str = "hf_s3cretT0ken";
+    let root = tempfile::tempdir().unwrap();
+    let yaml = root.path().join("token.yaml");
+    fs::write(&yaml, format!("model: {{hf_token: {TOKEN}}}\n")).unwrap();
+    let set = format!("model.hf_token={TOKEN}");
+    let with_yaml = ["--config", yaml.to_str().unwrap()];
+    let with_set = ["--set", set.as_str()];
+    let joined = format!("--set={set}");
+    for (name, more, environment) in
+        [("yaml", &with_yaml[..], ""), ("set", &with_set, ""), ("joined", &[joined.as_str()], ""), ("env", &[], TOKEN)]
+    {
+        let out = root.path().join(name);
+        let output = train(&out, more).env("HF_TOKEN", environment).output().unwrap();
+        assert!(output.status.success(), "{}", errors(&output));
+        assert!(!errors(&output).contains(TOKEN));
+        let found = Command::new("grep").args(["-rl", TOKEN]).arg(&out).output().unwrap();
+        assert!(found.stdout.is_empty(), "{}", String::from_utf8_lossy(&found.stdout));
+    }
+    for wrong in [
+        format!("model.hf_token=[{TOKEN}"),
+        format!("model.hf_token={{a: {TOKEN}}}"),
+        format!("model.hf_tokn={TOKEN}"),
+        format!("model.hf_token={TOKEN}\u{1}"),
+    ] {
+        let output = train(root.path(), &["--set", &wrong, "--set", "model.lora_r=-1"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(!errors(&output).contains(TOKEN), "{}", errors(&output));
+    }
+}
+
+/// Adapters, labels and bases that do not belong together.
+#[test]
+fn parts_that_do_not_fit_are_refused_and_never_made_up() {
+    let root = tempfile::tempdir().unwrap();
+    let output = train(root.path(), &[]).output().unwrap();
+    assert!(output.status.success(), "{}", errors(&output));
+    let best = run_of(root.path()).join("seed_1/best");
+    let copy = |name: &str| {
+        let to = root.path().join(name);
+        fs::create_dir(&to).unwrap();
+        for entry in fs::read_dir(&best).unwrap() {
+            let path = entry.unwrap().path();
+            if !path.ends_with("manifest.json") {
+                fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        to
+    };
+    let predict = |run: &Path| {
+        let output = llmcls(&["predict", "--input_csv", "data/debtags/test.csv", "--output_jsonl"])
+            .arg(root.path().join("p.jsonl"))
+            .arg("--run")
+            .arg(run)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", errors(&output));
+        assert!(!root.path().join("p.jsonl").exists());
+        errors(&output)
+    };
+    let edit = |run: &Path, file: &str, from: &str, to: &str| {
+        let text = fs::read_to_string(run.join(file)).unwrap();
+        assert!(text.contains(from), "{from} is not in {file}");
+        fs::write(run.join(file), text.replacen(from, to, 1)).unwrap();
+    };
+    let rename = |run: &Path, from: &str, to: &str| {
+        let path = run.join("adapter_model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(from.len(), to.len());
+        let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+        fs::write(&path, [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()).unwrap();
+    };
+
+    let headless = copy("headless");
+    rename(&headless, "base_model.model.score.weight", "base_model.model.other.weight");
+    let text = predict(&headless);
+    assert!(text.contains("no tensor `base_model.model.score.weight`"), "{text}");
+
+    let other_base = copy("other_base");
+    edit(&other_base, "classifier.json", "\"init_seed\": 0", "\"init_seed\": 1");
+    let text = predict(&other_base);
+    assert!(text.contains("trained on another base"), "{text}");
+
+    let fewer_labels = copy("fewer_labels");
+    edit(&fewer_labels, "classifier.json", "\"interface_daemon\",", "");
+    assert!(predict(&fewer_labels).contains("thresholds for"));
+
+    let not_finite = copy("not_finite");
+    let path = not_finite.join("adapter_model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    assert!(predict(&not_finite).contains("not finite"));
+
+    let other_rank = copy("other_rank");
+    edit(&other_rank, "adapter_config.json", "\"r\": 16", "\"r\": 8");
+    assert!(predict(&other_rank).contains("has shape"));
+
+    // A vocabulary that is smaller than the tokenizer's.
+    let small = root.path().join("small");
+    fs::create_dir(&small).unwrap();
+    fs::copy("data/tiny-llama/tokenizer.json", small.join("tokenizer.json")).unwrap();
+    let config = fs::read_to_string("data/tiny-llama/config.json").unwrap();
+    fs::write(small.join("config.json"), config.replace("\"vocab_size\": 4096", "\"vocab_size\": 100")).unwrap();
+    let setting = format!("model.model_name={}", small.display());
+    let output = train(&root.path().join("o"), &["--set", &setting]).output().unwrap();
+    assert!(errors(&output).contains("outside the model's vocabulary of 100"), "{}", errors(&output));
+}
