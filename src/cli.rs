@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::thresholds::Objective;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Fine-tune a pretrained language model into a text classifier.
@@ -142,6 +143,16 @@ impl Split {
     }
 }
 
+/// How many thresholds `eval` finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TuneScope {
+    /// One for all labels
+    Global,
+    /// One a label; those with few positive rows are drawn to the global one
+    #[value(name = "per_label", alias = "per-label")]
+    PerLabel,
+}
+
 /// `llmcls eval`
 #[derive(Args, Debug)]
 pub struct EvalArgs {
@@ -154,6 +165,12 @@ pub struct EvalArgs {
     /// Labelled rows of your own, with the run's columns
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
+    /// First find thresholds on the run's validation split, and store them in the classifier
+    #[arg(long = "tune_thresholds", alias = "tune-thresholds", value_enum, value_name = "SCOPE")]
+    pub tune_thresholds: Option<TuneScope>,
+    /// What thresholds are found for: f1, precision>=P or recall>=R
+    #[arg(long, default_value = "f1", requires = "tune_thresholds")]
+    pub objective: Objective,
     /// Where metrics.json and predictions.jsonl go [default: eval_NAME/ in the seed's directory]
     #[arg(long = "output_dir", alias = "output-dir", value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
@@ -171,6 +188,16 @@ pub struct PredictArgs {
     /// Where predictions go; - writes to standard output
     #[arg(long = "output_jsonl", alias = "output-jsonl", default_value = "preds.jsonl", value_name = "FILE")]
     pub output_jsonl: PathBuf,
+    /// Predict labels above this probability, in place of the classifier's own thresholds: a number for
+    /// all, or LABEL=NUMBER for one; may be given several times
+    #[arg(long, value_name = "[LABEL=]P")]
+    pub threshold: Vec<String>,
+    /// Predict the most likely label if none is above its threshold
+    #[arg(long = "always_one", alias = "always-one")]
+    pub always_one: bool,
+    /// Predict the N most likely labels, whatever their probability
+    #[arg(long = "top_k", alias = "top-k", value_name = "N", conflicts_with_all = ["threshold", "always_one"])]
+    pub top_k: Option<usize>,
 }
 
 /// What a benchmark times.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::data::tokenize::Encoded;
-use crate::metrics::{Predictions, above_thresholds, most_likely};
+use crate::metrics::{Decision, Predictions};
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, Problem};
 use crate::ops::buffer::elements;
@@ -36,7 +36,7 @@ pub struct Evaluation {
 pub fn evaluate(
     classifier: &Classifier,
     samples: &[Sample],
-    thresholds: &[f32],
+    decision: &Decision,
     batch_size: usize,
     mut on_batch: impl FnMut(usize),
 ) -> Result<Evaluation> {
@@ -54,14 +54,14 @@ pub fn evaluate(
             loss += f64::from(mean) * indices.len() as f64;
         }
         let logits = elements(logits.tensor())?;
-        for (&index, logits) in indices.iter().zip(logits.chunks_exact(thresholds.len())) {
+        for (&index, logits) in indices.iter().zip(logits.chunks_exact(logits.len() / indices.len())) {
             probabilities[index] = to_probabilities(logits, classifier.problem());
         }
         on_batch(indices.len());
     }
     let decide = |row: &Vec<f32>| match classifier.problem() {
-        Problem::MultiLabel => above_thresholds(row, thresholds),
-        Problem::SingleLabel => most_likely(row),
+        Problem::MultiLabel => decision.decide(row),
+        Problem::SingleLabel => Decision::Top(1).decide(row),
     };
     let has_labels = samples.first().is_some_and(|sample| !sample.labels.is_empty());
     Ok(Evaluation {

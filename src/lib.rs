@@ -27,6 +27,7 @@ pub mod model;
 // Layer 2: rows, tokens, scores.
 pub mod data;
 pub mod metrics;
+pub mod thresholds;
 // Layer 1: differentiable ops, the configuration, the terminal.
 pub mod config;
 pub mod console;

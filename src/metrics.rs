@@ -56,6 +56,15 @@ pub struct Scores {
 pub const METRICS: [&str; 8] =
     ["loss", "f1_micro", "f1_macro", "precision_micro", "precision_macro", "recall_micro", "recall_macro", "accuracy"];
 
+impl Predictions {
+    /// The same probabilities with labels predicted anew.
+    #[must_use]
+    pub fn decided(&self, decision: &Decision) -> Self {
+        let predicted = self.probabilities.iter().map(|row| decision.decide(row)).collect();
+        Self { predicted, ..self.clone() }
+    }
+}
+
 #[derive(Clone, Copy, Default)]
 struct Counts {
     true_positives: usize,
@@ -140,17 +149,47 @@ impl Scores {
     }
 }
 
-/// Which labels are predicted: those above their threshold, strictly.
-#[must_use]
-pub fn above_thresholds(probabilities: &[f32], thresholds: &[f32]) -> Vec<bool> {
-    probabilities.iter().zip(thresholds).map(|(p, threshold)| p > threshold).collect()
+/// How probabilities become predicted labels.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Those above their threshold, strictly.
+    Above {
+        /// One a label.
+        thresholds: Vec<f32>,
+        /// The most likely one, if none is above.
+        always_one: bool,
+    },
+    /// The most likely ones, this many.
+    Top(usize),
 }
 
-/// Which label is predicted if exactly one holds: the first of the most likely.
-#[must_use]
-pub fn most_likely(probabilities: &[f32]) -> Vec<bool> {
-    let best = (0..probabilities.len()).reduce(|best, i| if probabilities[i] > probabilities[best] { i } else { best });
-    (0..probabilities.len()).map(|i| Some(i) == best).collect()
+impl Decision {
+    /// Labels above their threshold.
+    #[must_use]
+    pub fn above(thresholds: &[f32]) -> Self {
+        Self::Above { thresholds: thresholds.to_vec(), always_one: false }
+    }
+
+    /// Which labels of a row are predicted. Of equally likely ones the first counts as more likely.
+    #[must_use]
+    pub fn decide(&self, probabilities: &[f32]) -> Vec<bool> {
+        match self {
+            Self::Above { thresholds, always_one } => {
+                let above: Vec<bool> =
+                    probabilities.iter().zip(thresholds).map(|(p, threshold)| p > threshold).collect();
+                if *always_one && !above.contains(&true) { Self::Top(1).decide(probabilities) } else { above }
+            }
+            Self::Top(count) => {
+                let mut order: Vec<usize> = (0..probabilities.len()).collect();
+                order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+                let mut predicted = vec![false; probabilities.len()];
+                for &label in order.iter().take(*count) {
+                    predicted[label] = true;
+                }
+                predicted
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +209,7 @@ mod tests {
         ];
         let targets = [[1, 0, 0, 1], [0, 1, 0, 0], [1, 1, 0, 1], [0, 0, 0, 1], [1, 0, 0, 0]];
         let predictions = Predictions {
-            predicted: probabilities.iter().map(|row| above_thresholds(row, &[0.5; 4])).collect(),
+            predicted: probabilities.iter().map(|row| Decision::above(&[0.5; 4]).decide(row)).collect(),
             probabilities: probabilities.iter().map(|row| row.to_vec()).collect(),
             targets: targets.iter().map(|row| row.iter().map(|&t| t == 1).collect()).collect(),
         };
@@ -186,7 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn a_tie_of_the_most_likely_goes_to_the_first() {
-        assert_eq!(most_likely(&[0.2, 0.4, 0.4]), [false, true, false]);
+    fn thresholds_and_counts_decide() {
+        let row = [0.2, 0.4, 0.4, 0.1];
+        assert_eq!(Decision::Top(1).decide(&row), [false, true, false, false]);
+        assert_eq!(Decision::Top(3).decide(&row), [true, true, true, false]);
+        assert_eq!(Decision::above(&[0.2, 0.3, 0.5, 0.0]).decide(&row), [false, true, false, true]);
+        let always_one = Decision::Above { thresholds: vec![0.5; 4], always_one: true };
+        assert_eq!(always_one.decide(&row), [false, true, false, false]);
     }
 }

@@ -114,3 +114,45 @@ fn a_hub_name_in_the_local_cache_is_used_and_a_missing_one_says_where_it_was_loo
     let missing = String::from_utf8(run("org/other").stderr).unwrap();
     assert!(missing.contains("org/other") && missing.contains("config.json"), "{missing}");
 }
+
+#[test]
+fn thresholds_are_tuned_stored_and_overridden() {
+    let out = tempfile::tempdir().unwrap();
+    let run = train(out.path(), &["--set", "train.tune_thresholds=per_label"]);
+    let directory = run.to_str().unwrap();
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(run.join(name)).unwrap()).unwrap()
+    };
+    let stored = || json("seed_1/best/classifier.json")["thresholds"].as_array().unwrap().clone();
+    let per_label = stored();
+    assert!(per_label.iter().any(|threshold| threshold != &per_label[0]), "{per_label:?}");
+    let summary = json("summary.json");
+    let test = &summary["seeds"][0]["test"];
+    assert!(test["with_threshold_0.5"]["f1_micro"].is_number() && test["eval_f1_micro"].is_number());
+
+    let arguments = ["eval", "--run", directory, "--tune_thresholds", "global", "--objective", "recall>=0.9"];
+    let (code, table, errors) = llmcls(&arguments);
+    assert_eq!(code, 0, "{errors}");
+    assert!(table.contains("with threshold 0.5"), "{table}");
+    let global = stored();
+    assert!(global.iter().all(|threshold| threshold == &global[0]) && global != per_label, "{global:?}");
+
+    let predict = |more: &[&str]| {
+        let mut arguments =
+            vec!["predict", "--run", directory, "--input_csv", "data/debtags/test.csv", "--output_jsonl", "-"];
+        arguments.extend(more);
+        let (code, lines, errors) = llmcls(&arguments);
+        let counts: Vec<usize> = lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["predicted"].as_array().unwrap().len())
+            .collect();
+        (code, counts, errors)
+    };
+    assert!(predict(&["--top_k", "2"]).1.iter().all(|&count| count == 2));
+    assert!(predict(&["--threshold", "0"]).1.iter().all(|&count| count == 12));
+    assert!(predict(&["--threshold", "0", "--threshold", "use_editing=1"]).1.iter().all(|&count| count == 11));
+    assert!(predict(&["--threshold", "1"]).1.iter().all(|&count| count == 0));
+    assert!(predict(&["--threshold", "1", "--always_one"]).1.iter().all(|&count| count == 1));
+    let (code, _, errors) = predict(&["--threshold", "nolabel=0.5"]);
+    assert!(code == 1 && errors.contains("no such label") && errors.contains("use_editing"), "{errors}");
+}

@@ -62,13 +62,18 @@ pub fn evaluation_record(evaluation: &Evaluation, scores: &Scores, seconds: f64,
     let samples = evaluation.predictions.predicted.len() as f64;
     let mut record = Map::new();
     record.insert("eval_loss".into(), json!(evaluation.loss));
-    if let Ok(Value::Object(scores)) = serde_json::to_value(scores) {
-        record.extend(scores.into_iter().map(|(name, value)| (format!("eval_{name}"), value)));
-    }
+    record.extend(score_entries(scores));
     record.insert("eval_runtime".into(), json!(seconds));
     record.insert("eval_samples_per_second".into(), json!(samples / seconds));
     record.insert("eval_steps_per_second".into(), json!(batches as f64 / seconds));
     record
+}
+
+/// Scores under transformers' names.
+#[must_use]
+pub fn score_entries(scores: &Scores) -> Map<String, Value> {
+    let Ok(Value::Object(entries)) = serde_json::to_value(scores) else { unreachable!("scores are a plain structure") };
+    entries.into_iter().map(|(name, value)| (format!("eval_{name}"), value)).collect()
 }
 
 /// One line of a predictions file.

@@ -9,6 +9,7 @@ use super::train::{self, Setting, Split};
 use crate::cli::ConfigArgs;
 use crate::console::{Console, bytes};
 use crate::evaluation::{Sample, evaluate};
+use crate::metrics::Decision;
 use crate::model::batch::Batch;
 use crate::ops::tape::DropoutKey;
 use crate::training::trainer::{TrainOptions, forward_backward};
@@ -125,7 +126,7 @@ fn describe_time(setting: &Setting<'_>, out: &mut String) -> Result<()> {
     let validation = &setting.validation.samples;
     let part = &validation[..validation.len().min(4 * options.eval_batch_size)];
     let begin = Instant::now();
-    evaluate(&setting.classifier, part, &setting.file.thresholds, options.eval_batch_size, |_| ())?;
+    evaluate(&setting.classifier, part, &Decision::above(&setting.file.thresholds), options.eval_batch_size, |_| ())?;
     let evaluation_rate = part.iter().map(length).sum::<usize>() as f64 / begin.elapsed().as_secs_f64();
 
     let total = |samples: &[Sample]| samples.iter().map(length).sum::<usize>() as f64;

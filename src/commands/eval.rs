@@ -3,13 +3,17 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::setup::{self, Loaded};
+use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::records;
-use crate::cli::{EvalArgs, Split};
+use crate::cli::{EvalArgs, Split, TuneScope};
 use crate::console::Console;
+use crate::metrics::Decision;
+use crate::model::classifier::Problem;
+use crate::thresholds::{Scope, tune};
 use crate::training::trainer::score;
 
 /// Evaluates.
@@ -25,7 +29,19 @@ pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
     setup::warn_about(&name, &examples, &samples, loaded.file.max_length, console);
     let labels = &loaded.file.labels;
     let batch_size = loaded.batch_size(&args.run);
-    let scored = score(&loaded.classifier, &samples, labels, &loaded.file.thresholds, batch_size, console)?;
+    let thresholds = match args.tune_thresholds {
+        None => loaded.file.thresholds.clone(),
+        Some(scope) => tuned(args, scope, &loaded, console)?,
+    };
+    let usual = Decision::above(&vec![0.5; labels.len()]);
+    let mut scored = score(&loaded.classifier, &samples, labels, &usual, batch_size, console)?;
+    if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
+        print_table(&format!(
+            "with threshold 0.5: f1_micro {:.4}, f1_macro {:.4}; with the classifier's own:\n",
+            scored.scores.f1_micro, scored.scores.f1_macro
+        ));
+        scored.decide(&Decision::above(&thresholds), labels);
+    }
     print_table(&records::score_table(&scored.scores, scored.evaluation.loss));
 
     let directory = match &args.output_dir {
@@ -41,6 +57,29 @@ pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
     records::write_predictions(&directory.join("predictions.jsonl"), &ids, labels, &scored.evaluation)?;
     console.say(format!("wrote {}", directory.display()));
     Ok(())
+}
+
+/// Finds thresholds on the run's validation split, stores them in `classifier.json`, and returns them.
+fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Vec<f32>> {
+    let problem = loaded.classifier.problem();
+    ensure!(
+        problem == Problem::MultiLabel,
+        "--tune_thresholds: thresholds do not apply to single_label_classification"
+    );
+    let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
+    let examples = setup::read_split(&data.val_csv, &loaded.columns(true), data.max_val_samples, problem)?;
+    let samples = setup::encode(&loaded.encoder, &examples)?;
+    let labels = &loaded.file.labels;
+    let usual = Decision::above(&loaded.file.thresholds);
+    let scored = score(&loaded.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)?;
+    let scope = match scope {
+        TuneScope::Global => Scope::Global,
+        TuneScope::PerLabel => Scope::PerLabel,
+    };
+    let thresholds = tune(&scored.evaluation.predictions, labels.len(), scope, args.objective);
+    ClassifierFile { thresholds: thresholds.clone(), ..loaded.file.clone() }.save(&loaded.trained.adapter)?;
+    console.say(format!("stored thresholds in {}", loaded.trained.adapter.display()));
+    Ok(thresholds)
 }
 
 #[expect(clippy::print_stdout, reason = "the table is this command's result")]

@@ -2,15 +2,17 @@
 
 use std::io::{self, BufWriter, Write};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::setup::{self, Loaded};
+use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::records::{PredictionLine, names};
 use crate::atomic_file;
 use crate::cli::PredictArgs;
 use crate::console::Console;
 use crate::data::table::{Example, Table};
 use crate::evaluation::evaluate;
+use crate::metrics::Decision;
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
 const WINDOW: usize = 2048;
@@ -23,7 +25,8 @@ pub fn run(args: &PredictArgs, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, console)?;
     let table = Table::open(&args.input_csv, &loaded.columns(false))?;
     let batch_size = loaded.batch_size(&args.run);
-    let predictor = Predictor { loaded, batch_size, console };
+    let decision = decision(args, &loaded.file)?;
+    let predictor = Predictor { loaded, decision, batch_size, console };
     if args.output_jsonl.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
         predictor.write_all(table, &mut writer)?;
@@ -38,8 +41,35 @@ pub fn run(args: &PredictArgs, console: Console) -> Result<()> {
     Ok(())
 }
 
+/// What the flags make of the classifier's thresholds.
+fn decision(args: &PredictArgs, file: &ClassifierFile) -> Result<Decision> {
+    if let Some(count) = args.top_k {
+        ensure!(count > 0, "--top_k is 0, expected at least 1");
+        return Ok(Decision::Top(count));
+    }
+    let mut thresholds = file.thresholds.clone();
+    for text in &args.threshold {
+        // A label's name may hold an equals sign, a number does not.
+        let (label, number) = text.rsplit_once('=').map_or((None, text.as_str()), |(label, n)| (Some(label), n));
+        let threshold = number.trim().parse::<f32>().ok().filter(|number| (0.0..=1.0).contains(number));
+        let threshold = threshold.with_context(|| format!("--threshold {text}: expected a number from 0 to 1"))?;
+        match label {
+            None => thresholds.fill(threshold),
+            Some(label) => {
+                let index = file.labels.iter().position(|name| name == label);
+                let index = index.with_context(|| {
+                    format!("--threshold {text}: no such label; there are {}", file.labels.join(", "))
+                })?;
+                thresholds[index] = threshold;
+            }
+        }
+    }
+    Ok(Decision::Above { thresholds, always_one: args.always_one })
+}
+
 struct Predictor {
     loaded: Loaded,
+    decision: Decision,
     batch_size: usize,
     console: Console,
 }
@@ -63,7 +93,7 @@ impl Predictor {
         let samples = setup::encode(encoder, examples)?;
         let mut bar = self.console.progress("predicting", samples.len(), "rows");
         let evaluation =
-            evaluate(classifier, &samples, &file.thresholds, self.batch_size, |count| bar.advance(count, String::new))?;
+            evaluate(classifier, &samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))?;
         bar.finish();
         let predictions = &evaluation.predictions;
         for (row, example) in examples.iter().enumerate() {

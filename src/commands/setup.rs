@@ -12,6 +12,7 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
 use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
+use crate::config::train::TuneThresholds;
 use crate::console::Console;
 use crate::data::table::{Columns, Example, check_single_label, find_label_columns, read_examples};
 use crate::data::tokenize::TextEncoder;
@@ -21,6 +22,7 @@ use crate::model::config::DecoderConfig;
 use crate::model::hub::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use crate::thresholds::Scope;
 
 /// The base's files and how they are to be read.
 pub struct BaseModel {
@@ -159,6 +161,16 @@ pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
         ));
     }
     Ok(columns)
+}
+
+/// Which thresholds are to be found.
+#[must_use]
+pub fn scope(tune: TuneThresholds) -> Option<Scope> {
+    match tune {
+        TuneThresholds::None => None,
+        TuneThresholds::Global => Some(Scope::Global),
+        TuneThresholds::PerLabel => Some(Scope::PerLabel),
+    }
 }
 
 /// Reads a split.

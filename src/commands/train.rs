@@ -14,6 +14,7 @@ use crate::artifacts::run_dir::{RunDir, SeedDir};
 use crate::artifacts::{adapter, manifest, records};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
+use crate::config::model::ProblemType;
 use crate::config::train::{Reduction, Reporter, SchedulerType};
 use crate::config::{Config, redact};
 use crate::console::{Console, bytes};
@@ -21,10 +22,11 @@ use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::interrupt;
-use crate::metrics::METRICS;
+use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
 use crate::ops::memory;
+use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::{Decay, Schedule};
@@ -114,6 +116,10 @@ fn check_keys(config: &Config, console: Console) -> Result<()> {
         "train.metric_for_best_model is `{}`; evaluation reports {}",
         config.train.metric_for_best_model,
         METRICS.join(", ")
+    );
+    ensure!(
+        setup::scope(config.train.tune_thresholds).is_none() || config.model.problem_type == ProblemType::MultiLabel,
+        "train.tune_thresholds: thresholds do not apply to single_label_classification"
     );
     if config.train.report_to.0.contains(&Reporter::Tensorboard) {
         console.warn("train.report_to: TensorBoard files are not written yet; history.jsonl has the same numbers");
@@ -243,19 +249,27 @@ impl Setting<'_> {
             console: self.console,
         };
         let outcome = trainer.run()?;
-        self.save_best(directory)?;
+        let usual = Decision::above(&self.file.thresholds);
+        let labels = &self.file.labels;
+        let score =
+            |split: &Split| score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, self.console);
+        let mut splits = vec![("validation", &self.validation, score(&self.validation)?)];
+        if let Some(test) = &self.test {
+            splits.push(("test", test, score(test)?));
+        }
+        let mut file = self.file.clone();
+        if let Some(scope) = setup::scope(self.config.train.tune_thresholds) {
+            file.thresholds = tune(&splits[0].2.evaluation.predictions, labels.len(), scope, Objective::F1);
+        }
+        self.save_best(directory, &file)?;
         self.verify_best(directory, eval_batch_size)?;
         let mut record = seed_record(seed, &outcome);
-        for (name, split) in [("validation", Some(&self.validation)), ("test", self.test.as_ref())] {
-            let Some(split) = split else { continue };
-            let scored = score(
-                &self.classifier,
-                &split.samples,
-                &self.file.labels,
-                &self.file.thresholds,
-                eval_batch_size,
-                self.console,
-            )?;
+        record["thresholds"] = json!(file.thresholds);
+        for (name, split, mut scored) in splits {
+            let untuned = (file.thresholds != self.file.thresholds).then(|| scored.scores.clone());
+            if untuned.is_some() {
+                scored.decide(&Decision::above(&file.thresholds), labels);
+            }
             let ids: Vec<String> = split.examples.iter().map(|example| example.id.clone()).collect();
             records::write_predictions(&directory.predictions(name), &ids, &self.file.labels, &scored.evaluation)?;
             let mut metrics = scored.record;
@@ -269,6 +283,13 @@ impl Setting<'_> {
             }
             record[name] = json!(metrics);
             record[name]["per_label"] = json!(scored.scores.per_label);
+            if let Some(untuned) = untuned {
+                self.console.say(format!(
+                    "seed {seed} on {name}: f1_micro {:.4}, f1_macro {:.4} with tuned thresholds; {:.4}, {:.4} with 0.5",
+                    scored.scores.f1_micro, scored.scores.f1_macro, untuned.f1_micro, untuned.f1_macro
+                ));
+                record[name]["with_threshold_0.5"] = json!(untuned);
+            }
         }
         record["optimizer_bytes"] = json!(outcome.optimizer_bytes);
         records::write_json(&directory.result(), &record)?;
@@ -314,7 +335,7 @@ impl Setting<'_> {
     }
 
     /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
-    fn save_best(&self, directory: &SeedDir) -> Result<()> {
+    fn save_best(&self, directory: &SeedDir, file: &ClassifierFile) -> Result<()> {
         // A run that was killed after this.
         if directory.best().is_dir() {
             return Ok(());
@@ -326,7 +347,7 @@ impl Setting<'_> {
                 let bytes = fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
                 atomic_file::write_bytes(&inside.join(name), &bytes)?;
             }
-            self.file.save(inside)?;
+            file.save(inside)?;
             manifest::write(inside)
         })
     }
@@ -336,8 +357,9 @@ impl Setting<'_> {
         const ROWS: usize = 8;
         let best = directory.best();
         let examples = &self.validation.examples[..ROWS.min(self.validation.examples.len())];
+        let decision = Decision::above(&self.file.thresholds);
         let predict = |samples: &[Sample]| -> Result<Vec<Vec<f32>>> {
-            let evaluation = evaluate(&self.classifier, samples, &self.file.thresholds, batch_size, |_| ())?;
+            let evaluation = evaluate(&self.classifier, samples, &decision, batch_size, |_| ())?;
             Ok(evaluation.predictions.probabilities)
         };
         let expected = predict(&self.validation.samples[..examples.len()])?;

@@ -25,6 +25,8 @@ pub struct TrainConfig {
     pub save_steps: Option<usize>,
     /// Checkpoints kept, beside the best; none: all.
     pub save_total_limit: Option<usize>,
+    /// Find thresholds on the validation split after training.
+    pub tune_thresholds: TuneThresholds,
     /// Hold AdamW's moments in 8 bits if the base is in 4.
     pub optim_8bit_when_4bit: bool,
     /// Where metrics go, beside the run's JSON files.
@@ -78,6 +80,18 @@ yaml_enum! {
 }
 
 yaml_enum! {
+    /// Whether thresholds are found on the validation split.
+    TuneThresholds {
+        /// All are 0.5.
+        None = "none",
+        /// One for all labels.
+        Global = "global",
+        /// One a label.
+        PerLabel = "per_label",
+    }
+}
+
+yaml_enum! {
     /// A place where metrics go.
     Reporter {
         /// Event files.
@@ -114,6 +128,7 @@ impl TrainConfig {
             metric_for_best_model: section.key("metric_for_best_model", "f1_micro".into()),
             save_steps: section.optional("save_steps"),
             save_total_limit: section.optional("save_total_limit"),
+            tune_thresholds: section.key("tune_thresholds", TuneThresholds::None),
             optim_8bit_when_4bit: section.key("optim_8bit_when_4bit", true),
             report_to: section.key("report_to", ReportTo(vec![Reporter::Json])),
             max_steps: section.optional("max_steps").filter(|&steps| steps > 0),

@@ -12,7 +12,7 @@ use super::early_stopping::EarlyStopping;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use crate::artifacts::adapter;
-use crate::artifacts::records::{History, evaluation_record};
+use crate::artifacts::records::{History, evaluation_record, score_entries};
 use crate::artifacts::run_dir::SeedDir;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
@@ -20,7 +20,7 @@ use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::failpoint::{self, Place};
 use crate::interrupt;
-use crate::metrics::Scores;
+use crate::metrics::{Decision, Scores};
 use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
@@ -281,7 +281,7 @@ impl Trainer<'_> {
             self.classifier,
             self.validation,
             self.labels,
-            self.thresholds,
+            &Decision::above(self.thresholds),
             self.options.eval_batch_size,
             self.console,
         )?;
@@ -384,6 +384,15 @@ pub struct Scored {
     pub record: Map<String, Value>,
 }
 
+impl Scored {
+    /// Predicts labels anew from the same probabilities.
+    pub fn decide(&mut self, decision: &Decision, labels: &[String]) {
+        self.evaluation.predictions = self.evaluation.predictions.decided(decision);
+        self.scores = Scores::new(&self.evaluation.predictions, labels);
+        self.record.extend(score_entries(&self.scores));
+    }
+}
+
 /// Evaluates samples and scores them.
 ///
 /// # Errors
@@ -392,13 +401,13 @@ pub fn score(
     classifier: &Classifier,
     samples: &[Sample],
     labels: &[String],
-    thresholds: &[f32],
+    decision: &Decision,
     batch_size: usize,
     console: Console,
 ) -> Result<Scored> {
     let started = Instant::now();
     let mut bar = console.progress("evaluating", samples.len(), "examples");
-    let evaluation = evaluate(classifier, samples, thresholds, batch_size, |count| bar.advance(count, String::new))?;
+    let evaluation = evaluate(classifier, samples, decision, batch_size, |count| bar.advance(count, String::new))?;
     bar.finish();
     let scores = Scores::new(&evaluation.predictions, labels);
     let seconds = started.elapsed().as_secs_f64();
