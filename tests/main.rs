@@ -12,6 +12,8 @@ mod flops;
 mod inputs;
 /// Modules import downwards only.
 mod layers;
+/// Scores of scikit-learn and torchmetrics.
+mod metrics;
 /// Numbers of bitsandbytes.
 mod nf4;
 /// Numbers of transformers, peft and torch.

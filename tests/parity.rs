@@ -10,6 +10,7 @@ use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::DecoderConfig;
 use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::{DropoutKey, Tape};
 use llmcls::training::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use serde::Deserialize;
@@ -51,6 +52,7 @@ fn open_with_dropout(name: &str, recompute: bool, dropout: f64) -> Fixture {
         // What the checkpoint holds in 4 bits stays so, and what it holds in full too.
         storage: BaseStorage { precision: Precision::Float32, is_4bit: name == "llama_4bit" },
         lora: lora.clone(),
+        weights: BceWeights::default(),
         recompute,
     };
     let classifier = Classifier::new(&config, &weights, &options).unwrap();

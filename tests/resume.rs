@@ -81,6 +81,10 @@ fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
                 walk(&path, root, out);
                 continue;
             }
+            // A model card tells the time that training took.
+            if name.ends_with("README.md") {
+                continue;
+            }
             // The environment is of the machine, checksums are of files with times in them.
             if name == "environment.json" || name == "config.yaml" || name.ends_with("manifest.json") {
                 continue;

@@ -3,5 +3,7 @@
 pub mod adapter;
 pub mod classifier_file;
 pub mod manifest;
+pub mod model_card;
 pub mod records;
 pub mod run_dir;
+pub mod tensorboard;

@@ -135,6 +135,12 @@ impl SeedDir {
         self.path.join("best")
     }
 
+    /// TensorBoard's event files.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
     /// The seed's part of the summary; written last: a seed is finished when it exists.
     #[must_use]
     pub fn result(&self) -> PathBuf {

@@ -13,6 +13,7 @@ use crate::console::Console;
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::ops::cpu::flops;
+use crate::ops::loss::BceWeights;
 use crate::ops::memory;
 use crate::ops::tape::{DropoutKey, Tape};
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
@@ -31,6 +32,7 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
         problem: setup::problem(config.model.problem_type),
         storage: base.storage,
         lora: setup::lora_options(&config.model)?,
+        weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
     })?;
     classifier.initialize(config.exp.seeds[0])?;

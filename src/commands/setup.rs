@@ -12,16 +12,18 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
 use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
-use crate::config::train::TuneThresholds;
+use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
 use crate::data::table::{Columns, Example, check_single_label, find_label_columns, read_examples};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
+use crate::metrics::Scores;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::DecoderConfig;
 use crate::model::hub::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use crate::ops::loss::BceWeights;
 use crate::thresholds::Scope;
 
 /// The base's files and how they are to be read.
@@ -163,6 +165,48 @@ pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
     Ok(columns)
 }
 
+/// A positive counts for at most this much, if weights are balanced.
+const MAX_BALANCED_WEIGHT: f32 = 10.0;
+
+/// The weights of the training loss, for labels as they stand in the training rows.
+///
+/// # Errors
+/// If a weight is given for a label that is not there, or for a problem that has none.
+pub fn loss_weights(config: &Config, labels: &[String], train: &[Example]) -> Result<BceWeights> {
+    let settings = &config.train;
+    let gamma = if settings.loss == Loss::Focal { settings.focal_gamma as f32 } else { 0.0 };
+    let is_plain = settings.class_weights == ClassWeights::None && settings.loss == Loss::Bce;
+    ensure!(
+        is_plain || config.model.problem_type == ProblemType::MultiLabel,
+        "train.class_weights and train.loss do not apply to single_label_classification"
+    );
+    let positive = match &settings.class_weights {
+        ClassWeights::None => None,
+        ClassWeights::Balanced => Some(
+            (0..labels.len())
+                .map(|label| {
+                    let positives = train.iter().filter(|example| example.labels[label] > 0.5).count();
+                    // A label without positives has no term that a weight could change.
+                    let ratio = (train.len() - positives) as f32 / positives.max(1) as f32;
+                    if positives == 0 { 1.0 } else { ratio.min(MAX_BALANCED_WEIGHT) }
+                })
+                .collect(),
+        ),
+        ClassWeights::Given(weights) => {
+            let mut positive = vec![1.0; labels.len()];
+            for (name, weight) in weights {
+                let label = labels.iter().position(|label| label == name);
+                let label = label.with_context(|| {
+                    format!("train.class_weights: no label `{name}`; there are {}", labels.join(", "))
+                })?;
+                positive[label] = *weight as f32;
+            }
+            Some(positive)
+        }
+    };
+    Ok(BceWeights { positive, gamma })
+}
+
 /// Which thresholds are to be found.
 #[must_use]
 pub fn scope(tune: TuneThresholds) -> Option<Scope> {
@@ -243,6 +287,18 @@ pub fn warn_about_labels(labels: &[String], train: &[Example], console: Console)
         .collect();
     if !absent.is_empty() {
         console.warn(format!("train: {} labels have no positive row: {}", absent.len(), absent.join(", ")));
+    }
+}
+
+/// Warns of labels that hold and are never predicted.
+pub fn warn_about_unpredicted(scores: &Scores, console: Console) {
+    let missing = scores.per_label.iter().filter(|label| label.support > 0 && label.predicted == 0);
+    let missing: Vec<&str> = missing.map(|label| label.label.as_str()).collect();
+    if !missing.is_empty() {
+        console.warn(format!(
+            "never predicted on validation: {}; train.class_weights=balanced or train.tune_thresholds may help",
+            missing.join(", ")
+        ));
     }
 }
 
@@ -327,6 +383,7 @@ impl Loaded {
             problem: problem(model.problem_type),
             storage: base.storage,
             lora,
+            weights: BceWeights::default(),
             recompute: false,
         })?;
         adapter::load(&trained.adapter, &classifier)?;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::resume;
 use super::setup::{self, BaseModel};
 use crate::artifacts::classifier_file::ClassifierFile;
+use crate::artifacts::model_card::{CardFacts, model_card};
 use crate::artifacts::run_dir::{RunDir, SeedDir};
 use crate::artifacts::{adapter, manifest, records};
 use crate::atomic_file;
@@ -22,7 +23,7 @@ use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::interrupt;
-use crate::metrics::{Decision, METRICS};
+use crate::metrics::{Decision, METRICS, lower_is_better};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
 use crate::ops::memory;
@@ -109,7 +110,7 @@ fn train_all(setting: &Setting<'_>, run: &RunDir) -> Result<()> {
 }
 
 /// Refuses what is not built, before any work.
-fn check_keys(config: &Config, console: Console) -> Result<()> {
+fn check_keys(config: &Config) -> Result<()> {
     let metric = metric_name(config);
     ensure!(
         METRICS.contains(&metric),
@@ -121,9 +122,6 @@ fn check_keys(config: &Config, console: Console) -> Result<()> {
         setup::scope(config.train.tune_thresholds).is_none() || config.model.problem_type == ProblemType::MultiLabel,
         "train.tune_thresholds: thresholds do not apply to single_label_classification"
     );
-    if config.train.report_to.0.contains(&Reporter::Tensorboard) {
-        console.warn("train.report_to: TensorBoard files are not written yet; history.jsonl has the same numbers");
-    }
     Ok(())
 }
 
@@ -135,7 +133,7 @@ fn metric_name(config: &Config) -> &str {
 /// Reads and builds all that training needs, and refuses what would not fit into memory.
 pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
     let started = Instant::now();
-    check_keys(config, console)?;
+    check_keys(config)?;
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
     let base = BaseModel::open(&config.model)?;
@@ -162,6 +160,7 @@ pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> 
         problem,
         storage: base.storage,
         lora: lora.clone(),
+        weights: setup::loss_weights(config, &columns.labels, &train.examples)?,
         recompute: config.train.gradient_checkpointing,
     })?;
     let file = setup::describe(config, columns.labels, &base);
@@ -243,6 +242,7 @@ impl Setting<'_> {
             lora: &self.lora,
             base: &self.base.files.name,
             directory,
+            writes_events: self.config.train.report_to.0.contains(&Reporter::Tensorboard),
             resume_from: resume::newest_checkpoint(directory, self.console)?,
             inputs: self.inputs.clone(),
             options,
@@ -274,6 +274,9 @@ impl Setting<'_> {
             records::write_predictions(&directory.predictions(name), &ids, &self.file.labels, &scored.evaluation)?;
             let mut metrics = scored.record;
             metrics.insert("epoch".into(), json!(outcome.epoch));
+            if name == "validation" {
+                setup::warn_about_unpredicted(&scored.scores, self.console);
+            }
             if name == "test" {
                 records::write_json(&directory.test_metrics(), &metrics)?;
                 self.console.say(format!(
@@ -292,6 +295,7 @@ impl Setting<'_> {
             }
         }
         record["optimizer_bytes"] = json!(outcome.optimizer_bytes);
+        self.write_card(directory, &file, &record)?;
         records::write_json(&directory.result(), &record)?;
         Ok(record)
     }
@@ -352,6 +356,28 @@ impl Setting<'_> {
         })
     }
 
+    fn write_card(&self, directory: &SeedDir, file: &ClassifierFile, record: &Value) -> Result<()> {
+        let (model, train) = (&self.config.model, &self.config.train);
+        let mut rows = vec![("train", self.train.examples.len()), ("validation", self.validation.examples.len())];
+        rows.extend(self.test.as_ref().map(|test| ("test", test.examples.len())));
+        let facts = CardFacts {
+            dataset: &self.config.data.dataset_name,
+            rows: &rows,
+            settings: &[
+                ("seed", record["seed"].to_string()),
+                ("LoRA r, α, dropout", format!("{}, {}, {}", model.lora_r, model.lora_alpha, model.lora_dropout)),
+                ("base in 4 bits", model.use_4bit.to_string()),
+                ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
+                ("learning rate", train.learning_rate.to_string()),
+                ("weight decay", train.weight_decay.to_string()),
+                ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
+            ],
+            record,
+            hardware: &format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
+        };
+        atomic_file::write_bytes(&directory.best().join("README.md"), model_card(file, &facts).as_bytes())
+    }
+
     /// Reads `best/` back from disk and checks that it predicts what the model in memory does.
     fn verify_best(&self, directory: &SeedDir, batch_size: usize) -> Result<()> {
         const ROWS: usize = 8;
@@ -389,7 +415,7 @@ fn seed_record(seed: u32, outcome: &TrainOutcome) -> Value {
 /// The run's results: each seed's, the best seed, and mean and deviation over seeds.
 fn summarize(setting: &Setting<'_>, seeds: Vec<Value>) -> Value {
     let key = format!("eval_{}", metric_name(setting.config));
-    let sign = if key.ends_with("loss") { -1.0 } else { 1.0 };
+    let sign = if lower_is_better(&key) { -1.0 } else { 1.0 };
     let metric = |seed: &Value| sign * seed["validation"][&key].as_f64().unwrap_or(f64::NEG_INFINITY);
     // The first of equals: `max_by` would take the last.
     let best = seeds.iter().rev().max_by(|a, b| metric(a).total_cmp(&metric(b)));

@@ -116,7 +116,16 @@ mod tests {
 
     #[test]
     fn a_recorded_configuration_reads_back_the_same() {
-        let config = load(MINIMAL, &["train.learning_rate=1e-4", "exp.seeds=[3, 4]", "model.hf_token=s3cret"]).unwrap();
+        let config = load(
+            MINIMAL,
+            &[
+                "train.learning_rate=1e-4",
+                "exp.seeds=[3, 4]",
+                "model.hf_token=s3cret",
+                "train.class_weights={'a: b': 2, yes: 0.5}",
+            ],
+        )
+        .unwrap();
         assert_eq!(config.train.learning_rate, 1e-4);
         assert_eq!(config.model.hf_token.as_ref().unwrap().secret(), "s3cret");
         let yaml = config.to_yaml();

@@ -148,6 +148,15 @@ impl<'a> Value<'a> {
             _ => None,
         }
     }
+
+    /// The entries of a mapping.
+    #[must_use]
+    pub fn entries(self) -> Option<impl Iterator<Item = (&'a str, Self)>> {
+        match self.0 {
+            Node::Map(entries) => Some(entries.iter().map(|(key, _, tree)| (key.as_str(), Self(&tree.node)))),
+            _ => None,
+        }
+    }
 }
 
 impl FromNode for String {

@@ -25,6 +25,12 @@ pub struct TrainConfig {
     pub save_steps: Option<usize>,
     /// Checkpoints kept, beside the best; none: all.
     pub save_total_limit: Option<usize>,
+    /// What a positive counts for in the loss.
+    pub class_weights: ClassWeights,
+    /// The loss of independent labels.
+    pub loss: Loss,
+    /// γ of the focal loss.
+    pub focal_gamma: f64,
     /// Find thresholds on the validation split after training.
     pub tune_thresholds: TuneThresholds,
     /// Hold AdamW's moments in 8 bits if the base is in 4.
@@ -79,6 +85,54 @@ yaml_enum! {
     }
 }
 
+/// What a positive counts for in the loss.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClassWeights {
+    /// As much as a negative.
+    None,
+    /// Negatives over positives of its label in the training rows, at most 10.
+    Balanced,
+    /// As given; labels that are not named count 1.
+    Given(Vec<(String, f64)>),
+}
+
+impl FromNode for ClassWeights {
+    const EXPECTED: &'static str = "none, balanced, or a mapping of labels to positive numbers";
+
+    fn from_node(node: Value<'_>) -> Option<Self> {
+        match node.text() {
+            Some("none") => Some(Self::None),
+            Some("balanced") => Some(Self::Balanced),
+            Some(_) => None,
+            None => {
+                let weights = node.entries()?.map(|(label, weight)| Some((label.to_owned(), f64::from_node(weight)?)));
+                let weights: Vec<_> = weights.collect::<Option<_>>()?;
+                weights.iter().all(|(_, weight)| *weight > 0.0).then_some(Self::Given(weights))
+            }
+        }
+    }
+}
+
+impl Serialize for ClassWeights {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => serializer.serialize_str("none"),
+            Self::Balanced => serializer.serialize_str("balanced"),
+            Self::Given(weights) => serializer.collect_map(weights.iter().map(|(label, weight)| (label, weight))),
+        }
+    }
+}
+
+yaml_enum! {
+    /// The loss of independent labels.
+    Loss {
+        /// Binary cross-entropy.
+        Bce = "bce",
+        /// The same with what is easy counting less.
+        Focal = "focal",
+    }
+}
+
 yaml_enum! {
     /// Whether thresholds are found on the validation split.
     TuneThresholds {
@@ -128,6 +182,9 @@ impl TrainConfig {
             metric_for_best_model: section.key("metric_for_best_model", "f1_micro".into()),
             save_steps: section.optional("save_steps"),
             save_total_limit: section.optional("save_total_limit"),
+            class_weights: section.key("class_weights", ClassWeights::None),
+            loss: section.key("loss", Loss::Bce),
+            focal_gamma: section.key("focal_gamma", 2.0),
             tune_thresholds: section.key("tune_thresholds", TuneThresholds::None),
             optim_8bit_when_4bit: section.key("optim_8bit_when_4bit", true),
             report_to: section.key("report_to", ReportTo(vec![Reporter::Json])),
@@ -164,6 +221,7 @@ impl TrainConfig {
             ("learning_rate", self.learning_rate),
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
+            ("focal_gamma", self.focal_gamma),
         ] {
             section.check(value >= 0.0, name, "must not be negative");
         }

@@ -15,7 +15,13 @@ fn write(value: &Value, indent: usize, out: &mut String) {
     };
     for (key, value) in entries {
         out.push_str(&" ".repeat(indent));
-        out.push_str(key);
+        // Section and key names are plain; label names may be anything, which JSON quotes.
+        if key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !key.starts_with(|c: char| c.is_ascii_digit())
+        {
+            out.push_str(key);
+        } else {
+            out.push_str(&Value::from(key.as_str()).to_string());
+        }
         if value.is_object() {
             out.push_str(":\n");
             write(value, indent + 2, out);

@@ -12,7 +12,7 @@ use super::lora::LoraOptions;
 use super::weights::{BaseStorage, Checkpoint, Weights};
 use crate::ops::buffer::{modify, tensor};
 use crate::ops::linear::linear;
-use crate::ops::loss::{bce_with_logits, cross_entropy};
+use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
 use crate::ops::tape::{Param, Tape, Value};
 use crate::rng::{Purpose, Stream};
 
@@ -36,6 +36,8 @@ pub struct ClassifierOptions {
     pub storage: BaseStorage,
     /// The adapters.
     pub lora: LoraOptions,
+    /// How the terms of the training loss are weighted.
+    pub weights: BceWeights,
     /// Keep one input a layer and compute the rest again in the backward.
     pub recompute: bool,
 }
@@ -46,6 +48,7 @@ pub struct Classifier {
     score: Rc<Param>,
     params: Vec<Rc<Param>>,
     problem: Problem,
+    weights: BceWeights,
     initializer_range: f32,
 }
 
@@ -64,7 +67,14 @@ impl Classifier {
         let score = Param::new("score.weight", tensor(vec![0.0; shape.0 * shape.1], shape)?)?;
         let mut params = builder.params;
         params.push(Rc::clone(&score));
-        Ok(Self { decoder, score, params, problem: options.problem, initializer_range: config.initializer_range })
+        Ok(Self {
+            decoder,
+            score,
+            params,
+            problem: options.problem,
+            weights: options.weights.clone(),
+            initializer_range: config.initializer_range,
+        })
     }
 
     /// The trained parameters, in order: a parameter's place is its random site.
@@ -147,13 +157,25 @@ impl Classifier {
         Ok(linear(tape, &pooled, &self.score)?)
     }
 
-    /// The mean loss of logits, a scalar.
+    /// The mean loss of logits, a scalar, without weights: what evaluation reports.
     ///
     /// # Errors
     /// If `labels` has another shape.
     pub fn loss(&self, tape: &Tape, logits: &Value, labels: &Tensor) -> Result<Value> {
+        self.weighted_loss(tape, logits, labels, &BceWeights::default())
+    }
+
+    /// The mean loss that training lowers, a scalar.
+    ///
+    /// # Errors
+    /// If `labels` has another shape.
+    pub fn training_loss(&self, tape: &Tape, logits: &Value, labels: &Tensor) -> Result<Value> {
+        self.weighted_loss(tape, logits, labels, &self.weights)
+    }
+
+    fn weighted_loss(&self, tape: &Tape, logits: &Value, labels: &Tensor, weights: &BceWeights) -> Result<Value> {
         match self.problem {
-            Problem::MultiLabel => bce_with_logits(tape, logits, labels),
+            Problem::MultiLabel => bce_with_logits(tape, logits, labels, weights),
             Problem::SingleLabel => cross_entropy(tape, logits, labels),
         }
         .context("the loss cannot be computed")

@@ -14,13 +14,14 @@ use super::schedule::Schedule;
 use crate::artifacts::adapter;
 use crate::artifacts::records::{History, evaluation_record, score_entries};
 use crate::artifacts::run_dir::SeedDir;
+use crate::artifacts::tensorboard::EventWriter;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::failpoint::{self, Place};
 use crate::interrupt;
-use crate::metrics::{Decision, Scores};
+use crate::metrics::{Decision, Scores, lower_is_better};
 use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
@@ -104,6 +105,8 @@ pub struct Trainer<'a> {
     pub base: &'a str,
     /// Where results go.
     pub directory: &'a SeedDir,
+    /// Whether to write TensorBoard's event files.
+    pub writes_events: bool,
     /// A checkpoint to go on from.
     pub resume_from: Option<PathBuf>,
     /// What the run was given: recorded in checkpoints.
@@ -148,13 +151,15 @@ impl Trainer<'_> {
         let mut progress = match &self.resume_from {
             Some(path) => checkpoint::restore(path, self.classifier, &mut optimizer)?,
             None => Progress {
-                stopping: EarlyStopping::new(options.patience, options.metric.ends_with("loss")),
+                stopping: EarlyStopping::new(options.patience, lower_is_better(&options.metric)),
                 ..Progress::default()
             },
         };
         let started = Instant::now();
         let before = progress.elapsed;
-        let mut history = History::open(&self.directory.history(), progress.history_lines)?;
+        let history = History::open(&self.directory.history(), progress.history_lines)?;
+        let events = self.writes_events.then(|| EventWriter::create(&self.directory.logs())).transpose()?;
+        let mut log = Log { history, events };
         let mut bar = self.console.progress(format!("seed {}", options.seed), options.total_steps, "steps");
         bar.start_at(progress.step);
         let mut order = Vec::new();
@@ -166,7 +171,7 @@ impl Trainer<'_> {
                 }
                 let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
                 let window = batches.chunks(options.accumulation).nth(in_epoch).expect("the epoch has this step");
-                let loss = self.step(window, &mut optimizer, &mut progress, &mut history)?;
+                let loss = self.step(window, &mut optimizer, &mut progress, &mut log)?;
                 progress.elapsed = before + started.elapsed().as_secs_f64();
                 bar.advance(1, || {
                     let rate = progress.examples as f64 / progress.elapsed;
@@ -176,15 +181,15 @@ impl Trainer<'_> {
                 let stop = interrupt::check();
                 // At an epoch's end its evaluation comes first: it decides what is the best.
                 if progress.step < self.first_step(epoch + 1) && (is_due || stop.is_err()) {
-                    self.save(&optimizer, &mut progress, &history, None)?;
+                    self.save(&optimizer, &mut progress, &log.history, None)?;
                     stop?;
                 }
             } else {
                 order.clear();
-                let record = self.evaluate(&mut progress)?;
-                history.push(&Value::Object(record.clone()))?;
+                let (record, scores) = self.evaluate(&mut progress)?;
+                log.evaluation(&record, &scores, progress.step)?;
                 progress.elapsed = before + started.elapsed().as_secs_f64();
-                self.save(&optimizer, &mut progress, &history, Some(&record))?;
+                self.save(&optimizer, &mut progress, &log.history, Some(&record))?;
                 interrupt::check()?;
             }
         }
@@ -210,13 +215,7 @@ impl Trainer<'_> {
     }
 
     /// One optimizer step over a window's micro-batches; returns their mean loss.
-    fn step(
-        &self,
-        window: &[&[usize]],
-        optimizer: &mut AdamW,
-        progress: &mut Progress,
-        history: &mut History,
-    ) -> Result<f64> {
+    fn step(&self, window: &[&[usize]], optimizer: &mut AdamW, progress: &mut Progress, log: &mut Log) -> Result<f64> {
         let loss = self.accumulate(window, progress)?;
         progress.logged.loss += loss;
         progress.logged.micro_batches += window.len();
@@ -226,13 +225,14 @@ impl Trainer<'_> {
         failpoint::reached(Place::Step)?;
         if progress.step.is_multiple_of(self.options.logging_steps) {
             let Window { loss, micro_batches } = std::mem::take(&mut progress.logged);
-            history.push(&json!({
+            let record = json!({
                 "loss": loss / micro_batches as f64,
                 "grad_norm": norm,
                 "learning_rate": rate,
                 "epoch": self.epoch_of(progress),
                 "step": progress.step,
-            }))?;
+            });
+            log.step(&record, progress)?;
         }
         Ok(loss / window.len() as f64)
     }
@@ -276,8 +276,8 @@ impl Trainer<'_> {
     }
 
     /// Scores the validation split after a pass, and notes what that means.
-    fn evaluate(&self, progress: &mut Progress) -> Result<Map<String, Value>> {
-        let Scored { evaluation, mut record, .. } = score(
+    fn evaluate(&self, progress: &mut Progress) -> Result<(Map<String, Value>, Scores)> {
+        let Scored { evaluation, mut record, scores } = score(
             self.classifier,
             self.validation,
             self.labels,
@@ -306,7 +306,7 @@ impl Trainer<'_> {
         ));
         record.insert("epoch".into(), json!(epoch));
         record.insert("step".into(), json!(progress.step));
-        Ok(record)
+        Ok((record, scores))
     }
 
     fn save(
@@ -353,6 +353,39 @@ impl Trainer<'_> {
     }
 }
 
+/// Where numbers go as training proceeds.
+struct Log {
+    history: History,
+    events: Option<EventWriter>,
+}
+
+impl Log {
+    fn step(&mut self, record: &Value, progress: &Progress) -> Result<()> {
+        self.history.push(record)?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let number = |key: &str| record[key].as_f64().unwrap_or(f64::NAN);
+        let scalars = [
+            ("train/loss", number("loss")),
+            ("train/grad_norm", number("grad_norm")),
+            ("train/learning_rate", number("learning_rate")),
+            ("train/examples_per_second", progress.examples as f64 / progress.elapsed.max(1e-9)),
+            ("train/peak_memory_bytes", memory::peak_bytes().map_or(f64::NAN, |bytes| bytes as f64)),
+        ];
+        events.scalars(progress.step, scalars)
+    }
+
+    fn evaluation(&mut self, record: &Map<String, Value>, scores: &Scores, step: usize) -> Result<()> {
+        self.history.push(&Value::Object(record.clone()))?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let mut scalars: Vec<(String, f64)> = record
+            .iter()
+            .filter_map(|(key, value)| Some((format!("eval/{}", key.strip_prefix("eval_")?), value.as_f64()?)))
+            .collect();
+        scalars.extend(scores.per_label.iter().map(|label| (format!("eval_f1_of/{}", label.label), label.f1)));
+        events.scalars(step, scalars.iter().map(|(tag, number)| (tag.as_str(), *number)))
+    }
+}
+
 /// Adds one micro-batch's gradients to the parameters'; returns its mean loss.
 ///
 /// # Errors
@@ -360,7 +393,7 @@ impl Trainer<'_> {
 pub fn forward_backward(classifier: &Classifier, batch: &Batch, key: DropoutKey) -> Result<f64> {
     let tape = Tape::recording(Some(key));
     let logits = classifier.logits(&tape, batch)?;
-    let loss = classifier.loss(&tape, &logits, &batch.labels)?;
+    let loss = classifier.training_loss(&tape, &logits, &batch.labels)?;
     let value = f64::from(loss.tensor().to_scalar::<f32>()?);
     ensure!(value.is_finite(), "the loss is {value}; lower train.learning_rate, or check the base's weights");
     drop(logits);

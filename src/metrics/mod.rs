@@ -1,5 +1,7 @@
 //! How well predictions match labels. Pure functions over rows of probabilities and labels.
 
+pub mod ranking;
+
 use serde::Serialize;
 
 /// Predictions for some examples and L labels.
@@ -28,6 +30,10 @@ pub struct LabelScores {
     pub support: usize,
     /// Examples for which it is predicted.
     pub predicted: usize,
+    /// Average precision; none without a positive.
+    pub average_precision: Option<f64>,
+    /// Area under the ROC curve; none unless it holds for some and not for others.
+    pub roc_auc: Option<f64>,
 }
 
 /// Scores of some predictions, as torchmetrics' multi-label ones define them.
@@ -45,16 +51,51 @@ pub struct Scores {
     pub recall_micro: f64,
     /// Mean of the labels' recall.
     pub recall_macro: f64,
+    /// Mean of the labels' F1, weighted by support.
+    pub f1_weighted: f64,
+    /// Mean of the examples' F1; 0 for one with nothing to find and nothing predicted.
+    pub f1_samples: f64,
     /// Share of examples whose labels are all right.
     pub accuracy: f64,
+    /// Share of labels of examples that are wrong.
+    pub hamming_loss: f64,
+    /// Mean average precision over the labels that have one; 0 if none has.
+    pub average_precision_macro: f64,
+    /// Mean area under the ROC curve over the labels that have one; 0 if none has.
+    pub roc_auc_macro: f64,
+    /// Mean squared difference of probability and truth.
+    pub brier: f64,
+    /// Expected calibration error, over 15 bins.
+    pub calibration_error: f64,
     /// One entry a label.
     #[serde(skip)]
     pub per_label: Vec<LabelScores>,
 }
 
 /// Names of the metrics of [`Scores`] and `loss`, as `metric_for_best_model` takes them.
-pub const METRICS: [&str; 8] =
-    ["loss", "f1_micro", "f1_macro", "precision_micro", "precision_macro", "recall_micro", "recall_macro", "accuracy"];
+pub const METRICS: [&str; 15] = [
+    "loss",
+    "f1_micro",
+    "f1_macro",
+    "f1_weighted",
+    "f1_samples",
+    "precision_micro",
+    "precision_macro",
+    "recall_micro",
+    "recall_macro",
+    "accuracy",
+    "hamming_loss",
+    "average_precision_macro",
+    "roc_auc_macro",
+    "brier",
+    "calibration_error",
+];
+
+/// Whether a metric of this name is better when it is lower.
+#[must_use]
+pub fn lower_is_better(name: &str) -> bool {
+    name.ends_with("loss") || name.ends_with("brier") || name.ends_with("calibration_error")
+}
 
 impl Predictions {
     /// The same probabilities with labels predicted anew.
@@ -73,6 +114,15 @@ struct Counts {
 }
 
 impl Counts {
+    fn of(predicted: &[bool], targets: &[bool]) -> Self {
+        let count = |flags: &mut dyn Iterator<Item = bool>| flags.filter(|flag| *flag).count();
+        Self {
+            true_positives: count(&mut predicted.iter().zip(targets).map(|(p, t)| *p && *t)),
+            predicted: count(&mut predicted.iter().copied()),
+            support: count(&mut targets.iter().copied()),
+        }
+    }
+
     fn precision(self) -> f64 {
         ratio(self.true_positives, self.predicted)
     }
@@ -86,6 +136,11 @@ impl Counts {
     }
 }
 
+fn mean_of_known(values: &[Option<f64>]) -> f64 {
+    let known: Vec<f64> = values.iter().flatten().copied().collect();
+    known.iter().sum::<f64>() / known.len().max(1) as f64
+}
+
 fn ratio(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
@@ -95,7 +150,7 @@ impl Scores {
     #[must_use]
     pub fn new(predictions: &Predictions, labels: &[String]) -> Self {
         let mut counts = vec![Counts::default(); labels.len()];
-        let mut exact = 0;
+        let (mut exact, mut of_samples) = (0, 0.0);
         for (predicted, targets) in predictions.predicted.iter().zip(&predictions.targets) {
             for ((count, &predicted), &target) in counts.iter_mut().zip(predicted).zip(targets) {
                 count.true_positives += usize::from(predicted && target);
@@ -103,12 +158,22 @@ impl Scores {
                 count.support += usize::from(target);
             }
             exact += usize::from(predicted == targets);
+            of_samples += Counts::of(predicted, targets).f1();
         }
         let total = counts.iter().fold(Counts::default(), |sum, count| Counts {
             true_positives: sum.true_positives + count.true_positives,
             predicted: sum.predicted + count.predicted,
             support: sum.support + count.support,
         });
+        let column = |label: usize| -> Vec<(f32, bool)> {
+            predictions.probabilities.iter().zip(&predictions.targets).map(|(p, t)| (p[label], t[label])).collect()
+        };
+        let columns: Vec<Vec<(f32, bool)>> = (0..labels.len()).map(column).collect();
+        let average_precision: Vec<_> = columns.iter().map(|column| ranking::average_precision(column)).collect();
+        let roc_auc: Vec<_> = columns.iter().map(|column| ranking::roc_auc(column)).collect();
+        let all = columns.concat();
+        let wrong = total.predicted + total.support - 2 * total.true_positives;
+        let weighted: f64 = counts.iter().map(|count| count.f1() * count.support as f64).sum();
         let mean = |f: fn(Counts) -> f64| counts.iter().map(|&count| f(count)).sum::<f64>() / labels.len() as f64;
         Self {
             f1_micro: total.f1(),
@@ -117,34 +182,29 @@ impl Scores {
             precision_macro: mean(Counts::precision),
             recall_micro: total.recall(),
             recall_macro: mean(Counts::recall),
+            f1_weighted: weighted / total.support.max(1) as f64,
+            f1_samples: of_samples / predictions.predicted.len().max(1) as f64,
             accuracy: ratio(exact, predictions.predicted.len()),
+            hamming_loss: ratio(wrong, all.len()),
+            average_precision_macro: mean_of_known(&average_precision),
+            roc_auc_macro: mean_of_known(&roc_auc),
+            brier: ranking::brier(&all),
+            calibration_error: ranking::calibration_error(&all),
             per_label: counts
                 .iter()
                 .zip(labels)
-                .map(|(&count, label)| LabelScores {
+                .zip(average_precision.into_iter().zip(roc_auc))
+                .map(|((&count, label), (average_precision, roc_auc))| LabelScores {
                     label: label.clone(),
                     precision: count.precision(),
                     recall: count.recall(),
                     f1: count.f1(),
                     support: count.support,
                     predicted: count.predicted,
+                    average_precision,
+                    roc_auc,
                 })
                 .collect(),
-        }
-    }
-
-    /// The metric of this name, which is one of [`METRICS`] but `loss`.
-    #[must_use]
-    pub fn metric(&self, name: &str) -> Option<f64> {
-        match name {
-            "f1_micro" => Some(self.f1_micro),
-            "f1_macro" => Some(self.f1_macro),
-            "precision_micro" => Some(self.precision_micro),
-            "precision_macro" => Some(self.precision_macro),
-            "recall_micro" => Some(self.recall_micro),
-            "recall_macro" => Some(self.recall_macro),
-            "accuracy" => Some(self.accuracy),
-            _ => None,
         }
     }
 }
