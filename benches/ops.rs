@@ -101,7 +101,8 @@ fn ops(c: &mut Criterion) {
         swiglu(tape, &inputs[0], &inputs[1]).unwrap()
     });
     for length in [128, 512] {
-        let kind = AttentionKind { heads: 12, key_value_heads: 4, head_size: 64, is_causal: true, scale: 0.125 };
+        let kind =
+            AttentionKind { heads: 12, key_value_heads: 4, head_size: 64, is_causal: true, window: None, scale: 0.125 };
         let offsets = (0..=TOKENS).step_by(length).collect();
         let sequences = Rc::new(Sequences { offsets, queries: None });
         bench(c, &format!("attention {length}"), &[(TOKENS, WIDTH), (TOKENS, 256), (TOKENS, 256)], |tape, inputs| {

@@ -2,9 +2,9 @@
 """Makes the numbers that tests/ compares with, from transformers, peft and torch.
 
     pip install torch==2.15.0 transformers==4.57.6 peft==0.21.2 safetensors
-    python scripts/make_fixtures.py
+    python scripts/make_fixtures.py [NAME...]
 
-For each of two small random Llamas (grouped heads, llama3 and default RoPE, tied and untied, alpha
+For each of some small random decoders (Llama, Mistral, Qwen2, Qwen3; grouped heads, llama3 and default RoPE, tied and untied, alpha
 not equal to r, odd lengths, padded here with the end token) it writes tests/fixtures/<name>/:
   config.json, model.safetensors     the base, as transformers saves it
   adapter/                           as peft saves it, with random A, B and score
@@ -15,12 +15,23 @@ and tests/fixtures/tokens.json: token ids of data/tiny-llama's tokenizer by tran
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "tests" / "fixtures"
@@ -58,6 +69,37 @@ MODELS = {
         "lengths": [5, 29, 11],
     },
 }
+SMALL = dict(num_hidden_layers=3, max_position_embeddings=128, rms_norm_eps=1e-6, initializer_range=0.2)
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+MODELS |= {
+    "mistral": {  # a window shorter than a text, and than a tile of queries
+        "classes": (MistralConfig, MistralForSequenceClassification),
+        "config": dict(
+            **SMALL, vocab_size=53, hidden_size=36, intermediate_size=44, num_attention_heads=6, num_key_value_heads=3,
+            head_dim=6, rope_theta=5000.0, sliding_window=9,
+        ),
+        "lora": dict(r=3, lora_alpha=4, target_modules=ALL),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [45, 3, 9],
+    },
+    "qwen2": {  # biases on q, k and v alone
+        "classes": (Qwen2Config, Qwen2ForSequenceClassification),
+        "config": dict(
+            **SMALL, vocab_size=59, hidden_size=32, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2,
+            rope_theta=2000.0, tie_word_embeddings=True,
+        ),
+        "lora": dict(r=2, lora_alpha=6, target_modules=ALL),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [19, 34],
+    },
+    "qwen3": {  # norms of each head's q and k
+        "classes": (Qwen3Config, Qwen3ForSequenceClassification),
+        "config": dict(
+            **SMALL, vocab_size=67, hidden_size=30, intermediate_size=50, num_attention_heads=6, num_key_value_heads=2,
+            head_dim=8, rope_theta=3000.0,
+        ),
+        "lora": dict(r=3, lora_alpha=5, target_modules="all-linear"),
+        "labels": 5, "problem": "multi_label_classification", "lengths": [26, 1, 13],
+    },
+}
 STEPS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 5, 0.01, 0.1, 1.0
 
 
@@ -71,11 +113,12 @@ def make(name: str, spec: dict) -> None:
     out = OUT / name
     shutil.rmtree(out, ignore_errors=True)
     eos = spec["config"]["vocab_size"] - 1
-    config = LlamaConfig(
+    config_class, model_class = spec.get("classes", (LlamaConfig, LlamaForSequenceClassification))
+    config = config_class(
         **spec["config"], num_labels=spec["labels"], problem_type=spec["problem"], pad_token_id=eos, eos_token_id=eos,
         bos_token_id=0,
     )
-    base = LlamaForSequenceClassification(config)
+    base = model_class(config)
     with torch.no_grad():
         for key, parameter in base.named_parameters():
             if key.endswith("bias"):
@@ -159,9 +202,10 @@ def tokens() -> None:
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    for name, spec in MODELS.items():
-        make(name, spec)
-    tokens()
+    for name in sys.argv[1:] or MODELS:
+        make(name, MODELS[name])
+    if len(sys.argv) == 1:
+        tokens()
 
 
 if __name__ == "__main__":

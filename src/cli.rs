@@ -23,7 +23,7 @@ Examples:
   llmcls eval --run outputs/tiny-llama/debtags/run_20260102-030405 --split test
   llmcls predict --input_csv new.csv --output_jsonl preds.jsonl
 
-Exit codes: 0 success, 1 failure, 2 wrong usage.";
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 or 143 after Ctrl-C or SIGTERM.";
 
 /// Settings of every command.
 #[derive(Args, Debug)]

@@ -99,7 +99,7 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     }
 }
 
-const NAMES: [&str; 2] = ["llama_tied", "llama_untied"];
+const NAMES: [&str; 5] = ["llama_tied", "llama_untied", "mistral", "qwen2", "qwen3"];
 
 fn expect_forward_backward(fixture: &Fixture, tolerance: f32) {
     let (logits, loss) = fixture.forward_backward();
@@ -121,7 +121,10 @@ fn expect_forward_backward(fixture: &Fixture, tolerance: f32) {
 #[test]
 fn logits_loss_and_every_gradient_match() {
     for name in NAMES {
-        expect_forward_backward(&open(name, false), 1e-5);
+        // The scores of this one are large, its softmax steep: torch's own gradients are 1e-5 from those
+        // that it computes in f64.
+        let tolerance = if name == "qwen2" { 3e-5 } else { 1e-5 };
+        expect_forward_backward(&open(name, false), tolerance);
     }
 }
 
@@ -153,7 +156,9 @@ fn parameters_after_five_steps_match() {
         for param in params {
             let key = format!("after.base_model.model.{}", param.name());
             let value: Vec<f32> = param.value().flatten_all().unwrap().to_vec1().unwrap();
-            assert_close(&key, &value, &fixture.expect(&key, param.value().dims()), 1e-4);
+            // Single elements of the others have gradients so near zero that rounding decides their first steps.
+            let tolerance = if name.starts_with("llama") { 1e-4 } else { 5e-4 };
+            assert_close(&key, &value, &fixture.expect(&key, param.value().dims()), tolerance);
         }
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::setup::{self, Loaded};
+use super::warnings;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::records;
 use crate::cli::{EvalArgs, Split, TuneScope};
@@ -26,7 +27,7 @@ pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
     let problem = loaded.classifier.problem();
     let examples = setup::read_split(&path, &loaded.columns(true), limit, problem)?;
     let samples = setup::encode(&loaded.encoder, &examples)?;
-    setup::warn_about(&name, &examples, &samples, loaded.file.max_length, console);
+    warnings::about(&name, &examples, &samples, loaded.file.max_length, console);
     let labels = &loaded.file.labels;
     let batch_size = loaded.batch_size(&args.run);
     let thresholds = match args.tune_thresholds {

@@ -6,7 +6,9 @@ pub mod eval;
 pub mod predict;
 mod resume;
 pub mod setup;
+mod summary;
 pub mod train;
+mod warnings;
 
 use anyhow::Result;
 

@@ -7,23 +7,24 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::resume;
 use super::setup::{self, BaseModel};
+use super::summary::{report, seed_record, summarize, write_environment};
+use super::{resume, warnings};
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::model_card::{CardFacts, model_card};
 use crate::artifacts::run_dir::{RunDir, SeedDir};
 use crate::artifacts::{adapter, manifest, records};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
+use crate::config::Config;
 use crate::config::model::ProblemType;
 use crate::config::train::{Reduction, Reporter, SchedulerType};
-use crate::config::{Config, redact};
 use crate::console::{Console, bytes};
 use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::interrupt;
-use crate::metrics::{Decision, METRICS, lower_is_better};
+use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
 use crate::ops::memory;
@@ -31,7 +32,7 @@ use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::{Decay, Schedule};
-use crate::training::trainer::{TrainOptions, TrainOutcome, Trainer, moment_storage, peak_memory, score};
+use crate::training::trainer::{TrainOptions, Trainer, moment_storage, score};
 
 /// One split, as rows and as tokens.
 pub(super) struct Split {
@@ -141,16 +142,16 @@ pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> 
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem)?;
         let samples = setup::encode(&encoder, &examples)?;
-        setup::warn_about(name, &examples, &samples, data.max_length, console);
+        warnings::about(name, &examples, &samples, data.max_length, console);
         Ok(Split { examples, samples })
     };
     let train = split("train", &data.train_csv, data.max_train_samples)?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
-    setup::warn_about_labels(&columns.labels, &train.examples, console);
+    warnings::about_labels(&columns.labels, &train.examples, console);
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
-    setup::warn_about_leaks(&splits, console);
+    warnings::about_leaks(&splits, console);
 
     let base_bytes = estimate::base_bytes(&base.config, base.storage);
     refuse_what_does_not_fit("the base's weights alone take", base_bytes, console)?;
@@ -275,7 +276,7 @@ impl Setting<'_> {
             let mut metrics = scored.record;
             metrics.insert("epoch".into(), json!(outcome.epoch));
             if name == "validation" {
-                setup::warn_about_unpredicted(&scored.scores, self.console);
+                warnings::about_unpredicted(&scored.scores, self.console);
             }
             if name == "test" {
                 records::write_json(&directory.test_metrics(), &metrics)?;
@@ -298,6 +299,11 @@ impl Setting<'_> {
         self.write_card(directory, &file, &record)?;
         records::write_json(&directory.result(), &record)?;
         Ok(record)
+    }
+
+    /// The metric that chooses the best epoch, without `eval_`.
+    pub(super) fn metric(&self) -> &str {
+        metric_name(self.config)
     }
 
     pub(super) fn options(&self, seed: u32) -> TrainOptions {
@@ -396,120 +402,4 @@ impl Setting<'_> {
         ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
         Ok(())
     }
-}
-
-fn seed_record(seed: u32, outcome: &TrainOutcome) -> Value {
-    json!({
-        "seed": seed,
-        "train_loss": outcome.train_loss,
-        "train_runtime": outcome.runtime,
-        "train_samples_per_second": outcome.examples as f64 / outcome.runtime,
-        "train_steps_per_second": outcome.steps as f64 / outcome.runtime,
-        "train_tokens_per_second": outcome.tokens as f64 / outcome.runtime,
-        "steps": outcome.steps,
-        "epoch": outcome.epoch,
-        "best_epoch": outcome.best_epoch,
-    })
-}
-
-/// The run's results: each seed's, the best seed, and mean and deviation over seeds.
-fn summarize(setting: &Setting<'_>, seeds: Vec<Value>) -> Value {
-    let key = format!("eval_{}", metric_name(setting.config));
-    let sign = if lower_is_better(&key) { -1.0 } else { 1.0 };
-    let metric = |seed: &Value| sign * seed["validation"][&key].as_f64().unwrap_or(f64::NEG_INFINITY);
-    // The first of equals: `max_by` would take the last.
-    let best = seeds.iter().rev().max_by(|a, b| metric(a).total_cmp(&metric(b)));
-    let best_seed = best.map_or(Value::Null, |seed| seed["seed"].clone());
-    let mut over_seeds = serde_json::Map::new();
-    for split in ["validation", "test"] {
-        for name in METRICS {
-            let values: Option<Vec<f64>> =
-                seeds.iter().map(|seed| seed[split][format!("eval_{name}")].as_f64()).collect();
-            if let Some(values) = values.filter(|values| !values.is_empty()) {
-                let (mean, sd) = mean_and_deviation(&values);
-                over_seeds.insert(format!("{split}_{name}"), json!({"mean": mean, "sd": sd}));
-            }
-        }
-    }
-    let optimizer_bytes = seeds.first().map_or(Value::Null, |seed| seed["optimizer_bytes"].clone());
-    json!({
-        "run_name": setting.config.exp.run_name,
-        "metric_for_best_model": setting.config.train.metric_for_best_model,
-        "best_seed": best_seed,
-        "labels": setting.file.labels,
-        "rows": {
-            "train": setting.train.examples.len(),
-            "validation": setting.validation.examples.len(),
-            "test": setting.test.as_ref().map(|test| test.examples.len()),
-        },
-        "memory": {
-            "base_bytes": setting.classifier.decoder().base_bytes(),
-            "adapter_bytes": 4 * setting.classifier.trained_parameters(),
-            "optimizer_bytes": optimizer_bytes,
-            "peak_bytes": peak_memory(),
-        },
-        "parameters": {
-            "frozen": setting.classifier.decoder().base_parameters(),
-            "trained": setting.classifier.trained_parameters(),
-        },
-        "over_seeds": over_seeds,
-        "seeds": seeds,
-    })
-}
-
-/// Mean, and deviation with n − 1; null for one value.
-fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
-}
-
-fn report(summary: &Value, console: Console) {
-    for split in ["validation", "test"] {
-        for name in ["f1_micro", "f1_macro"] {
-            let entry = &summary["over_seeds"][format!("{split}_{name}")];
-            let Some(mean) = entry["mean"].as_f64() else { continue };
-            let deviation = entry["sd"].as_f64().map_or_else(String::new, |sd| format!(" ± {sd:.4}"));
-            console.say(format!("{split} {name} {mean:.4}{deviation}"));
-        }
-    }
-    let memory = |key: &str| summary["memory"][key].as_u64().map_or_else(|| "?".to_owned(), bytes);
-    console.say(format!(
-        "memory: base {}, adapters {}, optimizer {}, peak {}",
-        memory("base_bytes"),
-        memory("adapter_bytes"),
-        memory("optimizer_bytes"),
-        memory("peak_bytes")
-    ));
-}
-
-/// Writes `environment.json`: what ran where. Written again at the end, for the peak.
-fn write_environment(run: &RunDir) -> Result<()> {
-    records::write_json(
-        &run.environment(),
-        &json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "commit": option_env!("LLMCLS_COMMIT"),
-            "device": "cpu",
-            "cpu": device::cpu_name(),
-            "threads": rayon::current_num_threads(),
-            "os": std::env::consts::OS,
-            "command_line": redacted_command_line(),
-            "peak_memory_bytes": peak_memory(),
-        }),
-    )
-}
-
-/// The command line, without the value of a token.
-fn redacted_command_line() -> Vec<String> {
-    std::env::args()
-        .map(|argument| {
-            let (flag, setting) = match argument.strip_prefix("--set=") {
-                Some(setting) => ("--set=", setting),
-                None => ("", argument.as_str()),
-            };
-            setting.split_once('=').map_or(argument.clone(), |(key, value)| format!("{flag}{}", redact(key, value)))
-        })
-        .collect()
 }

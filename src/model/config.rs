@@ -27,8 +27,14 @@ pub struct DecoderConfig {
     pub max_position_embeddings: usize,
     /// ε of every norm.
     pub rms_norm_eps: f32,
-    /// Whether q, k, v and o have biases.
-    pub attention_bias: bool,
+    /// Whether q, k and v have biases.
+    pub query_key_value_bias: bool,
+    /// Whether o has a bias.
+    pub output_bias: bool,
+    /// Whether each head's q and k are normalised (Qwen3).
+    pub has_query_key_norm: bool,
+    /// For each layer how many tokens a token sees, itself included; none: all before it.
+    pub windows: Vec<Option<usize>>,
     /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
     /// Deviation of random weights and of the `score` head.
@@ -76,7 +82,6 @@ pub enum RopeScaling {
 /// The file, with every field that decides what is computed.
 #[derive(Deserialize)]
 struct File {
-    model_type: Option<String>,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -88,6 +93,10 @@ struct File {
     rms_norm_eps: Option<f32>,
     hidden_act: Option<String>,
     attention_bias: Option<bool>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
     mlp_bias: Option<bool>,
     initializer_range: Option<f32>,
     rope_theta: Option<f64>,
@@ -112,7 +121,7 @@ struct Scaling {
 }
 
 /// The architectures that llmcls computes.
-pub const SUPPORTED: &[&str] = &["llama"];
+pub const SUPPORTED: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
 
 impl DecoderConfig {
     /// Reads `config.json`.
@@ -126,13 +135,12 @@ impl DecoderConfig {
 
     fn from_json(text: &str) -> Result<Self> {
         let model_type = serde_json::from_str::<Value>(text)?["model_type"].as_str().map(str::to_owned);
-        match model_type.as_deref() {
-            Some(name) if SUPPORTED.contains(&name) => {}
+        let model_type = match model_type {
+            Some(name) if SUPPORTED.contains(&name.as_str()) => name,
             Some(name) => bail!("model_type `{name}` is not supported; supported: {}", SUPPORTED.join(", ")),
             None => bail!("no model_type; supported: {}", SUPPORTED.join(", ")),
-        }
+        };
         let file: File = serde_json::from_str(text)?;
-        debug_assert_eq!(file.model_type, model_type);
         ensure!(file.auto_map.is_none(), "`auto_map` asks for custom code, which llmcls does not run");
         if let Some(quantization) = &file.quantization_config {
             check_quantization(quantization)?;
@@ -179,7 +187,10 @@ impl DecoderConfig {
             vocab_size: file.vocab_size,
             max_position_embeddings,
             rms_norm_eps: file.rms_norm_eps.unwrap_or(1e-6),
-            attention_bias: file.attention_bias.unwrap_or(false),
+            query_key_value_bias: model_type == "qwen2" || file.attention_bias.unwrap_or(false),
+            output_bias: model_type != "qwen2" && file.attention_bias.unwrap_or(false),
+            has_query_key_norm: model_type == "qwen3",
+            windows: windows(&file, &model_type)?,
             mlp_bias: file.mlp_bias.unwrap_or(false),
             initializer_range: file.initializer_range.unwrap_or(0.02),
             rope: Rope::from_parts(file.rope_theta, file.rope_parameters.or(file.rope_scaling))?,
@@ -246,6 +257,28 @@ impl RopeScaling {
     }
 }
 
+/// Each layer's window: of all layers for Mistral; for Qwen only where it is switched on, and there of
+/// the layers that `layer_types` or `max_window_layers` name.
+fn windows(file: &File, model_type: &str) -> Result<Vec<Option<usize>>> {
+    let layers = file.num_hidden_layers;
+    let is_used = model_type == "mistral" || model_type.starts_with("qwen") && file.use_sliding_window == Some(true);
+    let Some(window) = file.sliding_window.filter(|_| is_used) else { return Ok(vec![None; layers]) };
+    ensure!(window > 0, "sliding_window is 0");
+    if let Some(types) = &file.layer_types {
+        ensure!(types.len() == layers, "{} layer_types for {layers} layers", types.len());
+        return types
+            .iter()
+            .map(|name| match name.as_str() {
+                "sliding_attention" => Ok(Some(window)),
+                "full_attention" => Ok(None),
+                other => bail!("layer type `{other}` is not supported; supported: full_attention, sliding_attention"),
+            })
+            .collect();
+    }
+    let first = if model_type == "mistral" { 0 } else { file.max_window_layers.unwrap_or(28) };
+    Ok((0..layers).map(|layer| (layer >= first).then_some(window)).collect())
+}
+
 /// Accepts weights that bitsandbytes quantized to NF4 with double quantization.
 fn check_quantization(config: &Value) -> Result<()> {
     for (key, expected) in [
@@ -302,7 +335,7 @@ mod tests {
             assert!(error.contains(name), "{error}");
         }
         let error = DecoderConfig::from_json(r#"{"model_type": "gpt2"}"#).unwrap_err().to_string();
-        assert!(error.contains("gpt2") && error.contains("supported: llama"), "{error}");
+        assert!(error.contains("gpt2") && error.contains("supported: llama, mistral"), "{error}");
     }
 
     #[test]

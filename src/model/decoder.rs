@@ -1,4 +1,4 @@
-//! A decoder of the Llama family, over batches without padding.
+//! A decoder of the Llama, Mistral or Qwen families, over batches without padding.
 //!
 //! ```text
 //! x  = embedding[token]                       (N, D), needs no gradient
@@ -6,6 +6,8 @@
 //! x += down(silu(gate(h)) ∘ up(h))                  h = rms_norm(x)
 //! y  = rms_norm(x[pooled])                    (B, D)
 //! ```
+//! What differs between families is plain configuration: biases (Qwen2), norms of each head's q and k
+//! (Qwen3), windows (Mistral).
 //! Only the pooled rows leave the last layer, so its queries, `o_proj` and MLP run on B rows, not
 //! N. That is exact: nothing reads the others.
 
@@ -41,6 +43,8 @@ pub struct Decoder {
 
 struct Layer {
     input_layernorm: Rc<RmsNorm>,
+    q_norm: Option<Rc<RmsNorm>>,
+    k_norm: Option<Rc<RmsNorm>>,
     q_proj: Rc<LoraLinear>,
     k_proj: Rc<LoraLinear>,
     v_proj: Rc<LoraLinear>,
@@ -102,8 +106,8 @@ impl Builder<'_> {
         Ok(Rc::new(LoraLinear { weight, bias, adapter }))
     }
 
-    fn norm(&self, name: &str, config: &DecoderConfig) -> Result<Rc<RmsNorm>> {
-        let weight = self.weights.norm(&format!("{}{name}.weight", self.weights.prefix()), config.hidden_size)?;
+    fn norm(&self, name: &str, width: usize, config: &DecoderConfig) -> Result<Rc<RmsNorm>> {
+        let weight = self.weights.norm(&format!("{}{name}.weight", self.weights.prefix()), width)?;
         Ok(Rc::new(RmsNorm { weight, epsilon: config.rms_norm_eps }))
     }
 }
@@ -114,13 +118,13 @@ impl Decoder {
         let name = format!("{}embed_tokens.weight", builder.weights.prefix());
         let embed_tokens = builder.weights.matrix(&name, config.vocab_size, config.hidden_size, embedding)?;
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::new(builder, &format!("layers.{index}"), config).map(Rc::new))
+            .map(|index| Layer::new(builder, index, config).map(Rc::new))
             .collect::<Result<_>>()?;
         let frequencies = config.rope.frequencies(config.head_dim);
         Ok(Self {
             embed_tokens,
             layers,
-            norm: builder.norm("norm", config)?,
+            norm: builder.norm("norm", config.hidden_size, config)?,
             rope: RefCell::new(Rc::new(RopeTable::new(&frequencies, 1))),
             frequencies,
             recompute,
@@ -211,26 +215,34 @@ impl Decoder {
 }
 
 impl Layer {
-    fn new(builder: &mut Builder<'_>, name: &str, config: &DecoderConfig) -> Result<Self> {
+    fn new(builder: &mut Builder<'_>, index: usize, config: &DecoderConfig) -> Result<Self> {
+        let name = &format!("layers.{index}");
         let (d, mlp) = (config.hidden_size, config.intermediate_size);
         let q = config.num_attention_heads * config.head_dim;
         let kv = config.num_key_value_heads * config.head_dim;
-        let (attention, bias) = (format!("{name}.self_attn"), config.attention_bias);
+        let (attention, bias) = (format!("{name}.self_attn"), config.query_key_value_bias);
+        let head_norm = |builder: &Builder<'_>, norm: &str| {
+            let norm = || builder.norm(&format!("{attention}.{norm}"), config.head_dim, config);
+            config.has_query_key_norm.then(norm).transpose()
+        };
         Ok(Self {
             q_proj: builder.linear(&format!("{attention}.q_proj"), q, d, bias)?,
             k_proj: builder.linear(&format!("{attention}.k_proj"), kv, d, bias)?,
             v_proj: builder.linear(&format!("{attention}.v_proj"), kv, d, bias)?,
-            o_proj: builder.linear(&format!("{attention}.o_proj"), d, q, bias)?,
+            o_proj: builder.linear(&format!("{attention}.o_proj"), d, q, config.output_bias)?,
             gate_proj: builder.linear(&format!("{name}.mlp.gate_proj"), mlp, d, config.mlp_bias)?,
             up_proj: builder.linear(&format!("{name}.mlp.up_proj"), mlp, d, config.mlp_bias)?,
             down_proj: builder.linear(&format!("{name}.mlp.down_proj"), d, mlp, config.mlp_bias)?,
-            input_layernorm: builder.norm(&format!("{name}.input_layernorm"), config)?,
-            post_attention_layernorm: builder.norm(&format!("{name}.post_attention_layernorm"), config)?,
+            q_norm: head_norm(builder, "q_norm")?,
+            k_norm: head_norm(builder, "k_norm")?,
+            input_layernorm: builder.norm(&format!("{name}.input_layernorm"), d, config)?,
+            post_attention_layernorm: builder.norm(&format!("{name}.post_attention_layernorm"), d, config)?,
             attention: AttentionKind {
                 heads: config.num_attention_heads,
                 key_value_heads: config.num_key_value_heads,
                 head_size: config.head_dim,
                 is_causal: true,
+                window: config.windows[index],
                 scale: 1.0 / (config.head_dim as f32).sqrt(),
             },
         })
@@ -243,17 +255,33 @@ impl Layer {
     /// `(N, D)` to `(N, D)`, or to `(B, D)` if only the pooled tokens are wanted.
     fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
         let h = rms_norm(tape, x, &self.input_layernorm)?;
-        let k = rope(tape, lora_linear(tape, &h, &self.k_proj, None)?, &pass.rope, &pass.positions)?;
+        let k = self.rotated(tape, &h, (&self.k_proj, &self.k_norm), &pass.rope, &pass.positions)?;
         let v = lora_linear(tape, &h, &self.v_proj, None)?;
         let Some(pooled) = pooled else {
-            let q = rope(tape, lora_linear(tape, &h, &self.q_proj, None)?, &pass.rope, &pass.positions)?;
+            let q = self.rotated(tape, &h, (&self.q_proj, &self.q_norm), &pass.rope, &pass.positions)?;
             let o = attention(tape, [&q, &k, &v], self.attention, &pass.sequences)?;
             return self.after_attention(tape, &o, x);
         };
         let (h, x) = (gather(tape, &h, &pooled.rows)?, gather(tape, x, &pooled.rows)?);
-        let q = rope(tape, lora_linear(tape, &h, &self.q_proj, None)?, &pass.rope, &pooled.positions)?;
+        let q = self.rotated(tape, &h, (&self.q_proj, &self.q_norm), &pass.rope, &pooled.positions)?;
         let o = attention(tape, [&q, &k, &v], self.attention, &pooled.sequences)?;
         self.after_attention(tape, &o, &x)
+    }
+
+    /// Queries or keys: projected, normalised where the model does that, rotated.
+    fn rotated(
+        &self,
+        tape: &Tape,
+        h: &Value,
+        (projection, norm): (&Rc<LoraLinear>, &Option<Rc<RmsNorm>>),
+        table: &Rc<RopeTable>,
+        positions: &Rc<[u32]>,
+    ) -> candle_core::Result<Value> {
+        let mut x = lora_linear(tape, h, projection, None)?;
+        if let Some(norm) = norm {
+            x = rms_norm(tape, &x, norm)?;
+        }
+        rope(tape, x, table, positions)
     }
 
     fn after_attention(&self, tape: &Tape, attended: &Value, x: &Value) -> candle_core::Result<Value> {

@@ -5,6 +5,7 @@
 //! (Dao, 2023, "FlashAttention-2"); the backward computes the scores again from it.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use candle_core::{Result, bail};
@@ -27,6 +28,8 @@ pub struct AttentionKind {
     pub head_size: usize,
     /// A token sees itself and earlier ones only.
     pub is_causal: bool,
+    /// Of those, this many at most, itself included; for causal attention only.
+    pub window: Option<usize>,
     /// Multiplies the scores: usually 1/√d.
     pub scale: f32,
 }
@@ -139,8 +142,10 @@ struct Tile {
     queries: usize,
     /// The position of the first query in its sequence.
     position: usize,
-    /// First row of k and v, and how many are seen by any query of the tile.
+    /// First row of k and v, its position in its sequence, and how many rows are seen by any query of
+    /// the tile.
     key: usize,
+    first_key: usize,
     keys: usize,
     head: usize,
     key_head: usize,
@@ -194,12 +199,15 @@ impl Plan {
             (0..queries).step_by(TILE).map(move |start| {
                 let count = TILE.min(queries - start);
                 let position = self.first_positions[b] + start;
+                let first_key = self.first_seen(position);
+                let end = if self.kind.is_causal { position + count } else { length };
                 Tile {
                     query: self.query_offsets[b] + start,
                     queries: count,
                     position,
-                    key: self.offsets[b],
-                    keys: if self.kind.is_causal { position + count } else { length },
+                    key: self.offsets[b] + first_key,
+                    first_key,
+                    keys: end - first_key,
                     head: key_head * self.group() + member,
                     key_head,
                 }
@@ -219,9 +227,15 @@ impl Plan {
         Matrix::new(&data[start..], tile.keys, self.kind.head_size, self.key_width())
     }
 
-    /// How many keys the tile's query `row` sees.
-    fn seen(&self, tile: &Tile, row: usize) -> usize {
-        if self.kind.is_causal { tile.position + row + 1 } else { tile.keys }
+    /// The position of the first key that a query sees.
+    fn first_seen(&self, position: usize) -> usize {
+        self.kind.window.filter(|_| self.kind.is_causal).map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// Which of the tile's keys its query `row` sees.
+    fn seen(&self, tile: &Tile, row: usize) -> Range<usize> {
+        let end = if self.kind.is_causal { tile.position + row + 1 - tile.first_key } else { tile.keys };
+        self.first_seen(tile.position + row) - tile.first_key..end
     }
 
     fn forward(&self, task: usize, [q, k, v]: [&[f32]; 3], output: &mut MatrixMut<'_>, log_sums: &mut MatrixMut<'_>) {
@@ -235,9 +249,9 @@ impl Plan {
                 matmul(&mut MatrixMut::new(scores, tile.queries, tile.keys, tile.keys), false, self.kind.scale, qs, ks);
                 let mut sums = [0.0; TILE];
                 for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
-                    let (seen, future) = scores.split_at_mut(self.seen(&tile, index));
-                    let (max, sum) = exponentials(seen);
-                    future.fill(0.0);
+                    let seen = self.seen(&tile, index);
+                    let (max, sum) = exponentials(&mut scores[seen.clone()]);
+                    clear_unseen(scores, &seen);
                     sums[index] = sum;
                     log_sums.row(row + index)[member] = max + sum.ln();
                 }
@@ -279,19 +293,25 @@ impl Plan {
                     let at = (tile.query + index) * self.query_width() + tile.head * d;
                     let log_sum = inputs.log_sums[(tile.query + index) * self.kind.heads + tile.head];
                     let seen = self.seen(&tile, index);
-                    p[seen..].fill(0.0);
-                    slope[seen..].fill(0.0);
+                    clear_unseen(p, &seen);
+                    clear_unseen(slope, &seen);
                     let of_output = (&inputs.incoming[at..at + d], &inputs.output[at..at + d]);
-                    score_slopes(&mut p[..seen], &mut slope[..seen], log_sum, of_output);
+                    score_slopes(&mut p[seen.clone()], &mut slope[seen], log_sum, of_output);
                 }
                 let p = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
                 let slopes = Matrix::new(slopes, tile.queries, tile.keys, tile.keys);
-                matmul(&mut gv.block(0, tile.keys, 0, d), true, 1.0, p.transposed(), go);
-                matmul(&mut gk.block(0, tile.keys, 0, d), true, self.kind.scale, slopes.transposed(), qs);
+                matmul(&mut gv.block(tile.first_key, tile.keys, 0, d), true, 1.0, p.transposed(), go);
+                matmul(&mut gk.block(tile.first_key, tile.keys, 0, d), true, self.kind.scale, slopes.transposed(), qs);
                 matmul(&mut gq.block(row, tile.queries, member * d, d), false, self.kind.scale, slopes, ks);
             });
         }
     }
+}
+
+/// What is not seen has no weight.
+fn clear_unseen(scores: &mut [f32], seen: &Range<usize>) {
+    scores[..seen.start].fill(0.0);
+    scores[seen.end..].fill(0.0);
 }
 
 simd! {
@@ -340,7 +360,7 @@ mod tests {
     use crate::ops::finite_differences::{check, numbers};
 
     fn kind(is_causal: bool) -> AttentionKind {
-        AttentionKind { heads: 6, key_value_heads: 2, head_size: 4, is_causal, scale: 0.7 }
+        AttentionKind { heads: 6, key_value_heads: 2, head_size: 4, is_causal, window: None, scale: 0.7 }
     }
 
     #[test]
@@ -350,7 +370,10 @@ mod tests {
         for (is_causal, sequences, queries) in [(true, &sequences, 9), (false, &sequences, 9), (true, &pooled, 3)] {
             let q = (numbers(queries * 24, 1), (queries, 24));
             let inputs = [q, (numbers(9 * 8, 2), (9, 8)), (numbers(9 * 8, 3), (9, 8))];
-            check(&inputs, |tape, x| attention(tape, [&x[0], &x[1], &x[2]], kind(is_causal), sequences));
+            for window in [None, Some(3)] {
+                let kind = AttentionKind { window, ..kind(is_causal) };
+                check(&inputs, |tape, x| attention(tape, [&x[0], &x[1], &x[2]], kind, sequences));
+            }
         }
     }
 
@@ -363,22 +386,29 @@ mod tests {
         let value = |data: &[f32], width| Value::constant(tensor(data.to_vec(), (tokens, width)).unwrap());
         let inputs = [value(&q, 24), value(&k, 8), value(&v, 8)];
         let [qv, kv, vv] = &inputs;
-        let output = attention(&Tape::off(), [qv, kv, vv], kind(true), &sequences).unwrap();
-        let output = elements(output.tensor()).unwrap();
-        for i in 0..tokens {
-            let start = if i < 70 { 0 } else { 70 };
-            for head in 0..6 {
-                let scores: Vec<f64> = (start..=i)
-                    .map(|j| {
-                        let score: f32 = (0..4).map(|c| q[i * 24 + head * 4 + c] * k[j * 8 + head / 3 * 4 + c]).sum();
-                        f64::from(0.7 * score).exp()
-                    })
-                    .collect();
-                let sum: f64 = scores.iter().sum();
-                for c in 0..4 {
-                    let expected: f64 =
-                        (start..=i).zip(&scores).map(|(j, p)| p / sum * f64::from(v[j * 8 + head / 3 * 4 + c])).sum();
-                    assert!((f64::from(output[i * 24 + head * 4 + c]) - expected).abs() < 1e-5);
+        for window in [None, Some(5), Some(40)] {
+            let kind = AttentionKind { window, ..kind(true) };
+            let output = attention(&Tape::off(), [qv, kv, vv], kind, &sequences).unwrap();
+            let output = elements(output.tensor()).unwrap();
+            for i in 0..tokens {
+                let start = if i < 70 { 0 } else { 70 };
+                let start = window.map_or(start, |window: usize| start.max((i + 1).saturating_sub(window)));
+                for head in 0..6 {
+                    let scores: Vec<f64> = (start..=i)
+                        .map(|j| {
+                            let score: f32 =
+                                (0..4).map(|c| q[i * 24 + head * 4 + c] * k[j * 8 + head / 3 * 4 + c]).sum();
+                            f64::from(0.7 * score).exp()
+                        })
+                        .collect();
+                    let sum: f64 = scores.iter().sum();
+                    for c in 0..4 {
+                        let expected: f64 = (start..=i)
+                            .zip(&scores)
+                            .map(|(j, p)| p / sum * f64::from(v[j * 8 + head / 3 * 4 + c]))
+                            .sum();
+                        assert!((f64::from(output[i * 24 + head * 4 + c]) - expected).abs() < 1e-5);
+                    }
                 }
             }
         }

@@ -2,12 +2,11 @@
 
 use std::rc::Rc;
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 
 use super::buffer::{elements, scratch, tensor};
 use super::cpu::math::{dot, simd};
 use super::cpu::par_rows;
-use super::rows_of;
 use super::tape::{Tape, Value};
 
 /// A frozen scale of width D and the ε of its norm.
@@ -19,24 +18,29 @@ pub struct RmsNorm {
     pub epsilon: f32,
 }
 
-/// Normalises each row of `x` `(N, D)`.
+/// Normalises each row of `x` `(N, D)`, or each D-wide part of rows that are several D wide, as heads
+/// side by side are.
 ///
 /// # Errors
-/// If `x` is not f32 with D columns.
+/// If `x` is not f32 with a multiple of D columns.
 pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     let width = norm.weight.len();
-    let rows = rows_of(x.tensor(), width)?;
+    let shape = x.tensor().dims2()?;
+    if shape.1 % width != 0 {
+        bail!("a norm of width {width} over rows of {}", shape.1);
+    }
+    let rows = shape.0 * (shape.1 / width);
     let mut inverse = scratch(rows);
     let mut output = scratch(rows * width);
     normalize(&mut output, &mut inverse, &elements(x.tensor())?, norm);
-    let output = tensor(output, (rows, width))?;
+    let output = tensor(output, shape)?;
     let Some(gradient) = x.gradient() else {
         return Ok(Value::constant(output));
     };
     let (x, norm) = (x.tensor().clone(), Rc::clone(norm));
     Ok(tape.record(output, move |incoming| {
         let (x, incoming, weight) = (elements(&x)?, elements(&incoming)?, &*norm.weight);
-        gradient.write(&(rows, width).into(), |gradient, accumulate| {
+        gradient.write(&shape.into(), |gradient, accumulate| {
             backward(gradient, accumulate, &x, &incoming, weight, &inverse);
         })
     }))
@@ -95,6 +99,8 @@ mod tests {
     #[test]
     fn rms_norm_passes_finite_differences() {
         let norm = Rc::new(RmsNorm { weight: numbers(21, 3).iter().map(|w| 1.0 + w).collect(), epsilon: 1e-3 });
-        check(&[(numbers(5 * 21, 1), (5, 21))], |tape, inputs| rms_norm(tape, &inputs[0], &norm));
+        for shape in [(5, 21), (3, 42)] {
+            check(&[(numbers(shape.0 * shape.1, 1), shape)], |tape, inputs| rms_norm(tape, &inputs[0], &norm));
+        }
     }
 }

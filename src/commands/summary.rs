@@ -1,0 +1,131 @@
+//! What a run says of itself: `summary.json`, `environment.json`, and the last lines on the terminal.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::train::Setting;
+use crate::artifacts::records;
+use crate::artifacts::run_dir::RunDir;
+use crate::config::redact;
+use crate::console::{Console, bytes};
+use crate::device;
+use crate::metrics::{METRICS, lower_is_better};
+use crate::training::trainer::{TrainOutcome, peak_memory};
+
+/// What training one seed took.
+pub(super) fn seed_record(seed: u32, outcome: &TrainOutcome) -> Value {
+    json!({
+        "seed": seed,
+        "train_loss": outcome.train_loss,
+        "train_runtime": outcome.runtime,
+        "train_samples_per_second": outcome.examples as f64 / outcome.runtime,
+        "train_steps_per_second": outcome.steps as f64 / outcome.runtime,
+        "train_tokens_per_second": outcome.tokens as f64 / outcome.runtime,
+        "steps": outcome.steps,
+        "epoch": outcome.epoch,
+        "best_epoch": outcome.best_epoch,
+    })
+}
+
+/// The run's results: each seed's, the best seed, and mean and deviation over seeds.
+pub(super) fn summarize(setting: &Setting<'_>, seeds: Vec<Value>) -> Value {
+    let key = format!("eval_{}", setting.metric());
+    let sign = if lower_is_better(&key) { -1.0 } else { 1.0 };
+    let metric = |seed: &Value| sign * seed["validation"][&key].as_f64().unwrap_or(f64::NEG_INFINITY);
+    // The first of equals: `max_by` would take the last.
+    let best = seeds.iter().rev().max_by(|a, b| metric(a).total_cmp(&metric(b)));
+    let best_seed = best.map_or(Value::Null, |seed| seed["seed"].clone());
+    let mut over_seeds = serde_json::Map::new();
+    for split in ["validation", "test"] {
+        for name in METRICS {
+            let values: Option<Vec<f64>> =
+                seeds.iter().map(|seed| seed[split][format!("eval_{name}")].as_f64()).collect();
+            if let Some(values) = values.filter(|values| !values.is_empty()) {
+                let (mean, sd) = mean_and_deviation(&values);
+                over_seeds.insert(format!("{split}_{name}"), json!({"mean": mean, "sd": sd}));
+            }
+        }
+    }
+    let optimizer_bytes = seeds.first().map_or(Value::Null, |seed| seed["optimizer_bytes"].clone());
+    json!({
+        "run_name": setting.config.exp.run_name,
+        "metric_for_best_model": setting.config.train.metric_for_best_model,
+        "best_seed": best_seed,
+        "labels": setting.file.labels,
+        "rows": {
+            "train": setting.train.examples.len(),
+            "validation": setting.validation.examples.len(),
+            "test": setting.test.as_ref().map(|test| test.examples.len()),
+        },
+        "memory": {
+            "base_bytes": setting.classifier.decoder().base_bytes(),
+            "adapter_bytes": 4 * setting.classifier.trained_parameters(),
+            "optimizer_bytes": optimizer_bytes,
+            "peak_bytes": peak_memory(),
+        },
+        "parameters": {
+            "frozen": setting.classifier.decoder().base_parameters(),
+            "trained": setting.classifier.trained_parameters(),
+        },
+        "over_seeds": over_seeds,
+        "seeds": seeds,
+    })
+}
+
+/// Mean, and deviation with n − 1; null for one value.
+fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
+}
+
+/// Says the run's results.
+pub(super) fn report(summary: &Value, console: Console) {
+    for split in ["validation", "test"] {
+        for name in ["f1_micro", "f1_macro"] {
+            let entry = &summary["over_seeds"][format!("{split}_{name}")];
+            let Some(mean) = entry["mean"].as_f64() else { continue };
+            let deviation = entry["sd"].as_f64().map_or_else(String::new, |sd| format!(" ± {sd:.4}"));
+            console.say(format!("{split} {name} {mean:.4}{deviation}"));
+        }
+    }
+    let memory = |key: &str| summary["memory"][key].as_u64().map_or_else(|| "?".to_owned(), bytes);
+    console.say(format!(
+        "memory: base {}, adapters {}, optimizer {}, peak {}",
+        memory("base_bytes"),
+        memory("adapter_bytes"),
+        memory("optimizer_bytes"),
+        memory("peak_bytes")
+    ));
+}
+
+/// Writes `environment.json`: what ran where. Written again at the end, for the peak.
+pub(super) fn write_environment(run: &RunDir) -> Result<()> {
+    records::write_json(
+        &run.environment(),
+        &json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("LLMCLS_COMMIT"),
+            "device": "cpu",
+            "cpu": device::cpu_name(),
+            "threads": rayon::current_num_threads(),
+            "os": std::env::consts::OS,
+            "command_line": redacted_command_line(),
+            "peak_memory_bytes": peak_memory(),
+        }),
+    )
+}
+
+/// The command line, without the value of a token.
+fn redacted_command_line() -> Vec<String> {
+    std::env::args()
+        .map(|argument| {
+            let (flag, setting) = match argument.strip_prefix("--set=") {
+                Some(setting) => ("--set=", setting),
+                None => ("", argument.as_str()),
+            };
+            setting.split_once('=').map_or(argument.clone(), |(key, value)| format!("{flag}{}", redact(key, value)))
+        })
+        .collect()
+}
