@@ -156,3 +156,26 @@ fn thresholds_are_tuned_stored_and_overridden() {
     let (code, _, errors) = predict(&["--threshold", "nolabel=0.5"]);
     assert!(code == 1 && errors.contains("no such label") && errors.contains("use_editing"), "{errors}");
 }
+
+/// Every configuration that ships, and every data set with every model.
+#[test]
+fn all_configurations_load() {
+    use llmcls::config::Config;
+    let files = |directory: &str| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(root().join("configs").join(directory)).unwrap();
+        entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+            .collect()
+    };
+    for file in files("").into_iter().chain(files("bench")) {
+        Config::load(&[file], &[]).unwrap();
+    }
+    let (data, models) = (files("data"), files("model"));
+    assert!(data.len() >= 2 && models.len() >= 5);
+    for data in &data {
+        for model in &models {
+            Config::load(&[data.clone(), model.clone()], &[]).unwrap();
+        }
+    }
+}
