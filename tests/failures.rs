@@ -35,6 +35,7 @@ fn run_of(root: &Path) -> PathBuf {
 
 /// A real full disk, where this process may mount one; `resume.rs` has the rest by failpoints.
 #[cfg(target_os = "linux")]
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 #[test]
 fn a_disk_that_fills_up_leaves_a_run_that_goes_on() {
     let root = tempfile::tempdir().unwrap();
