@@ -76,17 +76,21 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.tmp-{}", std::process::id()))
 }
 
-/// Removes temporaries of `path` whose process was killed. What cannot be removed stays: it is in
-/// nobody's way.
+/// Removes temporaries of `path` whose process was killed.
 fn remove_stale(path: &Path) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let prefix = format!(".{name}.tmp-");
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+    sweep(parent, &format!(".{name}"));
+}
+
+/// Removes what killed processes left half-written in a directory, of names that start with `prefix`.
+/// What cannot be removed stays: it is in nobody's way.
+pub fn sweep(directory: &Path, prefix: &str) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let file = entry.file_name();
-        let Some(process) = file.to_str().and_then(|file| file.strip_prefix(&prefix)?.parse::<u32>().ok()) else {
-            continue;
-        };
+        let file = file.to_str().filter(|file| file.starts_with('.')).unwrap_or_default();
+        let process = file.rsplit_once(".tmp-").filter(|(name, _)| name.starts_with(prefix));
+        let Some(process) = process.and_then(|(_, process)| process.parse::<u32>().ok()) else { continue };
         if process == std::process::id() || !is_running(process) {
             let path = entry.path();
             let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -149,5 +153,19 @@ mod tests {
         write_directory(&path, |inside| Ok(fs::write(inside.join("a"), "1")?)).unwrap();
         assert_eq!(fs::read(path.join("a")).unwrap(), b"1");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        // No process has a number this high.
+        let stale = directory.path().join(".checkpoint-3.tmp-4294967295");
+        fs::create_dir(&stale).unwrap();
+        for name in ["checkpoint-4", ".lock", "a.tmp-7", ".a.tmp-1"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        sweep(directory.path(), "");
+        assert!(!stale.exists());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), if cfg!(target_os = "linux") { 4 } else { 5 });
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::artifacts::run_dir::SeedDir;
-use crate::atomic_file::sha256;
+use crate::atomic_file::{self, sha256};
 use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::console::Console;
@@ -94,6 +94,7 @@ pub(super) fn finished_seed(directory: &SeedDir) -> Result<Option<Value>> {
 /// # Errors
 /// If the directory cannot be read.
 pub(super) fn newest_checkpoint(directory: &SeedDir, console: Console) -> Result<Option<std::path::PathBuf>> {
+    atomic_file::sweep(directory.path(), "");
     let newest = checkpoint::list(directory.path())?.pop();
     if let Some((_, path)) = &newest {
         console.say(format!("resuming from {}", path.display()));
