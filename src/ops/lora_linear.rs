@@ -3,7 +3,7 @@
 //!
 //! One op, so that the dropped-out copy of `x` is never stored, only which elements were kept: one
 //! bit each, a 32nd of `x`, because drawing them a second and third time in the backward took a
-//! tenth of a step. Products with A and B are r numbers wide; they are done row by row while the
+//! twentieth of a step. Products with A and B are r numbers wide; they are done row by row while the
 //! row is in cache.
 
 use std::rc::Rc;

@@ -129,7 +129,7 @@ mod tests {
     }
 
     /// `torch.nn.functional.binary_cross_entropy_with_logits(x, y, pos_weight=w)` and
-    /// `torchvision.ops.sigmoid_focal_loss(x, y, alpha=-1, gamma=2, reduction="mean")`.
+    /// the mean of `binary_cross_entropy_with_logits(x, y, reduction="none") * (1 - p_t) ** 2`, torch 2.15.
     #[test]
     fn weighted_losses_are_those_of_torch() {
         let logits = Value::constant(tensor(vec![0.5, -1.0, 2.0, -0.3, 1.2, -2.5], (2, 3)).unwrap());
