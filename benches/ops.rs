@@ -9,14 +9,15 @@ use std::rc::Rc;
 use candle_core::{Device, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use half::bf16;
+use llmcls::ops::activation::{Activation, gated};
 use llmcls::ops::attention::{AttentionKind, Sequences, attention};
+use llmcls::ops::dropout::Dropout;
 use llmcls::ops::frozen::{FrozenMatrix, Storage};
 use llmcls::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
 use llmcls::ops::memory::Buffer;
 use llmcls::ops::nf4::Nf4;
 use llmcls::ops::rms_norm::{RmsNorm, rms_norm};
 use llmcls::ops::rope::{RopeTable, rope};
-use llmcls::ops::swiglu::swiglu;
 use llmcls::ops::tape::{DropoutKey, Param, Tape, Value};
 use llmcls::rng::{Purpose, Stream};
 use llmcls::training::optimizer::{AdamW, MomentStorage};
@@ -92,17 +93,25 @@ fn ops(c: &mut Criterion) {
     }
     let norm = Rc::new(RmsNorm { weight: numbers(WIDTH, 5), epsilon: 1e-5 });
     bench(c, "rms norm", &[(TOKENS, WIDTH)], |tape, inputs| rms_norm(tape, &inputs[0], &norm).unwrap());
-    let table = Rc::new(RopeTable::new(&numbers(32, 6), TOKENS));
+    let table = Rc::new(RopeTable::new(&numbers(32, 6), 64, 1.0, TOKENS));
     let positions: Rc<[u32]> = (0..TOKENS as u32).collect();
     bench(c, "rope", &[(TOKENS, WIDTH)], |tape, mut inputs| {
         rope(tape, inputs.pop().unwrap(), &table, &positions).unwrap()
     });
     bench(c, "swiglu", &[(TOKENS, INTER), (TOKENS, INTER)], |tape, inputs| {
-        swiglu(tape, &inputs[0], &inputs[1]).unwrap()
+        gated(tape, &inputs[0], &inputs[1], Activation::Silu).unwrap()
     });
     for length in [128, 512] {
-        let kind =
-            AttentionKind { heads: 12, key_value_heads: 4, head_size: 64, is_causal: true, window: None, scale: 0.125 };
+        let kind = AttentionKind {
+            heads: 12,
+            key_value_heads: 4,
+            head_size: 64,
+            is_causal: true,
+            window: None,
+            scale: 0.125,
+            soft_cap: None,
+            dropout: Dropout { p: 0.0, site: 0 },
+        };
         let offsets = (0..=TOKENS).step_by(length).collect();
         let sequences = Rc::new(Sequences { offsets, queries: None });
         bench(c, &format!("attention {length}"), &[(TOKENS, WIDTH), (TOKENS, 256), (TOKENS, 256)], |tape, inputs| {

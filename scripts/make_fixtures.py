@@ -4,8 +4,8 @@
     pip install torch==2.15.0 transformers==4.57.6 peft==0.21.2 safetensors
     python scripts/make_fixtures.py [NAME...]
 
-For each of some small random decoders (Llama, Mistral, Qwen2, Qwen3; grouped heads, llama3 and default RoPE, tied and untied, alpha
-not equal to r, odd lengths, padded here with the end token) it writes tests/fixtures/<name>/:
+For each of some small random models, decoders and encoders (grouped heads, several kinds of RoPE, tied and untied,
+alpha not equal to r, odd lengths, padded here with the end token) it writes tests/fixtures/<name>/:
   config.json, model.safetensors     the base, as transformers saves it
   adapter/                           as peft saves it, with random A, B and score
   batch.json                         token ids, labels and the problem type
@@ -21,17 +21,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import (
-    LlamaConfig,
-    LlamaForSequenceClassification,
-    MistralConfig,
-    MistralForSequenceClassification,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForSequenceClassification,
-    Qwen3Config,
-    Qwen3ForSequenceClassification,
-)
+import transformers
+from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "tests" / "fixtures"
@@ -73,7 +64,7 @@ SMALL = dict(num_hidden_layers=3, max_position_embeddings=128, rms_norm_eps=1e-6
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MODELS |= {
     "mistral": {  # a window shorter than a text, and than a tile of queries
-        "classes": (MistralConfig, MistralForSequenceClassification),
+        "class": "Mistral",
         "config": dict(
             **SMALL, vocab_size=53, hidden_size=36, intermediate_size=44, num_attention_heads=6, num_key_value_heads=3,
             head_dim=6, rope_theta=5000.0, sliding_window=9,
@@ -82,7 +73,7 @@ MODELS |= {
         "labels": 3, "problem": "multi_label_classification", "lengths": [45, 3, 9],
     },
     "qwen2": {  # biases on q, k and v alone
-        "classes": (Qwen2Config, Qwen2ForSequenceClassification),
+        "class": "Qwen2",
         "config": dict(
             **SMALL, vocab_size=59, hidden_size=32, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2,
             rope_theta=2000.0, tie_word_embeddings=True,
@@ -91,13 +82,117 @@ MODELS |= {
         "labels": 4, "problem": "multi_label_classification", "lengths": [19, 34],
     },
     "qwen3": {  # norms of each head's q and k
-        "classes": (Qwen3Config, Qwen3ForSequenceClassification),
+        "class": "Qwen3",
         "config": dict(
             **SMALL, vocab_size=67, hidden_size=30, intermediate_size=50, num_attention_heads=6, num_key_value_heads=2,
             head_dim=8, rope_theta=3000.0,
         ),
         "lora": dict(r=3, lora_alpha=5, target_modules="all-linear"),
         "labels": 5, "problem": "multi_label_classification", "lengths": [26, 1, 13],
+    },
+}
+MODELS |= {
+    "qwen2_window": {  # a window in the layers from max_window_layers on
+        "class": "Qwen2",
+        "config": dict(
+            **SMALL, vocab_size=47, hidden_size=24, intermediate_size=36, num_attention_heads=4, num_key_value_heads=2,
+            rope_theta=2000.0, use_sliding_window=True, sliding_window=7, max_window_layers=1,
+        ),
+        "lora": dict(r=2, lora_alpha=3, target_modules=ALL),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [40, 6],
+    },
+    "gemma2": {  # norms on both sides, bent scores, a window in every other layer
+        "class": "Gemma2",
+        "config": dict(
+            **SMALL, vocab_size=71, hidden_size=28, intermediate_size=42, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=10, query_pre_attn_scalar=13, sliding_window=8, attn_logit_softcapping=5.0,
+            attn_implementation="eager",
+        ),
+        "lora": dict(r=3, lora_alpha=7, target_modules=ALL),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [37, 5, 12],
+    },
+    "phi3": {  # q, k, v and gate, up as one; a window; a part of each head rotated
+        "class": "Phi3",
+        "config": dict(
+            **SMALL, vocab_size=57, hidden_size=40, intermediate_size=52, num_attention_heads=5, num_key_value_heads=5,
+            sliding_window=11, partial_rotary_factor=0.75,
+        ),
+        "lora": dict(r=3, lora_alpha=4, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+        "labels": 5, "problem": "multi_label_classification", "lengths": [33, 2, 14],
+    },
+    "phi3_long": {  # LongRoPE within the context of pretraining
+        "class": "Phi3",
+        "config": dict(
+            **(SMALL | dict(max_position_embeddings=256)), vocab_size=43, hidden_size=24, intermediate_size=36,
+            num_attention_heads=3, num_key_value_heads=3, original_max_position_embeddings=64,
+            rope_scaling={
+                "type": "longrope", "short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [2.0, 3.0, 5.0, 8.0],
+            },
+        ),
+        "lora": dict(r=2, lora_alpha=3, target_modules="all-linear"),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [50, 7],
+    },
+}
+BERT = dict(
+    vocab_size=83, hidden_size=36, intermediate_size=60, num_hidden_layers=3, num_attention_heads=6,
+    max_position_embeddings=64, initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+)
+MODELS |= {
+    "bert": {  # the base brings its pooler, which stays frozen and has an adapter, being linear
+        "class": "Bert",
+        "config": dict(**BERT),
+        "lora": dict(r=3, lora_alpha=5, target_modules="all-linear"),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [21, 1, 40],
+    },
+    "bert_no_pooler": {  # it does not: the pooler is trained in full
+        "class": "Bert",
+        "config": dict(**BERT),
+        "drop": ["bert.pooler."], "strip": "bert.",
+        "lora": dict(r=2, lora_alpha=5, target_modules=["query", "value", "dense"], modules_to_save=["pooler"]),
+        "labels": 3, "problem": "single_label_classification", "lengths": [9, 25],
+    },
+    "roberta": {
+        "class": "Roberta",
+        "config": dict(**BERT, type_vocab_size=1, hidden_act="gelu_new"),
+        "lora": dict(r=2, lora_alpha=3, target_modules=["query", "value"]),
+        "labels": 5, "problem": "multi_label_classification", "lengths": [18, 3, 30],
+    },
+    "xlm_roberta": {
+        "class": "XLMRoberta",
+        "config": dict(**BERT, type_vocab_size=1),
+        "lora": dict(r=3, lora_alpha=4, target_modules="all-linear"),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [28, 7],
+    },
+    "distilbert": {  # pre_classifier belongs to the head
+        "class": "DistilBert",
+        "config": dict(
+            vocab_size=79, dim=30, hidden_dim=44, n_layers=3, n_heads=5, max_position_embeddings=64,
+            initializer_range=0.2, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0,
+        ),
+        "lora": dict(r=3, lora_alpha=7, target_modules=["q_lin", "v_lin", "lin1"], modules_to_save=["pre_classifier"]),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [13, 31, 2],
+    },
+}
+MODERNBERT = dict(
+    vocab_size=89, hidden_size=32, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
+    max_position_embeddings=128, initializer_range=0.2, local_attention=10, global_rope_theta=900.0,
+    local_rope_theta=50.0, attn_implementation="sdpa", reference_compile=False, cls_token_id=0, sep_token_id=88,
+)
+MODELS |= {
+    "modernbert": {
+        "class": "ModernBert",
+        "config": dict(**MODERNBERT),
+        "lora": dict(r=3, lora_alpha=5, target_modules=["Wqkv", "attn.Wo", "Wi"], modules_to_save=["head"]),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [45, 3, 20],
+    },
+    "modernbert_mean": {  # pooled by mean; every bias that there can be
+        "class": "ModernBert",
+        "config": dict(
+            **MODERNBERT, classifier_pooling="mean", norm_bias=True, attention_bias=True, mlp_bias=True,
+            classifier_bias=True,
+        ),
+        "lora": dict(r=2, lora_alpha=3, target_modules="all-linear", modules_to_save=["head"]),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [38, 5],
     },
 }
 STEPS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 5, 0.01, 0.1, 1.0
@@ -113,22 +208,34 @@ def make(name: str, spec: dict) -> None:
     out = OUT / name
     shutil.rmtree(out, ignore_errors=True)
     eos = spec["config"]["vocab_size"] - 1
-    config_class, model_class = spec.get("classes", (LlamaConfig, LlamaForSequenceClassification))
-    config = config_class(
-        **spec["config"], num_labels=spec["labels"], problem_type=spec["problem"], pad_token_id=eos, eos_token_id=eos,
+    family = spec.get("class", "Llama")
+    # RoBERTa counts positions from behind the padding token's: a high id would leave none.
+    pad = 1 if "Roberta" in family else eos
+    config = getattr(transformers, f"{family}Config")(
+        **spec["config"], num_labels=spec["labels"], problem_type=spec["problem"], pad_token_id=pad, eos_token_id=eos,
         bos_token_id=0,
     )
-    base = model_class(config)
+    implementation = {"attn_implementation": spec["config"].get("attn_implementation")}
+    base = getattr(transformers, f"{family}ForSequenceClassification")._from_config(
+        config, **{key: value for key, value in implementation.items() if value}
+    )
     with torch.no_grad():
         for key, parameter in base.named_parameters():
             if key.endswith("bias"):
                 parameter.normal_(0, 0.3)
-            elif "norm" in key:
-                parameter.uniform_(0.5, 1.5)
+            elif "norm" in key.lower():
+                low = -0.5 if family == "Gemma2" else 0.5
+                parameter.uniform_(low, low + 1.0)
     # As a checkpoint on the Hub: the language model without a classification head.
     out.mkdir(parents=True)
+    head = ("score", "classifier", "pre_classifier", "head.", *spec.get("drop", []))
+    prefix = spec.get("strip", "")
     save_file(
-        {key: value.contiguous() for key, value in base.state_dict().items() if not key.startswith("score")},
+        {
+            key.removeprefix(prefix): value.contiguous()
+            for key, value in base.state_dict().items()
+            if not key.startswith(head)
+        },
         out / "model.safetensors", {"format": "pt"},
     )
     saved = config.to_dict()
@@ -146,7 +253,7 @@ def make(name: str, spec: dict) -> None:
     (out / "adapter" / "README.md").unlink(missing_ok=True)
 
     lengths = spec["lengths"]
-    tokens = [torch.randint(0, eos, (length,)).tolist() for length in lengths]
+    tokens = [torch.randint(2 if pad == 1 else 0, eos, (length,)).tolist() for length in lengths]
     if spec["problem"] == "multi_label_classification":
         labels = torch.randint(0, 2, (len(lengths), spec["labels"])).float()
         targets, rows = labels, labels.tolist()
@@ -157,11 +264,19 @@ def make(name: str, spec: dict) -> None:
         json.dumps({"token_ids": tokens, "labels": rows, "problem_type": spec["problem"]}) + "\n"
     )
     width = max(lengths)
-    ids = torch.tensor([row + [eos] * (width - len(row)) for row in tokens])
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in tokens])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])
 
     expected = {}
-    optimizer = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    # As transformers' trainer groups them.
+    decays = {key: not (key.endswith("bias") or "norm" in key.rsplit(".", 2)[-2]) for key in trained}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [trained[key] for key in trained if decays[key]], "weight_decay": WEIGHT_DECAY},
+            {"params": [trained[key] for key in trained if not decays[key]], "weight_decay": 0.0},
+        ],
+        lr=LEARNING_RATE,
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (STEPS - step) / STEPS)
     model.train()
     for step in range(STEPS):

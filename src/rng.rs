@@ -17,6 +17,8 @@ pub enum Purpose {
     Trainable = 1,
     /// Random base weights (key: `model.init_seed`).
     Base = 2,
+    /// Dropout that the base itself has; its sites are numbered on their own.
+    BaseDropout = 3,
 }
 
 /// A stream of random numbers, addressed by element.

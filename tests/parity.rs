@@ -7,7 +7,7 @@ use llmcls::artifacts::adapter;
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
-use llmcls::model::config::DecoderConfig;
+use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
@@ -42,7 +42,7 @@ fn open_with_dropout(name: &str, recompute: bool, dropout: f64) -> Fixture {
     let directory = root().join(name);
     let batch: BatchFile =
         serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
-    let config = DecoderConfig::from_file(&directory.join("config.json")).unwrap();
+    let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
     let weights = Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap());
     let (mut lora, _) = adapter::read_config(&directory.join("adapter")).unwrap();
     lora.dropout = dropout;
@@ -99,7 +99,24 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     }
 }
 
-const NAMES: [&str; 5] = ["llama_tied", "llama_untied", "mistral", "qwen2", "qwen3"];
+const NAMES: [&str; 16] = [
+    "llama_tied",
+    "llama_untied",
+    "mistral",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "gemma2",
+    "phi3",
+    "phi3_long",
+    "bert",
+    "bert_no_pooler",
+    "roberta",
+    "xlm_roberta",
+    "distilbert",
+    "modernbert",
+    "modernbert_mean",
+];
 
 fn expect_forward_backward(fixture: &Fixture, tolerance: f32) {
     let (logits, loss) = fixture.forward_backward();
@@ -133,7 +150,7 @@ fn logits_loss_and_every_gradient_match() {
 #[test]
 fn a_checkpoint_in_four_bits_computes_what_it_does_in_python() {
     let fixture = open("llama_4bit", false);
-    assert!(fixture.classifier.decoder().base_bytes() < 100_000, "it was widened: f32 takes 415,000");
+    assert!(fixture.classifier.base().bytes < 100_000, "it was widened: f32 takes 415,000");
     expect_forward_backward(&fixture, 2e-5);
 }
 

@@ -8,7 +8,7 @@ use llmcls::artifacts::{adapter, manifest};
 use llmcls::config::Config;
 use llmcls::data::table::{Columns, find_label_columns, read_examples};
 use llmcls::data::tokenize::TextEncoder;
-use llmcls::model::config::DecoderConfig;
+use llmcls::model::config::BackboneConfig;
 use llmcls::model::hub::ModelFiles;
 use llmcls::model::weights::Checkpoint;
 use llmcls::training::checkpoint;
@@ -39,7 +39,7 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
             read_examples(&path, &columns, None)?;
             find_label_columns(&path, &columns).map(drop)
         }
-        "config.json" => DecoderConfig::from_file(&path).map(drop),
+        "config.json" => BackboneConfig::from_file(&path).map(drop),
         "tokenizer.json" => TextEncoder::open(&path, 16, None)?.encode(vec!["a text"]).map(drop),
         "adapter_model.safetensors" => {
             let checkpoint = Checkpoint::open(&[path])?;

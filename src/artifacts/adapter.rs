@@ -38,12 +38,12 @@ pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base:
     let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let bytes = safetensors::serialize(views, Some(metadata))?;
     atomic_file::write_bytes(&directory.join(WEIGHTS), &bytes)?;
-    let config = serde_json::to_string_pretty(&config(lora, base))?;
+    let config = serde_json::to_string_pretty(&config(lora, base, classifier.modules_to_save()))?;
     atomic_file::write_bytes(&directory.join(CONFIG), config.as_bytes())
 }
 
 /// The fields that peft writes, in its order.
-fn config(lora: &LoraOptions, base: &str) -> Value {
+fn config(lora: &LoraOptions, base: &str, modules_to_save: &[String]) -> Value {
     let targets = match &lora.targets {
         Targets::AllLinear => json!("all-linear"),
         Targets::Names(names) => json!(names),
@@ -65,7 +65,7 @@ fn config(lora: &LoraOptions, base: &str) -> Value {
         "lora_dropout": lora.dropout,
         "megatron_config": null,
         "megatron_core": "megatron.core",
-        "modules_to_save": ["classifier", "score"],
+        "modules_to_save": modules_to_save,
         "peft_type": "LORA",
         "r": lora.rank,
         "rank_pattern": {},

@@ -60,7 +60,7 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
     let (total_seconds, total_tokens) = (seconds.iter().sum::<f64>(), tokens.iter().sum::<usize>());
     let peak = memory::peak_bytes();
     let rate = flops::measure_rate();
-    let decoder = classifier.decoder();
+    let base = classifier.base();
     print(&json!({
         "mode": args.mode.name(),
         "seconds": seconds,
@@ -73,9 +73,9 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
         "gflops": flops_done / total_seconds / 1e9,
         "gemm_gflops": rate / 1e9,
         "share_of_floor": flops_done / rate / total_seconds,
-        "base_parameters": decoder.base_parameters(),
-        "base_bytes": decoder.base_bytes(),
-        "embedding_bytes": decoder.embedding_bytes(),
+        "base_parameters": base.parameters,
+        "base_bytes": base.bytes,
+        "embedding_bytes": base.embedding_bytes,
         "adapter_bytes": 4 * classifier.trained_parameters(),
         "optimizer_bytes": timer.optimizer.as_ref().map(AdamW::bytes),
         "load_peak_bytes": load_peak,

@@ -83,7 +83,7 @@ fn describe_lengths(name: &str, split: &Split, max_length: usize, out: &mut Stri
 fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
     let classifier = &setting.classifier;
     let adapted = classifier.params().iter().filter(|param| param.name().ends_with("lora_A.weight")).count();
-    let (frozen, trained) = (classifier.decoder().base_parameters(), classifier.trained_parameters());
+    let (frozen, trained) = (classifier.base().parameters, classifier.trained_parameters());
     writeln!(
         out,
         "{}: {frozen} frozen parameters; {trained} trained ({:.2}%) in {adapted} adapted modules and the head",

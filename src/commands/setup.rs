@@ -17,7 +17,7 @@ use crate::data::table::{Columns, Example, check_single_label, find_label_column
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
-use crate::model::config::DecoderConfig;
+use crate::model::config::BackboneConfig;
 use crate::model::hub::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
@@ -29,7 +29,7 @@ pub struct BaseModel {
     /// Where they are.
     pub files: ModelFiles,
     /// `config.json`
-    pub config: DecoderConfig,
+    pub config: BackboneConfig,
     /// The weights.
     pub weights: Weights,
     /// How they are held.
@@ -46,7 +46,7 @@ impl BaseModel {
     pub fn open(model: &ModelConfig) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
         let files = ModelFiles::find(&model.model_name, token, !model.random_init)?;
-        let config = DecoderConfig::from_file(&files.config)?;
+        let config = BackboneConfig::from_file(&files.config)?;
         let weights = if model.random_init {
             Weights::random(model.init_seed, config.initializer_range)
         } else {
@@ -88,7 +88,14 @@ impl BaseModel {
     /// # Errors
     /// If it is not usable.
     pub fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
-        TextEncoder::open(tokenizer, max_length, self.config.bos_token_id.or(self.config.eos_token_id))
+        if let Some(longest) = self.config.max_tokens {
+            ensure!(
+                max_length <= longest,
+                "data.max_length is {max_length}, and `{}` can take {longest} tokens; set data.max_length={longest} or less",
+                self.files.name
+            );
+        }
+        TextEncoder::open(tokenizer, max_length, self.config.empty_token)
     }
 
     /// The base's part of `classifier.json`.

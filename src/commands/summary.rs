@@ -58,13 +58,13 @@ pub(super) fn summarize(setting: &Setting<'_>, seeds: Vec<Value>) -> Value {
             "test": setting.test.as_ref().map(|test| test.examples.len()),
         },
         "memory": {
-            "base_bytes": setting.classifier.decoder().base_bytes(),
+            "base_bytes": setting.classifier.base().bytes,
             "adapter_bytes": 4 * setting.classifier.trained_parameters(),
             "optimizer_bytes": optimizer_bytes,
             "peak_bytes": peak_memory(),
         },
         "parameters": {
-            "frozen": setting.classifier.decoder().base_parameters(),
+            "frozen": setting.classifier.base().parameters,
             "trained": setting.classifier.trained_parameters(),
         },
         "over_seeds": over_seeds,

@@ -168,8 +168,8 @@ pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> 
     console.say(format!(
         "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
         base.files.name,
-        classifier.decoder().base_parameters(),
-        bytes(classifier.decoder().base_bytes() as u64),
+        classifier.base().parameters,
+        bytes(classifier.base().bytes as u64),
         classifier.trained_parameters(),
         bytes(4 * classifier.trained_parameters() as u64),
         train.examples.len(),

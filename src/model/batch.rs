@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use candle_core::{Device, Result, Tensor};
 
+use super::config::Pooling;
 use crate::ops::attention::Sequences;
 
 /// What a model sees of some examples.
@@ -15,8 +16,6 @@ pub struct Batch {
     pub positions: Rc<[u32]>,
     /// Where each sequence starts.
     pub sequences: Rc<Sequences>,
-    /// The row of each sequence's pooled token, its last: B values.
-    pub pooled: Rc<[u32]>,
     /// `(B, L)`, 0 or 1.
     pub labels: Tensor,
 }
@@ -28,21 +27,20 @@ impl Batch {
     /// If the labels do not make a `(B, L)` tensor.
     pub fn new<'a>(examples: impl IntoIterator<Item = (&'a [u32], &'a [f32])>) -> Result<Self> {
         let (mut token_ids, mut positions, mut labels) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut offsets, mut pooled) = (vec![0], Vec::new());
+        let mut offsets = vec![0];
         for (tokens, example_labels) in examples {
             token_ids.extend_from_slice(tokens);
             positions.extend(0..tokens.len() as u32);
             labels.extend_from_slice(example_labels);
             offsets.push(token_ids.len());
-            pooled.push(token_ids.len() as u32 - 1);
         }
-        let labels =
-            Tensor::from_vec(labels.clone(), (pooled.len(), labels.len() / pooled.len().max(1)), &Device::Cpu)?;
+        let count = offsets.len() - 1;
+        let shape = (count, labels.len() / count.max(1));
+        let labels = Tensor::from_vec(labels, shape, &Device::Cpu)?;
         Ok(Self {
             token_ids,
             positions: positions.into(),
             sequences: Rc::new(Sequences { offsets, queries: None }),
-            pooled: pooled.into(),
             labels,
         })
     }
@@ -50,12 +48,39 @@ impl Batch {
     /// B
     #[must_use]
     pub fn len(&self) -> usize {
-        self.pooled.len()
+        self.sequences.offsets.len() - 1
     }
 
     /// Whether there is no example.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pooled.is_empty()
+        self.len() == 0
     }
+
+    /// The first or last token of each sequence; `None` if all are pooled.
+    #[must_use]
+    pub fn pooled(&self, pooling: Pooling) -> Option<Rc<Pooled>> {
+        let offsets = &self.sequences.offsets;
+        let rows: Rc<[u32]> = match pooling {
+            Pooling::First => offsets[..self.len()].iter().map(|&row| row as u32).collect(),
+            Pooling::Last => offsets[1..].iter().map(|&end| end as u32 - 1).collect(),
+            Pooling::Mean => return None,
+        };
+        Some(Rc::new(Pooled {
+            positions: rows.iter().map(|&row| self.positions[row as usize]).collect(),
+            sequences: Rc::new(Sequences { offsets: offsets.clone(), queries: Some(Rc::clone(&rows)) }),
+            rows,
+        }))
+    }
+}
+
+/// One token a sequence: the only ones that the last layer computes after its attention.
+#[derive(Clone, Debug)]
+pub struct Pooled {
+    /// Their rows in the batch: B values.
+    pub rows: Rc<[u32]>,
+    /// Their positions in their sequences.
+    pub positions: Rc<[u32]>,
+    /// The batch's sequences, with these tokens alone asking.
+    pub sequences: Rc<Sequences>,
 }

@@ -1,4 +1,4 @@
-//! A decoder with a `score` head: token ids to logits, `(B, L)`.
+//! A frozen transformer, its adapters and its head: token ids to logits, `(B, L)`.
 
 use std::rc::Rc;
 
@@ -6,13 +6,16 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 
 use super::batch::Batch;
-use super::config::DecoderConfig;
-use super::decoder::{Builder, Decoder};
+use super::config::{BackboneConfig, LayersConfig, Pooling};
+use super::head::Head;
 use super::lora::LoraOptions;
+use super::parts::{BaseSize, Builder, Initial};
+use super::post_norm::{self, PostNorm};
+use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Checkpoint, Weights};
-use crate::ops::buffer::{modify, tensor};
-use crate::ops::linear::linear;
+use crate::ops::buffer::modify;
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
+use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Param, Tape, Value};
 use crate::rng::{Purpose, Stream};
 
@@ -44,12 +47,19 @@ pub struct ClassifierOptions {
 
 /// A frozen base, its adapters and its head.
 pub struct Classifier {
-    decoder: Decoder,
-    score: Rc<Param>,
+    layers: Layers,
+    pooling: Pooling,
+    head: Head,
     params: Vec<Rc<Param>>,
+    initial: Vec<Initial>,
+    base: BaseSize,
     problem: Problem,
     weights: BceWeights,
-    initializer_range: f32,
+}
+
+enum Layers {
+    PreNorm(PreNorm),
+    PostNorm(PostNorm),
 }
 
 impl Classifier {
@@ -58,22 +68,31 @@ impl Classifier {
     ///
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
-    pub fn new(config: &DecoderConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
-        let mut builder =
-            Builder { weights, storage: options.storage, lora: &options.lora, params: Vec::new(), modules: Vec::new() };
-        let decoder = Decoder::new(&mut builder, config, options.recompute)?;
+    pub fn new(config: &BackboneConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
+        let embedding = match &config.layers {
+            LayersConfig::PreNorm(layers) => layers.names.embedding,
+            LayersConfig::PostNorm(_) => post_norm::WORDS,
+        };
+        let mut builder = Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora);
+        let layers = match &config.layers {
+            LayersConfig::PreNorm(layers) => {
+                Layers::PreNorm(PreNorm::new(&mut builder, config, layers, options.recompute)?)
+            }
+            LayersConfig::PostNorm(layers) => {
+                Layers::PostNorm(PostNorm::new(&mut builder, config, layers, options.recompute)?)
+            }
+        };
+        let head = Head::new(&mut builder, config, options.labels)?;
         options.lora.targets.check(&builder.modules)?;
-        let shape = (options.labels, config.hidden_size);
-        let score = Param::new("score.weight", tensor(vec![0.0; shape.0 * shape.1], shape)?)?;
-        let mut params = builder.params;
-        params.push(Rc::clone(&score));
         Ok(Self {
-            decoder,
-            score,
-            params,
+            layers,
+            pooling: config.head.pooling,
+            head,
+            params: builder.params,
+            initial: builder.initial,
+            base: builder.size,
             problem: options.problem,
             weights: options.weights.clone(),
-            initializer_range: config.initializer_range,
         })
     }
 
@@ -83,10 +102,16 @@ impl Classifier {
         &self.params
     }
 
-    /// The frozen part.
+    /// The frozen part, counted.
     #[must_use]
-    pub fn decoder(&self) -> &Decoder {
-        &self.decoder
+    pub fn base(&self) -> BaseSize {
+        self.base
+    }
+
+    /// Modules beside the adapters that peft must save whole.
+    #[must_use]
+    pub fn modules_to_save(&self) -> &[String] {
+        &self.head.modules_to_save
     }
 
     /// What the labels are to each other.
@@ -102,22 +127,17 @@ impl Classifier {
     }
 
     /// Sets the parameters as training starts: A ~ U(±1/√in) (peft's Kaiming uniform with a = √5),
-    /// B = 0, `score` ~ N(0, initializer_range).
+    /// B = 0, weights of the head ~ N(0, σ) with the σ of its family, biases 0, norms 1.
     ///
     /// # Errors
     /// If a tensor cannot be written.
     pub fn initialize(&self, seed: u32) -> Result<()> {
-        for (site, param) in (0..).zip(&self.params) {
+        for ((site, param), initial) in (0..).zip(&self.params).zip(&self.initial) {
             let stream = Stream::new(seed, site, 0, Purpose::Trainable);
-            let inputs = param.value().dim(1)?;
-            modify(param.value(), |values| {
-                if param.name().contains(".lora_A.") {
-                    stream.uniform(0, 1.0 / (inputs as f32).sqrt(), values);
-                } else if param.name().contains(".lora_B.") {
-                    values.fill(0.0);
-                } else {
-                    stream.normal(0, self.initializer_range, values);
-                }
+            modify(param.value(), |values| match *initial {
+                Initial::Uniform(bound) => stream.uniform(0, bound, values),
+                Initial::Normal(std) => stream.normal(0, std, values),
+                Initial::Constant(value) => values.fill(value),
             })?;
             param.clear_gradient()?;
         }
@@ -153,8 +173,15 @@ impl Classifier {
     /// # Errors
     /// If a token id is outside the vocabulary.
     pub fn logits(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
-        let pooled = self.decoder.forward(tape, batch)?;
-        Ok(linear(tape, &pooled, &self.score)?)
+        let pooled = batch.pooled(self.pooling);
+        let mut x = match &self.layers {
+            Layers::PreNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
+            Layers::PostNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
+        };
+        if pooled.is_none() {
+            x = mean_rows(tape, &x, &batch.sequences.offsets)?;
+        }
+        Ok(self.head.forward(tape, x)?)
     }
 
     /// The mean loss of logits, a scalar, without weights: what evaluation reports.

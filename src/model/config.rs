@@ -3,17 +3,22 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
 use serde_json::Value;
 
-/// What a decoder is made of. Field names are those of `config.json`.
+use super::rope_config::Rope;
+use super::{decoder_config, encoder_config};
+use crate::ops::activation::{self, Activation};
+
+/// What a pretrained model is made of.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DecoderConfig {
+pub struct BackboneConfig {
+    /// `model_type`
+    pub family: String,
     /// D
     pub hidden_size: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// Layers.
     pub num_hidden_layers: usize,
     /// H
     pub num_attention_heads: usize,
@@ -23,107 +28,223 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Longest sequence that the model was made for, in tokens.
-    pub max_position_embeddings: usize,
+    /// Longest sequence that the model can take, in tokens, if there is a limit.
+    pub max_tokens: Option<usize>,
+    /// Deviation of random weights and of the classification head.
+    pub initializer_range: f32,
+    /// The token that stands for a text without any.
+    pub empty_token: Option<u32>,
+    /// The function inside the MLP.
+    pub activation: Activation,
+    /// What the model itself leaves out while it trains.
+    pub dropouts: Dropouts,
+    /// What stands before a base model's names in a classifier's.
+    pub prefix: &'static str,
+    /// How layers are built.
+    pub layers: LayersConfig,
+    /// What makes logits of hidden states.
+    pub head: HeadConfig,
+}
+
+/// Probabilities of the base's own dropouts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dropouts {
+    /// After the embeddings.
+    pub embedding: f32,
+    /// Of attention's probabilities.
+    pub attention: f32,
+    /// Of attention's output, before it is added.
+    pub attention_output: f32,
+    /// Inside the MLP.
+    pub inside_mlp: f32,
+    /// Of the MLP's output, before it is added.
+    pub mlp_output: f32,
+}
+
+/// How layers are built.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LayersConfig {
+    /// Norms before attention and MLP: decoders, and ModernBERT.
+    PreNorm(Box<PreNormConfig>),
+    /// Norms after the sums: BERT and its kin.
+    PostNorm(PostNormConfig),
+}
+
+/// Layers with norms before attention and MLP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PreNormConfig {
+    /// Names of the modules.
+    pub names: &'static PreNormNames,
+    /// What norms do.
+    pub norm: NormKind,
     /// ε of every norm.
-    pub rms_norm_eps: f32,
+    pub epsilon: f32,
     /// Whether q, k and v have biases.
     pub query_key_value_bias: bool,
-    /// Whether o has a bias.
+    /// Whether the output of attention has a bias.
     pub output_bias: bool,
     /// Whether each head's q and k are normalised (Qwen3).
     pub has_query_key_norm: bool,
-    /// For each layer how many tokens a token sees, itself included; none: all before it.
-    pub windows: Vec<Option<usize>>,
-    /// Whether gate, up and down have biases.
+    /// Whether the linear layers of the MLP have biases.
     pub mlp_bias: bool,
-    /// Deviation of random weights and of the `score` head.
-    pub initializer_range: f32,
-    /// Rotary frequencies.
-    pub rope: Rope,
-    /// Begin-of-text token, if the model names one.
-    pub bos_token_id: Option<u32>,
-    /// End-of-text token, if the model names one.
-    pub eos_token_id: Option<u32>,
+    /// Whether a token sees only those before it.
+    pub is_causal: bool,
+    /// For each layer how many tokens a token sees, as [`crate::ops::attention::AttentionKind`] counts
+    /// them; none: all.
+    pub windows: Vec<Option<usize>>,
+    /// Multiplies attention's scores.
+    pub scale: f32,
+    /// Bends attention's scores (Gemma 2).
+    pub soft_cap: Option<f32>,
+    /// Multiplies embeddings (Gemma 2).
+    pub embedding_scale: f32,
+    /// Rotary embedding of the layers that see all tokens, and of those that have a window.
+    pub ropes: [Rope; 2],
 }
 
-/// Rotary frequencies, `θ^(−2i/d)`, and how they are stretched.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// θ
-    pub theta: f64,
-    /// For contexts longer than those of pretraining.
-    pub scaling: RopeScaling,
-}
-
-/// How rotary frequencies are stretched.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// All divided by a factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Llama 3: low frequencies divided, high ones kept, those between blended.
-    Llama3 {
-        /// Divides low frequencies.
-        factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are low frequencies.
-        low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` are high frequencies.
-        high_freq_factor: f64,
-        /// Context length of pretraining, in tokens.
-        original_max_position_embeddings: f64,
+/// What a norm does to its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Divides by the root of the mean square.
+    Rms,
+    /// The same, with weights stored as their difference from 1 (Gemma).
+    RmsFromOne,
+    /// Centres, too.
+    Layer {
+        /// Whether there is a bias.
+        has_bias: bool,
     },
 }
 
-/// The file, with every field that decides what is computed.
-#[derive(Deserialize)]
-struct File {
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    vocab_size: usize,
-    max_position_embeddings: Option<usize>,
-    rms_norm_eps: Option<f32>,
-    hidden_act: Option<String>,
-    attention_bias: Option<bool>,
-    sliding_window: Option<usize>,
-    use_sliding_window: Option<bool>,
-    max_window_layers: Option<usize>,
-    layer_types: Option<Vec<String>>,
-    mlp_bias: Option<bool>,
-    initializer_range: Option<f32>,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<Scaling>,
-    rope_parameters: Option<Scaling>,
-    bos_token_id: Option<Value>,
-    eos_token_id: Option<Value>,
-    auto_map: Option<Value>,
-    quantization_config: Option<Value>,
+/// Names of a base's modules, as its weights are stored.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PreNormNames {
+    /// Token embeddings.
+    pub embedding: &'static str,
+    /// A norm after them; then the first layer has none before its attention.
+    pub embedding_norm: Option<&'static str>,
+    /// The list of layers.
+    pub layers: &'static str,
+    /// Before attention.
+    pub attention_norm: &'static str,
+    /// q, k and v: three modules, or one.
+    pub query_key_value: &'static [&'static str],
+    /// Attention's output.
+    pub output: &'static str,
+    /// A norm after it, before the sum.
+    pub after_attention: Option<&'static str>,
+    /// Before the MLP.
+    pub mlp_norm: &'static str,
+    /// Gate and up: two modules, or one.
+    pub gate_up: &'static [&'static str],
+    /// The MLP's output.
+    pub down: &'static str,
+    /// A norm after it, before the sum.
+    pub after_mlp: Option<&'static str>,
+    /// After the last layer.
+    pub last_norm: &'static str,
 }
 
-#[derive(Deserialize)]
-struct Scaling {
-    // transformers 4 had `type` first and `rope_type` later; files with both hold the same in both.
-    rope_type: Option<String>,
-    r#type: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
+/// Layers with norms after the sums.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PostNormConfig {
+    /// Names of the modules.
+    pub names: &'static PostNormNames,
+    /// ε of every norm.
+    pub epsilon: f32,
+    /// Rows of the position embeddings.
+    pub positions: usize,
+    /// The row of the first token's position.
+    pub first_position: usize,
+    /// Rows of the token type embeddings, of which the first is added; none: there are none.
+    pub token_types: Option<usize>,
+}
+
+/// Names of a base's modules, as its weights are stored; those of a layer follow `layers.INDEX`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PostNormNames {
+    /// The list of layers.
+    pub layers: &'static str,
+    /// q, k, v.
+    pub query_key_value: [&'static str; 3],
+    /// Attention's output.
+    pub output: &'static str,
+    /// After the first sum.
+    pub attention_norm: &'static str,
+    /// Into the MLP.
+    pub up: &'static str,
+    /// Out of it.
+    pub down: &'static str,
+    /// After the second sum.
+    pub mlp_norm: &'static str,
+}
+
+/// Which hidden states go into the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Each sequence's first token.
+    First,
+    /// Each sequence's last token.
+    Last,
+    /// The mean of its tokens.
+    Mean,
+}
+
+/// What makes logits of hidden states: `classifier(drop(norm(f(dense(drop(pooled))))))`, where only
+/// pooling and classifier are in all of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadConfig {
+    /// Which hidden states go in.
+    pub pooling: Pooling,
+    /// Left out before `dense`.
+    pub input_dropout: f32,
+    /// A layer before the classifier.
+    pub dense: Option<DenseConfig>,
+    /// Left out before the classifier.
+    pub dropout: f32,
+    /// The classifier's name.
+    pub classifier: &'static str,
+    /// Whether it has a bias.
+    pub has_bias: bool,
+    /// Deviation of the classifier's first weights.
+    pub classifier_std: f32,
+    /// Modules that peft must save whole, beside `classifier` and `score`.
+    pub modules_to_save: &'static [&'static str],
+}
+
+/// A layer before the classifier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DenseConfig {
+    /// Its name; a part of the base if the base's prefix belongs before it.
+    pub name: &'static str,
+    /// Whether base models bring it, and it stays frozen where they do.
+    pub is_of_base: bool,
+    /// Whether it has a bias.
+    pub has_bias: bool,
+    /// Deviation of its first weights.
+    pub std: f32,
+    /// After it.
+    pub activation: Activation,
+    /// A norm after that: its name, its ε, and whether it has a bias.
+    pub norm: Option<(&'static str, f32, bool)>,
 }
 
 /// The architectures that llmcls computes.
-pub const SUPPORTED: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+pub const SUPPORTED: &[&str] = &[
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "phi3",
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "modernbert",
+];
 
-impl DecoderConfig {
+impl BackboneConfig {
     /// Reads `config.json`.
     ///
     /// # Errors
@@ -133,150 +254,108 @@ impl DecoderConfig {
         Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
     }
 
-    fn from_json(text: &str) -> Result<Self> {
-        let model_type = serde_json::from_str::<Value>(text)?["model_type"].as_str().map(str::to_owned);
-        let model_type = match model_type {
-            Some(name) if SUPPORTED.contains(&name.as_str()) => name,
+    pub(super) fn from_json(text: &str) -> Result<Self> {
+        let json: Value = serde_json::from_str(text)?;
+        let family = match json["model_type"].as_str() {
+            Some(name) if SUPPORTED.contains(&name) => name.to_owned(),
             Some(name) => bail!("model_type `{name}` is not supported; supported: {}", SUPPORTED.join(", ")),
             None => bail!("no model_type; supported: {}", SUPPORTED.join(", ")),
         };
-        let file: File = serde_json::from_str(text)?;
-        ensure!(file.auto_map.is_none(), "`auto_map` asks for custom code, which llmcls does not run");
-        if let Some(quantization) = &file.quantization_config {
-            check_quantization(quantization)?;
+        ensure!(json["auto_map"].is_null(), "`auto_map` asks for custom code, which llmcls does not run");
+        if !json["quantization_config"].is_null() {
+            check_quantization(&json["quantization_config"])?;
         }
-        let activation = file.hidden_act.as_deref().unwrap_or("silu");
-        ensure!(activation == "silu", "hidden_act `{activation}` is not supported; supported: silu");
+        let empty_token = first_id(&json["bos_token_id"]).or_else(|| first_id(&json["eos_token_id"]));
+        let config = match family.as_str() {
+            "bert" | "roberta" | "xlm-roberta" => encoder_config::bert(family, text)?,
+            "distilbert" => encoder_config::distilbert(family, text)?,
+            "modernbert" => encoder_config::modernbert(family, text)?,
+            _ => decoder_config::read(family, text)?,
+        };
+        let config = Self { empty_token, ..config };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let (heads, key_value_heads) = (self.num_attention_heads, self.num_key_value_heads);
         for (key, size, largest) in [
-            ("hidden_size", file.hidden_size, 1 << 20),
-            ("intermediate_size", file.intermediate_size, 1 << 22),
-            ("num_hidden_layers", file.num_hidden_layers, 1 << 12),
-            ("num_attention_heads", file.num_attention_heads, 1 << 16),
-            ("num_key_value_heads", file.num_key_value_heads.unwrap_or(1), 1 << 16),
-            ("head_dim", file.head_dim.unwrap_or(2), 1 << 16),
-            ("vocab_size", file.vocab_size, 1 << 26),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 22),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", heads, 1 << 16),
+            ("num_key_value_heads", key_value_heads, 1 << 16),
+            ("head_dim", self.head_dim, 1 << 16),
+            ("vocab_size", self.vocab_size, 1 << 26),
+            ("max_position_embeddings", self.max_tokens.unwrap_or(1), 1 << 26),
         ] {
             ensure!((1..=largest).contains(&size), "{key} is {size}, expected 1 to {largest}");
         }
-        let heads = file.num_attention_heads;
-        let head_dim = match file.head_dim {
-            Some(head_dim) => head_dim,
-            None => {
-                ensure!(
-                    file.hidden_size.is_multiple_of(heads),
-                    "hidden_size {} is not a multiple of num_attention_heads {heads}",
-                    file.hidden_size
-                );
-                file.hidden_size / heads
-            }
-        };
-        let key_value_heads = file.num_key_value_heads.unwrap_or(heads);
         ensure!(
-            key_value_heads > 0 && heads.is_multiple_of(key_value_heads),
+            heads.is_multiple_of(key_value_heads),
             "num_attention_heads {heads} is not a multiple of num_key_value_heads {key_value_heads}"
         );
-        ensure!(head_dim > 0 && head_dim.is_multiple_of(2), "head_dim {head_dim} is not even");
-        let max_position_embeddings = file.max_position_embeddings.unwrap_or(2048);
-        Ok(Self {
-            hidden_size: file.hidden_size,
-            intermediate_size: file.intermediate_size,
-            num_hidden_layers: file.num_hidden_layers,
-            num_attention_heads: heads,
-            num_key_value_heads: key_value_heads,
-            head_dim,
-            vocab_size: file.vocab_size,
-            max_position_embeddings,
-            rms_norm_eps: file.rms_norm_eps.unwrap_or(1e-6),
-            query_key_value_bias: model_type == "qwen2" || file.attention_bias.unwrap_or(false),
-            output_bias: model_type != "qwen2" && file.attention_bias.unwrap_or(false),
-            has_query_key_norm: model_type == "qwen3",
-            windows: windows(&file, &model_type)?,
-            mlp_bias: file.mlp_bias.unwrap_or(false),
-            initializer_range: file.initializer_range.unwrap_or(0.02),
-            rope: Rope::from_parts(file.rope_theta, file.rope_parameters.or(file.rope_scaling))?,
-            bos_token_id: file.bos_token_id.as_ref().and_then(first_id),
-            eos_token_id: file.eos_token_id.as_ref().and_then(first_id),
-        })
-    }
-}
-
-impl Rope {
-    fn from_parts(theta: Option<f64>, scaling: Option<Scaling>) -> Result<Self> {
-        let theta = scaling.as_ref().and_then(|s| s.rope_theta).or(theta).unwrap_or(10_000.0);
-        let Some(scaling) = scaling else {
-            return Ok(Self { theta, scaling: RopeScaling::None });
-        };
-        let need = |value: Option<f64>, key: &str| value.with_context(|| format!("rope scaling lacks `{key}`"));
-        let scaling = match scaling.rope_type.or(scaling.r#type).as_deref() {
-            None | Some("default") => RopeScaling::None,
-            Some("linear") => RopeScaling::Linear { factor: need(scaling.factor, "factor")? },
-            Some("llama3") => RopeScaling::Llama3 {
-                factor: need(scaling.factor, "factor")?,
-                low_freq_factor: need(scaling.low_freq_factor, "low_freq_factor")?,
-                high_freq_factor: need(scaling.high_freq_factor, "high_freq_factor")?,
-                original_max_position_embeddings: need(
-                    scaling.original_max_position_embeddings,
-                    "original_max_position_embeddings",
-                )?,
-            },
-            Some(other) => bail!("rope type `{other}` is not supported; supported: default, linear, llama3"),
-        };
-        Ok(Self { theta, scaling })
-    }
-
-    /// The d/2 frequencies for heads of width `head_dim`.
-    #[must_use]
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        (0..head_dim / 2)
-            .map(|i| {
-                let frequency = self.theta.powf(-2.0 * i as f64 / head_dim as f64);
-                self.scaling.apply(frequency) as f32
-            })
-            .collect()
-    }
-}
-
-impl RopeScaling {
-    fn apply(&self, frequency: f64) -> f64 {
-        match *self {
-            Self::None => frequency,
-            Self::Linear { factor } => frequency / factor,
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                let wavelength = std::f64::consts::TAU / frequency;
-                if wavelength < original_max_position_embeddings / high_freq_factor {
-                    frequency
-                } else if wavelength > original_max_position_embeddings / low_freq_factor {
-                    frequency / factor
-                } else {
-                    let turns = original_max_position_embeddings / wavelength;
-                    let smooth = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                    (1.0 - smooth) * frequency / factor + smooth * frequency
-                }
+        for dropout in [
+            self.dropouts.embedding,
+            self.dropouts.attention,
+            self.dropouts.attention_output,
+            self.dropouts.inside_mlp,
+            self.dropouts.mlp_output,
+            self.head.dropout,
+            self.head.input_dropout,
+        ] {
+            ensure!((0.0..1.0).contains(&dropout), "a dropout of {dropout}, expected at least 0 and below 1");
+        }
+        if let LayersConfig::PreNorm(layers) = &self.layers {
+            for rope in &layers.ropes {
+                ensure!(
+                    rope.width >= 2 && rope.width.is_multiple_of(2) && rope.width <= self.head_dim,
+                    "head_dim {} of which {} are rotated, expected an even number",
+                    self.head_dim,
+                    rope.width
+                );
             }
         }
+        Ok(())
+    }
+
+    /// Weights of the linear layers.
+    #[must_use]
+    pub fn linear_weights(&self) -> usize {
+        let (d, mlp) = (self.hidden_size, self.intermediate_size);
+        let (queries, keys) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        let products = match self.layers {
+            LayersConfig::PreNorm(_) => 3,
+            LayersConfig::PostNorm(_) => 2,
+        };
+        self.num_hidden_layers * (2 * d * queries + 2 * d * keys + products * d * mlp)
+    }
+
+    /// Weights of the embeddings.
+    #[must_use]
+    pub fn embedding_weights(&self) -> usize {
+        let positions = match &self.layers {
+            LayersConfig::PreNorm(_) => 0,
+            LayersConfig::PostNorm(layers) => layers.positions + layers.token_types.unwrap_or(0),
+        };
+        (self.vocab_size + positions) * self.hidden_size
     }
 }
 
-/// Each layer's window: of all layers for Mistral; for Qwen only where it is switched on, and there of
-/// the layers that `layer_types` or `max_window_layers` name.
-fn windows(file: &File, model_type: &str) -> Result<Vec<Option<usize>>> {
-    let layers = file.num_hidden_layers;
-    let is_used = model_type == "mistral" || model_type.starts_with("qwen") && file.use_sliding_window == Some(true);
-    let Some(window) = file.sliding_window.filter(|_| is_used) else { return Ok(vec![None; layers]) };
-    ensure!(window > 0, "sliding_window is 0");
-    if let Some(types) = &file.layer_types {
-        ensure!(types.len() == layers, "{} layer_types for {layers} layers", types.len());
-        return types
-            .iter()
-            .map(|name| match name.as_str() {
-                "sliding_attention" => Ok(Some(window)),
-                "full_attention" => Ok(None),
-                other => bail!("layer type `{other}` is not supported; supported: full_attention, sliding_attention"),
-            })
-            .collect();
-    }
-    let first = if model_type == "mistral" { 0 } else { file.max_window_layers.unwrap_or(28) };
-    Ok((0..layers).map(|layer| (layer >= first).then_some(window)).collect())
+/// Width of a head, where the configuration does not tell it.
+pub(super) fn head_dim(hidden_size: usize, heads: usize) -> Result<usize> {
+    ensure!(
+        heads > 0 && hidden_size.is_multiple_of(heads),
+        "hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}"
+    );
+    Ok(hidden_size / heads)
+}
+
+/// An activation by its name under `key`.
+pub(super) fn activation(key: &str, name: Option<&str>, default: Activation) -> Result<Activation> {
+    let Some(name) = name else { return Ok(default) };
+    Activation::from_name(name)
+        .with_context(|| format!("{key} `{name}` is not supported; supported: {}", activation::NAMES))
 }
 
 /// Accepts weights that bitsandbytes quantized to NF4 with double quantization.
@@ -308,8 +387,8 @@ mod tests {
     const SIZES: &str = r#""model_type": "llama", "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2,
         "num_attention_heads": 6, "vocab_size": 40"#;
 
-    fn parse(more: &str) -> Result<DecoderConfig> {
-        DecoderConfig::from_json(&format!("{{{SIZES}{more}}}"))
+    fn parse(more: &str) -> Result<BackboneConfig> {
+        BackboneConfig::from_json(&format!("{{{SIZES}{more}}}"))
     }
 
     #[test]
@@ -319,13 +398,13 @@ mod tests {
         let old = parse(&format!(r#", "rope_theta": 500000.0, "rope_scaling": {{{llama3}}}"#)).unwrap();
         let new = parse(&format!(r#", "rope_parameters": {{"rope_theta": 500000.0, {llama3}}}, "pad_token_id": null"#));
         assert_eq!(old, new.unwrap());
-        assert_ne!(old.rope, parse("").unwrap().rope);
+        assert_ne!(old.layers, parse("").unwrap().layers);
     }
 
     #[test]
     fn what_is_not_computed_is_refused_by_name() {
         for (more, name) in [
-            (r#", "hidden_act": "gelu""#, "gelu"),
+            (r#", "hidden_act": "xielu""#, "xielu"),
             (r#", "rope_scaling": {"type": "yarn", "factor": 2.0}"#, "yarn"),
             (r#", "auto_map": {"AutoModel": "x.py"}"#, "auto_map"),
             (r#", "num_key_value_heads": 4"#, "num_key_value_heads 4"),
@@ -334,12 +413,12 @@ mod tests {
             let error = parse(more).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
-        let error = DecoderConfig::from_json(r#"{"model_type": "gpt2"}"#).unwrap_err().to_string();
+        let error = BackboneConfig::from_json(r#"{"model_type": "gpt2"}"#).unwrap_err().to_string();
         assert!(error.contains("gpt2") && error.contains("supported: llama, mistral"), "{error}");
     }
 
     #[test]
     fn a_list_of_end_tokens_gives_its_first() {
-        assert_eq!(parse(r#", "eos_token_id": [7, 8]"#).unwrap().eos_token_id, Some(7));
+        assert_eq!(parse(r#", "eos_token_id": [7, 8]"#).unwrap().empty_token, Some(7));
     }
 }

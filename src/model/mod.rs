@@ -3,7 +3,13 @@
 pub mod batch;
 pub mod classifier;
 pub mod config;
-pub mod decoder;
+mod decoder_config;
+mod encoder_config;
+mod head;
 pub mod hub;
 pub mod lora;
+pub mod parts;
+mod post_norm;
+mod pre_norm;
+pub mod rope_config;
 pub mod weights;

@@ -125,13 +125,10 @@ impl Weights {
         })
     }
 
-    /// What the tensors' names start with: base models are saved without `model.`.
+    /// Whether a tensor of this name is in the files. Random weights have no names.
     #[must_use]
-    pub fn prefix(&self) -> &'static str {
-        match self {
-            Self::Checkpoint(checkpoint) if checkpoint.tensors.contains_key("embed_tokens.weight") => "",
-            _ => "model.",
-        }
+    pub fn has(&self, name: &str) -> bool {
+        matches!(self, Self::Checkpoint(checkpoint) if checkpoint.tensors.contains_key(name))
     }
 
     /// SHA-256 over the configuration, the tensors' names, shapes and dtypes, and a fixed sample of

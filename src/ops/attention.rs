@@ -12,10 +12,12 @@ use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use super::buffer::{elements, scratch, tensor};
-use super::cpu::math::{dot, exp, simd};
+use super::cpu::math::{dot, exp, simd, tanh};
 use super::cpu::matrix::{Matrix, MatrixMut, matmul};
+use super::dropout::{Dropout, threshold};
 use super::rows_of;
 use super::tape::{Tape, Value};
+use crate::rng::Stream;
 
 /// Heads and who sees whom.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,10 +30,15 @@ pub struct AttentionKind {
     pub head_size: usize,
     /// A token sees itself and earlier ones only.
     pub is_causal: bool,
-    /// Of those, this many at most, itself included; for causal attention only.
+    /// Of those, this many at most, itself included; without `is_causal`, those less than this far away
+    /// on either side.
     pub window: Option<usize>,
     /// Multiplies the scores: usually 1/√d.
     pub scale: f32,
+    /// Scores are bent below this: `c · tanh(score / c)`.
+    pub soft_cap: Option<f32>,
+    /// Probabilities that are left out while training.
+    pub dropout: Dropout,
 }
 
 /// Where sequences start, and which of their tokens ask.
@@ -70,7 +77,7 @@ thread_local! {
 /// # Errors
 /// If the shapes do not fit `kind` and `sequences`.
 pub fn attention(tape: &Tape, [q, k, v]: [&Value; 3], kind: AttentionKind, sequences: &Rc<Sequences>) -> Result<Value> {
-    let plan = Plan::new([q, k, v], kind, sequences)?;
+    let plan = Plan::new([q, k, v], kind, sequences, kind.dropout.stream(tape.dropout()))?;
     let mut output = scratch(plan.queries * plan.query_width());
     let mut log_sums = scratch(plan.queries * kind.heads);
     {
@@ -126,6 +133,8 @@ struct Plan {
     first_positions: Vec<usize>,
     queries: usize,
     tokens: usize,
+    /// Draws which probabilities are kept, if not all are.
+    mask: Option<Stream>,
 }
 
 struct BackwardInputs<'a> {
@@ -152,7 +161,7 @@ struct Tile {
 }
 
 impl Plan {
-    fn new([q, k, v]: [&Value; 3], kind: AttentionKind, sequences: &Sequences) -> Result<Self> {
+    fn new([q, k, v]: [&Value; 3], kind: AttentionKind, sequences: &Sequences, mask: Option<Stream>) -> Result<Self> {
         let AttentionKind { heads, key_value_heads, head_size, .. } = kind;
         if key_value_heads == 0 || heads % key_value_heads != 0 {
             bail!("{heads} heads do not share {key_value_heads} key heads");
@@ -174,7 +183,7 @@ impl Plan {
             bail!("attention of {queries} queries over {tokens} tokens does not fit its sequences");
         }
         let first_positions = (0..count).map(|b| sequences.first_position(b)).collect();
-        Ok(Self { kind, offsets: sequences.offsets.clone(), query_offsets, first_positions, queries, tokens })
+        Ok(Self { kind, offsets: sequences.offsets.clone(), query_offsets, first_positions, queries, tokens, mask })
     }
 
     fn query_width(&self) -> usize {
@@ -200,7 +209,7 @@ impl Plan {
                 let count = TILE.min(queries - start);
                 let position = self.first_positions[b] + start;
                 let first_key = self.first_seen(position);
-                let end = if self.kind.is_causal { position + count } else { length };
+                let end = self.end_of_seen(position + count - 1, length);
                 Tile {
                     query: self.query_offsets[b] + start,
                     queries: count,
@@ -229,13 +238,34 @@ impl Plan {
 
     /// The position of the first key that a query sees.
     fn first_seen(&self, position: usize) -> usize {
-        self.kind.window.filter(|_| self.kind.is_causal).map_or(0, |window| (position + 1).saturating_sub(window))
+        self.kind.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// The position after the last key that a query sees, in a sequence of `length`.
+    fn end_of_seen(&self, position: usize, length: usize) -> usize {
+        match (self.kind.is_causal, self.kind.window) {
+            (true, _) => position + 1,
+            (false, Some(window)) => length.min(position + window),
+            (false, None) => length,
+        }
     }
 
     /// Which of the tile's keys its query `row` sees.
     fn seen(&self, tile: &Tile, row: usize) -> Range<usize> {
-        let end = if self.kind.is_causal { tile.position + row + 1 - tile.first_key } else { tile.keys };
-        self.first_seen(tile.position + row) - tile.first_key..end
+        let position = tile.position + row;
+        let end = self.end_of_seen(position, tile.first_key + tile.keys);
+        self.first_seen(position) - tile.first_key..end - tile.first_key
+    }
+
+    /// The factors of a query's probabilities, if some are left out: 0, or 1 / (1 − p).
+    ///
+    /// The element of the mask is that of a matrix with a row for each query and head and a column for
+    /// each token of the batch.
+    fn kept(&self, tile: &Tile, row: usize, seen: &Range<usize>, factors: &mut Vec<f32>) -> bool {
+        let Some(mask) = &self.mask else { return false };
+        let element = ((tile.query + row) * self.kind.heads + tile.head) * self.tokens + tile.key + seen.start;
+        draw_factors(factors, mask, element as u64, seen.len(), self.kind.dropout.p);
+        true
     }
 
     fn forward(&self, task: usize, [q, k, v]: [&[f32]; 3], output: &mut MatrixMut<'_>, log_sums: &mut MatrixMut<'_>) {
@@ -248,10 +278,17 @@ impl Plan {
                 let (qs, ks) = (self.of_queries(q, &tile), self.of_keys(k, &tile).transposed());
                 matmul(&mut MatrixMut::new(scores, tile.queries, tile.keys, tile.keys), false, self.kind.scale, qs, ks);
                 let mut sums = [0.0; TILE];
+                let mut factors = Vec::new();
                 for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
                     let seen = self.seen(&tile, index);
+                    if let Some(cap) = self.kind.soft_cap {
+                        bend(&mut scores[seen.clone()], cap);
+                    }
                     let (max, sum) = exponentials(&mut scores[seen.clone()]);
                     clear_unseen(scores, &seen);
+                    if self.kept(&tile, index, &seen, &mut factors) {
+                        multiply(&mut scores[seen], &factors);
+                    }
                     sums[index] = sum;
                     log_sums.row(row + index)[member] = max + sum.ln();
                 }
@@ -287,6 +324,7 @@ impl Plan {
                 let (ks, vs) = (self.of_keys(k, &tile), self.of_keys(v, &tile));
                 matmul(&mut view(scores), false, self.kind.scale, qs, ks.transposed());
                 matmul(&mut view(slopes), false, 1.0, go, vs.transposed());
+                let mut factors = Vec::new();
                 for (index, (p, slope)) in
                     scores.chunks_exact_mut(tile.keys).zip(slopes.chunks_exact_mut(tile.keys)).enumerate()
                 {
@@ -296,7 +334,18 @@ impl Plan {
                     clear_unseen(p, &seen);
                     clear_unseen(slope, &seen);
                     let of_output = (&inputs.incoming[at..at + d], &inputs.output[at..at + d]);
-                    score_slopes(&mut p[seen.clone()], &mut slope[seen], log_sum, of_output);
+                    let (p, slope) = (&mut p[seen.clone()], &mut slope[seen.clone()]);
+                    let is_masked = self.kept(&tile, index, &seen, &mut factors);
+                    if is_masked {
+                        multiply(slope, &factors);
+                    }
+                    match self.kind.soft_cap {
+                        None => score_slopes(p, slope, log_sum, of_output),
+                        Some(cap) => bent_score_slopes(p, slope, log_sum, of_output, cap),
+                    }
+                    if is_masked {
+                        multiply(p, &factors);
+                    }
                 }
                 let p = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
                 let slopes = Matrix::new(slopes, tile.queries, tile.keys, tile.keys);
@@ -321,6 +370,51 @@ fn score_slopes(p: &mut [f32], slope: &mut [f32], log_sum: f32, of_output: (&[f3
     for (p, slope) in p.iter_mut().zip(slope) {
         *p = exp(*p - log_sum);
         *slope = *p * (*slope - delta);
+    }
+}
+}
+
+simd! {
+/// The same for bent scores: `p` holds them before they are bent.
+fn bent_score_slopes(p: &mut [f32], slope: &mut [f32], log_sum: f32, of_output: (&[f32], &[f32]), cap: f32) {
+    let delta = dot(of_output.0, of_output.1);
+    for (p, slope) in p.iter_mut().zip(slope) {
+        let t = tanh(*p / cap);
+        *p = exp(cap * t - log_sum);
+        *slope = *p * (*slope - delta) * (1.0 - t * t);
+    }
+}
+}
+
+simd! {
+fn bend(scores: &mut [f32], cap: f32) {
+    for score in scores {
+        *score = cap * tanh(*score / cap);
+    }
+}
+}
+
+simd! {
+fn multiply(x: &mut [f32], factors: &[f32]) {
+    for (x, factor) in x.iter_mut().zip(factors) {
+        *x *= factor;
+    }
+}
+}
+
+simd! {
+/// Draws `count` factors for the elements from `first` on.
+fn draw_factors(factors: &mut Vec<f32>, mask: &Stream, first: u64, count: usize, p: f32) {
+    const PIECE: usize = 256;
+    let (threshold, scale) = (threshold(p), 1.0 / (1.0 - p));
+    factors.resize(count, 0.0);
+    let mut numbers = [0; PIECE];
+    for (index, factors) in factors.chunks_mut(PIECE).enumerate() {
+        let numbers = &mut numbers[..factors.len()];
+        mask.fill(first + (PIECE * index) as u64, numbers);
+        for (factor, &number) in factors.iter_mut().zip(numbers.iter()) {
+            *factor = if number >= threshold { scale } else { 0.0 };
+        }
     }
 }
 }
@@ -358,9 +452,12 @@ fn exponentials(scores: &mut [f32]) -> (f32, f32) {
 mod tests {
     use super::*;
     use crate::ops::finite_differences::{check, numbers};
+    use crate::ops::tape::DropoutKey;
 
     fn kind(is_causal: bool) -> AttentionKind {
-        AttentionKind { heads: 6, key_value_heads: 2, head_size: 4, is_causal, window: None, scale: 0.7 }
+        let dropout = Dropout { p: 0.0, site: 0 };
+        let (window, soft_cap) = (None, None);
+        AttentionKind { heads: 6, key_value_heads: 2, head_size: 4, is_causal, window, scale: 0.7, soft_cap, dropout }
     }
 
     #[test]
@@ -370,10 +467,47 @@ mod tests {
         for (is_causal, sequences, queries) in [(true, &sequences, 9), (false, &sequences, 9), (true, &pooled, 3)] {
             let q = (numbers(queries * 24, 1), (queries, 24));
             let inputs = [q, (numbers(9 * 8, 2), (9, 8)), (numbers(9 * 8, 3), (9, 8))];
-            for window in [None, Some(3)] {
-                let kind = AttentionKind { window, ..kind(is_causal) };
+            for (window, soft_cap) in [(None, None), (Some(3), None), (None, Some(0.8))] {
+                let kind = AttentionKind { window, soft_cap, ..kind(is_causal) };
                 check(&inputs, |tape, x| attention(tape, [&x[0], &x[1], &x[2]], kind, sequences));
             }
+        }
+    }
+
+    /// The mask is a function of its key, so the loss under one key is a smooth function of the inputs.
+    #[test]
+    fn attention_with_dropout_passes_finite_differences() {
+        let key = DropoutKey { seed: 4, micro_batch: 9 };
+        let sequences = Rc::new(Sequences { offsets: vec![0, 40, 43], queries: None });
+        let kind = AttentionKind { dropout: Dropout { p: 0.4, site: 2 }, ..kind(false) };
+        let data = [(numbers(43 * 24, 1), 24), (numbers(43 * 8, 2), 8), (numbers(43 * 8, 3), 8)];
+        let run = |data: &[(Vec<f32>, usize)], key: Option<DropoutKey>| {
+            let tape = Tape::recording(key);
+            let (values, gradients): (Vec<_>, Vec<_>) =
+                data.iter().map(|(data, width)| Value::leaf(tensor(data.clone(), (43, *width)).unwrap())).unzip();
+            let output = attention(&tape, [&values[0], &values[1], &values[2]], kind, &sequences).unwrap();
+            let weights = numbers(43 * 24, 99);
+            let loss: f64 = elements(output.tensor())
+                .unwrap()
+                .iter()
+                .zip(&weights)
+                .map(|(y, w)| f64::from(*y) * f64::from(*w))
+                .sum();
+            tape.backward(&output, tensor(weights, (43, 24)).unwrap()).unwrap();
+            let gradients: Vec<Vec<f32>> =
+                gradients.iter().map(|g| elements(&g.take().unwrap()).unwrap().to_vec()).collect();
+            (loss, gradients)
+        };
+        let (loss, gradients) = run(&data, Some(key));
+        assert_ne!(loss, run(&data, None).0);
+        for (input, element) in [(0, 5), (0, 700), (1, 3), (1, 250), (2, 17), (2, 330)] {
+            let mut moved = data.clone();
+            moved[input].0[element] += 4e-3;
+            let up = run(&moved, Some(key)).0;
+            moved[input].0[element] -= 8e-3;
+            let difference = (up - run(&moved, Some(key)).0) / 8e-3;
+            let found = f64::from(gradients[input][element]);
+            assert!((found - difference).abs() < 2e-3 * (1.0 + difference.abs()), "{found}, expected {difference}");
         }
     }
 
@@ -386,15 +520,28 @@ mod tests {
         let value = |data: &[f32], width| Value::constant(tensor(data.to_vec(), (tokens, width)).unwrap());
         let inputs = [value(&q, 24), value(&k, 8), value(&v, 8)];
         let [qv, kv, vv] = &inputs;
-        for window in [None, Some(5), Some(40)] {
-            let kind = AttentionKind { window, ..kind(true) };
+        for (is_causal, window) in
+            [(true, None), (true, Some(5)), (true, Some(40)), (false, None), (false, Some(6)), (false, Some(33))]
+        {
+            let kind = AttentionKind { window, ..kind(is_causal) };
             let output = attention(&Tape::off(), [qv, kv, vv], kind, &sequences).unwrap();
             let output = elements(output.tensor()).unwrap();
             for i in 0..tokens {
                 let start = if i < 70 { 0 } else { 70 };
+                let last = match (is_causal, window) {
+                    (true, _) => i,
+                    (false, None) => {
+                        if i < 70 {
+                            69
+                        } else {
+                            82
+                        }
+                    }
+                    (false, Some(window)) => (i + window - 1).min(if i < 70 { 69 } else { 82 }),
+                };
                 let start = window.map_or(start, |window: usize| start.max((i + 1).saturating_sub(window)));
                 for head in 0..6 {
-                    let scores: Vec<f64> = (start..=i)
+                    let scores: Vec<f64> = (start..=last)
                         .map(|j| {
                             let score: f32 =
                                 (0..4).map(|c| q[i * 24 + head * 4 + c] * k[j * 8 + head / 3 * 4 + c]).sum();
@@ -403,7 +550,7 @@ mod tests {
                         .collect();
                     let sum: f64 = scores.iter().sum();
                     for c in 0..4 {
-                        let expected: f64 = (start..=i)
+                        let expected: f64 = (start..=last)
                             .zip(&scores)
                             .map(|(j, p)| p / sum * f64::from(v[j * 8 + head / 3 * 4 + c]))
                             .sum();

@@ -15,6 +15,7 @@ use super::buffer::{elements, scratch, tensor};
 use super::cpu::math::{add_rows, dot_rows, simd};
 use super::cpu::matrix::MatrixMut;
 use super::cpu::par_rows;
+use super::dropout::Mask;
 use super::frozen::FrozenMatrix;
 use super::rows_of;
 use super::tape::{Param, Tape, Value};
@@ -134,13 +135,6 @@ struct Kernel {
     mask_scale: f32,
 }
 
-/// A dropout mask: which elements of a matrix are kept, a bit each.
-struct Mask {
-    /// Row by row, the first element in the lowest bit; each row starts a byte.
-    bits: Vec<u8>,
-    bytes_per_row: usize,
-}
-
 /// Columns of a gradient that one task sums: with 16 ranks, 32 KiB of sums.
 const COLUMNS: usize = 512;
 
@@ -157,7 +151,7 @@ impl Kernel {
         }
         let mask = tape.dropout().filter(|_| adapter.dropout > 0.0).map(|key| {
             let stream = Stream::new(key.seed, adapter.site, key.micro_batch, Purpose::Dropout);
-            Mask::draw(&stream, adapter.dropout, rows, inputs)
+            Mask::draw(&stream, adapter.dropout, (rows, inputs))
         });
         let mask_scale = if mask.is_some() { 1.0 / (1.0 - adapter.dropout) } else { 1.0 };
         let a = elements(adapter.a.value())?.to_vec();
@@ -288,77 +282,6 @@ simd! {
     }
 }
 
-impl Mask {
-    /// Draws whether each element of a `(rows, width)` matrix is kept, with probability 1 − p.
-    fn draw(stream: &Stream, p: f32, rows: usize, width: usize) -> Self {
-        let bytes_per_row = width.div_ceil(8);
-        let mut bits = vec![0; rows * bytes_per_row];
-        draw_bits(&mut bits, stream, (f64::from(p) * 4_294_967_296.0) as u32, width);
-        Self { bits, bytes_per_row }
-    }
-
-    /// Clears what is not kept of a row's elements from `column`, a multiple of 8, on.
-    #[inline(always)]
-    fn apply(&self, row: usize, column: usize, x: &mut [f32]) {
-        let bits = &self.bits[row * self.bytes_per_row + column / 8..];
-        let (bytes, rest) = x.as_chunks_mut::<8>();
-        for (x, &byte) in bytes.iter_mut().zip(bits) {
-            keep(x, byte);
-        }
-        if !rest.is_empty() {
-            let mut last = [0.0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            keep(&mut last, bits[bytes.len()]);
-            rest.copy_from_slice(&last[..rest.len()]);
-        }
-    }
-}
-
-/// Clears the elements whose bit is not set.
-#[inline(always)]
-fn keep(x: &mut [f32; 8], byte: u8) {
-    /// Each bit of a byte as 32 bits: loading them is faster than making them.
-    static SPREAD: [[u32; 8]; 256] = {
-        let mut spread = [[0; 8]; 256];
-        let mut index = 0;
-        while index < 8 * 256 {
-            spread[index / 8][index % 8] = if ((index / 8) >> (index % 8)) & 1 == 0 { 0 } else { u32::MAX };
-            index += 1;
-        }
-        spread
-    };
-    for (x, bits) in x.iter_mut().zip(SPREAD[usize::from(byte)]) {
-        *x = f32::from_bits(x.to_bits() & bits);
-    }
-}
-
-simd! {
-    /// Sets the bits of the elements whose random number is at least `threshold`.
-    fn draw_bits(bits: &mut [u8], stream: &Stream, threshold: u32, width: usize) {
-        const PIECE: usize = 256;
-        let bytes_per_row = width.div_ceil(8);
-        // A few rows a task: drawing is slow enough to be worth one.
-        let rows = (16_384 / width).max(1);
-        bits.par_chunks_mut(rows * bytes_per_row).enumerate().for_each(|(index, block)| {
-            let (mut numbers, mut flags) = ([0; PIECE], [0u8; PIECE]);
-            for (row, bits) in (index * rows..).zip(block.chunks_exact_mut(bytes_per_row)) {
-                for (piece, bits) in bits.chunks_mut(PIECE / 8).enumerate() {
-                    let column = piece * PIECE;
-                    let numbers = &mut numbers[..PIECE.min(width - column)];
-                    stream.fill((row * width + column) as u64, numbers);
-                    for (flag, &number) in flags.iter_mut().zip(numbers.iter()) {
-                        *flag = u8::from(number >= threshold);
-                    }
-                    for (byte, flags) in bits.iter_mut().zip(flags.as_chunks::<8>().0) {
-                        // The product moves bit 8i to bit 56 + i.
-                        *byte = (u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
-                    }
-                }
-            }
-        });
-    }
-}
-
 /// `sum` `(out, r)` += `addend`ᵀ, `addend` `(r, out)`.
 fn add_transposed(sum: &mut [f32], addend: &[f32], rank: usize) {
     let outputs = sum.len() / rank;
@@ -439,10 +362,10 @@ mod tests {
         // The same elements, whatever the cut into rows.
         let stream = Stream::new(1, 2, 3, Purpose::Dropout);
         let mut ones = vec![1.0; 100_000];
-        Mask::draw(&stream, 0.3, 1, ones.len()).apply(0, 0, &mut ones);
+        Mask::draw(&stream, 0.3, (1, ones.len())).apply(0, 0, &mut ones);
         let share = ones.iter().filter(|&&x| x > 0.0).count() as f64 / 1e5;
         assert!((share - 0.7).abs() < 0.01, "{share}");
-        let rows = Mask::draw(&stream, 0.3, 10, 333);
+        let rows = Mask::draw(&stream, 0.3, (10, 333));
         let mut part = vec![1.0; 301];
         rows.apply(7, 32, &mut part);
         assert_eq!(part, ones[7 * 333 + 32..8 * 333]);

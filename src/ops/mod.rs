@@ -3,11 +3,14 @@
 //! candle's autograd is not used: its fused ops have no backward, and its matmul always computes
 //! the gradient of both operands, where ours are frozen on one side.
 
+pub mod activation;
 pub mod attention;
 pub(crate) mod buffer;
 pub mod cpu;
+pub mod dropout;
 pub mod dynamic_map;
 pub mod frozen;
+pub mod layer_norm;
 pub mod linear;
 pub mod lora_linear;
 pub mod loss;
@@ -16,7 +19,6 @@ pub mod nf4;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
-pub mod swiglu;
 pub mod tape;
 
 #[cfg(test)]

@@ -13,19 +13,32 @@ use super::tape::{Tape, Value};
 /// cos and sin of every position's angles.
 #[derive(Debug)]
 pub struct RopeTable {
-    /// `(positions, d/2)`
+    /// `(positions, half)`
     cos: Vec<f32>,
-    /// `(positions, d/2)`
+    /// `(positions, half)`
     sin: Vec<f32>,
+    /// Pairs of a head that are rotated: d/2, or fewer.
     half: usize,
+    /// d
+    head_size: usize,
 }
 
 impl RopeTable {
-    /// Angles `position · frequency` for positions `0 .. positions`.
+    /// Angles `position · frequency` for positions `0 .. positions`, for heads of width `head_size`, of
+    /// which the first `2 · frequencies` elements are rotated. cos and sin are multiplied by `scale`.
+    ///
+    /// # Panics
+    /// If a head has fewer elements than that.
     #[must_use]
-    pub fn new(frequencies: &[f32], positions: usize) -> Self {
+    pub fn new(frequencies: &[f32], head_size: usize, scale: f32, positions: usize) -> Self {
+        assert!(2 * frequencies.len() <= head_size, "{} frequencies for heads of {head_size}", frequencies.len());
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-        Self { cos: angles().map(f32::cos).collect(), sin: angles().map(f32::sin).collect(), half: frequencies.len() }
+        Self {
+            cos: angles().map(|angle| scale * angle.cos()).collect(),
+            sin: angles().map(|angle| scale * angle.sin()).collect(),
+            half: frequencies.len(),
+            head_size,
+        }
     }
 
     /// How many positions it holds.
@@ -43,8 +56,8 @@ simd! {
             for (row, x) in (first..).zip(block.chunks_exact_mut(width)) {
                 let at = positions[row] as usize * half;
                 let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
-                for head in x.chunks_exact_mut(2 * half) {
-                    let (a, b) = head.split_at_mut(half);
+                for head in x.chunks_exact_mut(table.head_size) {
+                    let (a, b) = head[..2 * half].split_at_mut(half);
                     for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
                         let sin = sign * sin;
                         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
@@ -61,8 +74,8 @@ simd! {
 /// If the width is not a multiple of the table's, or a position is not in the table.
 pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>) -> Result<Value> {
     let (rows, width) = x.tensor().dims2()?;
-    if width % (2 * table.half) != 0 || rows != positions.len() {
-        bail!("rope over ({rows}, {width}) with {} positions and heads of {}", positions.len(), 2 * table.half);
+    if width % table.head_size != 0 || rows != positions.len() {
+        bail!("rope over ({rows}, {width}) with {} positions and heads of {}", positions.len(), table.head_size);
     }
     if let Some(position) = positions.iter().find(|&&p| p as usize >= table.positions()) {
         bail!("position {position} is outside the rope table of {}", table.positions());
@@ -89,12 +102,15 @@ mod tests {
 
     #[test]
     fn rope_passes_finite_differences() {
-        let table = Rc::new(RopeTable::new(&[1.0, 0.3, 0.05], 11));
-        let positions: Rc<[u32]> = vec![0, 1, 2, 0, 10].into();
-        check(&[(numbers(5 * 12, 1), (5, 12))], |tape, inputs| {
-            // rope consumes its input and the check looks at it again.
-            let copy = crate::ops::rows::gather(tape, &inputs[0], &(0..5).collect::<Vec<_>>().into())?;
-            rope(tape, copy, &table, &positions)
-        });
+        // Heads that are rotated in full, and two thirds of them, with another scale.
+        for (frequencies, scale) in [(&[1.0, 0.3, 0.05][..], 1.0), (&[1.0, 0.3], 1.2)] {
+            let table = Rc::new(RopeTable::new(frequencies, 6, scale, 11));
+            let positions: Rc<[u32]> = vec![0, 1, 2, 0, 10].into();
+            check(&[(numbers(5 * 12, 1), (5, 12))], |tape, inputs| {
+                // rope consumes its input and the check looks at it again.
+                let copy = crate::ops::rows::gather(tape, &inputs[0], &(0..5).collect::<Vec<_>>().into())?;
+                rope(tape, copy, &table, &positions)
+            });
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Counted from what the ops save for their backward; held to measured peaks in README.md.
 
-use crate::model::config::DecoderConfig;
+use crate::model::config::{BackboneConfig, LayersConfig, Pooling};
 use crate::model::weights::{BaseStorage, Precision};
 use crate::ops::nf4;
 
@@ -12,8 +12,8 @@ const PROGRAM: u64 = 30 << 20;
 /// What decides how much memory a step takes.
 #[derive(Clone, Debug)]
 pub struct StepShape<'a> {
-    /// The decoder.
-    pub config: &'a DecoderConfig,
+    /// The model.
+    pub config: &'a BackboneConfig,
     /// How it is held.
     pub storage: BaseStorage,
     /// Trained numbers.
@@ -47,16 +47,27 @@ impl MemoryEstimate {
         let (d, mlp) = (config.hidden_size, config.intermediate_size);
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
-        // x, norm, q, k, v, attended, x after attention, norm, gate, up, their product.
-        let layer = 4 * d + 2 * queries + 2 * keys + 3 * mlp;
+        let (layer, inputs) = match &config.layers {
+            LayersConfig::PreNorm(layers) => {
+                // x, norm, q, k, v, attended, x after attention, norm, gate, up, their product.
+                let plain = 4 * d + 2 * queries + 2 * keys + 3 * mlp;
+                let names = layers.names;
+                let sandwich = [names.after_attention, names.after_mlp].iter().flatten().count() * 2 * d;
+                let fused = if names.query_key_value.len() == 1 { queries + 2 * keys } else { 0 };
+                let fused_mlp = if names.gate_up.len() == 1 { 2 * mlp } else { 0 };
+                (plain + sandwich + fused + fused_mlp, 6 * d + mlp)
+            }
+            // x, q, k, v, attended, both sums and the first's norm, up and its activation.
+            LayersConfig::PostNorm(_) => (3 * d + 2 * queries + 2 * keys + d + 2 * mlp, 5 * d + mlp),
+        };
         // The last layer goes on with the pooled tokens alone.
-        let last = 2 * d + 2 * keys;
+        let last = if config.head.pooling == Pooling::Mean { layer } else { 2 * d + 2 * keys };
         let layers = config.num_hidden_layers;
         let saved = if shape.recompute { layers * d + layer } else { (layers - 1) * layer + last };
         // Gradients of gate, up and their product, and of the residual stream.
         let in_backward = 3 * mlp + 2 * d;
-        // Dropout's masks.
-        let bits = if shape.recompute { 1 } else { layers } * (6 * d + mlp) / 8;
+        // Dropout's masks, of the inputs of adapters.
+        let bits = if shape.recompute { 1 } else { layers } * inputs / 8;
         Self {
             base: base_bytes(config, shape.storage),
             trained: 8 * shape.trained as u64,
@@ -74,11 +85,8 @@ impl MemoryEstimate {
 
 /// Bytes of the frozen weights.
 #[must_use]
-pub fn base_bytes(config: &DecoderConfig, storage: BaseStorage) -> u64 {
-    let (d, mlp) = (config.hidden_size, config.intermediate_size);
-    let queries = config.num_attention_heads * config.head_dim;
-    let keys = config.num_key_value_heads * config.head_dim;
-    let linear = config.num_hidden_layers * (2 * d * queries + 2 * d * keys + 3 * d * mlp);
+pub fn base_bytes(config: &BackboneConfig, storage: BaseStorage) -> u64 {
+    let (linear, embedding) = (config.linear_weights(), config.embedding_weights());
     let dense = match storage.precision {
         Precision::Float32 => 4,
         Precision::Bfloat16 | Precision::Float16 => 2,
@@ -89,5 +97,5 @@ pub fn base_bytes(config: &DecoderConfig, storage: BaseStorage) -> u64 {
     } else {
         dense * linear
     };
-    (linear + dense * config.vocab_size * d + 4 * d * (2 * config.num_hidden_layers + 1)) as u64
+    (linear + dense * embedding + 4 * config.hidden_size * (2 * config.num_hidden_layers + 1)) as u64
 }

@@ -66,7 +66,7 @@ pub(super) struct Step {
 }
 
 impl AdamW {
-    /// An optimizer at its start. Every parameter decays: there are no biases or norms among them.
+    /// An optimizer at its start. Biases and norms do not decay, as with transformers' trainer.
     #[must_use]
     pub fn new(params: &[Rc<Param>], weight_decay: f64, storage: MomentStorage) -> Self {
         let maps = Maps::new();
@@ -123,9 +123,11 @@ impl AdamW {
             epsilon: EPSILON as f32,
             correction1: (1.0 - BETA1.powi(self.steps)) as f32,
             correction2: (1.0 - BETA2.powi(self.steps)).sqrt() as f32,
-            decay: (1.0 - learning_rate * self.weight_decay) as f32,
+            decay: 1.0,
         };
         for (param, moments) in &mut self.params {
+            let decay = if decays(param.name()) { (1.0 - learning_rate * self.weight_decay) as f32 } else { 1.0 };
+            let step = Step { decay, ..step };
             let gradient = elements(param.gradient())?;
             modify(param.value(), |values| match moments {
                 Moments::Float32 { first, second } => step_float32(&step, &gradient, values, first, second),
@@ -134,6 +136,12 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+/// Whether a parameter of this name decays.
+fn decays(name: &str) -> bool {
+    let (module, kind) = name.rsplit_once('.').unwrap_or(("", name));
+    kind != "bias" && !module.ends_with("norm")
 }
 
 impl Moments {

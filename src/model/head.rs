@@ -1,0 +1,146 @@
+//! What makes logits of hidden states, as transformers' `…ForSequenceClassification` does.
+
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use super::config::{BackboneConfig, DenseConfig};
+use super::parts::{Builder, Initial};
+use crate::ops::activation::{Activation, activate};
+use crate::ops::dropout::{Dropout, dropout};
+use crate::ops::layer_norm::{LayerNorm, layer_norm, scale_and_shift};
+use crate::ops::linear::linear;
+use crate::ops::lora_linear::{LoraLinear, lora_linear};
+use crate::ops::tape::{Param, Tape, Value};
+
+/// `classifier(drop(norm(f(dense(drop(pooled))))))`; see [`super::config::HeadConfig`].
+pub(super) struct Head {
+    input_dropout: Dropout,
+    dense: Option<Dense>,
+    dropout: Dropout,
+    classifier: Trained,
+    /// Modules that peft must save whole.
+    pub(super) modules_to_save: Vec<String>,
+}
+
+struct Dense {
+    layer: DenseLayer,
+    activation: Activation,
+    norm: Option<TrainedNorm>,
+}
+
+enum DenseLayer {
+    /// The base brings it.
+    Frozen(Rc<LoraLinear>),
+    /// It does not.
+    Trained(Trained),
+}
+
+/// A trained linear layer.
+struct Trained {
+    weight: Rc<Param>,
+    bias: Option<Rc<Param>>,
+}
+
+/// A norm whose scale is trained.
+struct TrainedNorm {
+    ones: Rc<LayerNorm>,
+    weight: Rc<Param>,
+    bias: Option<Rc<Param>>,
+}
+
+impl Head {
+    pub(super) fn new(builder: &mut Builder<'_>, config: &BackboneConfig, labels: usize) -> Result<Self> {
+        let head = &config.head;
+        let mut modules_to_save: Vec<String> = head.modules_to_save.iter().map(|name| (*name).to_owned()).collect();
+        let dense = match &head.dense {
+            None => None,
+            Some(dense) => {
+                let (dense, is_trained) = Dense::new(builder, dense, config.hidden_size)?;
+                // The pooler, where the base does not bring it.
+                if let (true, Some((module, _))) = (is_trained, dense_of_base(config)) {
+                    modules_to_save.push(module.to_owned());
+                }
+                Some(dense)
+            }
+        };
+        modules_to_save.extend(["classifier", "score"].map(str::to_owned));
+        Ok(Self {
+            input_dropout: builder.dropout(head.input_dropout),
+            dense,
+            dropout: builder.dropout(head.dropout),
+            classifier: Trained::new(
+                builder,
+                head.classifier,
+                (labels, config.hidden_size),
+                head.has_bias,
+                head.classifier_std,
+            )?,
+            modules_to_save,
+        })
+    }
+
+    /// Pooled hidden states `(B, D)` to logits `(B, L)`.
+    pub(super) fn forward(&self, tape: &Tape, pooled: Value) -> candle_core::Result<Value> {
+        let mut x = dropout(tape, pooled, &self.input_dropout)?;
+        if let Some(dense) = &self.dense {
+            x = dense.forward(tape, &x)?;
+        }
+        let x = dropout(tape, x, &self.dropout)?;
+        self.classifier.forward(tape, &x)
+    }
+}
+
+/// The outer module and the inner of a dense layer that belongs to the base.
+fn dense_of_base(config: &BackboneConfig) -> Option<(&'static str, &'static str)> {
+    config.head.dense.as_ref().filter(|dense| dense.is_of_base)?.name.split_once('.')
+}
+
+impl Dense {
+    /// The layer, and whether it is trained.
+    fn new(builder: &mut Builder<'_>, config: &DenseConfig, width: usize) -> Result<(Self, bool)> {
+        let is_frozen = config.is_of_base && builder.brings(config.name);
+        let layer = if is_frozen {
+            DenseLayer::Frozen(builder.linear(config.name, width, width, config.has_bias)?)
+        } else {
+            let name = if config.is_of_base { builder.rooted(config.name) } else { config.name.to_owned() };
+            DenseLayer::Trained(Trained::new(builder, &name, (width, width), config.has_bias, config.std)?)
+        };
+        let norm = match config.norm {
+            None => None,
+            Some((name, epsilon, has_bias)) => Some(TrainedNorm {
+                ones: Rc::new(LayerNorm { weight: vec![1.0; width], bias: None, epsilon }),
+                weight: builder.vector(format!("{name}.weight"), width, Initial::Constant(1.0))?,
+                bias: has_bias
+                    .then(|| builder.vector(format!("{name}.bias"), width, Initial::Constant(0.0)))
+                    .transpose()?,
+            }),
+        };
+        Ok((Self { layer, activation: config.activation, norm }, !is_frozen))
+    }
+
+    fn forward(&self, tape: &Tape, x: &Value) -> candle_core::Result<Value> {
+        let y = match &self.layer {
+            DenseLayer::Frozen(layer) => lora_linear(tape, x, layer, None)?,
+            DenseLayer::Trained(layer) => layer.forward(tape, x)?,
+        };
+        let y = activate(tape, &y, self.activation)?;
+        match &self.norm {
+            None => Ok(y),
+            Some(norm) => scale_and_shift(tape, &layer_norm(tape, &y, &norm.ones)?, &norm.weight, norm.bias.as_ref()),
+        }
+    }
+}
+
+impl Trained {
+    fn new(builder: &mut Builder<'_>, name: &str, shape: (usize, usize), has_bias: bool, std: f32) -> Result<Self> {
+        let weight = builder.param(format!("{name}.weight"), shape, Initial::Normal(std))?;
+        let bias =
+            has_bias.then(|| builder.vector(format!("{name}.bias"), shape.0, Initial::Constant(0.0))).transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    fn forward(&self, tape: &Tape, x: &Value) -> candle_core::Result<Value> {
+        linear(tape, x, &self.weight, self.bias.as_ref())
+    }
+}

@@ -1,0 +1,181 @@
+//! A transformer with norms after the sums: BERT, RoBERTa, DistilBERT. Batches have no padding.
+//!
+//! ```text
+//! x = norm(word[token] + position[p] + type[0])               (N, D), needs no gradient
+//! x = norm(x + output(attention(q(x), k(x), v(x))))
+//! x = norm(x + down(f(up(x))))
+//! ```
+//! If one token a sequence is pooled, the last layer computes the others' keys and values only.
+
+use std::rc::Rc;
+
+use anyhow::{Result, ensure};
+
+use super::batch::{Batch, Pooled};
+use super::config::{BackboneConfig, NormKind, PostNormConfig};
+use super::parts::{Builder, Norm, add_linear, embed};
+use crate::ops::activation::{Activation, activate};
+use crate::ops::attention::{AttentionKind, Sequences, attention};
+use crate::ops::buffer;
+use crate::ops::dropout::{Dropout, dropout};
+use crate::ops::frozen::FrozenMatrix;
+use crate::ops::lora_linear::{LoraLinear, lora_linear};
+use crate::ops::rows::gather;
+use crate::ops::tape::{Tape, Value};
+
+/// A frozen transformer with adapters.
+pub(super) struct PostNorm {
+    words: FrozenMatrix,
+    positions: FrozenMatrix,
+    first_position: usize,
+    /// The embedding of the one type of token that there is.
+    token_type: Option<Vec<f32>>,
+    embedding_norm: Norm,
+    embedding_dropout: Dropout,
+    layers: Vec<Rc<Layer>>,
+    recompute: bool,
+}
+
+struct Layer {
+    query: Rc<LoraLinear>,
+    key: Rc<LoraLinear>,
+    value: Rc<LoraLinear>,
+    attention: AttentionKind,
+    output: Rc<LoraLinear>,
+    output_dropout: Dropout,
+    attention_norm: Norm,
+    up: Rc<LoraLinear>,
+    activation: Activation,
+    down: Rc<LoraLinear>,
+    down_dropout: Dropout,
+    mlp_norm: Norm,
+}
+
+impl PostNorm {
+    pub(super) fn new(
+        builder: &mut Builder<'_>,
+        config: &BackboneConfig,
+        layers: &PostNormConfig,
+        recompute: bool,
+    ) -> Result<Self> {
+        let d = config.hidden_size;
+        let words = builder.embedding(WORDS, config.vocab_size, d)?;
+        let positions = builder.embedding("embeddings.position_embeddings", layers.positions, d)?;
+        let token_type = match layers.token_types {
+            None => None,
+            Some(types) => {
+                let mut first = vec![0.0; d];
+                builder.embedding("embeddings.token_type_embeddings", types, d)?.read(0, &mut first);
+                Some(first)
+            }
+        };
+        Ok(Self {
+            words,
+            positions,
+            first_position: layers.first_position,
+            token_type,
+            embedding_norm: builder.norm("embeddings.LayerNorm", d, NORM, layers.epsilon)?,
+            embedding_dropout: builder.dropout(config.dropouts.embedding),
+            layers: (0..config.num_hidden_layers)
+                .map(|index| Layer::new(builder, index, config, layers).map(Rc::new))
+                .collect::<Result<_>>()?,
+            recompute,
+        })
+    }
+
+    /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
+    pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+        let mut x = self.embedding_norm.forward(tape, &Value::constant(self.embed(batch)?))?;
+        x = dropout(tape, x, &self.embedding_dropout)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
+            let sequences = Rc::clone(&batch.sequences);
+            x = if self.recompute {
+                let layer = Rc::clone(layer);
+                tape.recompute(&x, move |tape, x| layer.forward(tape, x, &sequences, pooled.as_deref()))?
+            } else {
+                layer.forward(tape, &x, &sequences, pooled.as_deref())?
+            };
+        }
+        Ok(x)
+    }
+
+    fn embed(&self, batch: &Batch) -> Result<candle_core::Tensor> {
+        let x = embed(&self.words, &batch.token_ids, 1.0)?;
+        let width = self.words.columns();
+        let mut position = vec![0.0; width];
+        let longest = batch.positions.iter().max().map_or(0, |&last| last as usize) + self.first_position;
+        ensure!(
+            longest < self.positions.rows(),
+            "a text of {} tokens is longer than the model's {} positions; lower data.max_length",
+            longest + 1 - self.first_position,
+            self.positions.rows() - self.first_position
+        );
+        buffer::modify(&x, |x| {
+            for (x, &at) in x.chunks_exact_mut(width).zip(batch.positions.iter()) {
+                self.positions.read((at as usize + self.first_position) * width, &mut position);
+                x.iter_mut().zip(&position).for_each(|(x, position)| *x += position);
+                x.iter_mut().zip(self.token_type.iter().flatten()).for_each(|(x, of_type)| *x += of_type);
+            }
+        })?;
+        Ok(x)
+    }
+}
+
+/// The name of the token embeddings.
+pub(super) const WORDS: &str = "embeddings.word_embeddings";
+const NORM: NormKind = NormKind::Layer { has_bias: true };
+
+impl Layer {
+    fn new(builder: &mut Builder<'_>, index: usize, config: &BackboneConfig, layers: &PostNormConfig) -> Result<Self> {
+        let names = layers.names;
+        let name = |module: &str| format!("{}.{index}.{module}", names.layers);
+        let (d, mlp) = (config.hidden_size, config.intermediate_size);
+        let [query, key, value] = names.query_key_value;
+        Ok(Self {
+            query: builder.linear(&name(query), d, d, true)?,
+            key: builder.linear(&name(key), d, d, true)?,
+            value: builder.linear(&name(value), d, d, true)?,
+            output: builder.linear(&name(names.output), d, d, true)?,
+            up: builder.linear(&name(names.up), mlp, d, true)?,
+            down: builder.linear(&name(names.down), d, mlp, true)?,
+            attention_norm: builder.norm(&name(names.attention_norm), d, NORM, layers.epsilon)?,
+            mlp_norm: builder.norm(&name(names.mlp_norm), d, NORM, layers.epsilon)?,
+            activation: config.activation,
+            output_dropout: builder.dropout(config.dropouts.attention_output),
+            down_dropout: builder.dropout(config.dropouts.mlp_output),
+            attention: AttentionKind {
+                heads: config.num_attention_heads,
+                key_value_heads: config.num_attention_heads,
+                head_size: config.head_dim,
+                is_causal: false,
+                window: None,
+                scale: (config.head_dim as f32).powf(-0.5),
+                soft_cap: None,
+                dropout: builder.dropout(config.dropouts.attention),
+            },
+        })
+    }
+
+    /// `(N, D)` to `(N, D)`, or to `(B, D)` if only the pooled tokens are wanted.
+    fn forward(
+        &self,
+        tape: &Tape,
+        x: &Value,
+        sequences: &Rc<Sequences>,
+        pooled: Option<&Pooled>,
+    ) -> candle_core::Result<Value> {
+        let k = lora_linear(tape, x, &self.key, None)?;
+        let v = lora_linear(tape, x, &self.value, None)?;
+        let picked = pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose()?;
+        let x = picked.as_ref().unwrap_or(x);
+        let q = lora_linear(tape, x, &self.query, None)?;
+        let o = attention(tape, [&q, &k, &v], self.attention, pooled.map_or(sequences, |pooled| &pooled.sequences))?;
+        let x = self.attention_norm.forward(tape, &add_linear(tape, &o, &self.output, &self.output_dropout, x)?)?;
+        let h = activate(tape, &lora_linear(tape, &x, &self.up, None)?, self.activation)?;
+        self.mlp_norm.forward(tape, &add_linear(tape, &h, &self.down, &self.down_dropout, &x)?)
+    }
+}

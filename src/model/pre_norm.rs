@@ -1,0 +1,303 @@
+//! A transformer with norms before attention and MLP: Llama and the decoders built like it, and
+//! ModernBERT. Batches have no padding.
+//!
+//! ```text
+//! x  = embedding[token]                                 (N, D), needs no gradient
+//! x += output(attention(rope(q(h)), rope(k(h)), v(h)))  h = norm(x)
+//! x += down(f(gate(h)) ∘ up(h))                         h = norm(x)
+//! y  = norm(x[pooled])                                  (B, D)
+//! ```
+//! What differs between families is plain configuration: biases (Qwen 2), norms of each head's q and k
+//! (Qwen 3), windows (Mistral), norms before the sums and bent scores (Gemma 2), q, k, v and gate, up
+//! stored as one (Phi-3, ModernBERT).
+//! If one token a sequence is pooled, only those leave the last layer, so its queries, output and MLP
+//! run on B rows, not N. That is exact: nothing reads the others.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use super::batch::{Batch, Pooled};
+use super::config::{BackboneConfig, PreNormConfig};
+use super::parts::{Builder, Norm, add_linear, embed};
+use super::rope_config::Rope;
+use crate::ops::activation::{Activation, gated};
+use crate::ops::attention::{AttentionKind, Sequences, attention};
+use crate::ops::dropout::{Dropout, dropout};
+use crate::ops::frozen::FrozenMatrix;
+use crate::ops::lora_linear::{LoraLinear, lora_linear};
+use crate::ops::rope::{RopeTable, rope};
+use crate::ops::rows::{add, columns, gather};
+use crate::ops::tape::{Tape, Value};
+
+/// A frozen transformer with adapters.
+pub(super) struct PreNorm {
+    embedding: FrozenMatrix,
+    embedding_scale: f32,
+    embedding_norm: Option<Norm>,
+    embedding_dropout: Dropout,
+    layers: Vec<Rc<Layer>>,
+    norm: Norm,
+    /// Of layers that see all tokens, and of those that have a window.
+    ropes: [GrowingRope; 2],
+    recompute: bool,
+}
+
+struct Layer {
+    attention_norm: Option<Norm>,
+    query_key_value: QueryKeyValue,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+    output: Rc<LoraLinear>,
+    output_dropout: Dropout,
+    after_attention: Option<Norm>,
+    mlp_norm: Norm,
+    gate_up: GateUp,
+    activation: Activation,
+    mlp_dropout: Dropout,
+    down: Rc<LoraLinear>,
+    down_dropout: Dropout,
+    after_mlp: Option<Norm>,
+    attention: AttentionKind,
+}
+
+enum QueryKeyValue {
+    Three([Rc<LoraLinear>; 3]),
+    One(Rc<LoraLinear>),
+}
+
+enum GateUp {
+    Two([Rc<LoraLinear>; 2]),
+    One(Rc<LoraLinear>),
+}
+
+/// What every layer of one forward pass shares.
+struct Pass {
+    ropes: [Rc<RopeTable>; 2],
+    positions: Rc<[u32]>,
+    sequences: Rc<Sequences>,
+}
+
+impl PreNorm {
+    pub(super) fn new(
+        builder: &mut Builder<'_>,
+        config: &BackboneConfig,
+        layers: &PreNormConfig,
+        recompute: bool,
+    ) -> Result<Self> {
+        let (names, d) = (layers.names, config.hidden_size);
+        let embedding = builder.embedding(names.embedding, config.vocab_size, d)?;
+        let norm = |builder: &mut Builder<'_>, name: &str| builder.norm(name, d, layers.norm, layers.epsilon);
+        let embedding_norm = names.embedding_norm.map(|name| norm(builder, name)).transpose()?;
+        let embedding_dropout = builder.dropout(config.dropouts.embedding);
+        let built = (0..config.num_hidden_layers)
+            .map(|index| Layer::new(builder, index, config, layers).map(Rc::new))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            embedding,
+            embedding_scale: layers.embedding_scale,
+            embedding_norm,
+            embedding_dropout,
+            layers: built,
+            norm: norm(builder, names.last_norm)?,
+            ropes: layers.ropes.each_ref().map(|rope| GrowingRope::new(rope, config.head_dim)),
+            recompute,
+        })
+    }
+
+    /// The hidden states after the last norm: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary.
+    pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+        let pass = Rc::new(Pass {
+            ropes: self.ropes.each_ref().map(|rope| rope.up_to(&batch.positions)),
+            positions: Rc::clone(&batch.positions),
+            sequences: Rc::clone(&batch.sequences),
+        });
+        let mut x = Value::constant(embed(&self.embedding, &batch.token_ids, self.embedding_scale)?);
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.forward(tape, &x)?;
+        }
+        x = dropout(tape, x, &self.embedding_dropout)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
+            x = if self.recompute {
+                let (layer, pass) = (Rc::clone(layer), Rc::clone(&pass));
+                tape.recompute(&x, move |tape, x| layer.forward(tape, x, &pass, pooled.as_deref()))?
+            } else {
+                layer.forward(tape, &x, &pass, pooled.as_deref())?
+            };
+        }
+        Ok(self.norm.forward(tape, &x)?)
+    }
+}
+
+impl Layer {
+    fn new(builder: &mut Builder<'_>, index: usize, config: &BackboneConfig, layers: &PreNormConfig) -> Result<Self> {
+        let names = layers.names;
+        let layer = format!("{}.{index}", names.layers);
+        let name = |module: &str| format!("{layer}.{module}");
+        let (d, mlp) = (config.hidden_size, config.intermediate_size);
+        let q = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let bias = layers.query_key_value_bias;
+        let query_key_value = match names.query_key_value {
+            [fused] => QueryKeyValue::One(builder.linear(&name(fused), q + 2 * kv, d, bias)?),
+            [of_q, of_k, of_v] => QueryKeyValue::Three([
+                builder.linear(&name(of_q), q, d, bias)?,
+                builder.linear(&name(of_k), kv, d, bias)?,
+                builder.linear(&name(of_v), kv, d, bias)?,
+            ]),
+            other => unreachable!("q, k and v in {} modules", other.len()),
+        };
+        let output = builder.linear(&name(names.output), d, q, layers.output_bias)?;
+        let gate_up = match names.gate_up {
+            [fused] => GateUp::One(builder.linear(&name(fused), 2 * mlp, d, layers.mlp_bias)?),
+            [gate, up] => GateUp::Two([
+                builder.linear(&name(gate), mlp, d, layers.mlp_bias)?,
+                builder.linear(&name(up), mlp, d, layers.mlp_bias)?,
+            ]),
+            other => unreachable!("gate and up in {} modules", other.len()),
+        };
+        let down = builder.linear(&name(names.down), d, mlp, layers.mlp_bias)?;
+        let mut norm = |module: &str, width: usize| builder.norm(&name(module), width, layers.norm, layers.epsilon);
+        let has_first_norm = index > 0 || names.embedding_norm.is_none();
+        let of_heads = |norm: &mut dyn FnMut(&str, usize) -> Result<Norm>, module: &str| {
+            layers.has_query_key_norm.then(|| norm(module, config.head_dim)).transpose()
+        };
+        Ok(Self {
+            query_key_value,
+            output,
+            gate_up,
+            down,
+            q_norm: of_heads(&mut norm, "self_attn.q_norm")?,
+            k_norm: of_heads(&mut norm, "self_attn.k_norm")?,
+            attention_norm: has_first_norm.then(|| norm(names.attention_norm, d)).transpose()?,
+            after_attention: names.after_attention.map(|module| norm(module, d)).transpose()?,
+            mlp_norm: norm(names.mlp_norm, d)?,
+            after_mlp: names.after_mlp.map(|module| norm(module, d)).transpose()?,
+            activation: config.activation,
+            output_dropout: builder.dropout(config.dropouts.attention_output),
+            mlp_dropout: builder.dropout(config.dropouts.inside_mlp),
+            down_dropout: builder.dropout(config.dropouts.mlp_output),
+            attention: AttentionKind {
+                heads: config.num_attention_heads,
+                key_value_heads: config.num_key_value_heads,
+                head_size: config.head_dim,
+                is_causal: layers.is_causal,
+                window: layers.windows[index],
+                scale: layers.scale,
+                soft_cap: layers.soft_cap,
+                dropout: builder.dropout(config.dropouts.attention),
+            },
+        })
+    }
+
+    /// `(N, D)` to `(N, D)`, or to `(B, D)` if only the pooled tokens are wanted.
+    fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
+        let normed = self.attention_norm.as_ref().map(|norm| norm.forward(tape, x)).transpose()?;
+        let h = normed.as_ref().unwrap_or(x);
+        let table = &pass.ropes[usize::from(self.attention.window.is_some())];
+        let [q, k, v] = self.query_key_value(tape, h, pooled)?;
+        let k = rotated(tape, k, self.k_norm.as_ref(), table, &pass.positions)?;
+        let Some(pooled) = pooled else {
+            let q = rotated(tape, q, self.q_norm.as_ref(), table, &pass.positions)?;
+            let o = attention(tape, [&q, &k, &v], self.attention, &pass.sequences)?;
+            return self.after_attention(tape, &o, x);
+        };
+        let q = rotated(tape, q, self.q_norm.as_ref(), table, &pooled.positions)?;
+        let o = attention(tape, [&q, &k, &v], self.attention, &pooled.sequences)?;
+        self.after_attention(tape, &o, &gather(tape, x, &pooled.rows)?)
+    }
+
+    /// Queries of all tokens or of the pooled ones, keys and values of all.
+    fn query_key_value(&self, tape: &Tape, h: &Value, pooled: Option<&Pooled>) -> candle_core::Result<[Value; 3]> {
+        let pick = |x: &Value| pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose();
+        match &self.query_key_value {
+            QueryKeyValue::Three([of_q, of_k, of_v]) => {
+                let k = lora_linear(tape, h, of_k, None)?;
+                let v = lora_linear(tape, h, of_v, None)?;
+                let picked = pick(h)?;
+                Ok([lora_linear(tape, picked.as_ref().unwrap_or(h), of_q, None)?, k, v])
+            }
+            QueryKeyValue::One(fused) => {
+                let kv = self.attention.key_value_heads * self.attention.head_size;
+                let q = self.attention.heads * self.attention.head_size;
+                let all = lora_linear(tape, h, fused, None)?;
+                let queries = columns(tape, &all, 0..q)?;
+                let picked = pick(&queries)?;
+                let [k, v] = [q, q + kv].map(|start| columns(tape, &all, start..start + kv));
+                Ok([picked.unwrap_or(queries), k?, v?])
+            }
+        }
+    }
+
+    fn after_attention(&self, tape: &Tape, attended: &Value, x: &Value) -> candle_core::Result<Value> {
+        let x = add_block(tape, attended, (&self.output, &self.output_dropout), self.after_attention.as_ref(), x)?;
+        let h = self.mlp_norm.forward(tape, &x)?;
+        let (gate, up) = match &self.gate_up {
+            GateUp::Two([gate, up]) => (lora_linear(tape, &h, gate, None)?, lora_linear(tape, &h, up, None)?),
+            GateUp::One(fused) => {
+                let both = lora_linear(tape, &h, fused, None)?;
+                let width = self.down.weight.columns();
+                (columns(tape, &both, 0..width)?, columns(tape, &both, width..2 * width)?)
+            }
+        };
+        let y = dropout(tape, gated(tape, &gate, &up, self.activation)?, &self.mlp_dropout)?;
+        add_block(tape, &y, (&self.down, &self.down_dropout), self.after_mlp.as_ref(), &x)
+    }
+}
+
+/// `x + norm(linear(h))`
+fn add_block(
+    tape: &Tape,
+    h: &Value,
+    (linear, dropout): (&Rc<LoraLinear>, &Dropout),
+    norm: Option<&Norm>,
+    x: &Value,
+) -> candle_core::Result<Value> {
+    let Some(norm) = norm else { return add_linear(tape, h, linear, dropout, x) };
+    let y = norm.forward(tape, &lora_linear(tape, h, linear, None)?)?;
+    add(tape, x, &y)
+}
+
+/// Queries or keys: normalised where the model does that, rotated.
+fn rotated(
+    tape: &Tape,
+    x: Value,
+    norm: Option<&Norm>,
+    table: &Rc<RopeTable>,
+    positions: &Rc<[u32]>,
+) -> candle_core::Result<Value> {
+    match norm {
+        Some(norm) => rope(tape, norm.forward(tape, &x)?, table, positions),
+        None => rope(tape, x, table, positions),
+    }
+}
+
+/// A table of angles that grows with the longest sequence seen.
+struct GrowingRope {
+    frequencies: Vec<f32>,
+    head_size: usize,
+    scale: f32,
+    table: RefCell<Rc<RopeTable>>,
+}
+
+impl GrowingRope {
+    fn new(rope: &Rope, head_size: usize) -> Self {
+        let (frequencies, scale) = (rope.frequencies(), rope.scale());
+        let table = RefCell::new(Rc::new(RopeTable::new(&frequencies, head_size, scale, 1)));
+        Self { frequencies, head_size, scale, table }
+    }
+
+    fn up_to(&self, positions: &[u32]) -> Rc<RopeTable> {
+        let needed = positions.iter().max().map_or(1, |&last| last as usize + 1);
+        if needed > self.table.borrow().positions() {
+            let table = RopeTable::new(&self.frequencies, self.head_size, self.scale, needed.next_power_of_two());
+            self.table.replace(Rc::new(table));
+        }
+        Rc::clone(&self.table.borrow())
+    }
+}
