@@ -111,7 +111,13 @@ pub fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut hashed = || -> io::Result<u64> { io::copy(&mut File::open(path)?, &mut hash) };
     hashed().with_context(|| format!("{}: cannot read", path.display()))?;
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
+}
+
+/// Bytes as lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Makes renames in a directory last through a power cut.

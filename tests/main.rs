@@ -8,6 +8,8 @@ mod cli;
 mod failures;
 /// The work of a training step.
 mod flops;
+/// Downloads, from a server on this machine that speaks the Hub's language.
+mod hub;
 /// Bad input in bulk.
 mod inputs;
 /// Modules import downwards only.

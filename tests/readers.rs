@@ -6,10 +6,11 @@ use std::path::Path;
 use llmcls::artifacts::classifier_file::ClassifierFile;
 use llmcls::artifacts::{adapter, manifest};
 use llmcls::config::Config;
+use llmcls::console::Console;
 use llmcls::data::table::{Columns, find_label_columns, read_examples};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::model::config::BackboneConfig;
-use llmcls::model::hub::ModelFiles;
+use llmcls::model::files::ModelFiles;
 use llmcls::model::weights::Checkpoint;
 use llmcls::training::checkpoint;
 
@@ -54,7 +55,7 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
             for name in ["config.json", "tokenizer.json", "a.safetensors"] {
                 fs::write(directory.join(name), "{}")?;
             }
-            let found = ModelFiles::find(directory.to_str().expect("a plain path"), None, true)?;
+            let found = ModelFiles::find(directory.to_str().expect("a plain path"), None, true, Console::new(true))?;
             // Whatever the index says, only files of this directory are read.
             for path in found.weights {
                 assert_eq!(path.parent(), Some(directory));

@@ -26,7 +26,7 @@ use crate::training::trainer::{forward_backward, moment_storage};
 pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = super::load_config(&args.config)?.context("bench needs --config FILE")?;
-    let base = BaseModel::open(&config.model)?;
+    let base = BaseModel::open(&config.model, console)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         problem: setup::problem(config.model.problem_type),

@@ -18,7 +18,7 @@ use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
-use crate::model::hub::ModelFiles;
+use crate::model::files::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
@@ -43,9 +43,9 @@ impl BaseModel {
     ///
     /// # Errors
     /// If a file is missing or not usable.
-    pub fn open(model: &ModelConfig) -> Result<Self> {
+    pub fn open(model: &ModelConfig, console: Console) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
-        let files = ModelFiles::find(&model.model_name, token, !model.random_init)?;
+        let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
         let config = BackboneConfig::from_file(&files.config)?;
         let weights = if model.random_init {
             Weights::random(model.init_seed, config.initializer_range)
@@ -302,7 +302,7 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        let base = BaseModel::open(&model)?;
+        let base = BaseModel::open(&model, console)?;
         let file = match (file, &config) {
             (Some(file), _) => {
                 ensure!(

@@ -137,7 +137,7 @@ pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> 
     check_keys(config)?;
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
-    let base = BaseModel::open(&config.model)?;
+    let base = BaseModel::open(&config.model, console)?;
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem)?;

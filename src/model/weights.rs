@@ -13,6 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::atomic_file::hex;
 use crate::ops::dynamic_map::{DynamicMap, MAP_SIZE};
 use crate::ops::frozen::{FrozenMatrix, Storage};
 use crate::ops::memory::{Buffer, map_file, release_pages};
@@ -151,7 +152,7 @@ impl Weights {
             }
             Self::Random { seed, std, .. } => hash.update(format!("random {seed} {std}")),
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hash.finalize()))
     }
 }
 

@@ -213,7 +213,7 @@ mod tests {
         let x = (numbers(5 * 7, 1), (5, 7));
         let make = |seed| Param::new("p", tensor(numbers(7, seed), (1, 7)).unwrap()).unwrap();
         let (weight, bias) = (make(2), make(3));
-        check(&[x.clone()], |tape, inputs| scale_and_shift(tape, &inputs[0], &weight, Some(&bias)));
+        check(std::slice::from_ref(&x), |tape, inputs| scale_and_shift(tape, &inputs[0], &weight, Some(&bias)));
         let params = [(numbers(7, 2), (1, 7)), (numbers(7, 3), (1, 7))];
         check_params(&params, |tape, params| {
             let x = Value::constant(tensor(x.0.clone(), x.1)?);
