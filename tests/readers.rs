@@ -7,7 +7,7 @@ use llmcls::artifacts::classifier_file::ClassifierFile;
 use llmcls::artifacts::{adapter, manifest};
 use llmcls::config::Config;
 use llmcls::console::Console;
-use llmcls::data::table::{Columns, find_label_columns, read_examples};
+use llmcls::data::table::{Columns, find_labels, read_examples};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::files::ModelFiles;
@@ -36,9 +36,10 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
         "config.yaml" => Config::of_run(&path).map(drop),
         "rows.csv" => {
             let labels = vec!["interface_daemon".to_owned()];
-            let columns = Columns { id: Some("uid".into()), text_fields: None, text: "text".into(), labels };
+            let columns =
+                Columns { id: Some("uid".into()), text_fields: None, text: "text".into(), labels, label_list: None };
             read_examples(&path, &columns, None)?;
-            find_label_columns(&path, &columns).map(drop)
+            find_labels(&path, &columns).map(drop)
         }
         "config.json" => BackboneConfig::from_file(&path).map(drop),
         "tokenizer.json" => TextEncoder::open(&path, 16, None)?.encode(vec!["a text"]).map(drop),

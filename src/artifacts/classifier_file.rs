@@ -28,6 +28,12 @@ pub struct ClassifierFile {
     pub target_text_column: String,
     /// The column with the id.
     pub id_column: Option<String>,
+    /// The column that lists a row's labels, if they have no columns of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels_column: Option<String>,
+    /// Between labels of `labels_column`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_separator: Option<String>,
     /// Tokens after which a text is cut.
     pub max_length: usize,
     /// The frozen model.

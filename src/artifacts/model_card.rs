@@ -190,6 +190,8 @@ mod tests {
             text_fields: None,
             target_text_column: "text".into(),
             id_column: None,
+            labels_column: None,
+            label_separator: None,
             max_length: 64,
             base: Base { name: "meta-llama/Llama-3.2-1B".into(), revision: None, fingerprint: String::new() },
             random_init: false,

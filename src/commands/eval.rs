@@ -25,7 +25,7 @@ pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, console)?;
     let (name, path, limit) = rows(args, &loaded)?;
     let problem = loaded.classifier.problem();
-    let examples = setup::read_split(&path, &loaded.columns(true), limit, problem)?;
+    let examples = setup::read_split(&path, &loaded.columns(true), limit, problem, console)?;
     let samples = setup::encode(&loaded.encoder, &examples)?;
     warnings::about(&name, &examples, &samples, loaded.file.max_length, console);
     let labels = &loaded.file.labels;
@@ -68,7 +68,7 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
         "--tune_thresholds: thresholds do not apply to single_label_classification"
     );
     let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
-    let examples = setup::read_split(&data.val_csv, &loaded.columns(true), data.max_val_samples, problem)?;
+    let examples = setup::read_split(&data.val_csv, &loaded.columns(true), data.max_val_samples, problem, console)?;
     let samples = setup::encode(&loaded.encoder, &examples)?;
     let labels = &loaded.file.labels;
     let usual = Decision::above(&loaded.file.thresholds);

@@ -13,7 +13,7 @@ use crate::config::data::DataConfig;
 use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
-use crate::data::table::{Columns, Example, check_single_label, find_label_columns, read_examples};
+use crate::data::table::{Columns, Example, LabelList, check_single_label, find_labels, read_examples};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
@@ -158,14 +158,15 @@ pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
         text_fields: data.text_fields.clone(),
         text: data.target_text_column.clone(),
         labels: data.label_columns.clone().unwrap_or_default(),
+        label_list: label_list(data.labels_column.as_ref(), Some(&data.label_separator)),
     };
     if columns.labels.is_empty() {
-        columns.labels = find_label_columns(&data.train_csv, &columns).map_err(explain_missing)?;
-        console.say(format!(
-            "labels: {} columns that hold only 0 and 1: {}",
-            columns.labels.len(),
-            columns.labels.join(", ")
-        ));
+        columns.labels = find_labels(&data.train_csv, &columns).map_err(explain_missing)?;
+        let what = match &columns.label_list {
+            Some(list) => format!("that `{}` names", list.column),
+            None => "columns that hold only 0 and 1".to_owned(),
+        };
+        console.say(format!("labels: {} {what}: {}", columns.labels.len(), columns.labels.join(", ")));
     }
     Ok(columns)
 }
@@ -222,12 +223,33 @@ pub fn scope(tune: TuneThresholds) -> Option<Scope> {
     }
 }
 
+fn label_list(column: Option<&String>, separator: Option<&String>) -> Option<LabelList> {
+    let separator = separator.map_or_else(|| ",".to_owned(), String::clone);
+    column.map(|column| LabelList { column: column.clone(), separator })
+}
+
 /// Reads a split.
 ///
 /// # Errors
 /// If a row is malformed, there is none, or a single-label row has not exactly one label.
-pub fn read_split(path: &Path, columns: &Columns, limit: Option<usize>, problem: Problem) -> Result<Vec<Example>> {
-    let examples = read_examples(path, columns, limit).map_err(explain_missing)?;
+pub fn read_split(
+    path: &Path,
+    columns: &Columns,
+    limit: Option<usize>,
+    problem: Problem,
+    console: Console,
+) -> Result<Vec<Example>> {
+    let (examples, unknown) = read_examples(path, columns, limit).map_err(explain_missing)?;
+    if !unknown.is_empty() {
+        let shown: Vec<String> = unknown.iter().take(10).map(|(label, rows)| format!("{label} ({rows})")).collect();
+        console.warn(format!(
+            "{}: {} labels are listed that are not among the classifier's, and left out: {}{}",
+            path.display(),
+            unknown.len(),
+            shown.join(", "),
+            if unknown.len() > shown.len() { ", …" } else { "" }
+        ));
+    }
     if problem == Problem::SingleLabel {
         check_single_label(path, &examples)?;
     }
@@ -342,6 +364,7 @@ impl Loaded {
             text_fields: self.file.text_fields.clone(),
             text: self.file.target_text_column.clone(),
             labels: if with_labels { self.file.labels.clone() } else { Vec::new() },
+            label_list: label_list(self.file.labels_column.as_ref(), self.file.label_separator.as_ref()),
         }
     }
 
@@ -372,6 +395,8 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
         text_fields: config.data.text_fields.clone(),
         target_text_column: config.data.target_text_column.clone(),
         id_column: config.data.id_column.clone(),
+        labels_column: config.data.labels_column.clone(),
+        label_separator: config.data.labels_column.as_ref().map(|_| config.data.label_separator.clone()),
         max_length: config.data.max_length,
         base: base.record(),
         random_init: config.model.random_init,

@@ -140,7 +140,7 @@ pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> 
     let base = BaseModel::open(&config.model, console)?;
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
-        let examples = setup::read_split(path, &columns, limit, problem)?;
+        let examples = setup::read_split(path, &columns, limit, problem, console)?;
         let samples = setup::encode(&encoder, &examples)?;
         warnings::about(name, &examples, &samples, data.max_length, console);
         Ok(Split { examples, samples })

@@ -25,8 +25,14 @@ pub struct DataConfig {
     pub val_csv: PathBuf,
     /// Test rows; none: no test metrics.
     pub test_csv: Option<PathBuf>,
-    /// Label columns; none: every remaining column that holds only 0 and 1.
+    /// Label columns, or, with `labels_column`, the labels; none: every remaining column that holds only 0
+    /// and 1, or every label that `labels_column` of the training rows names.
     pub label_columns: Option<Vec<String>>,
+    /// One column that lists a row's labels, as text with `label_separator` or as a JSON list; none:
+    /// each label has a column of its own.
+    pub labels_column: Option<String>,
+    /// Between the labels of `labels_column`.
+    pub label_separator: String,
     /// The first rows of `train_csv`; none: all.
     pub max_train_samples: Option<usize>,
     /// The first rows of `val_csv`; none: all.
@@ -48,10 +54,13 @@ impl DataConfig {
             val_csv: section.required("val_csv").into(),
             test_csv: section.optional::<String>("test_csv").map(PathBuf::from),
             label_columns: list(section.optional("label_columns")),
+            labels_column: section.optional("labels_column"),
+            label_separator: section.key("label_separator", ",".into()),
             max_train_samples: section.optional("max_train_samples"),
             max_val_samples: section.optional("max_val_samples"),
             max_test_samples: section.optional("max_test_samples"),
         };
+        section.check(!config.label_separator.is_empty(), "label_separator", "is empty");
         section.check(config.max_length > 0, "max_length", "is 0, expected at least 1 token");
         for (name, value) in [
             ("max_train_samples", config.max_train_samples),

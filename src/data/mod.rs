@@ -1,5 +1,6 @@
-//! From CSV rows to token ids, in the order in which training sees them.
+//! From rows to token ids, in the order in which training sees them.
 
+pub mod rows;
 pub mod sampler;
 pub mod table;
 pub mod tokenize;

@@ -1,12 +1,12 @@
-//! CSV files as examples, streamed row by row.
+//! Rows of a file as examples, streamed.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use csv::{ByteRecord, Reader, ReaderBuilder};
+
+use super::rows::{Rows, clip};
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,23 +30,37 @@ pub struct Columns {
     pub text: String,
     /// Empty: labels are not read.
     pub labels: Vec<String>,
+    /// The one column that lists a row's labels; none: each label has a column of 0 and 1.
+    pub label_list: Option<LabelList>,
 }
 
-/// A CSV file that gives one example a row.
+/// A column that lists a row's labels: a JSON list, or text with a separator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelList {
+    /// Its name.
+    pub column: String,
+    /// Between labels.
+    pub separator: String,
+}
+
+/// A file that gives one example a row.
 pub struct Table {
-    path: String,
-    reader: Reader<Box<dyn Read>>,
-    header: Vec<String>,
+    rows: Rows,
     id: Option<usize>,
     text: TextSource,
-    labels: Vec<usize>,
-    record: ByteRecord,
-    rows: usize,
+    labels: LabelSource,
+    unknown: BTreeMap<String, usize>,
+    count: usize,
 }
 
 enum TextSource {
     Fields(Vec<usize>),
     Column(usize),
+}
+
+enum LabelSource {
+    Columns(Vec<usize>),
+    List { column: usize, separator: String, places: HashMap<String, usize> },
 }
 
 impl Table {
@@ -56,64 +70,68 @@ impl Table {
     /// If the file cannot be read, is empty, names a column twice, or lacks one; the error lists
     /// the columns that are there.
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
-        let (name, mut reader, header) = open(path)?;
-        let find = |wanted: &str| {
-            header
-                .iter()
-                .position(|column| column == wanted)
-                .with_context(|| format!("{name}: no column `{wanted}`; the file has {}", quoted(&header)))
-        };
+        let rows = Rows::open(path)?;
         let text = match &columns.text_fields {
-            Some(fields) => TextSource::Fields(fields.iter().map(|field| find(field)).collect::<Result<_>>()?),
-            None => TextSource::Column(find(&columns.text)?),
+            Some(fields) => TextSource::Fields(fields.iter().map(|field| rows.find(field)).collect::<Result<_>>()?),
+            None => TextSource::Column(rows.find(&columns.text)?),
         };
-        let id = columns.id.as_deref().map(find).transpose()?;
-        let labels = columns.labels.iter().map(|label| find(label)).collect::<Result<_>>()?;
-        reader.set_headers(csv::StringRecord::from(header.clone()));
-        Ok(Self { path: name, reader, header, id, text, labels, record: ByteRecord::new(), rows: 0 })
+        let id = columns.id.as_deref().map(|id| rows.find(id)).transpose()?;
+        let labels = match &columns.label_list {
+            Some(list) if !columns.labels.is_empty() => LabelSource::List {
+                column: rows.find(&list.column)?,
+                separator: list.separator.clone(),
+                places: columns.labels.iter().cloned().zip(0..).collect(),
+            },
+            _ => LabelSource::Columns(columns.labels.iter().map(|label| rows.find(label)).collect::<Result<_>>()?),
+        };
+        Ok(Self { rows, id, text, labels, unknown: BTreeMap::new(), count: 0 })
+    }
+
+    /// Labels that rows listed and that were not asked for, with the number of rows of each.
+    #[must_use]
+    pub fn unknown_labels(&self) -> &BTreeMap<String, usize> {
+        &self.unknown
     }
 
     fn read_row(&mut self) -> Result<Option<Example>> {
-        let more = self.reader.read_byte_record(&mut self.record).map_err(|error| row_error(&self.path, error))?;
-        if !more {
+        if !self.rows.advance()? {
             return Ok(None);
         }
         let text = match &self.text {
-            TextSource::Column(column) => self.cell(*column)?.to_owned(),
+            TextSource::Column(column) => self.rows.text(*column)?.into_owned(),
             TextSource::Fields(fields) => {
-                let mut parts = Vec::with_capacity(fields.len());
-                for &field in fields {
-                    parts.push(self.cell(field)?);
-                }
+                let parts = fields.iter().map(|&field| self.rows.text(field)).collect::<Result<Vec<_>>>()?;
                 join_fields(&parts)
             }
         };
         let text = if text.is_empty() { " ".to_owned() } else { text };
         let id = match self.id {
-            Some(column) => self.cell(column)?.to_owned(),
-            None => self.rows.to_string(),
+            Some(column) => self.rows.text(column)?.into_owned(),
+            None => self.count.to_string(),
         };
-        let labels = self.labels.iter().map(|&column| self.label(column)).collect::<Result<_>>()?;
-        self.rows += 1;
+        let labels = match &self.labels {
+            LabelSource::Columns(columns) => columns.iter().map(|&column| self.label(column)).collect::<Result<_>>()?,
+            LabelSource::List { column, separator, places } => {
+                let mut labels = vec![0.0; places.len()];
+                for label in self.rows.list(*column, separator)? {
+                    match places.get(&label) {
+                        Some(&place) => labels[place] = 1.0,
+                        None => *self.unknown.entry(label).or_default() += 1,
+                    }
+                }
+                labels
+            }
+        };
+        self.count += 1;
         Ok(Some(Example { id, text, labels }))
     }
 
-    fn cell(&self, column: usize) -> Result<&str> {
-        std::str::from_utf8(&self.record[column]).with_context(|| {
-            format!("{}: column `{}` is not valid UTF-8; save the file as UTF-8", self.place(), self.header[column])
-        })
-    }
-
     fn label(&self, column: usize) -> Result<f32> {
-        let cell = self.cell(column)?;
-        parse_label(cell).with_context(|| {
-            format!("{}: column `{}` holds `{}`, expected 0 or 1", self.place(), self.header[column], clip(cell))
+        let cell = self.rows.text(column)?;
+        parse_label(&cell).with_context(|| {
+            let name = &self.rows.columns()[column];
+            format!("{}: column `{name}` holds `{}`, expected 0 or 1", self.rows.place(), clip(&cell))
         })
-    }
-
-    /// `path:line` of the current row.
-    fn place(&self) -> String {
-        format!("{}:{}", self.path, self.record.position().map_or(0, csv::Position::line))
     }
 }
 
@@ -125,76 +143,58 @@ impl Iterator for Table {
     }
 }
 
-/// Reads at most `limit` rows.
+/// Reads at most `limit` rows; also gives [`Table::unknown_labels`].
 ///
 /// # Errors
 /// As [`Table::open`], or if a row is malformed, or if there is no row.
-pub fn read_examples(path: &Path, columns: &Columns, limit: Option<usize>) -> Result<Vec<Example>> {
-    let table = Table::open(path, columns)?;
-    let examples = table.take(limit.unwrap_or(usize::MAX)).collect::<Result<Vec<_>>>()?;
-    ensure!(!examples.is_empty(), "{}: has a header but no rows", path.display());
-    Ok(examples)
+pub fn read_examples(
+    path: &Path,
+    columns: &Columns,
+    limit: Option<usize>,
+) -> Result<(Vec<Example>, BTreeMap<String, usize>)> {
+    let mut table = Table::open(path, columns)?;
+    let examples = table.by_ref().take(limit.unwrap_or(usize::MAX)).collect::<Result<Vec<_>>>()?;
+    ensure!(!examples.is_empty(), "{}: has no rows", path.display());
+    Ok((examples, table.unknown))
 }
 
-/// The columns that `columns` does not use and that hold only 0 and 1.
+/// The labels of a file: those that its list column names, or the columns that `columns` does not use
+/// and that hold only 0 and 1.
 ///
 /// # Errors
 /// As [`Table::open`], or if there is none.
-pub fn find_label_columns(path: &Path, columns: &Columns) -> Result<Vec<String>> {
-    let (name, mut reader, header) = open(path)?;
+pub fn find_labels(path: &Path, columns: &Columns) -> Result<Vec<String>> {
+    let mut rows = Rows::open(path)?;
+    if let Some(list) = &columns.label_list {
+        let column = rows.find(&list.column)?;
+        let mut labels = BTreeSet::new();
+        while rows.advance()? {
+            labels.extend(rows.list(column, &list.separator)?);
+        }
+        ensure!(!labels.is_empty(), "{}: column `{}` names no label", path.display(), list.column);
+        return Ok(labels.into_iter().collect());
+    }
     let mut is_used: HashSet<&String> = columns.id.iter().chain(columns.text_fields.iter().flatten()).collect();
     if columns.text_fields.is_none() {
         is_used.insert(&columns.text);
     }
-    let mut candidates: Vec<usize> = (0..header.len()).filter(|&column| !is_used.contains(&header[column])).collect();
-    let mut record = ByteRecord::new();
-    while reader.read_byte_record(&mut record).map_err(|error| row_error(&name, error))? {
-        candidates.retain(|&column| std::str::from_utf8(&record[column]).ok().and_then(parse_label).is_some());
+    let mut candidates: Vec<usize> =
+        (0..rows.columns().len()).filter(|&column| !is_used.contains(&rows.columns()[column])).collect();
+    while rows.advance()? {
+        candidates.retain(|&column| rows.text(column).ok().and_then(|cell| parse_label(&cell)).is_some());
     }
     ensure!(
         !candidates.is_empty(),
-        "{name}: no column holds only 0 and 1 beside the id and the text; name them in data.label_columns. The file has {}",
-        quoted(&header)
+        "{}: no column holds only 0 and 1 beside the id and the text; name them in data.label_columns, or one column \
+         that lists labels in data.labels_column. The file has {}",
+        path.display(),
+        rows.columns().join(", ")
     );
-    Ok(candidates.into_iter().map(|column| header[column].clone()).collect())
-}
-
-fn open(path: &Path) -> Result<(String, Reader<Box<dyn Read>>, Vec<String>)> {
-    let name = path.display().to_string();
-    let source: Box<dyn Read> = if name == "-" {
-        Box::new(io::stdin())
-    } else {
-        ensure!(!path.is_dir(), "{name}: is a directory, expected a CSV file");
-        Box::new(File::open(path).with_context(|| format!("{name}: cannot open"))?)
-    };
-    let mut reader = ReaderBuilder::new().from_reader(source);
-    let header = reader.byte_headers().map_err(|error| row_error(&name, error))?;
-    ensure!(!header.is_empty(), "{name}: is empty, expected a header and rows");
-    let mut columns = Vec::with_capacity(header.len());
-    for (index, column) in header.iter().enumerate() {
-        let column = std::str::from_utf8(column)
-            .with_context(|| format!("{name}:1: the name of column {} is not valid UTF-8", index + 1))?;
-        let column = if index == 0 { column.trim_start_matches('\u{feff}') } else { column };
-        ensure!(!columns.iter().any(|other| other == column), "{name}:1: two columns are called `{column}`");
-        columns.push(column.to_owned());
-    }
-    Ok((name, reader, columns))
-}
-
-fn row_error(path: &str, error: csv::Error) -> anyhow::Error {
-    match error.kind() {
-        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            let line = pos.as_ref().map_or(0, csv::Position::line);
-            anyhow::anyhow!(
-                "{path}:{line}: the row has {len} cells, the header {expected_len}; is a quote or comma missing?"
-            )
-        }
-        _ => anyhow::Error::new(error).context(format!("{path}: cannot read")),
-    }
+    Ok(candidates.into_iter().map(|column| rows.columns()[column].clone()).collect())
 }
 
 /// Each field trimmed, empty ones skipped, joined with ". ", and a "." at the end.
-fn join_fields(fields: &[&str]) -> String {
+fn join_fields(fields: &[Cow<'_, str>]) -> String {
     let mut text =
         fields.iter().map(|field| field.trim()).filter(|field| !field.is_empty()).collect::<Vec<_>>().join(". ");
     if !text.is_empty() && !text.ends_with('.') {
@@ -211,24 +211,6 @@ fn parse_label(cell: &str) -> Option<f32> {
         other if other.eq_ignore_ascii_case("true") => Some(1.0),
         _ => None,
     }
-}
-
-fn quoted(names: &[String]) -> String {
-    const SHOWN: usize = 30;
-    let mut text = names.iter().take(SHOWN).map(|name| format!("`{}`", clip(name))).collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        text.push_str(&format!(" and {} more", names.len() - SHOWN));
-    }
-    text
-}
-
-/// The start of a cell, for messages.
-fn clip(cell: &str) -> String {
-    let mut text: String = cell.chars().take(40).collect();
-    if text.len() < cell.len() {
-        text.push('…');
-    }
-    text
 }
 
 /// Checks that each row has exactly one label.
@@ -254,14 +236,20 @@ mod tests {
     use super::*;
 
     fn columns() -> Columns {
-        Columns { id: Some("id".into()), text_fields: None, text: "text".into(), labels: vec!["a".into(), "b".into()] }
+        Columns {
+            id: Some("id".into()),
+            text_fields: None,
+            text: "text".into(),
+            labels: vec!["a".into(), "b".into()],
+            label_list: None,
+        }
     }
 
     fn read(bytes: &[u8], columns: &Columns) -> Result<Vec<Example>> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("t.csv");
         std::fs::write(&path, bytes).unwrap();
-        read_examples(&path, columns, None)
+        read_examples(&path, columns, None).map(|(examples, _)| examples)
     }
 
     #[test]
@@ -275,9 +263,9 @@ mod tests {
 
     #[test]
     fn text_fields_join_trimmed_and_end_with_one_full_stop() {
-        assert_eq!(join_fields(&[" a ", "", "b."]), "a. b.");
-        assert_eq!(join_fields(&["12", "x"]), "12. x.");
-        assert_eq!(join_fields(&["", " "]), "");
+        assert_eq!(join_fields(&[" a ".into(), "".into(), "b.".into()]), "a. b.");
+        assert_eq!(join_fields(&["12".into(), "x".into()]), "12. x.");
+        assert_eq!(join_fields(&["".into(), " ".into()]), "");
         let columns = Columns { id: None, text_fields: Some(vec!["id".into(), "text".into()]), ..columns() };
         let examples = read(b"id,text,a,b\n,,0,1\nx,y,0,1\n", &columns).unwrap();
         assert_eq!((examples[0].text.as_str(), examples[1].text.as_str()), (" ", "x. y."));
@@ -308,6 +296,56 @@ mod tests {
         let path = directory.path().join("t.csv");
         std::fs::write(&path, "id,text,a,year,b\n0,1,1,1999,0\n1,0,0,2000,1.0\n").unwrap();
         let unlabelled = Columns { labels: vec![], ..columns() };
-        assert_eq!(find_label_columns(&path, &unlabelled).unwrap(), ["a", "b"]);
+        assert_eq!(find_labels(&path, &unlabelled).unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn labels_may_be_listed_in_one_column() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let list = LabelList { column: "tags".into(), separator: "|".into() };
+        let columns = Columns { labels: vec![], label_list: Some(list), ..columns() };
+        for path in [
+            write("t.csv", "id,text,tags\n7,x,b | a\n8,y,\n9,z,\"[\"\"c\"\", \"\"a\"\"]\"\n"),
+            write(
+                "t.jsonl",
+                "{\"id\": 7, \"text\": \"x\", \"tags\": [\"b\", \"a\"]}\n\n{\"id\": 8, \"text\": \"y\", \"tags\": null}\n\
+                 {\"id\": \"9\", \"text\": \"z\", \"tags\": \"c|a\"}\n",
+            ),
+        ] {
+            assert_eq!(find_labels(&path, &columns).unwrap(), ["a", "b", "c"]);
+            let asked = Columns { labels: vec!["c".into(), "a".into()], ..columns.clone() };
+            let (examples, unknown) = read_examples(&path, &asked, None).unwrap();
+            let labels: Vec<&[f32]> = examples.iter().map(|example| &*example.labels).collect();
+            assert_eq!(labels, [&[0.0, 1.0], &[0.0, 0.0], &[1.0, 1.0]], "{}", path.display());
+            assert_eq!(examples.iter().map(|example| &*example.id).collect::<Vec<_>>(), ["7", "8", "9"]);
+            assert_eq!(unknown.into_iter().collect::<Vec<_>>(), [("b".to_owned(), 1)]);
+        }
+    }
+
+    #[test]
+    fn bad_lines_of_json_name_their_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t.jsonl");
+        for (text, parts) in [
+            (
+                "{\"id\": 1, \"text\": \"x\", \"a\": 0, \"b\": 1}\n{\"id\": 2,\n",
+                &["t.jsonl:2", "not a JSON object"][..],
+            ),
+            ("{\"id\": 1, \"text\": [\"x\"], \"a\": 0, \"b\": 1}\n", &["t.jsonl:1", "`text` holds a list"]),
+            ("{\"id\": 1, \"text\": \"x\", \"a\": 2, \"b\": 1}\n", &["t.jsonl:1", "column `a` holds `2`"]),
+            ("{\"id\": 1, \"text\": \"x\", \"a\": 1}\n", &["no column `b`", "`a`, `id`, `text`"]),
+            ("\n", &["is empty"]),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = format!("{:#}", read_examples(&path, &columns(), None).unwrap_err());
+            for part in parts {
+                assert!(error.contains(part), "{part} is not in: {error}");
+            }
+        }
     }
 }
