@@ -51,11 +51,16 @@ pub enum Command {
     ///
     /// Prints precision, recall and F1 of each label, and writes metrics and predictions as JSON.
     Eval(EvalArgs),
-    /// Predict the labels of the rows of a CSV file
+    /// Predict the labels of the rows of a file
     ///
     /// Writes one JSON object a line, in input order:
     /// {"id", "probs": [...], "labels": [...], "predicted": [...]}
     Predict(PredictArgs),
+    /// Make training files of rows that list their labels
+    ///
+    /// Writes CSV files for training, validation and test with one column of 0 and 1 for each label, and
+    /// a JSON file that says which label a column stands for. Rows are streamed.
+    Prepare(PrepareArgs),
     /// Do everything before the first training step, and say what training will take
     ///
     /// Reads configuration, data, tokenizer and model, reports labels, lengths, duplicates and leaks,
@@ -182,12 +187,16 @@ pub struct PredictArgs {
     /// The classifier.
     #[command(flatten)]
     pub run: RunArgs,
-    /// Rows to predict, with the run's text columns; - reads standard input
+    /// Rows to predict, with the run's text columns: CSV, or by its ending .jsonl or .parquet; - reads
+    /// standard input
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: PathBuf,
     /// Where predictions go; - writes to standard output
     #[arg(long = "output_jsonl", alias = "output-jsonl", default_value = "preds.jsonl", value_name = "FILE")]
     pub output_jsonl: PathBuf,
+    /// Where predictions go, as JSON lines or, if it ends in .csv, as CSV
+    #[arg(long, value_name = "FILE", conflicts_with = "output_jsonl")]
+    pub output: Option<PathBuf>,
     /// Predict labels above this probability, in place of the classifier's own thresholds: a number for
     /// all, or LABEL=NUMBER for one; may be given several times
     #[arg(long, value_name = "[LABEL=]P")]
@@ -198,6 +207,110 @@ pub struct PredictArgs {
     /// Predict the N most likely labels, whatever their probability
     #[arg(long = "top_k", alias = "top-k", value_name = "N", conflicts_with_all = ["threshold", "always_one"])]
     pub top_k: Option<usize>,
+}
+
+/// `llmcls prepare`
+#[derive(Args, Debug)]
+pub struct PrepareArgs {
+    /// Where rows come from.
+    #[command(subcommand)]
+    pub source: PrepareSource,
+}
+
+/// Where rows come from.
+#[derive(Debug, Subcommand)]
+pub enum PrepareSource {
+    /// AmazonCat-13K with its most frequent labels, as configs/default.yaml reads it
+    Amazoncat(AmazoncatArgs),
+    /// A CSV, JSON-lines or Parquet file with a column that lists labels
+    Lists(ListsArgs),
+}
+
+/// What both kinds of preparation take.
+#[derive(Args, Debug)]
+pub struct PrepareCommon {
+    /// Part of the training rows that becomes the validation split
+    #[arg(long = "val_size", alias = "val-size", default_value_t = 0.1, value_name = "PART")]
+    pub val_size: f64,
+    /// Seed of the split
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    pub seed: u32,
+    /// Keep rows that have none of the chosen labels
+    #[arg(long = "keep_all_rows", alias = "keep-all-rows")]
+    pub keep_all_rows: bool,
+    /// What label columns' names start with
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub prefix: String,
+    /// Names of labels that are numbers from 0: a JSON list, or one a line
+    #[arg(long = "label_names", alias = "label-names", value_name = "FILE")]
+    pub label_names: Option<PathBuf>,
+}
+
+/// `llmcls prepare amazoncat`
+#[derive(Args, Debug)]
+pub struct AmazoncatArgs {
+    /// Local files of the data set's form (train*.parquet, test*.jsonl, …), in place of a download
+    #[arg(long = "input_dir", alias = "input-dir", value_name = "DIR")]
+    pub input_dir: Option<PathBuf>,
+    /// The data set on the Hub
+    #[arg(long, default_value = "pietrolesci/amazoncat-13k", value_name = "NAME", conflicts_with = "input_dir")]
+    pub dataset: String,
+    /// How many labels, the most frequent ones
+    #[arg(long = "top_k", alias = "top-k", default_value_t = 10, value_name = "N")]
+    pub top_k: usize,
+    /// Which rows decide what is frequent
+    #[arg(long = "derive_topk_from", alias = "derive-topk-from", value_enum, default_value = "train")]
+    pub derive_topk_from: DeriveFrom,
+    /// Write one column `text` in place of `title` and `content`
+    #[arg(long = "no_title_content", alias = "no-title-content")]
+    pub no_title_content: bool,
+    /// The column that lists labels [default: the first of labels, target_ind, label, targets]
+    #[arg(long = "labels_column", alias = "labels-column", value_name = "NAME")]
+    pub labels_column: Option<String>,
+    /// Where the files go
+    #[arg(long = "out_dir", alias = "out-dir", default_value = "data/amazon_13k", value_name = "DIR")]
+    pub out_dir: PathBuf,
+    /// The rest.
+    #[command(flatten)]
+    pub common: PrepareCommon,
+}
+
+/// Which rows decide what is frequent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeriveFrom {
+    /// Training rows without those of the validation split
+    Train,
+    /// Those and the test rows
+    #[value(name = "train+test")]
+    TrainAndTest,
+    /// All rows
+    All,
+}
+
+/// `llmcls prepare lists`
+#[derive(Args, Debug)]
+pub struct ListsArgs {
+    /// Rows; the ending tells their form
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// The column that lists labels
+    #[arg(long = "labels_column", alias = "labels-column", value_name = "NAME")]
+    pub labels_column: String,
+    /// Between labels, where they are not a JSON list
+    #[arg(long = "label_separator", alias = "label-separator", default_value = ",", value_name = "TEXT")]
+    pub label_separator: String,
+    /// How many labels, the most frequent ones [default: all]
+    #[arg(long = "top_k", alias = "top-k", value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Part of the rows that becomes the test split
+    #[arg(long = "test_size", alias = "test-size", default_value_t = 0.1, value_name = "PART")]
+    pub test_size: f64,
+    /// Where the files go
+    #[arg(long = "out_dir", alias = "out-dir", value_name = "DIR")]
+    pub out_dir: PathBuf,
+    /// The rest.
+    #[command(flatten)]
+    pub common: PrepareCommon,
 }
 
 /// What a benchmark times.

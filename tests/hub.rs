@@ -119,7 +119,13 @@ fn answer_as_hub(
         *failures -= 1;
         return send(stream, "503 Service Unavailable", &empty, b"");
     }
-    let Some(rest) = request.path.strip_prefix("/org/tiny/resolve/") else {
+    if request.path == "/api/datasets/org/tiny/revision/main" {
+        let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
+        let body = serde_json::to_vec(&serde_json::json!({"siblings": siblings})).unwrap();
+        return send(stream, "200 OK", &[("content-length", body.len().to_string())], &body);
+    }
+    let path = request.path.strip_prefix("/datasets").unwrap_or(&request.path);
+    let Some(rest) = path.strip_prefix("/org/tiny/resolve/") else {
         // The Hub answers so for what does not exist, to whom it does not know.
         return refuse(stream, "401 Unauthorized", "RepoNotFound");
     };
@@ -242,7 +248,7 @@ fn a_sharded_model_is_downloaded_once_checked_and_used_offline() {
     let nowhere: &[(&str, &str)] = &[("HF_ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_OFFLINE", "1")];
     expect_success(&step("org/tiny", home.path(), nowhere));
     let output = step("org/other", home.path(), nowhere);
-    expect_error(&output, &["`org/other` is not in the cache", "models--org--other", "HF_HUB_OFFLINE is set"]);
+    expect_error(&output, &["`config.json` of `org/other` is not in the cache", "models--org--other", "HF_HUB_OFFLINE is set"]);
 
     // A revision has a place of its own; blobs are shared.
     let before = hub.ranges(".safetensors").len();
@@ -341,6 +347,28 @@ fn a_hub_that_is_busy_is_asked_again() {
     let hub = Hub::serve(repository(), manners);
     let home = tempfile::tempdir().unwrap();
     expect_success(&step("org/tiny", home.path(), &[("HF_ENDPOINT", &hub.endpoint)]));
+}
+
+#[test]
+fn a_data_set_is_downloaded_and_prepared() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/amazoncat");
+    let files = fs::read_dir(fixture).unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: std::path::PathBuf| {
+        (format!("data/{}", path.file_name().unwrap().to_str().unwrap()), fs::read(&path).unwrap())
+    };
+    let hub = Hub::serve(files.map(named).collect(), Manners::default());
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let run = |environment: &[(&str, &str)]| {
+        let mut command = Command::cargo_bin("llmcls").unwrap();
+        command.args(["prepare", "amazoncat", "--dataset", "org/tiny", "--top_k", "2", "--out_dir"]).arg(&out);
+        command.env("HF_HOME", home.path()).envs(environment.iter().copied()).output().unwrap()
+    };
+    expect_success(&run(&[("HF_ENDPOINT", &hub.endpoint)]));
+    assert!(out.join("test_top2.csv").is_file());
+    fs::remove_dir_all(&out).unwrap();
+    expect_success(&run(&[("HF_HUB_OFFLINE", "1"), ("HF_ENDPOINT", "http://127.0.0.1:9")]));
+    assert!(out.join("top2_labels_mapping.json").is_file());
 }
 
 /// Where this process may mount a small disk.

@@ -20,6 +20,8 @@ mod metrics;
 mod nf4;
 /// Numbers of transformers, peft and torch.
 mod parity;
+/// Training files of rows that list labels.
+mod prepare;
 /// Readers of files from outside, on bytes.
 mod readers;
 /// Runs that die and go on.

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod check;
 pub mod eval;
 pub mod predict;
+pub mod prepare;
 mod resume;
 pub mod setup;
 mod summary;
@@ -29,6 +30,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Train(args) => train::run(args, console),
         Command::Eval(args) => eval::run(args, console),
         Command::Predict(args) => predict::run(args, console),
+        Command::Prepare(args) => prepare::run(&args.source, console),
         Command::Check(args) => check::run(&args.config, console),
         Command::Bench(args) => bench::run(args, console),
     }

@@ -26,18 +26,20 @@ pub fn run(args: &PredictArgs, console: Console) -> Result<()> {
     let table = Table::open(&args.input_csv, &loaded.columns(false))?;
     let batch_size = loaded.batch_size(&args.run);
     let decision = decision(args, &loaded.file)?;
-    let predictor = Predictor { loaded, decision, batch_size, console };
-    if args.output_jsonl.as_os_str() == "-" {
+    let output = args.output.as_ref().unwrap_or(&args.output_jsonl);
+    let is_csv = output.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
+    let predictor = Predictor { loaded, decision, batch_size, is_csv, console };
+    if output.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
         predictor.write_all(table, &mut writer)?;
         return writer.flush().context("cannot write to standard output");
     }
     let mut rows = 0;
-    atomic_file::write_file(&args.output_jsonl, |writer| {
+    atomic_file::write_file(output, |writer| {
         rows = predictor.write_all(table, writer)?;
         Ok(())
     })?;
-    console.say(format!("wrote {rows} predictions to {}", args.output_jsonl.display()));
+    console.say(format!("wrote {rows} predictions to {}", output.display()));
     Ok(())
 }
 
@@ -71,6 +73,7 @@ struct Predictor {
     loaded: Loaded,
     decision: Decision,
     batch_size: usize,
+    is_csv: bool,
     console: Console,
 }
 
@@ -78,6 +81,10 @@ impl Predictor {
     /// Predicts all rows, a window at a time; returns how many there were.
     fn write_all(&self, mut table: Table, writer: &mut impl Write) -> Result<usize> {
         let mut rows = 0;
+        if self.is_csv {
+            let labels = self.loaded.file.labels.iter().map(String::as_str);
+            write_csv(writer, ["id", "predicted"].into_iter().chain(labels))?;
+        }
         loop {
             let window = table.by_ref().take(WINDOW).collect::<Result<Vec<_>>>()?;
             if window.is_empty() {
@@ -97,11 +104,19 @@ impl Predictor {
         bar.finish();
         let predictions = &evaluation.predictions;
         for (row, example) in examples.iter().enumerate() {
+            let predicted = names(&file.labels, &predictions.predicted[row]);
+            let probabilities = &predictions.probabilities[row];
+            if self.is_csv {
+                let predicted = serde_json::to_string(&predicted)?;
+                let numbers: Vec<String> = probabilities.iter().map(f32::to_string).collect();
+                write_csv(writer, [&example.id, &predicted].into_iter().chain(&numbers))?;
+                continue;
+            }
             let line = PredictionLine {
                 id: &example.id,
-                probs: &predictions.probabilities[row],
+                probs: probabilities,
                 labels: &file.labels,
-                predicted: names(&file.labels, &predictions.predicted[row]),
+                predicted,
                 targets: None,
             };
             serde_json::to_writer(&mut *writer, &line)?;
@@ -109,4 +124,11 @@ impl Predictor {
         }
         Ok(())
     }
+}
+
+/// One record of CSV: id, the predicted labels as a JSON list, and each label's probability.
+fn write_csv<T: AsRef<[u8]>>(writer: &mut impl Write, cells: impl IntoIterator<Item = T>) -> Result<()> {
+    let mut record = csv::Writer::from_writer(&mut *writer);
+    record.write_record(cells).context("cannot write")?;
+    record.flush().context("cannot write")
 }

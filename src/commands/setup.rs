@@ -261,9 +261,8 @@ fn explain_missing(error: anyhow::Error) -> anyhow::Error {
     let is_amazon = error.to_string().contains("amazon_13k") && error.to_string().contains("cannot open");
     if is_amazon {
         error.context(
-            "AmazonCat-13K does not come with llmcls: make train_top10.csv, validation_top10.csv and test_top10.csv \
-             (columns uid, title, content and one 0/1 column for each of the ten most frequent labels) from the Hub's data \
-             set pietrolesci/amazoncat-13k, and put them into data/amazon_13k/",
+            "AmazonCat-13K does not come with llmcls: `llmcls prepare amazoncat` makes these files of the Hub's data set \
+             pietrolesci/amazoncat-13k",
         )
     } else {
         error

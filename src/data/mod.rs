@@ -1,5 +1,6 @@
 //! From rows to token ids, in the order in which training sees them.
 
+pub mod label_columns;
 pub mod rows;
 pub mod sampler;
 pub mod table;

@@ -194,7 +194,8 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<Vec<String>> {
 }
 
 /// Each field trimmed, empty ones skipped, joined with ". ", and a "." at the end.
-fn join_fields(fields: &[Cow<'_, str>]) -> String {
+#[must_use]
+pub fn join_fields(fields: &[Cow<'_, str>]) -> String {
     let mut text =
         fields.iter().map(|field| field.trim()).filter(|field| !field.is_empty()).collect::<Vec<_>>().join(". ");
     if !text.is_empty() && !text.ends_with('.') {

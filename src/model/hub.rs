@@ -92,7 +92,7 @@ impl HubRepo {
             let is_known = commit.is_some_and(|commit| self.cached.pointer_path(&commit).exists());
             ensure!(
                 is_known,
-                "`{}` is not in the cache ({}), and HF_HUB_OFFLINE is set",
+                "`{file}` of `{}` is not in the cache ({}), and HF_HUB_OFFLINE is set",
                 self.name,
                 self.directory.display()
             );

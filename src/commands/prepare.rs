@@ -1,0 +1,330 @@
+//! `llmcls prepare`: training files with one column of 0 and 1 for each label, made of rows that list
+//! their labels. Rows are streamed: memory holds one byte a row and the labels' counts.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use hf_hub::RepoType;
+use serde_json::json;
+
+use crate::artifacts::records::write_json;
+use crate::atomic_file;
+use crate::cli::{AmazoncatArgs, DeriveFrom, ListsArgs, PrepareSource};
+use crate::console::Console;
+use crate::data::label_columns::{LabelColumn, LabelCounts};
+use crate::data::rows::Rows;
+use crate::data::sampler::epoch_order;
+use crate::data::table::join_fields;
+use crate::model::hub::HubRepo;
+
+/// Prepares.
+///
+/// # Errors
+/// If rows cannot be got, read or written; a file is written whole or not at all.
+pub fn run(source: &PrepareSource, console: Console) -> Result<()> {
+    match source {
+        PrepareSource::Amazoncat(args) => amazoncat(args, console),
+        PrepareSource::Lists(args) => lists(args, console),
+    }
+}
+
+/// Which file a row goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Split {
+    Train = 0,
+    Validation = 1,
+    Test = 2,
+}
+
+/// What is to be made of which rows.
+struct Plan {
+    /// Rows that are split, and rows that are the test split as they are.
+    pool: Vec<PathBuf>,
+    test: Vec<PathBuf>,
+    /// Parts of the pool that go to validation and to test.
+    validation_size: f64,
+    test_size: f64,
+    seed: u32,
+    labels_column: String,
+    separator: String,
+    /// Columns that are kept; none: all but the labels'.
+    kept: Option<Vec<String>>,
+    /// Join the kept columns but the first into one column `text`.
+    joins_text: bool,
+    top_k: Option<usize>,
+    counted: Vec<Split>,
+    keeps_all_rows: bool,
+    prefix: String,
+    names: Vec<String>,
+    outputs: [PathBuf; 3],
+    mapping: PathBuf,
+}
+
+fn lists(args: &ListsArgs, console: Console) -> Result<()> {
+    let common = &args.common;
+    let file = |name: &str| args.out_dir.join(name);
+    Plan {
+        pool: vec![args.input.clone()],
+        test: Vec::new(),
+        validation_size: common.val_size,
+        test_size: args.test_size,
+        seed: common.seed,
+        labels_column: args.labels_column.clone(),
+        separator: args.label_separator.clone(),
+        kept: None,
+        joins_text: false,
+        top_k: args.top_k,
+        counted: vec![Split::Train],
+        keeps_all_rows: common.keep_all_rows || args.top_k.is_none(),
+        prefix: common.prefix.clone(),
+        names: label_names(common.label_names.as_deref())?,
+        outputs: [file("train.csv"), file("validation.csv"), file("test.csv")],
+        mapping: file("labels_mapping.json"),
+    }
+    .make(console)
+}
+
+fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
+    let (pool, test) = match &args.input_dir {
+        Some(directory) => local_files(directory)?,
+        None => hub_files(&args.dataset, console)?,
+    };
+    ensure!(!pool.is_empty(), "no file of training rows: a name with `train` that ends in .parquet, .jsonl or .json");
+    let columns = Rows::open(&pool[0])?.columns().to_vec();
+    let labels_column = match &args.labels_column {
+        Some(column) => column.clone(),
+        None => ["labels", "target_ind", "label", "targets"]
+            .into_iter()
+            .find(|name| columns.iter().any(|column| column == name))
+            .map(str::to_owned)
+            .with_context(|| format!("--labels_column is needed; the rows have {}", columns.join(", ")))?,
+    };
+    let (common, k) = (&args.common, args.top_k);
+    let file = |name: String| args.out_dir.join(name);
+    Plan {
+        pool,
+        test,
+        validation_size: common.val_size,
+        test_size: 0.0,
+        seed: common.seed,
+        labels_column,
+        separator: ",".to_owned(),
+        kept: Some(["uid", "title", "content"].map(str::to_owned).to_vec()),
+        joins_text: args.no_title_content,
+        top_k: Some(k),
+        counted: match args.derive_topk_from {
+            DeriveFrom::Train => vec![Split::Train],
+            DeriveFrom::TrainAndTest => vec![Split::Train, Split::Test],
+            DeriveFrom::All => vec![Split::Train, Split::Validation, Split::Test],
+        },
+        keeps_all_rows: common.keep_all_rows,
+        prefix: common.prefix.clone(),
+        names: label_names(common.label_names.as_deref())?,
+        outputs: ["train", "validation", "test"].map(|split| file(format!("{split}_top{k}.csv"))),
+        mapping: file(format!("top{k}_labels_mapping.json")),
+    }
+    .make(console)
+}
+
+/// Files of rows, those for training and those for testing, by their names.
+fn by_split(names: impl IntoIterator<Item = String>) -> (Vec<String>, Vec<String>) {
+    let is_rows = |name: &String| {
+        let ending = Path::new(name).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        ["parquet", "jsonl", "ndjson", "json", "csv"].contains(&ending)
+    };
+    let mut names: Vec<String> = names.into_iter().filter(is_rows).collect();
+    names.sort_unstable();
+    let of = |word: &str| names.iter().filter(|name| file_name(name).contains(word)).cloned().collect();
+    (of("train"), of("test"))
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn local_files(directory: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let entries = fs::read_dir(directory).with_context(|| format!("{}: cannot read", directory.display()))?;
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let (train, test) = by_split(names.collect::<Result<Vec<String>>>()?);
+    let paths = |names: Vec<String>| names.into_iter().map(|name| directory.join(name)).collect();
+    Ok((paths(train), paths(test)))
+}
+
+fn hub_files(dataset: &str, console: Console) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let repo = HubRepo::new(dataset, RepoType::Dataset, None, console)?;
+    let context = || format!("{dataset}: cannot get the data set; --input_dir reads local files of the same form");
+    let (train, test) = by_split(repo.list().with_context(context)?);
+    let fetch = |names: Vec<String>| -> Result<Vec<PathBuf>> {
+        let file = |name: &String| repo.file(name)?.with_context(|| format!("`{name}` is listed and not there"));
+        names.iter().map(|name| file(name).with_context(context)).collect()
+    };
+    Ok((fetch(train)?, fetch(test)?))
+}
+
+/// Names of labels that are numbers: a JSON list, or one a line.
+fn label_names(path: Option<&Path>) -> Result<Vec<String>> {
+    let Some(path) = path else { return Ok(Vec::new()) };
+    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    if text.trim_start().starts_with('[') {
+        return serde_json::from_str(&text).with_context(|| format!("{}: not a list of names", path.display()));
+    }
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+impl Plan {
+    fn make(&self, console: Console) -> Result<()> {
+        for (size, flag) in [(self.validation_size, "--val_size"), (self.test_size, "--test_size")] {
+            ensure!((0.0..1.0).contains(&size), "{flag} is {size}, expected a part from 0 to 1");
+        }
+        ensure!(self.validation_size + self.test_size < 1.0, "--val_size and --test_size leave no row to train on");
+        ensure!(self.top_k != Some(0), "--top_k is 0, expected at least 1");
+        let splits = self.splits(console)?;
+        let total = splits.len();
+        let mut counts = LabelCounts::default();
+        self.each(&splits, total, "counting labels", console, |rows, column, split| {
+            if self.counted.contains(&split) {
+                counts.add(&rows.list(column, &self.separator)?);
+            }
+            Ok(())
+        })?;
+        let columns = counts.columns(self.top_k, &self.prefix, &self.names);
+        ensure!(!columns.is_empty(), "column `{}` names no label", self.labels_column);
+        for path in self.outputs.iter().chain([&self.mapping]) {
+            let directory = path.parent().unwrap_or(Path::new("."));
+            fs::create_dir_all(directory).with_context(|| format!("{}: cannot create", directory.display()))?;
+        }
+        let written = self.write(&splits, total, &columns, console)?;
+        write_json(&self.mapping, &json!({"labels_column": self.labels_column, "labels": columns}))?;
+        for (path, count) in self.outputs.iter().zip(written) {
+            if count > 0 {
+                console.say(format!("wrote {count} rows to {}", path.display()));
+            }
+        }
+        let names: Vec<&str> = columns.iter().map(|column| column.column.as_str()).collect();
+        console.say(format!("{} labels, in {}: {}", columns.len(), self.mapping.display(), names.join(", ")));
+        Ok(())
+    }
+
+    /// Where each row goes: those of the pool by a seeded permutation, the others to the test split.
+    fn splits(&self, console: Console) -> Result<Vec<Split>> {
+        let mut lengths = [0, 0];
+        for (length, paths) in lengths.iter_mut().zip([&self.pool, &self.test]) {
+            for path in paths {
+                console.say(format!("reading {}", path.display()));
+                let mut rows = Rows::open(path)?;
+                while rows.advance()? {
+                    *length += 1;
+                }
+            }
+        }
+        let [pool, test] = lengths;
+        ensure!(pool > 0, "there are no rows");
+        let mut splits = vec![Split::Train; pool];
+        let part = |size: f64| (pool as f64 * size).round() as usize;
+        let (validation, tested) = (part(self.validation_size), part(self.test_size));
+        let order = epoch_order(pool, self.seed, 0, true);
+        for &row in &order[..validation] {
+            splits[row] = Split::Validation;
+        }
+        for &row in &order[validation..validation + tested] {
+            splits[row] = Split::Test;
+        }
+        splits.extend(std::iter::repeat_n(Split::Test, test));
+        Ok(splits)
+    }
+
+    /// Calls `f` with every row, the place of its list of labels, and its split.
+    fn each(
+        &self,
+        splits: &[Split],
+        total: usize,
+        title: &str,
+        console: Console,
+        mut f: impl FnMut(&Rows, usize, Split) -> Result<()>,
+    ) -> Result<()> {
+        let mut bar = console.progress(title, total, "rows");
+        let mut splits = splits.iter();
+        for path in self.pool.iter().chain(&self.test) {
+            let mut rows = Rows::open(path)?;
+            let column = rows.find(&self.labels_column)?;
+            while rows.advance()? {
+                let split = splits.next().with_context(|| format!("{}: has grown", path.display()))?;
+                f(&rows, column, *split)?;
+                bar.advance(1, String::new);
+            }
+        }
+        bar.finish();
+        Ok(())
+    }
+
+    /// Writes the three files; returns how many rows each got.
+    fn write(&self, splits: &[Split], total: usize, columns: &[LabelColumn], console: Console) -> Result<[usize; 3]> {
+        let kept = match &self.kept {
+            Some(kept) => kept.clone(),
+            None => {
+                let rows = Rows::open(&self.pool[0])?;
+                rows.columns().iter().filter(|column| **column != self.labels_column).cloned().collect()
+            }
+        };
+        if let Some(column) = columns.iter().find(|column| kept.contains(&column.column)) {
+            anyhow::bail!("the label `{}` would have the name of another column; set --prefix", column.column);
+        }
+        let mut written = [0; 3];
+        let [train, validation, test] = &self.outputs;
+        atomic_file::write_file(train, |train| {
+            atomic_file::write_file(validation, |validation| {
+                atomic_file::write_file(test, |test| {
+                    let mut writers = [train, validation, test].map(csv::Writer::from_writer);
+                    for writer in &mut writers {
+                        self.write_header(writer, &kept, columns)?;
+                    }
+                    self.each(splits, total, "writing", console, |rows, column, split| {
+                        let labels = rows.list(column, &self.separator)?;
+                        let flags: Vec<bool> = columns.iter().map(|column| labels.contains(&column.label)).collect();
+                        if self.keeps_all_rows || flags.contains(&true) {
+                            written[split as usize] += 1;
+                            self.write_row(&mut writers[split as usize], rows, &kept, &flags)?;
+                        }
+                        Ok(())
+                    })?;
+                    writers.iter_mut().try_for_each(csv::Writer::flush).context("cannot write")
+                })
+            })
+        })?;
+        Ok(written)
+    }
+
+    fn write_header(
+        &self,
+        writer: &mut csv::Writer<&mut BufWriter<File>>,
+        kept: &[String],
+        columns: &[LabelColumn],
+    ) -> Result<()> {
+        let text = "text".to_owned();
+        let first: Vec<&String> = if self.joins_text { vec![&kept[0], &text] } else { kept.iter().collect() };
+        let header = first.into_iter().chain(columns.iter().map(|column| &column.column));
+        writer.write_record(header).context("cannot write")
+    }
+
+    fn write_row(
+        &self,
+        writer: &mut csv::Writer<&mut BufWriter<File>>,
+        rows: &Rows,
+        kept: &[String],
+        flags: &[bool],
+    ) -> Result<()> {
+        let mut cells = Vec::with_capacity(kept.len() + flags.len());
+        for column in kept {
+            cells.push(rows.text(rows.find(column)?)?);
+        }
+        if self.joins_text {
+            let text = join_fields(&cells[1..]);
+            cells.truncate(1);
+            cells.push(text.into());
+        }
+        cells.extend(flags.iter().map(|&flag| if flag { "1" } else { "0" }.into()));
+        writer.write_record(cells.iter().map(|cell| cell.as_bytes())).context("cannot write")
+    }
+}

@@ -1,0 +1,122 @@
+//! From lists of labels to columns of 0 and 1: the most frequent labels, and names for their columns.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+
+/// How often each label occurs, in the order in which labels were first seen.
+#[derive(Debug, Default)]
+pub struct LabelCounts {
+    places: HashMap<String, usize>,
+    labels: Vec<(String, usize)>,
+}
+
+/// A label that has become a column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LabelColumn {
+    /// The column's name.
+    pub column: String,
+    /// As it stands in the rows.
+    pub label: String,
+    /// Its name, where labels are numbers and a list of names was given; else the label.
+    pub name: String,
+    /// Rows that have it, of those that were counted.
+    pub count: usize,
+}
+
+impl LabelCounts {
+    /// Counts the labels of a row, each once.
+    pub fn add(&mut self, labels: &[String]) {
+        let mut seen = HashSet::new();
+        for label in labels.iter().filter(|label| seen.insert(*label)) {
+            let place = match self.places.get(label) {
+                Some(&place) => place,
+                None => {
+                    self.places.insert(label.clone(), self.labels.len());
+                    self.labels.push((label.clone(), 0));
+                    self.labels.len() - 1
+                }
+            };
+            self.labels[place].1 += 1;
+        }
+    }
+
+    /// The `k` most frequent labels, all if `k` is `None`, and their columns. Of labels that are equally
+    /// frequent the lower number comes first, or, where labels are no numbers, the one seen first.
+    #[must_use]
+    pub fn columns(&self, k: Option<usize>, prefix: &str, names: &[String]) -> Vec<LabelColumn> {
+        let number = |label: &str| label.parse::<u64>().ok();
+        let mut order: Vec<usize> = (0..self.labels.len()).collect();
+        order.sort_by_key(|&place| {
+            let (label, count) = &self.labels[place];
+            (std::cmp::Reverse(*count), number(label).unwrap_or(u64::MAX), place)
+        });
+        order.truncate(k.unwrap_or(usize::MAX));
+        let mut taken = HashSet::new();
+        order
+            .into_iter()
+            .map(|place| {
+                let (label, count) = &self.labels[place];
+                let name = number(label).and_then(|index| names.get(usize::try_from(index).ok()?)).unwrap_or(label);
+                let column = unique(&format!("{prefix}{}", sanitize(name)), &mut taken);
+                LabelColumn { column, label: label.clone(), name: name.clone(), count: *count }
+            })
+            .collect()
+    }
+}
+
+/// Letters, digits and underscores; what else there is becomes one underscore. A name that would be
+/// empty, or start with a digit, gets `label_` before it.
+fn sanitize(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_alphanumeric() {
+            out.push(c);
+        } else if !out.ends_with('_') {
+            out.push('_');
+        }
+    }
+    let out = out.trim_matches('_');
+    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
+        format!("label_{out}")
+    } else {
+        out.to_owned()
+    }
+}
+
+/// The name, or with the first number from 2 on that makes it one that is not taken.
+fn unique(name: &str, taken: &mut HashSet<String>) -> String {
+    let names = std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}_{number}")));
+    let free = names.into_iter().find(|name| taken.insert(name.clone()));
+    free.expect("numbers do not end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(rows: &[&[&str]]) -> LabelCounts {
+        let mut counts = LabelCounts::default();
+        for row in rows {
+            counts.add(&row.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>());
+        }
+        counts
+    }
+
+    #[test]
+    fn the_most_frequent_come_first_and_ties_by_number() {
+        let counts = counts(&[&["9", "10", "3"], &["10", "10"], &["9", "4"], &["3"]]);
+        let columns = counts.columns(Some(3), "", &[]);
+        let labels: Vec<(&str, usize)> = columns.iter().map(|column| (&*column.label, column.count)).collect();
+        assert_eq!(labels, [("3", 2), ("9", 2), ("10", 2)]);
+        assert_eq!(columns[0].column, "label_3");
+    }
+
+    #[test]
+    fn columns_have_plain_names_of_their_own() {
+        let counts = counts(&[&["home & garden", "home / garden", "Bücher", "!", "0"]]);
+        let columns = counts.columns(None, "l_", &["Zero point".to_owned()]);
+        let names: Vec<&str> = columns.iter().map(|column| &*column.column).collect();
+        assert_eq!(names, ["l_Zero_point", "l_home_garden", "l_home_garden_2", "l_Bücher", "l_label_"]);
+    }
+}
