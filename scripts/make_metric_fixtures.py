@@ -49,6 +49,7 @@ def main() -> None:
         "brier": float(np.mean((probabilities.astype(np.float64) - targets) ** 2)),
         "calibration_error": float(binary_calibration_error(*flat, n_bins=15, norm="l1")),
     }
+    expected["log_loss"] = sk.log_loss(targets.ravel(), probabilities.ravel())
     OUT.write_text(json.dumps({
         "probabilities": [[round(float(p), 2) for p in row] for row in probabilities],
         "targets": targets.astype(int).tolist(), "expected": expected, "per_label": per_label,

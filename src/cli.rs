@@ -49,7 +49,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Score a trained classifier on labelled rows
     ///
-    /// Prints precision, recall and F1 of each label, and writes metrics and predictions as JSON.
+    /// Prints precision, recall and F1 of each label, and writes metrics, predictions, the worst errors and
+    /// a report.
     Eval(EvalArgs),
     /// Predict the labels of the rows of a file
     ///
@@ -100,6 +101,9 @@ pub struct TrainArgs {
     /// Stop before the first step, as `llmcls check` does
     #[arg(long = "dry_run", alias = "dry-run", conflicts_with = "resume")]
     pub dry_run: bool,
+    /// Leave texts of rows out of report.html
+    #[arg(long = "no_text", alias = "no-text")]
+    pub no_text: bool,
 }
 
 /// `llmcls check`
@@ -176,7 +180,14 @@ pub struct EvalArgs {
     /// What thresholds are found for: f1, precision>=P or recall>=R
     #[arg(long, default_value = "f1", requires = "tune_thresholds")]
     pub objective: Objective,
-    /// Where metrics.json and predictions.jsonl go [default: eval_NAME/ in the seed's directory]
+    /// Score these runs, too, on the same rows, and say by how much they differ
+    #[arg(long, num_args = 1.., value_name = "RUN")]
+    pub compare: Vec<PathBuf>,
+    /// Leave texts of rows out of report.html and errors.jsonl
+    #[arg(long = "no_text", alias = "no-text")]
+    pub no_text: bool,
+    /// Where metrics.json, predictions.jsonl, errors.jsonl and report.html go [default: eval_NAME/ in the
+    /// seed's directory]
     #[arg(long = "output_dir", alias = "output-dir", value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
 }

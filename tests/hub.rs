@@ -248,7 +248,10 @@ fn a_sharded_model_is_downloaded_once_checked_and_used_offline() {
     let nowhere: &[(&str, &str)] = &[("HF_ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_OFFLINE", "1")];
     expect_success(&step("org/tiny", home.path(), nowhere));
     let output = step("org/other", home.path(), nowhere);
-    expect_error(&output, &["`config.json` of `org/other` is not in the cache", "models--org--other", "HF_HUB_OFFLINE is set"]);
+    expect_error(
+        &output,
+        &["`config.json` of `org/other` is not in the cache", "models--org--other", "HF_HUB_OFFLINE is set"],
+    );
 
     // A revision has a place of its own; blobs are shared.
     let before = hub.ranges(".safetensors").len();

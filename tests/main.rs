@@ -24,5 +24,7 @@ mod parity;
 mod prepare;
 /// Readers of files from outside, on bytes.
 mod readers;
+/// Reports, and errors by label.
+mod report;
 /// Runs that die and go on.
 mod resume;

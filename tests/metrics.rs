@@ -23,7 +23,7 @@ fn scores_are_those_of_scikit_learn_and_torchmetrics() {
         _ => panic!("{name}: {found:?}, not {expected:?}"),
     };
     let expected = fixture["expected"].as_object().unwrap();
-    assert_eq!(expected.len(), 10);
+    assert_eq!(expected.len(), 11);
     for (name, expected) in expected {
         assert!(METRICS.contains(&name.as_str()));
         close(name, found[name].as_f64(), expected.as_f64());

@@ -5,5 +5,6 @@ pub mod classifier_file;
 pub mod manifest;
 pub mod model_card;
 pub mod records;
+pub mod report;
 pub mod run_dir;
 pub mod tensorboard;

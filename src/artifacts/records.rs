@@ -5,12 +5,15 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::atomic_file;
+use crate::data::table::Example;
 use crate::evaluation::Evaluation;
-use crate::metrics::Scores;
+use crate::metrics::bootstrap::Intervals;
+use crate::metrics::errors::{confusions, cooccurrences, worst_mistakes};
+use crate::metrics::{Predictions, Scores};
 
 /// `history.jsonl`: one object a line, appended as training goes.
 pub struct History {
@@ -118,6 +121,84 @@ pub fn write_predictions(path: &Path, ids: &[String], labels: &[String], evaluat
         }
         Ok(())
     })
+}
+
+/// Reads what [`write_predictions`] wrote, for labels in the order of `labels`.
+///
+/// # Errors
+/// If the file cannot be read, or a line is not one of these.
+pub fn read_predictions(path: &Path, labels: &[String]) -> Result<Predictions> {
+    #[derive(Deserialize)]
+    struct Line {
+        probs: Vec<f32>,
+        predicted: Vec<String>,
+        targets: Vec<String>,
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let mut predictions = Predictions::default();
+    for (number, line) in text.lines().enumerate() {
+        let line: Line = serde_json::from_str(line)
+            .with_context(|| format!("{}:{}: not a prediction", path.display(), number + 1))?;
+        ensure!(line.probs.len() == labels.len(), "{}:{}: another number of labels", path.display(), number + 1);
+        let flags = |names: &[String]| labels.iter().map(|label| names.contains(label)).collect();
+        predictions.predicted.push(flags(&line.predicted));
+        predictions.targets.push(flags(&line.targets));
+        predictions.probabilities.push(line.probs);
+    }
+    Ok(predictions)
+}
+
+/// Intervals of scores, under their names.
+#[must_use]
+pub fn interval_entries(intervals: &Intervals) -> Map<String, Value> {
+    let entries =
+        [("f1_micro", intervals.f1_micro), ("f1_macro", intervals.f1_macro), ("accuracy", intervals.accuracy)];
+    entries.into_iter().map(|(name, interval)| (format!("eval_{name}_ci95"), json!(interval))).collect()
+}
+
+/// Writes the most confident mistakes of each label, a line each.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_mistakes(
+    path: &Path,
+    examples: &[Example],
+    labels: &[String],
+    predictions: &Predictions,
+    shows_texts: bool,
+) -> Result<()> {
+    /// Of each kind and label.
+    const COUNT: usize = 10;
+    const CHARACTERS: usize = 240;
+    atomic_file::write_file(path, |writer| {
+        for mistake in worst_mistakes(predictions, COUNT) {
+            let example = &examples[mistake.row];
+            let mut line = json!({
+                "label": labels[mistake.label],
+                "error": if mistake.is_false_positive { "false_positive" } else { "false_negative" },
+                "id": example.id,
+                "probability": mistake.probability,
+            });
+            if shows_texts {
+                line["text"] = example.text.chars().take(CHARACTERS).collect::<String>().into();
+            }
+            writeln!(writer, "{line}")?;
+        }
+        Ok(())
+    })
+}
+
+/// Pairs of labels that are taken for one another, and that hold together.
+#[must_use]
+pub fn label_pairs(labels: &[String], predictions: &Predictions) -> Value {
+    const COUNT: usize = 100;
+    let confused = confusions(predictions, COUNT)
+        .into_iter()
+        .map(|pair| json!({"missed": labels[pair.a], "predicted": labels[pair.b], "rows": pair.rows}));
+    let together = cooccurrences(predictions, COUNT)
+        .into_iter()
+        .map(|pair| json!({"labels": [labels[pair.a], labels[pair.b]], "rows": pair.rows}));
+    json!({"confused": confused.collect::<Vec<_>>(), "together": together.collect::<Vec<_>>()})
 }
 
 /// Writes a value as indented JSON.

@@ -87,6 +87,12 @@ impl RunDir {
         self.path.join("environment.json")
     }
 
+    /// What the best seed is worth, for a browser.
+    #[must_use]
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.html")
+    }
+
     /// The results; written last.
     #[must_use]
     pub fn summary(&self) -> PathBuf {

@@ -1,18 +1,23 @@
 //! `llmcls eval`: scores a trained classifier on labelled rows.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::report::{self, BOOTSTRAP_SEED};
 use super::setup::{self, Loaded};
 use super::warnings;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::records;
-use crate::cli::{EvalArgs, Split, TuneScope};
+use crate::artifacts::report::Report;
+use crate::atomic_file;
+use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
+use crate::config::Config;
 use crate::console::Console;
-use crate::metrics::Decision;
+use crate::metrics::bootstrap::Intervals;
+use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
 use crate::thresholds::{Scope, tune};
 use crate::training::trainer::score;
@@ -45,6 +50,15 @@ pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
     }
     print_table(&records::score_table(&scored.scores, scored.evaluation.loss));
 
+    let predictions = &scored.evaluation.predictions;
+    let intervals = Intervals::new(predictions, BOOTSTRAP_SEED);
+    let [low, high] = intervals.f1_micro;
+    print_table(&format!("f1_micro {:.4}, 95% interval {low:.4} to {high:.4}\n", scored.scores.f1_micro));
+    let mut comparison = Vec::new();
+    for run in &args.compare {
+        comparison.push(compared(args, run, (&loaded, predictions), (&path, limit), console)?);
+    }
+
     let directory = match &args.output_dir {
         Some(directory) => directory.clone(),
         None => loaded.trained.home.join(format!("eval_{name}")),
@@ -53,11 +67,119 @@ pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
     let mut metrics = scored.record;
     metrics.insert("rows".into(), json!(path.display().to_string()));
     metrics.insert("per_label".into(), json!(scored.scores.per_label));
+    metrics.insert("labels_together".into(), records::label_pairs(labels, predictions));
+    metrics.extend(records::interval_entries(&intervals));
+    if !comparison.is_empty() {
+        metrics.insert("compared".into(), comparison.iter().map(Comparison::to_json).collect());
+    }
     records::write_json(&directory.join("metrics.json"), &metrics)?;
-    let ids: Vec<String> = examples.into_iter().map(|example| example.id).collect();
+    let ids: Vec<String> = examples.iter().map(|example| example.id.clone()).collect();
     records::write_predictions(&directory.join("predictions.jsonl"), &ids, labels, &scored.evaluation)?;
+    records::write_mistakes(&directory.join("errors.jsonl"), &examples, labels, predictions, !args.no_text)?;
+    let (lengths, cut) = report::lengths(&samples);
+    let history = report::history(&loaded.trained.home.join("history.jsonl"))?;
+    let report = Report {
+        title: format!("{}: {name}", loaded.file.base.name),
+        split: &name,
+        labels,
+        thresholds: &thresholds,
+        examples: &examples,
+        lengths: &lengths,
+        cut,
+        max_length: loaded.file.max_length,
+        predictions,
+        scores: &scored.scores,
+        loss: scored.evaluation.loss,
+        intervals,
+        history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
+        seeds: Vec::new(),
+        comparison: comparison.iter().map(Comparison::to_row).collect(),
+        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine()].concat(),
+        config: loaded.config.as_ref().map(Config::to_yaml),
+        shows_texts: !args.no_text,
+    };
+    atomic_file::write_bytes(&directory.join("report.html"), report.to_html().as_bytes())?;
     console.say(format!("wrote {}", directory.display()));
     Ok(())
+}
+
+/// Another run on the same rows.
+struct Comparison {
+    run: String,
+    scores: Scores,
+    /// Of this run's scores less those of the run that is evaluated.
+    difference: Intervals,
+    f1_micro: f64,
+    f1_macro: f64,
+}
+
+impl Comparison {
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "run": self.run,
+            "f1_micro": self.scores.f1_micro,
+            "f1_macro": self.scores.f1_macro,
+            "accuracy": self.scores.accuracy,
+            "difference": {"f1_micro": self.f1_micro, "f1_macro": self.f1_macro},
+            "difference_ci95": {
+                "f1_micro": self.difference.f1_micro,
+                "f1_macro": self.difference.f1_macro,
+                "accuracy": self.difference.accuracy,
+            },
+        })
+    }
+
+    fn to_row(&self) -> [String; 4] {
+        let difference = |value: f64, [low, high]: [f64; 2]| format!("{value:+.4} ({low:+.4} to {high:+.4})");
+        [
+            self.run.clone(),
+            format!("{:.4}", self.scores.f1_micro),
+            difference(self.f1_micro, self.difference.f1_micro),
+            format!("{:.4}, {}", self.scores.f1_macro, difference(self.f1_macro, self.difference.f1_macro)),
+        ]
+    }
+}
+
+/// Scores another run on the rows of the one that is evaluated, and says how they differ.
+fn compared(
+    args: &EvalArgs,
+    run: &Path,
+    (own, own_predictions): (&Loaded, &Predictions),
+    (path, limit): (&Path, Option<usize>),
+    console: Console,
+) -> Result<Comparison> {
+    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, console)?;
+    let labels = &other.file.labels;
+    let is_same = labels.len() == own.file.labels.len() && own.file.labels.iter().all(|label| labels.contains(label));
+    ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
+    let problem = other.classifier.problem();
+    let examples = setup::read_split(path, &other.columns(true), limit, problem, console)?;
+    let samples = setup::encode(&other.encoder, &examples)?;
+    let decision = Decision::above(&other.file.thresholds);
+    let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)?;
+    // In the order of the labels of the run that is evaluated.
+    let places: Vec<usize> = own
+        .file
+        .labels
+        .iter()
+        .map(|label| labels.iter().position(|other| other == label))
+        .map(Option::unwrap_or_default)
+        .collect();
+    let found = &scored.evaluation.predictions;
+    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| places.iter().map(|&place| row[place]).collect()).collect();
+    let ordered =
+        Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
+    let own_scores = Scores::new(own_predictions, &own.file.labels);
+    let comparison = Comparison {
+        run: run.display().to_string(),
+        difference: Intervals::of_difference(own_predictions, &ordered, BOOTSTRAP_SEED),
+        f1_micro: scored.scores.f1_micro - own_scores.f1_micro,
+        f1_macro: scored.scores.f1_macro - own_scores.f1_macro,
+        scores: scored.scores,
+    };
+    let [_, micro, difference, macro_] = comparison.to_row();
+    print_table(&format!("{}: f1_micro {micro}, {difference}; f1_macro {macro_}\n", run.display()));
+    Ok(comparison)
 }
 
 /// Finds thresholds on the run's validation split, stores them in `classifier.json`, and returns them.

@@ -5,6 +5,7 @@ pub mod check;
 pub mod eval;
 pub mod predict;
 pub mod prepare;
+mod report;
 mod resume;
 pub mod setup;
 mod summary;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::report::BOOTSTRAP_SEED;
 use super::setup::{self, BaseModel};
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::{resume, warnings};
@@ -24,6 +25,7 @@ use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::interrupt;
+use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
@@ -83,7 +85,7 @@ pub fn run(args: &TrainArgs, console: Console) -> Result<()> {
         }
     };
     console.say(format!("run {}", run.path().display()));
-    train_all(&setting, &run)
+    train_all(&setting, &run, !args.no_text)
         .with_context(|| format!("{}: not finished; go on with: llmcls train --resume {0}", run.path().display()))?;
     console.say(format!("finished {}", run.path().display()));
     run.unlock();
@@ -91,7 +93,7 @@ pub fn run(args: &TrainArgs, console: Console) -> Result<()> {
 }
 
 /// Trains the seeds that are not finished, and writes the summary.
-fn train_all(setting: &Setting<'_>, run: &RunDir) -> Result<()> {
+fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<()> {
     write_environment(run)?;
     let mut seeds = Vec::new();
     for &seed in &setting.config.exp.seeds {
@@ -107,6 +109,8 @@ fn train_all(setting: &Setting<'_>, run: &RunDir) -> Result<()> {
     write_environment(run)?;
     let summary = summarize(setting, seeds);
     report(&summary, setting.console);
+    super::report::write(setting, run, &summary, shows_texts)?;
+    setting.console.say(format!("report {}", run.report().display()));
     records::write_json(&run.summary(), &summary)
 }
 
@@ -275,6 +279,8 @@ impl Setting<'_> {
             records::write_predictions(&directory.predictions(name), &ids, &self.file.labels, &scored.evaluation)?;
             let mut metrics = scored.record;
             metrics.insert("epoch".into(), json!(outcome.epoch));
+            let intervals = Intervals::new(&scored.evaluation.predictions, BOOTSTRAP_SEED);
+            metrics.extend(records::interval_entries(&intervals));
             if name == "validation" {
                 warnings::about_unpredicted(&scored.scores, self.console);
             }

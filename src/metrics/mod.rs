@@ -1,5 +1,8 @@
 //! How well predictions match labels. Pure functions over rows of probabilities and labels.
 
+pub mod bootstrap;
+pub mod curves;
+pub mod errors;
 pub mod ranking;
 
 use serde::Serialize;
@@ -67,13 +70,15 @@ pub struct Scores {
     pub brier: f64,
     /// Expected calibration error, over 15 bins.
     pub calibration_error: f64,
+    /// Mean negative logarithm of the probability that the truth was given, label by label.
+    pub log_loss: f64,
     /// One entry a label.
     #[serde(skip)]
     pub per_label: Vec<LabelScores>,
 }
 
 /// Names of the metrics of [`Scores`] and `loss`, as `metric_for_best_model` takes them.
-pub const METRICS: [&str; 15] = [
+pub const METRICS: [&str; 16] = [
     "loss",
     "f1_micro",
     "f1_macro",
@@ -89,6 +94,7 @@ pub const METRICS: [&str; 15] = [
     "roc_auc_macro",
     "brier",
     "calibration_error",
+    "log_loss",
 ];
 
 /// Whether a metric of this name is better when it is lower.
@@ -123,6 +129,20 @@ impl Counts {
         }
     }
 
+    fn add(&mut self, predicted: bool, target: bool) {
+        self.true_positives += usize::from(predicted && target);
+        self.predicted += usize::from(predicted);
+        self.support += usize::from(target);
+    }
+
+    fn sum(counts: &[Self]) -> Self {
+        counts.iter().fold(Self::default(), |sum, count| Self {
+            true_positives: sum.true_positives + count.true_positives,
+            predicted: sum.predicted + count.predicted,
+            support: sum.support + count.support,
+        })
+    }
+
     fn precision(self) -> f64 {
         ratio(self.true_positives, self.predicted)
     }
@@ -153,18 +173,12 @@ impl Scores {
         let (mut exact, mut of_samples) = (0, 0.0);
         for (predicted, targets) in predictions.predicted.iter().zip(&predictions.targets) {
             for ((count, &predicted), &target) in counts.iter_mut().zip(predicted).zip(targets) {
-                count.true_positives += usize::from(predicted && target);
-                count.predicted += usize::from(predicted);
-                count.support += usize::from(target);
+                count.add(predicted, target);
             }
             exact += usize::from(predicted == targets);
             of_samples += Counts::of(predicted, targets).f1();
         }
-        let total = counts.iter().fold(Counts::default(), |sum, count| Counts {
-            true_positives: sum.true_positives + count.true_positives,
-            predicted: sum.predicted + count.predicted,
-            support: sum.support + count.support,
-        });
+        let total = Counts::sum(&counts);
         let column = |label: usize| -> Vec<(f32, bool)> {
             predictions.probabilities.iter().zip(&predictions.targets).map(|(p, t)| (p[label], t[label])).collect()
         };
@@ -190,6 +204,7 @@ impl Scores {
             roc_auc_macro: mean_of_known(&roc_auc),
             brier: ranking::brier(&all),
             calibration_error: ranking::calibration_error(&all),
+            log_loss: ranking::log_loss(&all),
             per_label: counts
                 .iter()
                 .zip(labels)

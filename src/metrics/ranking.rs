@@ -36,6 +36,18 @@ pub fn roc_auc(pairs: &[(f32, bool)]) -> Option<f64> {
     (positives > 0 && negatives > 0).then(|| sum / (positives as f64 * negatives as f64))
 }
 
+/// Mean of −log p for what holds and −log(1 − p) for what does not, with p kept a rounding error away
+/// from 0 and 1, as scikit-learn does.
+#[must_use]
+pub fn log_loss(pairs: &[(f32, bool)]) -> f64 {
+    let epsilon = f64::from(f32::EPSILON);
+    let term = |&(probability, target): &(f32, bool)| {
+        let p = f64::from(probability).clamp(epsilon, 1.0 - epsilon);
+        -(if target { p } else { 1.0 - p }).ln()
+    };
+    pairs.iter().map(term).sum::<f64>() / pairs.len().max(1) as f64
+}
+
 /// Mean squared difference of probability and truth.
 #[must_use]
 pub fn brier(pairs: &[(f32, bool)]) -> f64 {
