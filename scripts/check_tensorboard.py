@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.util import tensor_util
 
 
 def main() -> None:
@@ -26,6 +28,19 @@ def main() -> None:
         assert [step for step, _ in found] == [step for step, _ in expected], tag
         assert all(abs(a - b) <= 1e-6 * (1 + abs(b)) for (_, a), (_, b) in zip(found, expected)), tag
         compared += len(found)
+    curves = [tag for tag in events.Tags()["tensors"] if tag.startswith("pr_curve/")]
+    for tag in curves:
+        assert events.SummaryMetadata(tag).plugin_data.plugin_name == "pr_curves"
+        last = tensor_util.make_ndarray(events.Tensors(tag)[-1].tensor_proto)
+        found, wrong, right, missed, precision, recall = last
+        assert last.shape == (6, 127) and len(set(found + missed)) == 1 and len(set(wrong + right)) == 1, tag
+        assert abs(recall[0] - 1) < 1e-6 and recall[-1] == 0 and all(recall[:-1] >= recall[1:]), tag
+        assert all(abs(precision - found / (found + wrong).clip(min=1))[found + wrong > 0] < 1e-6), tag
+    assert curves, "no precision-recall curve"
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    chosen = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert chosen["batch_size"].number_value >= 1 and chosen["base"].string_value, chosen
+    print(f"{len(curves)} precision-recall curves; chosen: {', '.join(sorted(chosen))}")
     print(f"{len(tags)} tags, {compared} values agree: {', '.join(tags[:8])} ...")
 
 

@@ -59,6 +59,32 @@ impl History {
     }
 }
 
+/// Writes the lines of a `history.jsonl` as CSV: a column for each key, empty where a line has none.
+///
+/// # Errors
+/// If the history cannot be read, or the file not written.
+pub fn write_history_csv(history: &Path, path: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(history).with_context(|| format!("{}: cannot read", history.display()))?;
+    let lines: Vec<Map<String, Value>> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("{}: not JSON", history.display())))
+        .collect::<Result<_>>()?;
+    let mut columns = vec!["step".to_owned(), "epoch".to_owned()];
+    for key in lines.iter().flat_map(Map::keys) {
+        if !columns.contains(key) {
+            columns.push(key.clone());
+        }
+    }
+    atomic_file::write_file(path, |writer| {
+        let mut csv = csv::Writer::from_writer(writer);
+        csv.write_record(&columns)?;
+        for line in &lines {
+            csv.write_record(columns.iter().map(|column| line.get(column).map_or_else(String::new, Value::to_string)))?;
+        }
+        Ok(csv.flush()?)
+    })
+}
+
 /// The metrics of an evaluation under transformers' names.
 #[must_use]
 pub fn evaluation_record(evaluation: &Evaluation, scores: &Scores, seconds: f64, batches: usize) -> Map<String, Value> {

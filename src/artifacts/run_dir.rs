@@ -129,7 +129,13 @@ impl SeedDir {
         self.path.join("history.jsonl")
     }
 
-    /// The state after an epoch.
+    /// The same as a table.
+    #[must_use]
+    pub fn history_csv(&self) -> PathBuf {
+        self.path.join("history.csv")
+    }
+
+    /// The state after a step.
     #[must_use]
     pub fn checkpoint(&self, step: usize) -> PathBuf {
         self.path.join(format!("checkpoint-{step}"))

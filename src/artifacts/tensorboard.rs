@@ -1,13 +1,16 @@
-//! Event files that TensorBoard reads: scalars over steps.
+//! Event files that TensorBoard reads: scalars and precision–recall curves over steps, and what was chosen
+//! before training.
 //!
 //! A file is a list of records: length, its checksum, a protocol-buffer `Event`, its checksum. The few
-//! fields that scalars need are encoded here by hand.
+//! fields that these need are encoded here by hand.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+
+use crate::metrics::curves::AtThreshold;
 
 /// Appends events to one file. Each process that trains writes a file of its own.
 pub struct EventWriter {
@@ -44,6 +47,48 @@ impl EventWriter {
         self.write(&event(step, &bytes_field(5, &summary)))
     }
 
+    /// Adds a label's curve at a step: at evenly spaced thresholds from 0 to 1.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn pr_curve(&mut self, step: usize, tag: &str, curve: &[AtThreshold]) -> Result<()> {
+        // One row each: counts of the four outcomes, precision, recall.
+        let rows: [fn(&AtThreshold) -> f64; 6] = [
+            |point| point.true_positives as f64,
+            |point| point.false_positives as f64,
+            |point| point.true_negatives as f64,
+            |point| point.false_negatives as f64,
+            AtThreshold::precision,
+            AtThreshold::recall,
+        ];
+        let numbers: Vec<f32> = rows.iter().flat_map(|row| curve.iter().map(|point| row(point) as f32)).collect();
+        // `PrCurvePluginData`: version 0 is left out, as protocol buffers do; then the thresholds' number.
+        let content = number_field(2, curve.len() as u64);
+        let value = summary_value(tag, ("pr_curves", &content), &tensor(&[rows.len(), curve.len()], &numbers));
+        self.write(&event(step, &bytes_field(5, &bytes_field(1, &value))))
+    }
+
+    /// Adds what was chosen before training: a row of the table of runs.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn hyperparameters(&mut self, chosen: &[(&str, Hyperparameter)]) -> Result<()> {
+        let mut session = Vec::new();
+        for (name, value) in chosen {
+            // `google.protobuf.Value`
+            let value = match value {
+                Hyperparameter::Number(number) => double_field(2, *number),
+                Hyperparameter::Text(text) => bytes_field(3, text.as_bytes()),
+            };
+            session.extend(bytes_field(1, &[bytes_field(1, name.as_bytes()), bytes_field(2, &value)].concat()));
+        }
+        session.extend(double_field(5, seconds()));
+        // `HParamsPluginData` with a `SessionStartInfo`.
+        let content = bytes_field(3, &session);
+        let value = summary_value("_hparams_/session_start_info", ("hparams", &content), &tensor(&[1], &[0.0]));
+        self.write(&event(0, &bytes_field(5, &bytes_field(1, &value))))
+    }
+
     fn write(&mut self, event: &[u8]) -> Result<()> {
         let length = (event.len() as u64).to_le_bytes();
         let record =
@@ -53,15 +98,49 @@ impl EventWriter {
     }
 }
 
+/// Something that was chosen before training.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Hyperparameter {
+    /// A number.
+    Number(f64),
+    /// Anything else.
+    Text(String),
+}
+
+/// A `Summary.Value` whose meaning a plugin knows: tag, tensor, metadata.
+fn summary_value(tag: &str, (plugin, content): (&str, &[u8]), tensor: &[u8]) -> Vec<u8> {
+    let plugin = bytes_field(1, &[bytes_field(1, plugin.as_bytes()), bytes_field(2, content)].concat());
+    [bytes_field(1, tag.as_bytes()), bytes_field(8, tensor), bytes_field(9, &plugin)].concat()
+}
+
+/// A `TensorProto` of f32.
+fn tensor(shape: &[usize], numbers: &[f32]) -> Vec<u8> {
+    let dims: Vec<u8> = shape.iter().flat_map(|&size| bytes_field(2, &number_field(1, size as u64))).collect();
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    [number_field(1, 1), bytes_field(2, &dims), bytes_field(4, &bytes)].concat()
+}
+
+fn seconds() -> f64 {
+    jiff::Timestamp::now().as_millisecond() as f64 / 1e3
+}
+
 /// `wall_time` and `step`, then another field.
 fn event(step: usize, field: &[u8]) -> Vec<u8> {
-    let seconds = jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
-    let mut event = vec![1 << 3 | 1];
-    event.extend(seconds.to_le_bytes());
-    event.push(2 << 3);
-    event.extend(variable(step as u64));
-    event.extend(field);
-    event
+    [&double_field(1, seconds()), &number_field(2, step as u64), field].concat()
+}
+
+/// A field of a whole number.
+fn number_field(number: u8, value: u64) -> Vec<u8> {
+    let mut field = vec![number << 3];
+    field.extend(variable(value));
+    field
+}
+
+/// A field of an f64.
+fn double_field(number: u8, value: f64) -> Vec<u8> {
+    let mut field = vec![number << 3 | 1];
+    field.extend(value.to_le_bytes());
+    field
 }
 
 /// A field of bytes: its key, its length, its contents.

@@ -302,6 +302,7 @@ impl Setting<'_> {
             }
         }
         record["optimizer_bytes"] = json!(outcome.optimizer_bytes);
+        records::write_history_csv(&directory.history(), &directory.history_csv())?;
         self.write_card(directory, &file, &record)?;
         records::write_json(&directory.result(), &record)?;
         Ok(record)

@@ -152,6 +152,8 @@ yaml_enum! {
         Tensorboard = "tensorboard",
         /// `history.jsonl` and the other JSON files, which are always written.
         Json = "json",
+        /// `history.csv`, which is always written, too.
+        Csv = "csv",
         /// Nowhere else.
         None = "none",
     }
@@ -163,7 +165,8 @@ yaml_enum! {
 pub struct ReportTo(pub Vec<Reporter>);
 
 impl FromNode for ReportTo {
-    const EXPECTED: &'static str = "tensorboard, json or none, or a list of them";
+    const EXPECTED: &'static str =
+        "tensorboard, csv, json or none, or a list of them (wandb is not supported: use tensorboard or csv)";
 
     fn from_node(node: Value<'_>) -> Option<Self> {
         Reporter::from_node(node).map(|one| vec![one]).or_else(|| Vec::from_node(node)).map(Self)

@@ -4,6 +4,7 @@ pub mod blockwise;
 pub mod checkpoint;
 pub mod early_stopping;
 pub mod estimate;
+mod log;
 pub mod optimizer;
 pub mod schedule;
 pub mod trainer;

@@ -9,12 +9,13 @@ use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, Best, Checkpoint, Progress, Window};
 use super::early_stopping::EarlyStopping;
+use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use crate::artifacts::adapter;
 use crate::artifacts::records::{History, evaluation_record, score_entries};
 use crate::artifacts::run_dir::SeedDir;
-use crate::artifacts::tensorboard::EventWriter;
+use crate::artifacts::tensorboard::Hyperparameter;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::{epoch_order, group_by_length};
@@ -158,8 +159,10 @@ impl Trainer<'_> {
         let started = Instant::now();
         let before = progress.elapsed;
         let history = History::open(&self.directory.history(), progress.history_lines)?;
-        let events = self.writes_events.then(|| EventWriter::create(&self.directory.logs())).transpose()?;
-        let mut log = Log { history, events };
+        let mut log = Log { history, events: None };
+        if self.writes_events {
+            log.start_events(&self.directory.logs(), &self.hyperparameters())?;
+        }
         let mut bar = self.console.progress(format!("seed {}", options.seed), options.total_steps, "steps");
         bar.start_at(progress.step);
         let mut order = Vec::new();
@@ -186,8 +189,8 @@ impl Trainer<'_> {
                 }
             } else {
                 order.clear();
-                let (record, scores) = self.evaluate(&mut progress)?;
-                log.evaluation(&record, &scores, progress.step)?;
+                let (record, scored) = self.evaluate(&mut progress)?;
+                log.evaluation(&record, &scored, self.labels, progress.step)?;
                 progress.elapsed = before + started.elapsed().as_secs_f64();
                 self.save(&optimizer, &mut progress, &log.history, Some(&record))?;
                 interrupt::check()?;
@@ -276,8 +279,8 @@ impl Trainer<'_> {
     }
 
     /// Scores the validation split after a pass, and notes what that means.
-    fn evaluate(&self, progress: &mut Progress) -> Result<(Map<String, Value>, Scores)> {
-        let Scored { evaluation, mut record, scores } = score(
+    fn evaluate(&self, progress: &mut Progress) -> Result<(Map<String, Value>, Scored)> {
+        let scored = score(
             self.classifier,
             self.validation,
             self.labels,
@@ -285,6 +288,7 @@ impl Trainer<'_> {
             self.options.eval_batch_size,
             self.console,
         )?;
+        let (mut record, evaluation) = (scored.record.clone(), &scored.evaluation);
         ensure!(evaluation.loss.is_finite(), "the validation loss is {}", evaluation.loss);
         let metric = record[&format!("eval_{}", self.options.metric)].as_f64().context("the metric is not a number")?;
         let verdict = progress.stopping.observe(metric);
@@ -306,7 +310,7 @@ impl Trainer<'_> {
         ));
         record.insert("epoch".into(), json!(epoch));
         record.insert("step".into(), json!(progress.step));
-        Ok((record, scores))
+        Ok((record, scored))
     }
 
     fn save(
@@ -348,41 +352,28 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// What was chosen before training, for TensorBoard's table of runs.
+    fn hyperparameters(&self) -> Vec<(&'static str, Hyperparameter)> {
+        let options = &self.options;
+        let number = |value: f64| Hyperparameter::Number(value);
+        vec![
+            ("base", Hyperparameter::Text(self.base.to_owned())),
+            ("seed", number(f64::from(options.seed))),
+            ("batch_size", number(options.batch_size as f64)),
+            ("gradient_accumulation_steps", number(options.accumulation as f64)),
+            ("learning_rate", number(options.schedule.learning_rate)),
+            ("warmup_steps", number(options.schedule.warmup_steps as f64)),
+            ("weight_decay", number(options.weight_decay)),
+            ("max_grad_norm", number(options.max_grad_norm)),
+            ("steps", number(options.total_steps as f64)),
+            ("lora_r", number(self.lora.rank as f64)),
+            ("lora_alpha", number(self.lora.alpha)),
+            ("lora_dropout", number(self.lora.dropout)),
+        ]
+    }
+
     fn epoch_of(&self, progress: &Progress) -> f64 {
         progress.examples as f64 / self.train.len() as f64
-    }
-}
-
-/// Where numbers go as training proceeds.
-struct Log {
-    history: History,
-    events: Option<EventWriter>,
-}
-
-impl Log {
-    fn step(&mut self, record: &Value, progress: &Progress) -> Result<()> {
-        self.history.push(record)?;
-        let Some(events) = &mut self.events else { return Ok(()) };
-        let number = |key: &str| record[key].as_f64().unwrap_or(f64::NAN);
-        let scalars = [
-            ("train/loss", number("loss")),
-            ("train/grad_norm", number("grad_norm")),
-            ("train/learning_rate", number("learning_rate")),
-            ("train/examples_per_second", progress.examples as f64 / progress.elapsed.max(1e-9)),
-            ("train/peak_memory_bytes", memory::peak_bytes().map_or(f64::NAN, |bytes| bytes as f64)),
-        ];
-        events.scalars(progress.step, scalars)
-    }
-
-    fn evaluation(&mut self, record: &Map<String, Value>, scores: &Scores, step: usize) -> Result<()> {
-        self.history.push(&Value::Object(record.clone()))?;
-        let Some(events) = &mut self.events else { return Ok(()) };
-        let mut scalars: Vec<(String, f64)> = record
-            .iter()
-            .filter_map(|(key, value)| Some((format!("eval/{}", key.strip_prefix("eval_")?), value.as_f64()?)))
-            .collect();
-        scalars.extend(scores.per_label.iter().map(|label| (format!("eval_f1_of/{}", label.label), label.f1)));
-        events.scalars(step, scalars.iter().map(|(tag, number)| (tag.as_str(), *number)))
     }
 }
 

@@ -1,0 +1,72 @@
+//! What training writes down as it goes: `history.jsonl`, and TensorBoard's events.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use super::checkpoint::Progress;
+use super::trainer::Scored;
+use crate::artifacts::records::History;
+use crate::artifacts::tensorboard::{EventWriter, Hyperparameter};
+use crate::metrics::curves::over_thresholds;
+use crate::ops::memory;
+
+/// Where numbers go as training proceeds.
+pub(super) struct Log {
+    pub(super) history: History,
+    pub(super) events: Option<EventWriter>,
+}
+
+impl Log {
+    pub(super) fn step(&mut self, record: &Value, progress: &Progress) -> Result<()> {
+        self.history.push(record)?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let number = |key: &str| record[key].as_f64().unwrap_or(f64::NAN);
+        let scalars = [
+            ("train/loss", number("loss")),
+            ("train/grad_norm", number("grad_norm")),
+            ("train/learning_rate", number("learning_rate")),
+            ("train/examples_per_second", progress.examples as f64 / progress.elapsed.max(1e-9)),
+            ("train/peak_memory_bytes", memory::peak_bytes().map_or(f64::NAN, |bytes| bytes as f64)),
+        ];
+        events.scalars(progress.step, scalars)
+    }
+
+    /// Starts an event file with the table's row of this training.
+    pub(super) fn start_events(&mut self, directory: &Path, chosen: &[(&str, Hyperparameter)]) -> Result<()> {
+        let mut events = EventWriter::create(directory)?;
+        events.hyperparameters(chosen)?;
+        self.events = Some(events);
+        Ok(())
+    }
+
+    /// A line, and events: all metrics, F1 of each label, and curves of the labels with the most rows.
+    pub(super) fn evaluation(
+        &mut self,
+        record: &Map<String, Value>,
+        scored: &Scored,
+        labels: &[String],
+        step: usize,
+    ) -> Result<()> {
+        /// Labels with a curve: the events of many would outgrow all else.
+        const CURVES: usize = 50;
+        const POINTS: usize = 127;
+        self.history.push(&Value::Object(record.clone()))?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let mut scalars: Vec<(String, f64)> = record
+            .iter()
+            .filter_map(|(key, value)| Some((format!("eval/{}", key.strip_prefix("eval_")?), value.as_f64()?)))
+            .collect();
+        let per_label = &scored.scores.per_label;
+        scalars.extend(per_label.iter().map(|label| (format!("eval_f1_of/{}", label.label), label.f1)));
+        events.scalars(step, scalars.iter().map(|(tag, number)| (tag.as_str(), *number)))?;
+        let mut order: Vec<usize> = (0..labels.len()).collect();
+        order.sort_by_key(|&label| std::cmp::Reverse(per_label[label].support));
+        for &label in order.iter().take(CURVES) {
+            let curve = over_thresholds(&scored.evaluation.predictions, label, POINTS);
+            events.pr_curve(step, &format!("pr_curve/{}", labels[label]), &curve)?;
+        }
+        Ok(())
+    }
+}
