@@ -241,6 +241,26 @@ fn an_adapter_saved_here_reads_back_the_same() {
     assert_eq!(fixture.forward_backward().0, before);
 }
 
+/// peft wraps what `modules_to_save` names, and would leave random what it does not.
+#[test]
+fn an_adapter_lists_the_modules_that_peft_must_save_and_the_names_that_it_reads() {
+    for name in NAMES {
+        let fixture = open(name, false);
+        let directory = tempfile::tempdir().unwrap();
+        adapter::save(directory.path(), &fixture.classifier, &fixture.lora, "base").unwrap();
+        let read = |directory: &Path| -> serde_json::Value {
+            serde_json::from_str(&std::fs::read_to_string(directory.join(adapter::CONFIG)).unwrap()).unwrap()
+        };
+        let theirs = root().join(name).join("adapter");
+        assert_eq!(read(directory.path())["modules_to_save"], read(&theirs)["modules_to_save"], "{name}");
+        let names = |directory: &Path| -> Vec<String> {
+            let tensors = Checkpoint::open(&[directory.join(adapter::WEIGHTS)]).unwrap();
+            tensors.names().map(str::to_owned).collect()
+        };
+        assert_eq!(names(directory.path()), names(&theirs), "{name}");
+    }
+}
+
 #[test]
 fn token_ids_match_transformers() {
     #[derive(Deserialize)]

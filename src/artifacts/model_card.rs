@@ -19,6 +19,10 @@ pub struct CardFacts<'a> {
     pub record: &'a Value,
     /// CPU, and threads.
     pub hardware: &'a str,
+    /// The texts' language, as ISO 639 has it, if it was told.
+    pub language: Option<&'a str>,
+    /// The data set's name on the Hub, if it is there.
+    pub hub_dataset: Option<&'a str>,
 }
 
 /// Writes the card: YAML metadata, then Markdown.
@@ -44,6 +48,8 @@ fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
     if let Some(license) = license(&file.base.name) {
         lines.push(format!("license: {license}"));
     }
+    lines.extend(facts.language.map(|language| format!("language: {}", json!(language))));
+    lines.extend(facts.hub_dataset.map(|name| format!("datasets: {}", json!([name]))));
     lines.push("library_name: peft".to_owned());
     lines.push("pipeline_tag: text-classification".to_owned());
     lines.push(r#"tags: ["lora", "text-classification", "multi-label", "llmcls"]"#.to_owned());
@@ -59,7 +65,7 @@ fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
             "name": format!("{} on {}", short(&file.base.name), facts.dataset),
             "results": [{
                 "task": {"type": "text-classification"},
-                "dataset": {"name": facts.dataset, "type": facts.dataset, "split": "test"},
+                "dataset": {"name": facts.dataset, "type": facts.hub_dataset.unwrap_or(facts.dataset), "split": "test"},
                 "metrics": metrics,
             }],
         }]);
@@ -96,8 +102,13 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
     }
     writeln!(
         card,
-        "## Use\n\n`llmcls predict --run DIR --input_csv FILE`, or in Python:\n\n```python\n{}```\n",
-        snippet(file)
+        "## Use\n\nMeant for texts like those of the data set above, in the same language, and for nothing that needs more \
+         certainty than the scores here give. `llmcls predict --run DIR --input_csv FILE`{}",
+        if file.random_init {
+            ". The base was made from a seed, not loaded: only llmcls can rebuild it.\n".to_owned()
+        } else {
+            format!(", or in Python:\n\n```python\n{}```\n", snippet(file))
+        }
     )?;
     writeln!(
         card,
@@ -136,18 +147,22 @@ fn results(card: &mut String, split: &str, metrics: &Value) -> std::fmt::Result 
 }
 
 fn snippet(file: &ClassifierFile) -> String {
+    let is_single = file.problem_type.starts_with("single");
     format!(
         "import torch\nfrom peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
-         base = AutoModelForSequenceClassification.from_pretrained({}, num_labels={})\n\
-         base.config.pad_token_id = base.config.eos_token_id\n\
+         labels = {}\n\
+         base = AutoModelForSequenceClassification.from_pretrained({}, num_labels=len(labels))\n\
          model = PeftModel.from_pretrained(base, \".\").eval()  # this directory\n\
          tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
          ids = tokenizer(\"a text\", truncation=True, max_length={}, return_tensors=\"pt\")[\"input_ids\"]\n\
-         print(torch.sigmoid(model(input_ids=ids).logits))\n",
+         probabilities = torch.{}(model(input_ids=ids).logits[0])\n\
+         print(dict(zip(labels, probabilities.tolist())))\n",
+        json!(file.labels),
         json!(file.base.name),
-        file.labels.len(),
-        file.max_length
+        file.max_length,
+        if is_single { "softmax" } else { "sigmoid" }
     )
+    .replace("torch.softmax(model(input_ids=ids).logits[0])", "torch.softmax(model(input_ids=ids).logits[0], -1)")
 }
 
 fn short(name: &str) -> &str {
@@ -208,15 +223,19 @@ mod tests {
             settings: &[("learning rate", "0.0002".into())],
             record: &record,
             hardware: "2 threads",
+            language: Some("en"),
+            hub_dataset: Some("o/d"),
         };
         let card = model_card(&file, &facts);
         for part in [
-            "---\nbase_model: \"meta-llama/Llama-3.2-1B\"\nlicense: llama3.2\nlibrary_name: peft\n",
+            "---\nbase_model: \"meta-llama/Llama-3.2-1B\"\nlicense: llama3.2\nlanguage: \"en\"\ndatasets: [\"o/d\"]\n\
+             library_name: peft\n",
             "\"value\":0.75",
             "Built with Llama",
             "| a\\|b | 1.000 | 0.500 | 0.667 | – | 4 |",
             "2.00 hours",
-            "from_pretrained(\"meta-llama/Llama-3.2-1B\", num_labels=2)",
+            "labels = [\"a|b\",\"c\"]",
+            "from_pretrained(\"meta-llama/Llama-3.2-1B\", num_labels=len(labels))",
         ] {
             assert!(card.contains(part), "{part} is not in:\n{card}");
         }

@@ -387,6 +387,8 @@ impl Setting<'_> {
             ],
             record,
             hardware: &format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
+            language: self.config.data.language.as_deref(),
+            hub_dataset: self.config.data.hub_dataset.as_deref(),
         };
         atomic_file::write_bytes(&directory.best().join("README.md"), model_card(file, &facts).as_bytes())
     }

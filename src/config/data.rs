@@ -11,6 +11,10 @@ use super::reader::Section;
 pub struct DataConfig {
     /// Names the data set in the output path.
     pub dataset_name: String,
+    /// The data set's name on the Hub, for the model card.
+    pub hub_dataset: Option<String>,
+    /// The texts' language (ISO 639), for the model card.
+    pub language: Option<String>,
     /// Column with the id of a row; none: the row's number.
     pub id_column: Option<String>,
     /// Columns that make the text, joined; none: `target_text_column` is the text.
@@ -46,6 +50,8 @@ impl DataConfig {
         let list = |list: Option<Vec<String>>| list.filter(|list| !list.is_empty());
         let config = Self {
             dataset_name: section.required("dataset_name"),
+            hub_dataset: section.optional("hub_dataset"),
+            language: section.optional("language"),
             id_column: section.optional("id_column"),
             text_fields: list(section.optional("text_fields")),
             target_text_column: section.key("target_text_column", "text".into()),

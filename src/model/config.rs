@@ -261,7 +261,10 @@ impl BackboneConfig {
             Some(name) => bail!("model_type `{name}` is not supported; supported: {}", SUPPORTED.join(", ")),
             None => bail!("no model_type; supported: {}", SUPPORTED.join(", ")),
         };
-        ensure!(json["auto_map"].is_null(), "`auto_map` asks for custom code, which llmcls does not run");
+        ensure!(
+            json["auto_map"].is_null() || is_own_code(&family, &json["auto_map"]),
+            "`auto_map` asks for custom code, which llmcls does not run"
+        );
         if !json["quantization_config"].is_null() {
             check_quantization(&json["quantization_config"])?;
         }
@@ -342,6 +345,16 @@ impl BackboneConfig {
     }
 }
 
+/// Whether custom code is what transformers has built in by now: Phi-3's repositories came before that, and
+/// name their own files still.
+fn is_own_code(family: &str, auto_map: &Value) -> bool {
+    let is_own = |class: &Value| {
+        let class = class.as_str().unwrap_or_default();
+        class.starts_with("configuration_phi3.Phi3") || class.starts_with("modeling_phi3.Phi3")
+    };
+    family == "phi3" && auto_map.as_object().is_some_and(|classes| classes.values().all(is_own))
+}
+
 /// Width of a head, where the configuration does not tell it.
 pub(super) fn head_dim(hidden_size: usize, heads: usize) -> Result<usize> {
     ensure!(
@@ -415,6 +428,17 @@ mod tests {
         }
         let error = BackboneConfig::from_json(r#"{"model_type": "gpt2"}"#).unwrap_err().to_string();
         assert!(error.contains("gpt2") && error.contains("supported: llama, mistral"), "{error}");
+    }
+
+    /// As in microsoft/Phi-3-mini-4k-instruct.
+    #[test]
+    fn phi3_may_name_the_code_that_it_came_with() {
+        let parse = |class: &str| {
+            let phi3 = SIZES.replace("llama", "phi3");
+            BackboneConfig::from_json(&format!(r#"{{{phi3}, "auto_map": {{"AutoModelForCausalLM": "{class}"}}}}"#))
+        };
+        parse("modeling_phi3.Phi3ForCausalLM").unwrap();
+        parse("modeling_other.Phi3ForCausalLM").unwrap_err();
     }
 
     #[test]
