@@ -7,7 +7,7 @@ use llmcls::artifacts::classifier_file::ClassifierFile;
 use llmcls::artifacts::{adapter, manifest};
 use llmcls::config::Config;
 use llmcls::console::Console;
-use llmcls::data::table::{Columns, find_labels, read_examples};
+use llmcls::data::table::{Columns, LabelList, find_labels, read_examples};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::files::ModelFiles;
@@ -15,9 +15,11 @@ use llmcls::model::weights::Checkpoint;
 use llmcls::training::checkpoint;
 
 /// The kinds of files, each with a valid example.
-pub(crate) const KINDS: [&str; 10] = [
+pub(crate) const KINDS: [&str; 12] = [
     "config.yaml",
     "rows.csv",
+    "rows.jsonl",
+    "rows.parquet",
     "config.json",
     "tokenizer.json",
     "adapter_model.safetensors",
@@ -38,6 +40,14 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
             let labels = vec!["interface_daemon".to_owned()];
             let columns =
                 Columns { id: Some("uid".into()), text_fields: None, text: "text".into(), labels, label_list: None };
+            read_examples(&path, &columns, None)?;
+            find_labels(&path, &columns).map(drop)
+        }
+        "rows.jsonl" | "rows.parquet" => {
+            let list = LabelList { column: "target_ind".into(), separator: ",".into() };
+            let (text_fields, labels) = (Some(vec!["title".into(), "content".into()]), vec!["1".to_owned()]);
+            let columns =
+                Columns { id: Some("uid".into()), text_fields, text: String::new(), labels, label_list: Some(list) };
             read_examples(&path, &columns, None)?;
             find_labels(&path, &columns).map(drop)
         }
@@ -81,6 +91,8 @@ pub(crate) fn example(kind: &str) -> Vec<u8> {
             let text = fs::read_to_string(root.join("data/debtags/test.csv")).expect("it is there");
             text.lines().take(5).collect::<Vec<_>>().join("\n").into_bytes()
         }
+        "rows.jsonl" => fs::read(root.join("tests/fixtures/amazoncat/train-00001.jsonl")).expect("it is there"),
+        "rows.parquet" => fs::read(root.join("tests/fixtures/amazoncat/test-00000.parquet")).expect("it is there"),
         "config.json" | "tokenizer.json" => fs::read(root.join("data/tiny-llama").join(kind)).expect("it is there"),
         "adapter_model.safetensors" | "adapter_config.json" => {
             fs::read(root.join("tests/fixtures/llama_tied/adapter").join(kind)).expect("it is there")
