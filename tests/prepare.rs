@@ -65,7 +65,8 @@ fn amazoncat_becomes_the_files_that_the_default_configuration_reads() {
         let source: Value = serde_json::from_str(line).unwrap();
         let Some(row) = seen.get(source["uid"].as_str().unwrap()) else { continue };
         assert_eq!(row["content"], source["content"].as_str().unwrap());
-        let has = |label: &str| source["target_ind"].as_array().unwrap().iter().any(|n| n.to_string() == label);
+        let found: Vec<u64> = serde_json::from_value(source["target_ind"].clone()).unwrap();
+        let has = |label: &str| found.contains(&label.parse().unwrap());
         for (column, label) in &number {
             assert_eq!(row[*column] == "1", has(label), "{line}: {column}");
         }
