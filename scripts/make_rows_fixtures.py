@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/fixtures/amazoncat/, a small data set in the form of the Hub's AmazonCat-13K, as pyarrow writes it.
 
-    pip install pyarrow==25.0.1
+    pip install pyarrow==26.0.1
     python scripts/make_rows_fixtures.py
 
 train-00000.parquet (120 rows), train-00001.jsonl (30 rows), test-00000.parquet (40 rows): uid, title, content,
