@@ -149,20 +149,19 @@ fn results(card: &mut String, split: &str, metrics: &Value) -> std::fmt::Result 
 fn snippet(file: &ClassifierFile) -> String {
     let is_single = file.problem_type.starts_with("single");
     format!(
-        "import torch\nfrom peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
+        "from peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
          labels = {}\n\
          base = AutoModelForSequenceClassification.from_pretrained({}, num_labels=len(labels))\n\
          model = PeftModel.from_pretrained(base, \".\").eval()  # this directory\n\
          tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
          ids = tokenizer(\"a text\", truncation=True, max_length={}, return_tensors=\"pt\")[\"input_ids\"]\n\
-         probabilities = torch.{}(model(input_ids=ids).logits[0])\n\
+         probabilities = model(input_ids=ids).logits[0].{}\n\
          print(dict(zip(labels, probabilities.tolist())))\n",
         json!(file.labels),
         json!(file.base.name),
         file.max_length,
-        if is_single { "softmax" } else { "sigmoid" }
+        if is_single { "softmax(-1)" } else { "sigmoid()" }
     )
-    .replace("torch.softmax(model(input_ids=ids).logits[0])", "torch.softmax(model(input_ids=ids).logits[0], -1)")
 }
 
 fn short(name: &str) -> &str {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use csv::{ByteRecord, Reader, ReaderBuilder};
-use parquet::file::reader::SerializedFileReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
@@ -82,8 +82,9 @@ impl Rows {
 
     fn parquet(path: String, file: File) -> Result<Self> {
         let reader = SerializedFileReader::new(file).with_context(|| format!("{path}: not a Parquet file"))?;
+        let schema = reader.metadata().file_metadata().schema();
+        let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
         let rows = RowIter::from_file_into(Box::new(reader));
-        let columns = rows_columns(&path)?;
         let row = Current::Values { values: Map::new(), line: 0 };
         Ok(Self { path, columns, source: Source::Parquet(Box::new(rows), 0), row })
     }
@@ -181,14 +182,6 @@ impl Rows {
             format!("{}: column `{}` is not valid UTF-8; save the file as UTF-8", self.place(), self.columns[column])
         })
     }
-}
-
-fn rows_columns(path: &str) -> Result<Vec<String>> {
-    use parquet::file::reader::FileReader;
-    let file = File::open(path).with_context(|| format!("{path}: cannot open"))?;
-    let reader = SerializedFileReader::new(file).with_context(|| format!("{path}: not a Parquet file"))?;
-    let schema = reader.metadata().file_metadata().schema();
-    Ok(schema.get_fields().iter().map(|field| field.name().to_owned()).collect())
 }
 
 /// The next line that is not blank.
