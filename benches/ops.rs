@@ -91,7 +91,7 @@ fn ops(c: &mut Criterion) {
             lora_linear(tape, &inputs[0], &layer, None).unwrap()
         });
     }
-    let norm = Rc::new(RmsNorm { weight: numbers(WIDTH, 5), epsilon: 1e-5 });
+    let norm = Rc::new(RmsNorm { weight: numbers(WIDTH, 5).into(), epsilon: 1e-5 });
     bench(c, "rms norm", &[(TOKENS, WIDTH)], |tape, inputs| rms_norm(tape, &inputs[0], &norm).unwrap());
     let table = Rc::new(RopeTable::new(&numbers(32, 6), 64, 1.0, TOKENS));
     let positions: Rc<[u32]> = (0..TOKENS as u32).collect();
@@ -124,7 +124,7 @@ fn optimizers(c: &mut Criterion) {
     for (name, storage) in [("f32", MomentStorage::Float32), ("8 bit", MomentStorage::EightBit)] {
         let param = Param::new("p", tensor((1024, 1024), 1)).unwrap();
         param.add_to_gradient(&numbers(1024 * 1024, 2)).unwrap();
-        let mut optimizer = AdamW::new(&[param], 0.01, storage);
+        let mut optimizer = AdamW::new(&[param], 0.01, storage).unwrap();
         c.bench_function(&format!("adamw {name}, 1 Mi parameters"), |b| {
             b.iter(|| optimizer.step(1e-4, 1.0).unwrap());
         });

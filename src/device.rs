@@ -1,19 +1,39 @@
 //! Which device computes.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-/// Checks `--device`: `auto`, `cpu`, `cuda` or `cuda:<n>`.
-///
-/// # Errors
-/// If the device is not one that this build can use.
-pub fn choose(name: &str) -> Result<()> {
-    match name.split_once(':').unwrap_or((name, "0")) {
-        ("auto" | "cpu", _) if !name.contains(':') => Ok(()),
-        ("cuda", index) => {
-            ensure!(index.parse::<u32>().is_ok(), "--device {name}: expected cuda:<n> with a device number");
-            bail!("--device {name}: this build of llmcls computes on the CPU only; use --device cpu, or leave it out")
+/// Whether this build can use a GPU.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
+
+/// What `--device` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The first GPU, if this build can use one and it is there, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl Choice {
+    /// Reads `auto`, `cpu`, `cuda` or `cuda:<n>`.
+    ///
+    /// # Errors
+    /// If it is none of these.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name.split_once(':') {
+            None if name == "auto" => Ok(Self::Auto),
+            None if name == "cpu" => Ok(Self::Cpu),
+            None if name == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", index)) => {
+                let ordinal = index.parse::<u16>();
+                let ordinal =
+                    ordinal.with_context(|| format!("--device {name}: expected cuda:<n> with a device number"))?;
+                Ok(Self::Cuda(ordinal.into()))
+            }
+            _ => bail!("--device {name}: expected auto, cpu, cuda or cuda:<n>"),
         }
-        _ => bail!("--device {name}: expected auto, cpu, cuda or cuda:<n>"),
     }
 }
 

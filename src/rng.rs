@@ -63,6 +63,12 @@ impl Stream {
         Self { key: [seed, site], step, purpose: purpose as u32 }
     }
 
+    /// The key, and the upper half of the counter: seed, site, step, purpose.
+    #[must_use]
+    pub fn words(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.step, self.purpose]
+    }
+
     /// The numbers of elements `4 * block .. 4 * block + 4`.
     #[must_use]
     pub fn block(&self, block: u64) -> [u32; 4] {

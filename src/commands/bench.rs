@@ -15,6 +15,7 @@ use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::ops::cpu::flops;
 use crate::ops::loss::BceWeights;
 use crate::ops::memory;
+use crate::ops::place::Place;
 use crate::ops::tape::{DropoutKey, Tape};
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
@@ -23,10 +24,10 @@ use crate::training::trainer::{forward_backward, moment_storage};
 ///
 /// # Errors
 /// If the configuration, the batches or the model cannot be used.
-pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
+pub fn run(args: &BenchArgs, place: &Place, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = super::load_config(&args.config)?.context("bench needs --config FILE")?;
-    let base = BaseModel::open(&config.model, console)?;
+    let base = BaseModel::open(&config.model, place, console)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         problem: setup::problem(config.model.problem_type),
@@ -34,6 +35,7 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
         lora: setup::lora_options(&config.model)?,
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
+        place: base.place.clone(),
     })?;
     classifier.initialize(config.exp.seeds[0])?;
     setup::start_from_adapter(&classifier, &config.model)?;
@@ -46,6 +48,7 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
     for step in 0..args.warmup {
         timer.run(args.mode, &batches[step % batches.len()])?;
     }
+    base.place.wait()?;
     let first_step_seconds = started.elapsed().as_secs_f64();
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
     let counted = flops::multiply_adds();
@@ -53,13 +56,15 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
         let batch = &batches[step % batches.len()];
         let begin = Instant::now();
         losses.push(timer.run(args.mode, batch)?);
+        base.place.wait()?;
         seconds.push(begin.elapsed().as_secs_f64());
         tokens.push(batch.token_ids.len());
     }
     let flops_done = 2.0 * (flops::multiply_adds() - counted) as f64;
     let (total_seconds, total_tokens) = (seconds.iter().sum::<f64>(), tokens.iter().sum::<usize>());
     let peak = memory::peak_bytes();
-    let rate = flops::measure_rate();
+    let gpu = base.place.description();
+    let rate = base.place.measure_rate()?;
     let base = classifier.base();
     print(&json!({
         "mode": args.mode.name(),
@@ -80,6 +85,8 @@ pub fn run(args: &BenchArgs, console: Console) -> Result<()> {
         "optimizer_bytes": timer.optimizer.as_ref().map(AdamW::bytes),
         "load_peak_bytes": load_peak,
         "peak_bytes": peak,
+        "gpu": gpu.as_ref().map(|gpu| &gpu.name),
+        "gpu_peak_bytes": gpu.as_ref().map(|gpu| gpu.peak_bytes),
         "threads": rayon::current_num_threads(),
     }));
     Ok(())
@@ -102,9 +109,11 @@ impl Timer<'_> {
             return Ok(f64::from(classifier.loss(&tape, &logits, &batch.labels)?.tensor().to_scalar::<f32>()?));
         }
         let train = &self.config.train;
-        let optimizer = self.optimizer.get_or_insert_with(|| {
-            AdamW::new(classifier.params(), train.weight_decay, moment_storage(self.config.model.use_4bit, train))
-        });
+        if self.optimizer.is_none() {
+            let storage = moment_storage(self.config.model.use_4bit, train);
+            self.optimizer = Some(AdamW::new(classifier.params(), train.weight_decay, storage)?);
+        }
+        let optimizer = self.optimizer.as_mut().expect("it was just made");
         for param in classifier.params() {
             param.clear_gradient()?;
         }

@@ -11,6 +11,7 @@ use crate::console::{Console, bytes};
 use crate::evaluation::{Sample, evaluate};
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
+use crate::ops::place::Place;
 use crate::ops::tape::DropoutKey;
 use crate::training::trainer::{TrainOptions, forward_backward};
 
@@ -21,9 +22,9 @@ const TIMED: usize = 3;
 ///
 /// # Errors
 /// If training could not start with it.
-pub fn run(args: &ConfigArgs, console: Console) -> Result<()> {
+pub fn run(args: &ConfigArgs, place: &Place, console: Console) -> Result<()> {
     let config = super::load_config(args)?.context("check needs --config FILE")?;
-    let setting = train::prepare(&config, console)?;
+    let setting = train::prepare(&config, place, console)?;
     let mut report = String::new();
     describe_data(&setting, &mut report)?;
     describe_model(&setting, &mut report)?;
@@ -90,7 +91,7 @@ fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
         setting.base.files.name,
         100.0 * trained as f64 / (frozen + trained) as f64
     )?;
-    let memory = setting.memory_estimate();
+    let memory = setting.memory_estimate()?;
     writeln!(
         out,
         "memory: about {} at the peak: base {}, adapters and gradients {}, optimizer {}, activations of the largest \

@@ -19,6 +19,7 @@ use crate::console::Console;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
+use crate::ops::place::Place;
 use crate::thresholds::{Scope, tune};
 use crate::training::trainer::score;
 
@@ -26,8 +27,8 @@ use crate::training::trainer::score;
 ///
 /// # Errors
 /// If the classifier or the rows cannot be used.
-pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
-    let loaded = Loaded::open(&args.run, console)?;
+pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, place, console)?;
     let (name, path, limit) = rows(args, &loaded)?;
     let problem = loaded.classifier.problem();
     let examples = setup::read_split(&path, &loaded.columns(true), limit, problem, console)?;
@@ -56,7 +57,7 @@ pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
     print_table(&format!("f1_micro {:.4}, 95% interval {low:.4} to {high:.4}\n", scored.scores.f1_micro));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        comparison.push(compared(args, run, (&loaded, predictions), (&path, limit), console)?);
+        comparison.push(compared(args, run, (&loaded, predictions), (&path, limit), place, console)?);
     }
 
     let directory = match &args.output_dir {
@@ -94,7 +95,7 @@ pub fn run(args: &EvalArgs, console: Console) -> Result<()> {
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
         seeds: Vec::new(),
         comparison: comparison.iter().map(Comparison::to_row).collect(),
-        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine()].concat(),
+        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine(place)].concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
     };
@@ -146,9 +147,10 @@ fn compared(
     run: &Path,
     (own, own_predictions): (&Loaded, &Predictions),
     (path, limit): (&Path, Option<usize>),
+    place: &Place,
     console: Console,
 ) -> Result<Comparison> {
-    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, console)?;
+    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, place, console)?;
     let labels = &other.file.labels;
     let is_same = labels.len() == own.file.labels.len() && own.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));

@@ -17,23 +17,40 @@ use anyhow::Result;
 use crate::cli::{Cli, Command, ConfigArgs};
 use crate::config::Config;
 use crate::console::Console;
-use crate::device;
+use crate::device::{self, Choice};
+use crate::ops::place::Place;
 
 /// Runs a command.
 ///
 /// # Errors
 /// If it fails; the message is for the user.
 pub fn run(cli: &Cli) -> Result<()> {
-    device::choose(&cli.global.device)?;
+    let choice = Choice::parse(&cli.global.device)?;
     device::start_threads(cli.global.threads)?;
     let console = Console::new(cli.global.quiet);
+    if let Command::Prepare(args) = &cli.command {
+        return prepare::run(&args.source, console);
+    }
+    let place = open(choice, console)?;
     match &cli.command {
-        Command::Train(args) => train::run(args, console),
-        Command::Eval(args) => eval::run(args, console),
-        Command::Predict(args) => predict::run(args, console),
-        Command::Prepare(args) => prepare::run(&args.source, console),
-        Command::Check(args) => check::run(&args.config, console),
-        Command::Bench(args) => bench::run(args, console),
+        Command::Train(args) => train::run(args, &place, console),
+        Command::Eval(args) => eval::run(args, &place, console),
+        Command::Predict(args) => predict::run(args, &place, console),
+        Command::Prepare(_) => unreachable!("returned above"),
+        Command::Check(args) => check::run(&args.config, &place, console),
+        Command::Bench(args) => bench::run(args, &place, console),
+    }
+}
+
+/// Opens the device. With `auto`, a GPU that cannot be used is said, and the CPU taken.
+fn open(choice: Choice, console: Console) -> Result<Place> {
+    match choice {
+        Choice::Cuda(ordinal) => Ok(Place::gpu(ordinal)?),
+        Choice::Auto if device::HAS_CUDA => Ok(Place::gpu(0).unwrap_or_else(|error| {
+            console.warn(format!("computing on the CPU: {error}"));
+            Place::cpu()
+        })),
+        Choice::Auto | Choice::Cpu => Ok(Place::cpu()),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::device;
 use crate::evaluation::Sample;
 use crate::metrics::Scores;
 use crate::metrics::bootstrap::Intervals;
+use crate::ops::place::Place;
 use crate::training::trainer::peak_memory;
 
 /// Draws of the bootstrap: the same in every report.
@@ -39,11 +40,16 @@ pub(super) fn history(path: &Path) -> Result<Vec<Value>> {
 }
 
 /// The machine, as far as it matters for time and energy.
-pub(super) fn machine() -> Vec<(&'static str, String)> {
+pub(super) fn machine(place: &Place) -> Vec<(&'static str, String)> {
+    let gpu = place.description();
     let mut facts = vec![
         ("llmcls", env!("CARGO_PKG_VERSION").to_owned()),
-        ("device", format!("CPU: {}, {} threads", device::cpu_name(), rayon::current_num_threads())),
+        match &gpu {
+            Some(gpu) => ("device", format!("GPU: {}, CUDA {}", gpu.name, gpu.driver)),
+            None => ("device", format!("CPU: {}, {} threads", device::cpu_name(), rayon::current_num_threads())),
+        },
     ];
+    facts.extend(gpu.map(|gpu| ("peak memory of the GPU", bytes(gpu.peak_bytes))));
     facts.extend(peak_memory().as_u64().map(|peak| ("peak memory", bytes(peak))));
     facts
 }
@@ -68,7 +74,7 @@ pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_
     for seed in &setting.config.exp.seeds {
         curves.push((seed.to_string(), history(&run.seed(*seed)?.history())?));
     }
-    let mut facts = machine();
+    let mut facts = machine(&setting.base.place);
     let seconds: f64 = seeds.iter().filter_map(|seed| seed["train_runtime"].as_f64()).sum();
     facts.push(("training time, all seeds", format!("{:.2} hours", seconds / 3600.0)));
     facts.push(("seed of this report", number.to_string()));

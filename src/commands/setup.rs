@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::DType;
 
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
@@ -22,6 +23,7 @@ use crate::model::files::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
+use crate::ops::place::Place;
 use crate::thresholds::Scope;
 
 /// The base's files and how they are to be read.
@@ -36,6 +38,8 @@ pub struct BaseModel {
     pub storage: BaseStorage,
     /// What tells whether they changed.
     pub fingerprint: String,
+    /// Where the model computes.
+    pub place: Place,
 }
 
 impl BaseModel {
@@ -43,7 +47,7 @@ impl BaseModel {
     ///
     /// # Errors
     /// If a file is missing or not usable.
-    pub fn open(model: &ModelConfig, console: Console) -> Result<Self> {
+    pub fn open(model: &ModelConfig, place: &Place, console: Console) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
         let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
         let config = BackboneConfig::from_file(&files.config)?;
@@ -61,7 +65,15 @@ impl BaseModel {
             },
             is_4bit: model.use_4bit,
         };
-        Ok(Self { files, config, weights, storage, fingerprint })
+        let place = match model.torch_dtype {
+            TorchDtype::Float32 => place.with_dtype(DType::F32),
+            TorchDtype::Bfloat16 => place.with_dtype(DType::BF16),
+            TorchDtype::Float16 => {
+                ensure!(!place.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
+                place.clone()
+            }
+        };
+        Ok(Self { files, config, weights, storage, fingerprint, place })
     }
 
     /// Builds a classifier on this base.
@@ -301,7 +313,7 @@ impl Loaded {
     ///
     /// # Errors
     /// If there is none, or a part of it does not fit the others.
-    pub fn open(args: &RunArgs, console: Console) -> Result<Self> {
+    pub fn open(args: &RunArgs, place: &Place, console: Console) -> Result<Self> {
         let given = super::load_config(&args.config)?;
         let run = match &args.run {
             Some(run) => run.clone(),
@@ -323,7 +335,7 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        let base = BaseModel::open(&model, console)?;
+        let base = BaseModel::open(&model, place, console)?;
         let file = match (file, &config) {
             (Some(file), _) => {
                 ensure!(
@@ -345,6 +357,7 @@ impl Loaded {
             lora,
             weights: BceWeights::default(),
             recompute: false,
+            place: base.place.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
         let own = trained.adapter.join("tokenizer.json");

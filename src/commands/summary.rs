@@ -10,6 +10,7 @@ use crate::config::redact;
 use crate::console::{Console, bytes};
 use crate::device;
 use crate::metrics::{METRICS, lower_is_better};
+use crate::ops::place::Place;
 use crate::training::trainer::{TrainOutcome, peak_memory};
 
 /// What training one seed took.
@@ -101,13 +102,15 @@ pub(super) fn report(summary: &Value, console: Console) {
 }
 
 /// Writes `environment.json`: what ran where. Written again at the end, for the peak.
-pub(super) fn write_environment(run: &RunDir) -> Result<()> {
+pub(super) fn write_environment(run: &RunDir, place: &Place) -> Result<()> {
+    let gpu = place.description();
     records::write_json(
         &run.environment(),
         &json!({
             "version": env!("CARGO_PKG_VERSION"),
             "commit": option_env!("LLMCLS_COMMIT"),
-            "device": "cpu",
+            "device": if gpu.is_some() { "cuda" } else { "cpu" },
+            "gpu": gpu.as_ref().map(|gpu| json!({ "name": gpu.name, "driver_cuda": gpu.driver, "peak_memory_bytes": gpu.peak_bytes })),
             "cpu": device::cpu_name(),
             "threads": rayon::current_num_threads(),
             "os": std::env::consts::OS,

@@ -29,7 +29,7 @@ use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
-use crate::ops::memory;
+use crate::ops::place::Place;
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -61,9 +61,9 @@ pub(super) struct Setting<'a> {
 ///
 /// # Errors
 /// If the configuration, the data or the model cannot be used, or training fails.
-pub fn run(args: &TrainArgs, console: Console) -> Result<()> {
+pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
     if args.dry_run {
-        return super::check::run(&args.config, console);
+        return super::check::run(&args.config, place, console);
     }
     let config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
@@ -71,7 +71,7 @@ pub fn run(args: &TrainArgs, console: Console) -> Result<()> {
             .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
     };
     interrupt::listen().context("cannot listen to signals")?;
-    let setting = prepare(&config, console)?;
+    let setting = prepare(&config, place, console)?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
@@ -94,7 +94,7 @@ pub fn run(args: &TrainArgs, console: Console) -> Result<()> {
 
 /// Trains the seeds that are not finished, and writes the summary.
 fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<()> {
-    write_environment(run)?;
+    write_environment(run, &setting.base.place)?;
     let mut seeds = Vec::new();
     for &seed in &setting.config.exp.seeds {
         let directory = run.seed(seed)?;
@@ -106,7 +106,7 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
             }
         });
     }
-    write_environment(run)?;
+    write_environment(run, &setting.base.place)?;
     let summary = summarize(setting, seeds);
     report(&summary, setting.console);
     super::report::write(setting, run, &summary, shows_texts)?;
@@ -136,12 +136,12 @@ fn metric_name(config: &Config) -> &str {
 }
 
 /// Reads and builds all that training needs, and refuses what would not fit into memory.
-pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> {
+pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -> Result<Setting<'a>> {
     let started = Instant::now();
     check_keys(config)?;
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
-    let base = BaseModel::open(&config.model, console)?;
+    let base = BaseModel::open(&config.model, place, console)?;
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
@@ -157,8 +157,8 @@ pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> 
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
     warnings::about_leaks(&splits, console);
 
-    let base_bytes = estimate::base_bytes(&base.config, base.storage);
-    refuse_what_does_not_fit("the base's weights alone take", base_bytes, console)?;
+    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.place);
+    refuse_what_does_not_fit("the base's weights alone take", base_bytes, &base.place, console)?;
     let lora = setup::lora_options(&config.model)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
@@ -167,6 +167,7 @@ pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> 
         lora: lora.clone(),
         weights: setup::loss_weights(config, &columns.labels, &train.examples)?,
         recompute: config.train.gradient_checkpointing,
+        place: base.place.clone(),
     })?;
     let file = setup::describe(config, columns.labels, &base);
     console.say(format!(
@@ -184,15 +185,27 @@ pub(super) fn prepare(config: &Config, console: Console) -> Result<Setting<'_>> 
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint)?;
     let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
-    refuse_what_does_not_fit("training is estimated to take", setting.memory_estimate().total(), console)?;
+    let needed = setting.memory_estimate()?.total();
+    refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.place, console)?;
     Ok(setting)
 }
 
 /// Compares what is needed with what this machine has.
-fn refuse_what_does_not_fit(what: &str, needed: u64, console: Console) -> Result<()> {
+fn refuse_what_does_not_fit(what: &str, needed: u64, place: &Place, console: Console) -> Result<()> {
     const HELP: &str = "these keys lower it: train.batch_size, data.max_length, train.gradient_checkpointing=true, \
                         model.use_4bit=true, model.torch_dtype=bfloat16";
-    let Some(limits) = memory::limits() else { return Ok(()) };
+    let Some(limits) = place.memory() else { return Ok(()) };
+    if place.is_gpu() {
+        // Nothing is swapped out of a GPU: what is not free now cannot be had.
+        ensure!(
+            needed <= limits.available,
+            "{what} {}, and the GPU has {} free of {}; {HELP}",
+            bytes(needed),
+            bytes(limits.available),
+            bytes(limits.total)
+        );
+        return Ok(());
+    }
     ensure!(
         needed <= limits.total,
         "{what} {}, and this machine, or the control group of this process, has {}; {HELP}",
@@ -207,7 +220,7 @@ fn refuse_what_does_not_fit(what: &str, needed: u64, console: Console) -> Result
 
 impl Setting<'_> {
     /// What the largest step of any seed and epoch will take.
-    pub(super) fn memory_estimate(&self) -> MemoryEstimate {
+    pub(super) fn memory_estimate(&self) -> Result<MemoryEstimate> {
         let train = &self.config.train;
         let length = |&index: &usize| self.train.samples[index].tokens.token_ids.len();
         let mut tokens = 0;
@@ -222,14 +235,15 @@ impl Setting<'_> {
             }
         }
         let storage = moment_storage(self.config.model.use_4bit, train);
-        MemoryEstimate::new(&StepShape {
+        Ok(MemoryEstimate::new(&StepShape {
             config: &self.base.config,
             storage: self.base.storage,
             trained: self.classifier.trained_parameters(),
-            optimizer_bytes: AdamW::new(self.classifier.params(), 0.0, storage).bytes(),
+            optimizer_bytes: AdamW::new(self.classifier.params(), 0.0, storage)?.bytes(),
             recompute: train.gradient_checkpointing,
             tokens,
-        })
+            place: &self.base.place,
+        }))
     }
 
     /// Trains one seed and writes its directory; returns its part of the summary.
@@ -386,7 +400,10 @@ impl Setting<'_> {
                 ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
             ],
             record,
-            hardware: &format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
+            hardware: &match self.base.place.description() {
+                Some(gpu) => gpu.name,
+                None => format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
+            },
             language: self.config.data.language.as_deref(),
             hub_dataset: self.config.data.hub_dataset.as_deref(),
         };

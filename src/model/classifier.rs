@@ -15,6 +15,7 @@ use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Checkpoint, Weights};
 use crate::ops::buffer::modify;
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
+use crate::ops::place::{Place, to_host};
 use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Param, Tape, Value};
 use crate::rng::{Purpose, Stream};
@@ -43,6 +44,8 @@ pub struct ClassifierOptions {
     pub weights: BceWeights,
     /// Keep one input a layer and compute the rest again in the backward.
     pub recompute: bool,
+    /// Where the base and its adapters are, and compute.
+    pub place: Place,
 }
 
 /// A frozen base, its adapters and its head.
@@ -58,8 +61,8 @@ pub struct Classifier {
 }
 
 enum Layers {
-    PreNorm(PreNorm),
-    PostNorm(PostNorm),
+    PreNorm(Box<PreNorm>),
+    PostNorm(Box<PostNorm>),
 }
 
 impl Classifier {
@@ -73,15 +76,18 @@ impl Classifier {
             LayersConfig::PreNorm(layers) => layers.names.embedding,
             LayersConfig::PostNorm(_) => post_norm::WORDS,
         };
-        let mut builder = Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora);
+        let mut builder =
+            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.place);
         let layers = match &config.layers {
             LayersConfig::PreNorm(layers) => {
-                Layers::PreNorm(PreNorm::new(&mut builder, config, layers, options.recompute)?)
+                Layers::PreNorm(Box::new(PreNorm::new(&mut builder, config, layers, options.recompute)?))
             }
             LayersConfig::PostNorm(layers) => {
-                Layers::PostNorm(PostNorm::new(&mut builder, config, layers, options.recompute)?)
+                Layers::PostNorm(Box::new(PostNorm::new(&mut builder, config, layers, options.recompute)?))
             }
         };
+        // A few rows: not worth a GPU.
+        builder.place = Place::cpu();
         let head = Head::new(&mut builder, config, options.labels)?;
         options.lora.targets.check(&builder.modules)?;
         Ok(Self {
@@ -178,6 +184,7 @@ impl Classifier {
             Layers::PreNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
             Layers::PostNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
         };
+        x = to_host(tape, x)?;
         if pooled.is_none() {
             x = mean_rows(tape, &x, &batch.sequences.offsets)?;
         }

@@ -109,7 +109,7 @@ impl Dense {
         let norm = match config.norm {
             None => None,
             Some((name, epsilon, has_bias)) => Some(TrainedNorm {
-                ones: Rc::new(LayerNorm { weight: vec![1.0; width], bias: None, epsilon }),
+                ones: Rc::new(LayerNorm { weight: vec![1.0; width].into(), bias: None, epsilon }),
                 weight: builder.vector(format!("{name}.weight"), width, Initial::Constant(1.0))?,
                 bias: has_bias
                     .then(|| builder.vector(format!("{name}.bias"), width, Initial::Constant(0.0)))

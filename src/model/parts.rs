@@ -9,10 +9,12 @@ use super::config::NormKind;
 use super::lora::LoraOptions;
 use super::weights::{BaseStorage, Weights};
 use crate::ops::buffer;
+use crate::ops::constant::Constant;
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::frozen::FrozenMatrix;
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
 use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
+use crate::ops::place::Place;
 use crate::ops::rms_norm::{RmsNorm, rms_norm};
 use crate::ops::rows::add;
 use crate::ops::tape::{Param, Tape, Value};
@@ -37,6 +39,8 @@ pub(super) struct Builder<'a> {
     root: &'static str,
     storage: BaseStorage,
     lora: &'a LoraOptions,
+    /// Where modules that are asked for next are to be.
+    pub(super) place: Place,
     pub(super) params: Vec<Rc<Param>>,
     pub(super) initial: Vec<Initial>,
     /// Names of the linear modules of the base.
@@ -64,6 +68,7 @@ impl<'a> Builder<'a> {
         (root, embedding): (&'static str, &str),
         storage: BaseStorage,
         lora: &'a LoraOptions,
+        place: &Place,
     ) -> Self {
         let prefix = if weights.has(&format!("{embedding}.weight")) { "" } else { root };
         Self {
@@ -72,6 +77,7 @@ impl<'a> Builder<'a> {
             root,
             storage,
             lora,
+            place: place.clone(),
             params: Vec::new(),
             initial: Vec::new(),
             modules: Vec::new(),
@@ -97,6 +103,7 @@ impl<'a> Builder<'a> {
         let weight = weights.matrix(&format!("{prefix}{module}.weight"), outputs, inputs, self.storage)?;
         let bias = weights.bias(&format!("{prefix}{module}.bias"), outputs, has_bias)?;
         self.count(&weight);
+        let weight = self.place.hold(weight)?;
         self.count_floats(bias.as_ref());
         let module = format!("{}{module}", self.root);
         let mut adapter = None;
@@ -114,7 +121,7 @@ impl<'a> Builder<'a> {
             });
         }
         self.modules.push(module);
-        Ok(Rc::new(LoraLinear { weight, bias, adapter }))
+        Ok(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter }))
     }
 
     /// A frozen table of embeddings.
@@ -138,14 +145,14 @@ impl<'a> Builder<'a> {
             NormKind::Layer { has_bias } => {
                 let bias = self.weights.bias(&format!("{name}.{bias}"), width, has_bias)?;
                 self.count_floats(bias.as_ref());
-                Norm::Layer(Rc::new(LayerNorm { weight, bias, epsilon }))
+                Norm::Layer(Rc::new(LayerNorm { weight: weight.into(), bias: bias.map(Constant::from), epsilon }))
             }
-            NormKind::Rms => Norm::Rms(Rc::new(RmsNorm { weight, epsilon })),
+            NormKind::Rms => Norm::Rms(Rc::new(RmsNorm { weight: weight.into(), epsilon })),
             NormKind::RmsFromOne => {
                 if !matches!(self.weights, Weights::Random { .. }) {
                     weight.iter_mut().for_each(|weight| *weight += 1.0);
                 }
-                Norm::Rms(Rc::new(RmsNorm { weight, epsilon }))
+                Norm::Rms(Rc::new(RmsNorm { weight: weight.into(), epsilon }))
             }
         })
     }
@@ -158,13 +165,12 @@ impl<'a> Builder<'a> {
 
     /// A trained parameter.
     pub(super) fn param(&mut self, name: String, shape: (usize, usize), initial: Initial) -> Result<Rc<Param>> {
-        let zeros = buffer::tensor(vec![0.0; shape.0 * shape.1], shape)?;
-        self.push(Param::new(name, zeros)?, initial)
+        self.push(Param::new(name, self.place.zeros(shape)?)?, initial)
     }
 
     /// A trained vector.
     pub(super) fn vector(&mut self, name: String, len: usize, initial: Initial) -> Result<Rc<Param>> {
-        self.push(Param::new(name, buffer::tensor(vec![0.0; len], len)?)?, initial)
+        self.push(Param::new(name, self.place.zeros(len)?)?, initial)
     }
 
     fn push(&mut self, param: Rc<Param>, initial: Initial) -> Result<Rc<Param>> {

@@ -20,6 +20,7 @@ use crate::ops::buffer;
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::frozen::FrozenMatrix;
 use crate::ops::lora_linear::{LoraLinear, lora_linear};
+use crate::ops::place::Place;
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
@@ -34,6 +35,7 @@ pub(super) struct PostNorm {
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
     recompute: bool,
+    place: Place,
 }
 
 struct Layer {
@@ -80,6 +82,7 @@ impl PostNorm {
                 .map(|index| Layer::new(builder, index, config, layers).map(Rc::new))
                 .collect::<Result<_>>()?,
             recompute,
+            place: builder.place.clone(),
         })
     }
 
@@ -88,7 +91,7 @@ impl PostNorm {
     /// # Errors
     /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
     pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        let mut x = self.embedding_norm.forward(tape, &Value::constant(self.embed(batch)?))?;
+        let mut x = self.embedding_norm.forward(tape, &Value::constant(self.place.put(self.embed(batch)?)?))?;
         x = dropout(tape, x, &self.embedding_dropout)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);

@@ -47,6 +47,10 @@ pub const NAMES: &str = "silu, gelu, gelu_new, gelu_pytorch_tanh, relu, tanh";
 /// If `x` is not a matrix of f32.
 pub fn activate(tape: &Tape, x: &Value, f: Activation) -> Result<Value> {
     let shape = x.tensor().dims2()?;
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() {
+        return super::cuda::elementwise::activate(tape, x, None, f);
+    }
     let mut output = scratch(shape.0 * shape.1);
     forward(&mut output, &elements(x.tensor())?, None, f);
     let output = tensor(output, shape)?;
@@ -65,6 +69,10 @@ pub fn activate(tape: &Tape, x: &Value, f: Activation) -> Result<Value> {
 pub fn gated(tape: &Tape, gate: &Value, up: &Value, f: Activation) -> Result<Value> {
     let shape = gate.tensor().dims2()?;
     rows_of(up.tensor(), shape.1)?;
+    #[cfg(feature = "cuda")]
+    if gate.tensor().device().is_cuda() {
+        return super::cuda::elementwise::activate(tape, gate, Some(up), f);
+    }
     let mut output = scratch(shape.0 * shape.1);
     forward(&mut output, &elements(gate.tensor())?, Some(&elements(up.tensor())?), f);
     let output = tensor(output, shape)?;

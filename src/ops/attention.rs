@@ -78,6 +78,10 @@ thread_local! {
 /// If the shapes do not fit `kind` and `sequences`.
 pub fn attention(tape: &Tape, [q, k, v]: [&Value; 3], kind: AttentionKind, sequences: &Rc<Sequences>) -> Result<Value> {
     let plan = Plan::new([q, k, v], kind, sequences, kind.dropout.stream(tape.dropout()))?;
+    #[cfg(feature = "cuda")]
+    if q.tensor().device().is_cuda() {
+        return super::cuda::attention::attention(tape, [q, k, v], plan);
+    }
     let mut output = scratch(plan.queries * plan.query_width());
     let mut log_sums = scratch(plan.queries * kind.heads);
     {
@@ -126,15 +130,15 @@ pub fn attention(tape: &Tape, [q, k, v]: [&Value; 3], kind: AttentionKind, seque
 }
 
 /// Shapes, and the tasks: one for each sequence and key head, with its group of query heads.
-struct Plan {
-    kind: AttentionKind,
-    offsets: Vec<usize>,
-    query_offsets: Vec<usize>,
-    first_positions: Vec<usize>,
-    queries: usize,
-    tokens: usize,
+pub(super) struct Plan {
+    pub(super) kind: AttentionKind,
+    pub(super) offsets: Vec<usize>,
+    pub(super) query_offsets: Vec<usize>,
+    pub(super) first_positions: Vec<usize>,
+    pub(super) queries: usize,
+    pub(super) tokens: usize,
     /// Draws which probabilities are kept, if not all are.
-    mask: Option<Stream>,
+    pub(super) mask: Option<Stream>,
 }
 
 struct BackwardInputs<'a> {

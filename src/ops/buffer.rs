@@ -5,41 +5,54 @@ use std::ops::Deref;
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef, Tensor, bail};
 
-/// The elements of a contiguous f32 tensor on the CPU. Holds candle's read lock: drop it before
-/// writing to the same tensor.
-pub(crate) struct Elements<'a> {
-    storage: StorageRef<'a>,
-    start: usize,
-    end: usize,
+/// The elements of a contiguous tensor as f32 on the CPU. Those of an f32 tensor there are read in
+/// place, under candle's read lock: drop it before writing to the same tensor.
+pub(crate) enum Elements<'a> {
+    InPlace {
+        storage: StorageRef<'a>,
+        start: usize,
+        end: usize,
+    },
+    #[cfg(feature = "cuda")]
+    Copied(Vec<f32>),
 }
 
 impl Deref for Elements<'_> {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(data)) => &data[self.start..self.end],
-            _ => unreachable!("`elements` accepts f32 tensors on the CPU only"),
+        match self {
+            Self::InPlace { storage, start, end } => match &**storage {
+                Storage::Cpu(CpuStorage::F32(data)) => &data[*start..*end],
+                _ => unreachable!("`elements` reads f32 tensors on the CPU in place"),
+            },
+            #[cfg(feature = "cuda")]
+            Self::Copied(data) => data,
         }
     }
 }
 
-/// Reads a tensor in place.
+/// Reads a tensor: in place if it is on the CPU, else a copy.
 ///
 /// # Errors
-/// If the tensor is not contiguous, not f32 or not on the CPU.
+/// If the tensor is not contiguous, or not f32 on the CPU.
 pub(crate) fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
+    #[cfg(feature = "cuda")]
+    if tensor.device().is_cuda() {
+        return super::cuda::download(tensor).map(Elements::Copied);
+    }
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!("expected a contiguous tensor, got strides {:?}", layout.stride());
     };
     match &*storage {
-        Storage::Cpu(CpuStorage::F32(_)) => Ok(Elements { storage, start, end }),
+        Storage::Cpu(CpuStorage::F32(_)) => Ok(Elements::InPlace { storage, start, end }),
         _ => bail!("expected f32 on the CPU, got {:?} on {:?}", tensor.dtype(), tensor.device()),
     }
 }
 
-/// Writes a tensor in place. Every tensor that shares its storage changes with it.
+/// Writes a tensor of f32 in place; one on a GPU by way of a copy. Every tensor that shares its storage
+/// changes with it.
 ///
 /// # Errors
 /// As [`elements`].
@@ -58,6 +71,14 @@ pub(crate) fn modify(tensor: &Tensor, f: impl FnMut(&mut [f32])) -> Result<()> {
                 }
                 _ => bail!("expected a contiguous f32 tensor"),
             }
+        }
+        #[cfg(feature = "cuda")]
+        fn cuda_fwd(&self, storage: &mut candle_core::CudaStorage, layout: &Layout) -> Result<()> {
+            let Some(range) = layout.contiguous_offsets() else { bail!("expected a contiguous f32 tensor") };
+            let slice = storage.as_cuda_slice::<f32>()?;
+            let mut data = storage.device.clone_dtoh(&slice.slice(range.0..range.1))?;
+            (self.0.borrow_mut())(&mut data);
+            super::cuda::overwrite(storage, range, &data)
         }
     }
     tensor.inplace_op1(&Modify(RefCell::new(f)))

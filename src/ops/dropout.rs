@@ -49,6 +49,10 @@ pub(super) fn threshold(p: f32) -> u32 {
 pub fn dropout(tape: &Tape, x: Value, place: &Dropout) -> Result<Value> {
     let Some(stream) = place.stream(tape.dropout()) else { return Ok(x) };
     let shape = x.tensor().dims2()?;
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() {
+        return super::cuda::elementwise::dropout(tape, &x, stream, place.p);
+    }
     let mask = Mask::draw(&stream, place.p, shape);
     let scale = 1.0 / (1.0 - place.p);
     let mut output = scratch(shape.0 * shape.1);

@@ -25,6 +25,9 @@ pub enum Storage {
     F16(Buffer<f16>),
     /// About 0.516 bytes a weight.
     Nf4(Nf4),
+    /// On a GPU.
+    #[cfg(feature = "cuda")]
+    Device(Box<super::cuda::DeviceMatrix>),
 }
 
 /// A frozen `(out, in)` matrix.
@@ -58,6 +61,8 @@ impl FrozenMatrix {
             Storage::Bf16(data) => data.len(),
             Storage::F16(data) => data.len(),
             Storage::Nf4(weights) => weights.len,
+            #[cfg(feature = "cuda")]
+            Storage::Device(_) => rows * columns,
         };
         assert_eq!(len, rows * columns, "a {rows} × {columns} matrix of {len} numbers");
         Self { storage, rows, columns }
@@ -83,6 +88,8 @@ impl FrozenMatrix {
             Storage::Bf16(data) => 2 * data.len(),
             Storage::F16(data) => 2 * data.len(),
             Storage::Nf4(weights) => weights.bytes(),
+            #[cfg(feature = "cuda")]
+            Storage::Device(matrix) => matrix.bytes(),
         }
     }
 
@@ -94,6 +101,33 @@ impl FrozenMatrix {
             Storage::Bf16(data) => widen(out, &data[range]),
             Storage::F16(data) => data[range].convert_to_f32_slice(out),
             Storage::Nf4(weights) => weights.dequantize(first, out),
+            #[cfg(feature = "cuda")]
+            Storage::Device(_) => unreachable!("only matrices on the CPU are read"),
+        }
+    }
+
+    /// The same matrix on a GPU, for activations of `dtype`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn moved_to(
+        self,
+        device: &candle_core::CudaDevice,
+        dtype: candle_core::DType,
+    ) -> candle_core::Result<Self> {
+        use super::cuda::DeviceMatrix;
+        let (rows, columns) = (self.rows, self.columns);
+        let matrix = match &self.storage {
+            Storage::Nf4(weights) => DeviceMatrix::nf4(device, (rows, columns), dtype, weights)?,
+            _ => DeviceMatrix::dense(device, (rows, columns), dtype, |out| self.read(0, out))?,
+        };
+        Ok(Self { storage: Storage::Device(Box::new(matrix)), rows, columns })
+    }
+
+    /// The matrix on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_device(&self) -> candle_core::Result<&super::cuda::DeviceMatrix> {
+        match &self.storage {
+            Storage::Device(matrix) => Ok(matrix),
+            _ => candle_core::bail!("activations on a GPU meet weights on the CPU"),
         }
     }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use candle_core::Result;
 
 use super::buffer::{elements, scratch, tensor};
+use super::constant::Constant;
 use super::cpu::math::{dot, simd};
 use super::cpu::par_rows;
 use super::rows_of;
@@ -14,9 +15,9 @@ use super::tape::{Param, Tape, Value};
 #[derive(Debug)]
 pub struct LayerNorm {
     /// w, D values.
-    pub weight: Vec<f32>,
+    pub weight: Constant,
     /// b, D values, if the model has one.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Constant>,
     /// Added to the variance.
     pub epsilon: f32,
 }
@@ -35,6 +36,10 @@ struct Moments {
 pub fn layer_norm(tape: &Tape, x: &Value, norm: &Rc<LayerNorm>) -> Result<Value> {
     let width = norm.weight.len();
     let rows = rows_of(x.tensor(), width)?;
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() {
+        return super::cuda::norm::layer_norm(tape, x, norm);
+    }
     let mut moments = Moments { mean: scratch(rows), inverse: scratch(rows) };
     let mut output = scratch(rows * width);
     {
@@ -134,10 +139,10 @@ simd! {
         par_rows(output, width, |first, block| {
             for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
                 let (mean, inverse) = (moments.mean[row], moments.inverse[row]);
-                for ((y, x), weight) in y.iter_mut().zip(&x[row * width..]).zip(&norm.weight) {
+                for ((y, x), weight) in y.iter_mut().zip(&x[row * width..]).zip(&*norm.weight) {
                     *y = (x - mean) * inverse * weight;
                 }
-                for (y, bias) in y.iter_mut().zip(norm.bias.iter().flatten()) {
+                for (y, bias) in y.iter_mut().zip(norm.bias.iter().flat_map(|bias| bias.iter())) {
                     *y += bias;
                 }
             }
@@ -194,7 +199,8 @@ mod tests {
     #[test]
     fn layer_norm_passes_finite_differences() {
         for bias in [None, Some(numbers(21, 4))] {
-            let weight = numbers(21, 3).iter().map(|w| 1.0 + w).collect();
+            let weight = numbers(21, 3).iter().map(|w| 1.0 + w).collect::<Vec<_>>().into();
+            let bias = bias.map(Constant::from);
             let norm = Rc::new(LayerNorm { weight, bias, epsilon: 1e-3 });
             check(&[(numbers(5 * 21, 1), (5, 21))], |tape, inputs| layer_norm(tape, &inputs[0], &norm));
         }
@@ -202,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_layer_norm_centres_and_scales() {
-        let norm = Rc::new(LayerNorm { weight: vec![2.0; 4], bias: Some(vec![1.0; 4]), epsilon: 0.0 });
+        let norm = Rc::new(LayerNorm { weight: vec![2.0; 4].into(), bias: Some(vec![1.0; 4].into()), epsilon: 0.0 });
         let x = Value::constant(tensor(vec![1.0, 3.0, 1.0, 3.0], (1, 4)).unwrap());
         let y = layer_norm(&Tape::off(), &x, &norm).unwrap();
         assert_eq!(&*elements(y.tensor()).unwrap(), &[-1.0, 3.0, -1.0, 3.0]);

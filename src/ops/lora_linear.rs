@@ -12,6 +12,7 @@ use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use super::buffer::{elements, scratch, tensor};
+use super::constant::Constant;
 use super::cpu::math::{add_rows, dot_rows, simd};
 use super::cpu::matrix::MatrixMut;
 use super::cpu::par_rows;
@@ -27,7 +28,7 @@ pub struct LoraLinear {
     /// W, `(out, in)`.
     pub weight: FrozenMatrix,
     /// b, `out` values.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Constant>,
     /// The trained part.
     pub adapter: Option<Adapter>,
 }
@@ -47,6 +48,14 @@ pub struct Adapter {
     pub site: u32,
 }
 
+impl Adapter {
+    /// The stream of the mask, or `None` where nothing is left out.
+    pub(super) fn stream(&self, tape: &Tape) -> Option<Stream> {
+        let key = tape.dropout().filter(|_| self.dropout > 0.0)?;
+        Some(Stream::new(key.seed, self.site, key.micro_batch, Purpose::Dropout))
+    }
+}
+
 /// Maps `x` `(N, in)` to `(N, out)`, and adds `residual` `(N, out)` if given.
 ///
 /// # Errors
@@ -54,11 +63,17 @@ pub struct Adapter {
 pub fn lora_linear(tape: &Tape, x: &Value, layer: &Rc<LoraLinear>, residual: Option<&Value>) -> Result<Value> {
     let (inputs, outputs) = (layer.weight.columns(), layer.weight.rows());
     let rows = rows_of(x.tensor(), inputs)?;
+    if let Some(residual) = residual
+        && rows_of(residual.tensor(), outputs)? != rows
+    {
+        bail!("a residual of {:?} for {rows} rows", residual.tensor().dims());
+    }
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() {
+        return super::cuda::lora_linear::lora_linear(tape, x, layer, residual);
+    }
     let mut output = scratch(rows * outputs);
     if let Some(residual) = residual {
-        if rows_of(residual.tensor(), outputs)? != rows {
-            bail!("a residual of {:?} for {rows} rows", residual.tensor().dims());
-        }
         output.copy_from_slice(&elements(residual.tensor())?);
     }
     let input = elements(x.tensor())?;
@@ -66,7 +81,7 @@ pub fn lora_linear(tape: &Tape, x: &Value, layer: &Rc<LoraLinear>, residual: Opt
     if let Some(bias) = &layer.bias {
         par_rows(&mut output, outputs, |_, block| {
             for y in block.chunks_exact_mut(outputs) {
-                for (y, bias) in y.iter_mut().zip(bias) {
+                for (y, bias) in y.iter_mut().zip(bias.iter()) {
                     *y += bias;
                 }
             }
@@ -149,10 +164,7 @@ impl Kernel {
                 *value = b[out * rank + r];
             }
         }
-        let mask = tape.dropout().filter(|_| adapter.dropout > 0.0).map(|key| {
-            let stream = Stream::new(key.seed, adapter.site, key.micro_batch, Purpose::Dropout);
-            Mask::draw(&stream, adapter.dropout, (rows, inputs))
-        });
+        let mask = adapter.stream(tape).map(|stream| Mask::draw(&stream, adapter.dropout, (rows, inputs)));
         let mask_scale = if mask.is_some() { 1.0 / (1.0 - adapter.dropout) } else { 1.0 };
         let a = elements(adapter.a.value())?.to_vec();
         Ok(Self { a, b_transposed, inputs, outputs, rank, scaling: adapter.scaling, mask, mask_scale })
@@ -308,7 +320,7 @@ mod tests {
         let weight = Storage::F32(Buffer::Owned(numbers(INPUTS * OUTPUTS, 1)));
         Rc::new(LoraLinear {
             weight: FrozenMatrix::new(weight, OUTPUTS, INPUTS),
-            bias: Some(numbers(OUTPUTS, 7)),
+            bias: Some(numbers(OUTPUTS, 7).into()),
             adapter: Some(Adapter { a: Rc::clone(a), b: Rc::clone(b), scaling: 1.5, dropout, site: 3 }),
         })
     }
@@ -346,7 +358,7 @@ mod tests {
             let w = numbers(500 * OUTPUTS, 8);
             tape.backward(&y, tensor(w.clone(), (500, OUTPUTS)).unwrap()).unwrap();
             let gradient = elements(&gradient.take().unwrap()).unwrap().to_vec();
-            let bias = layer.bias.clone().unwrap();
+            let bias = layer.bias.as_deref().unwrap();
             let loss: f64 = output
                 .iter()
                 .zip(&w)

@@ -4,9 +4,14 @@
 //! the gradient of both operands, where ours are frozen on one side.
 
 pub mod activation;
+pub mod adamw;
 pub mod attention;
+pub mod blockwise;
 pub(crate) mod buffer;
+pub mod constant;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod dropout;
 pub mod dynamic_map;
 pub mod frozen;
@@ -16,6 +21,7 @@ pub mod lora_linear;
 pub mod loss;
 pub mod memory;
 pub mod nf4;
+pub mod place;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use candle_core::{Result, bail};
 
 use super::buffer::{elements, scratch, tensor};
+use super::constant::Constant;
 use super::cpu::math::{dot, simd};
 use super::cpu::par_rows;
 use super::tape::{Tape, Value};
@@ -13,7 +14,7 @@ use super::tape::{Tape, Value};
 #[derive(Debug)]
 pub struct RmsNorm {
     /// Scale, D values.
-    pub weight: Vec<f32>,
+    pub weight: Constant,
     /// Added to the mean square.
     pub epsilon: f32,
 }
@@ -28,6 +29,10 @@ pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     let shape = x.tensor().dims2()?;
     if shape.1 % width != 0 {
         bail!("a norm of width {width} over rows of {}", shape.1);
+    }
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() {
+        return super::cuda::norm::rms_norm(tape, x, norm);
     }
     let rows = shape.0 * (shape.1 / width);
     let mut inverse = scratch(rows);
@@ -59,7 +64,7 @@ simd! {
         par_rows(output, width, |first, block| {
             for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
                 let x = &x[row * width..][..width];
-                for ((y, x), weight) in y.iter_mut().zip(x).zip(&norm.weight) {
+                for ((y, x), weight) in y.iter_mut().zip(x).zip(&*norm.weight) {
                     *y = x * inverse[row] * weight;
                 }
             }
@@ -98,7 +103,10 @@ mod tests {
 
     #[test]
     fn rms_norm_passes_finite_differences() {
-        let norm = Rc::new(RmsNorm { weight: numbers(21, 3).iter().map(|w| 1.0 + w).collect(), epsilon: 1e-3 });
+        let norm = Rc::new(RmsNorm {
+            weight: numbers(21, 3).iter().map(|w| 1.0 + w).collect::<Vec<_>>().into(),
+            epsilon: 1e-3,
+        });
         for shape in [(5, 21), (3, 42)] {
             check(&[(numbers(shape.0 * shape.1, 1), shape)], |tape, inputs| rms_norm(tape, &inputs[0], &norm));
         }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use candle_core::{Result, bail};
 
 use super::buffer::modify;
+use super::constant::Constant;
 use super::cpu::math::simd;
 use super::cpu::par_rows;
 use super::tape::{Tape, Value};
@@ -14,9 +15,9 @@ use super::tape::{Tape, Value};
 #[derive(Debug)]
 pub struct RopeTable {
     /// `(positions, half)`
-    cos: Vec<f32>,
+    cos: Constant,
     /// `(positions, half)`
-    sin: Vec<f32>,
+    sin: Constant,
     /// Pairs of a head that are rotated: d/2, or fewer.
     half: usize,
     /// d
@@ -34,8 +35,8 @@ impl RopeTable {
         assert!(2 * frequencies.len() <= head_size, "{} frequencies for heads of {head_size}", frequencies.len());
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
         Self {
-            cos: angles().map(|angle| scale * angle.cos()).collect(),
-            sin: angles().map(|angle| scale * angle.sin()).collect(),
+            cos: angles().map(|angle| scale * angle.cos()).collect::<Vec<_>>().into(),
+            sin: angles().map(|angle| scale * angle.sin()).collect::<Vec<_>>().into(),
             half: frequencies.len(),
             head_size,
         }
@@ -45,6 +46,18 @@ impl RopeTable {
     #[must_use]
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half
+    }
+
+    /// cos and sin on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on(&self, device: &candle_core::Device) -> Result<(&candle_core::Tensor, &candle_core::Tensor)> {
+        Ok((self.cos.on(device)?, self.sin.on(device)?))
+    }
+
+    /// The width of a head, and pairs of it that are rotated.
+    #[cfg(feature = "cuda")]
+    pub(super) fn widths(&self) -> (usize, usize) {
+        (self.head_size, self.half)
     }
 }
 
@@ -79,6 +92,10 @@ pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>)
     }
     if let Some(position) = positions.iter().find(|&&p| p as usize >= table.positions()) {
         bail!("position {position} is outside the rope table of {}", table.positions());
+    }
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() {
+        return super::cuda::elementwise::rope(tape, x, table, positions);
     }
     modify(x.tensor(), |x| rotate(x, width, table, positions, 1.0))?;
     let Some(gradient) = x.gradient() else {

@@ -19,6 +19,10 @@ pub fn gather(tape: &Tape, x: &Value, indices: &Rc<[u32]>) -> Result<Value> {
     if let Some(index) = indices.iter().find(|&&index| index as usize >= rows) {
         bail!("row {index} of {rows}");
     }
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() {
+        return super::cuda::elementwise::gather(tape, x, indices);
+    }
     let mut output = scratch(indices.len() * width);
     {
         let input = elements(x.tensor())?;
@@ -95,6 +99,10 @@ pub fn columns(tape: &Tape, x: &Value, columns: Range<usize>) -> Result<Value> {
     if columns.is_empty() || columns.end > width {
         bail!("columns {columns:?} of {width}");
     }
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() {
+        return super::cuda::elementwise::columns(tape, x, columns);
+    }
     let mut output = scratch(rows * columns.len());
     copy_columns(&mut output, &elements(x.tensor())?, width, columns.clone());
     let output = tensor(output, (rows, columns.len()))?;
@@ -131,6 +139,10 @@ fn copy_columns(out: &mut [f32], x: &[f32], width: usize, columns: Range<usize>)
 pub fn add(tape: &Tape, a: &Value, b: &Value) -> Result<Value> {
     if a.tensor().shape() != b.tensor().shape() {
         bail!("a sum of shapes {:?} and {:?}", a.tensor().shape(), b.tensor().shape());
+    }
+    #[cfg(feature = "cuda")]
+    if a.tensor().device().is_cuda() {
+        return super::cuda::elementwise::add(tape, a, b);
     }
     let mut output = scratch(a.tensor().elem_count());
     sum(&mut output, &elements(a.tensor())?, &elements(b.tensor())?);

@@ -183,18 +183,30 @@ impl Gradient {
     /// Lets an op write its gradient of `len` elements itself: `f(buffer, accumulate)` must
     /// overwrite the buffer, or add to it if `accumulate`.
     pub(crate) fn write(&self, shape: &candle_core::Shape, f: impl Fn(&mut [f32], bool)) -> Result<()> {
+        self.write_tensor(
+            || buffer::tensor(buffer::scratch(shape.elem_count()), shape.clone()),
+            |gradient, accumulate| buffer::modify(gradient, |data| f(data, accumulate)),
+        )
+    }
+
+    /// As [`Gradient::write`], wherever the tensor is: `make` gives one to overwrite.
+    pub(crate) fn write_tensor(
+        &self,
+        make: impl FnOnce() -> Result<Tensor>,
+        f: impl FnOnce(&Tensor, bool) -> Result<()>,
+    ) -> Result<()> {
         let gradient = match self.take() {
             Some(mut present) => {
                 if Rc::get_mut(&mut present).is_none() {
                     present = Rc::new(present.copy()?);
                 }
-                buffer::modify(&present, |data| f(data, true))?;
+                f(&present, true)?;
                 present
             }
             None => {
-                let mut data = buffer::scratch(shape.elem_count());
-                f(&mut data, false);
-                Rc::new(buffer::tensor(data, shape.clone())?)
+                let gradient = make()?;
+                f(&gradient, false)?;
+                Rc::new(gradient)
             }
         };
         self.0.replace(Some(gradient));
@@ -230,7 +242,7 @@ impl Param {
         &self.value
     }
 
-    /// The sum of the gradients since the last [`Param::clear_gradient`].
+    /// The sum of the gradients since the last [`Param::clear_gradient`], if there were any.
     #[must_use]
     pub fn gradient(&self) -> &Tensor {
         &self.gradient
@@ -248,6 +260,10 @@ impl Param {
     /// If the tensor cannot be written.
     pub fn clear_gradient(&self) -> Result<()> {
         self.has_gradient.set(false);
+        if self.gradient.device().is_cuda() {
+            // The first gradient to arrive overwrites it.
+            return Ok(());
+        }
         buffer::modify(&self.gradient, |gradient| gradient.fill(0.0))
     }
 
@@ -264,11 +280,21 @@ impl Param {
         self.has_gradient.set(true);
         buffer::modify(&self.gradient, f)
     }
+
+    /// As [`Param::accumulate`] on a GPU: `f(gradient, accumulate)` must overwrite it, or add to it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn accumulate_on_device(&self, f: impl FnOnce(&Tensor, bool) -> Result<()>) -> Result<()> {
+        f(&self.gradient, self.has_gradient.replace(true))
+    }
 }
 
 fn add_in_place(sum: &Tensor, other: &Tensor) -> Result<()> {
     if sum.shape() != other.shape() {
         bail!("gradients of shapes {:?} and {:?} meet", sum.shape(), other.shape());
+    }
+    #[cfg(feature = "cuda")]
+    if sum.device().is_cuda() {
+        return super::cuda::elementwise::add_in_place(sum, other);
     }
     let other = buffer::elements(other)?;
     buffer::modify(sum, |sum| add(sum, &other))

@@ -14,13 +14,13 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::blockwise::BlockwiseMoments;
 use super::early_stopping::EarlyStopping;
 use super::optimizer::{AdamW, Moments};
 use crate::artifacts::{adapter, manifest, records};
 use crate::atomic_file;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
+use crate::ops::blockwise::BlockwiseMoments;
 
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -165,10 +165,9 @@ pub fn restore(path: &Path, classifier: &Classifier, optimizer: &mut AdamW) -> R
     let mut read = || -> Result<()> {
         let bytes = fs::read(&file)?;
         let tensors = SafeTensors::deserialize(&bytes)?;
-        for (param, moments) in classifier.params().iter().zip(optimizer.moments_mut()) {
-            load_moments(&tensors, param.name(), moments).with_context(|| format!("moments of `{}`", param.name()))?;
-        }
-        Ok(())
+        optimizer.restore(|param, moments| {
+            load_moments(&tensors, param.name(), moments).with_context(|| format!("moments of `{}`", param.name()))
+        })
     };
     read().with_context(|| format!("{}: not the state of this optimizer", file.display()))?;
     optimizer.set_steps(state.optimizer_steps);
@@ -206,8 +205,9 @@ fn parts(moments: &Moments) -> Vec<(&'static str, Dtype, usize, &[u8])> {
 }
 
 fn serialize_moments(classifier: &Classifier, optimizer: &AdamW) -> Result<Vec<u8>> {
+    let moments = optimizer.moments().collect::<Result<Vec<_>, _>>()?;
     let mut views = Vec::new();
-    for (param, moments) in classifier.params().iter().zip(optimizer.moments()) {
+    for (param, moments) in classifier.params().iter().zip(&moments) {
         for (part, dtype, len, bytes) in parts(moments) {
             views.push((format!("{}.{part}", param.name()), TensorView::new(dtype, vec![len], bytes)?));
         }

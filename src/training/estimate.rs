@@ -5,6 +5,7 @@
 use crate::model::config::{BackboneConfig, LayersConfig, Pooling};
 use crate::model::weights::{BaseStorage, Precision};
 use crate::ops::nf4;
+use crate::ops::place::Place;
 
 /// Bytes of program, tokenizer and worker buffers, measured on small models.
 const PROGRAM: u64 = 30 << 20;
@@ -24,6 +25,8 @@ pub struct StepShape<'a> {
     pub recompute: bool,
     /// Tokens of the largest batch.
     pub tokens: usize,
+    /// Where it runs.
+    pub place: &'a Place,
 }
 
 /// Bytes that a step takes, part by part.
@@ -66,13 +69,20 @@ impl MemoryEstimate {
         let saved = if shape.recompute { layers * d + layer } else { (layers - 1) * layer + last };
         // Gradients of gate, up and their product, and of the residual stream.
         let in_backward = 3 * mlp + 2 * d;
-        // Dropout's masks, of the inputs of adapters.
-        let bits = if shape.recompute { 1 } else { layers } * inputs / 8;
+        let size = shape.place.activation_bytes();
+        let beside = if shape.place.is_gpu() {
+            // A weight that is widened for a product; an input with what dropout leaves of it, and its gradient.
+            let widened = if shape.storage.is_4bit { d * mlp * size } else { 0 };
+            widened + shape.tokens * 2 * mlp * size
+        } else {
+            // Dropout's masks, of the inputs of adapters.
+            shape.tokens * if shape.recompute { 1 } else { layers } * inputs / 8
+        };
         Self {
-            base: base_bytes(config, shape.storage),
+            base: base_bytes(config, shape.storage, shape.place),
             trained: 8 * shape.trained as u64,
             optimizer: shape.optimizer_bytes as u64,
-            activations: (shape.tokens * (4 * (saved + in_backward) + bits)) as u64,
+            activations: (shape.tokens * size * (saved + in_backward) + beside) as u64,
         }
     }
 
@@ -83,9 +93,9 @@ impl MemoryEstimate {
     }
 }
 
-/// Bytes of the frozen weights.
+/// Bytes of the frozen weights that are where the model computes: embeddings stay on the CPU.
 #[must_use]
-pub fn base_bytes(config: &BackboneConfig, storage: BaseStorage) -> u64 {
+pub fn base_bytes(config: &BackboneConfig, storage: BaseStorage, place: &Place) -> u64 {
     let (linear, embedding) = (config.linear_weights(), config.embedding_weights());
     let dense = match storage.precision {
         Precision::Float32 => 4,
@@ -97,5 +107,6 @@ pub fn base_bytes(config: &BackboneConfig, storage: BaseStorage) -> u64 {
     } else {
         dense * linear
     };
+    let embedding = if place.is_gpu() { 0 } else { embedding };
     (linear + dense * embedding + 4 * config.hidden_size * (2 * config.num_hidden_layers + 1)) as u64
 }

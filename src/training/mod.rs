@@ -1,6 +1,5 @@
 //! The training loop and what it is made of.
 
-pub mod blockwise;
 pub mod checkpoint;
 pub mod early_stopping;
 pub mod estimate;

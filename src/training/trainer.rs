@@ -148,7 +148,7 @@ impl Trainer<'_> {
     /// [`interrupt::Interrupted`] after a signal. The last checkpoint stands.
     pub fn run(&self) -> Result<TrainOutcome> {
         let options = &self.options;
-        let mut optimizer = AdamW::new(self.classifier.params(), options.weight_decay, options.moments);
+        let mut optimizer = AdamW::new(self.classifier.params(), options.weight_decay, options.moments)?;
         let mut progress = match &self.resume_from {
             Some(path) => checkpoint::restore(path, self.classifier, &mut optimizer)?,
             None => Progress {
@@ -251,7 +251,7 @@ impl Trainer<'_> {
             let batch = Batch::new(samples.map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
             let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch };
             let value = forward_backward(self.classifier, &batch, key)
-                .with_context(|| format!("step {} of seed {}", progress.step + 1, self.options.seed))?;
+                .with_context(|| self.describe_batch(&batch, progress))?;
             sum += value;
             progress.micro_batch += 1;
             progress.examples += batch.len();
@@ -259,6 +259,19 @@ impl Trainer<'_> {
         }
         progress.loss_sum += sum;
         Ok(sum)
+    }
+
+    /// What was being computed when a step failed: memory, above all, is a matter of the batch.
+    fn describe_batch(&self, batch: &Batch, progress: &Progress) -> String {
+        let longest = batch.sequences.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        format!(
+            "step {} of seed {}, a batch of {} rows and {} tokens, the longest of {longest}; if memory ran out, lower \
+             train.batch_size or data.max_length, or set train.gradient_checkpointing=true; the last checkpoint stands",
+            progress.step + 1,
+            self.options.seed,
+            batch.len(),
+            batch.token_ids.len()
+        )
     }
 
     /// Clips and steps; returns the gradient's norm before clipping.

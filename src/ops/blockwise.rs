@@ -7,8 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::optimizer::Step;
-use crate::ops::dynamic_map::DynamicMap;
+use super::adamw::{Maps, Step};
+use super::dynamic_map::DynamicMap;
 
 /// Moments that share a scale.
 pub const BLOCK: usize = 256;
@@ -24,19 +24,6 @@ pub struct BlockwiseMoments {
     pub first_scales: Vec<f32>,
     /// The scale of each block of `second`.
     pub second_scales: Vec<f32>,
-}
-
-/// The two maps.
-#[derive(Debug)]
-pub(super) struct Maps {
-    first: DynamicMap,
-    second: DynamicMap,
-}
-
-impl Maps {
-    pub(super) fn new() -> Self {
-        Self { first: DynamicMap::new(true), second: DynamicMap::new(false) }
-    }
 }
 
 impl BlockwiseMoments {

@@ -1,0 +1,98 @@
+// AdamW, and the norm of gradients. Everything here is f32.
+
+#include "common.cuh"
+
+// The numbers of `Step` in optimizer.rs.
+struct Step {
+    float learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay;
+};
+#define STEP_PARAMS                                                                                                    \
+    float learning_rate, float gradient_scale, float beta1, float beta2, float epsilon, float correction1,             \
+        float correction2, float decay
+#define STEP Step{learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay}
+
+extern "C" __global__ void adamw(float *values, float *first, float *second, const float *gradient, size_t n,
+                                 STEP_PARAMS) {
+    Step step = STEP;
+    float step_size = step.learning_rate / step.correction1;
+    for (size_t e = global_thread(); e < n; e += global_threads()) {
+        float g = gradient[e] * step.gradient_scale, m = first[e], v = second[e];
+        m += (1.0f - step.beta1) * (g - m);
+        v = step.beta2 * v + (1.0f - step.beta2) * g * g;
+        first[e] = m;
+        second[e] = v;
+        values[e] = values[e] * step.decay - step_size * m / (sqrtf(v) / step.correction2 + step.epsilon);
+    }
+}
+
+// The code whose value is nearest to x; of two equally near, the lower. `map` is ascending.
+__device__ uint8_t nearest(const float *map, float x) {
+    uint32_t below = 0;
+    for (uint32_t half = 128; half > 0; half /= 2)
+        if (map[below + half] <= x) below += half;
+    uint32_t above = min(below + 1, 255u);
+    return x - map[below] > map[above] - x ? above : below;
+}
+
+// The largest x of a block of 256 threads, in all of them.
+__device__ float block_max(float x) {
+    __shared__ float largest[8];
+    x = warp_max(x);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) largest[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = largest[0];
+    for (int warp = 1; warp < 8; warp++) x = fmaxf(x, largest[warp]);
+    return x;
+}
+
+// With moments in 8 bits (see blockwise.rs): a block of 256 threads for each block of 256 moments.
+extern "C" __global__ void adamw_8bit(float *values, uint8_t *first, uint8_t *second, float *first_scales,
+                                      float *second_scales, const float *first_map, const float *second_map,
+                                      const float *gradient, size_t n, STEP_PARAMS) {
+    Step step = STEP;
+    __shared__ float signed_map[256], unsigned_map[256];
+    signed_map[threadIdx.x] = first_map[threadIdx.x];
+    unsigned_map[threadIdx.x] = second_map[threadIdx.x];
+    __syncthreads();
+    size_t e = global_thread();
+    float m = 0.0f, v = 0.0f;
+    if (e < n) {
+        float g = gradient[e] * step.gradient_scale;
+        if (isfinite(g)) {
+            m = step.beta1 * (signed_map[first[e]] * first_scales[blockIdx.x]) + (1.0f - step.beta1) * g;
+            v = step.beta2 * (unsigned_map[second[e]] * second_scales[blockIdx.x]) + (1.0f - step.beta2) * g * g;
+            float value = values[e] - step.learning_rate * step.correction2 / step.correction1 * m /
+                                          (sqrtf(v) + step.correction2 * step.epsilon);
+            values[e] = value * step.decay;
+        }
+    }
+    float first_scale = block_max(fabsf(m)), second_scale = block_max(fabsf(v));
+    if (e < n) {
+        uint8_t code = nearest(signed_map, first_scale > 0.0f ? m * (1.0f / first_scale) : 0.0f);
+        // A code of the other sign would push the parameter the wrong way.
+        if (signbit(signed_map[code]) != signbit(m)) {
+            if (m > 0.0f) code = code < 255 ? code + 1 : 255;
+            else code = code > 0 ? code - 1 : 0;
+        }
+        first[e] = code;
+        second[e] = nearest(unsigned_map, second_scale > 0.0f ? v * (1.0f / second_scale) : 0.0f);
+    }
+    if (threadIdx.x == 0) {
+        first_scales[blockIdx.x] = first_scale;
+        second_scales[blockIdx.x] = second_scale;
+    }
+}
+
+// out[block] = Σ x² over the elements of this block of 256 threads.
+extern "C" __global__ void sum_of_squares(double *out, const float *x, size_t n) {
+    __shared__ double sums[256];
+    double sum = 0.0;
+    for (size_t e = global_thread(); e < n; e += global_threads()) sum += (double)x[e] * x[e];
+    sums[threadIdx.x] = sum;
+    for (uint32_t half = 128; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) out[blockIdx.x] = sums[0];
+}
