@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::DType;
 use llmcls::artifacts::adapter;
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::model::batch::Batch;
@@ -11,6 +12,7 @@ use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
+use llmcls::ops::place::Place;
 use llmcls::ops::tape::{DropoutKey, Tape};
 use llmcls::training::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use serde::Deserialize;
@@ -39,6 +41,10 @@ fn open(name: &str, recompute: bool) -> Fixture {
 }
 
 fn open_with_dropout(name: &str, recompute: bool, dropout: f64) -> Fixture {
+    open_at(&Place::cpu(), name, recompute, dropout)
+}
+
+fn open_at(place: &Place, name: &str, recompute: bool, dropout: f64) -> Fixture {
     let directory = root().join(name);
     let batch: BatchFile =
         serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
@@ -54,6 +60,7 @@ fn open_with_dropout(name: &str, recompute: bool, dropout: f64) -> Fixture {
         lora: lora.clone(),
         weights: BceWeights::default(),
         recompute,
+        place: place.clone(),
     };
     let classifier = Classifier::new(&config, &weights, &options).unwrap();
     adapter::load(&directory.join("adapter"), &classifier).unwrap();
@@ -161,7 +168,7 @@ fn parameters_after_five_steps_match() {
     for name in NAMES {
         let fixture = open(name, false);
         let params = fixture.classifier.params();
-        let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32);
+        let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32).unwrap();
         let mut last = 0.0;
         for step in 0..5 {
             last = fixture.forward_backward().1;
@@ -187,7 +194,7 @@ fn every_trained_parameter_gets_a_gradient_within_two_steps() {
         let fixture = open(name, false);
         let params = fixture.classifier.params();
         fixture.classifier.initialize(5).unwrap();
-        let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32);
+        let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32).unwrap();
         for _ in 0..2 {
             fixture.forward_backward();
             optimizer.step(0.01, 1.0).unwrap();
@@ -213,6 +220,62 @@ fn recompute_gives_the_same_gradients_to_the_last_bit_with_dropout() {
             let [a, b] = [a, b].map(|param| param.gradient().flatten_all().unwrap().to_vec1::<f32>().unwrap());
             assert_eq!(a, b);
         }
+    }
+}
+
+/// A GPU, or `None`, said, where there is none.
+#[expect(clippy::print_stderr, reason = "what was not tested is said")]
+fn gpu() -> Option<Place> {
+    let place = Place::gpu(0).ok();
+    if place.is_none() {
+        eprintln!("skipped: no CUDA device");
+    }
+    place
+}
+
+/// A GPU's f32 sums in other orders; bf16 rounds every activation to 8 bits.
+#[test]
+fn a_gpu_computes_what_transformers_does() {
+    let Some(gpu) = gpu() else { return };
+    let exact = gpu.with_dtype(DType::F32);
+    for name in NAMES {
+        expect_forward_backward(&open_at(&exact, name, false, 0.0), 5e-5);
+        let fixture = open_at(&gpu.with_dtype(DType::BF16), name, false, 0.0);
+        let (logits, loss) = fixture.forward_backward();
+        let shape = [fixture.tokens.len(), fixture.labels[0].len()];
+        assert_close(name, &logits, &fixture.expect("logits", &shape), 5e-2);
+        assert_close(name, &[loss], &fixture.expect("loss", &[1]), 5e-2);
+    }
+    expect_forward_backward(&open_at(&exact, "llama_4bit", false, 0.0), 5e-5);
+}
+
+/// The same seed gives the same bytes, recomputed layers too; and dropout's masks are the CPU's.
+#[test]
+fn a_gpu_trains_the_same_way_twice() {
+    let Some(gpu) = gpu() else { return };
+    let train = |place: &Place, name: &str, recompute: bool| {
+        let fixture = open_at(place, name, recompute, 0.3);
+        let params = fixture.classifier.params();
+        let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32).unwrap();
+        let mut losses = Vec::new();
+        for micro_batch in 0..2 {
+            let tape = Tape::recording(Some(DropoutKey { seed: 5, micro_batch }));
+            losses.push(fixture.forward_backward_on(tape).1);
+            let norm = gradient_norm(params).unwrap();
+            optimizer.step(0.01, clip_factor(norm, 1.0)).unwrap();
+        }
+        let values = params.iter().flat_map(|param| param.value().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        (losses, values.collect::<Vec<_>>())
+    };
+    for name in ["llama_tied", "phi3", "bert"] {
+        for dtype in [DType::F32, DType::BF16] {
+            let place = gpu.with_dtype(dtype);
+            let once = train(&place, name, false);
+            assert_eq!(once, train(&place, name, false), "{name}");
+            assert_eq!(once, train(&place, name, true), "{name}, recomputed");
+        }
+        let (on_gpu, on_cpu) = (train(&gpu.with_dtype(DType::F32), name, false), train(&Place::cpu(), name, false));
+        assert_close(name, &on_gpu.0, &on_cpu.0, 1e-4);
     }
 }
 
