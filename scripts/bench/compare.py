@@ -32,7 +32,7 @@ RANK, LABELS = 2, 10
 POLICIES: dict[str, str] = {}  # the faster way of waiting, by shape: chosen in its first cell
 
 
-def prepare(shape: str) -> tuple[Path, Path]:
+def prepare(shape: str, rank: int = RANK) -> tuple[Path, Path]:
     """The base, and an adapter for it, once."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -48,11 +48,11 @@ def prepare(shape: str) -> tuple[Path, Path]:
             max_position_embeddings=4096, bos_token_id=0, eos_token_id=1, pad_token_id=1,
         )
         LlamaForCausalLM(config).save_pretrained(base, max_shard_size="20GB")
-    adapter = WORK / f"{shape}-adapter"
+    adapter = WORK / (f"{shape}-adapter" if rank == RANK else f"{shape}-adapter-{rank}")
     if not adapter.exists():
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=LABELS)
         model.config.pad_token_id = model.config.eos_token_id
-        lora = LoraConfig(task_type="SEQ_CLS", r=RANK, lora_alpha=RANK, lora_dropout=0.05, target_modules=TARGETS)
+        lora = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=rank, lora_dropout=0.05, target_modules=TARGETS)
         model = get_peft_model(model, lora)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

@@ -11,7 +11,7 @@ import time
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 from transformers.utils import logging
 
 
@@ -25,33 +25,54 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--labels", type=int, default=10)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--base", choices=["float32", "bfloat16", "4bit"], default="float32", help="how the base is held")
     args = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
+    is_gpu = args.device == "cuda"
 
-    started = time.perf_counter()
+    def now():
+        if is_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    started = now()
+    how = {"dtype": torch.float32 if args.base == "float32" else torch.bfloat16}
+    if args.base == "4bit":
+        how["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    if is_gpu:
+        how["device_map"] = {"": 0}
     base = AutoModelForSequenceClassification.from_pretrained(
-        args.model, num_labels=args.labels, problem_type="multi_label_classification", dtype=torch.float32
+        args.model, num_labels=args.labels, problem_type="multi_label_classification", **how
     )
     base.config.pad_token_id = pad = base.config.eos_token_id
     model = PeftModel.from_pretrained(base, args.adapter, is_trainable=args.mode == "train")
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.01) if trained else None
-    load_seconds = time.perf_counter() - started
+    load_seconds = now() - started
     load_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def autocast():
+        return torch.autocast("cuda", torch.bfloat16, enabled=is_gpu and args.base != "float32")
 
     def step(rows):
         width = max(map(len, rows))
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=args.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=args.device)
         labels = torch.tensor(
-            [[float((7 * row + 3 * label) % 5 == 0) for label in range(args.labels)] for row in range(len(rows))]
+            [[float((7 * row + 3 * label) % 5 == 0) for label in range(args.labels)] for row in range(len(rows))],
+            device=args.device,
         )
         if args.mode == "infer":
-            with torch.no_grad():
+            with torch.no_grad(), autocast():
                 return model(input_ids=ids, attention_mask=mask, labels=labels).loss.item()
         optimizer.zero_grad()
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        with autocast():
+            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -65,13 +86,14 @@ def main() -> None:
     seconds, losses, tokens = [], [], []
     for index in range(args.steps):
         rows = batches[index % len(batches)]
-        begin = time.perf_counter()
+        begin = now()
         losses.append(step(rows))
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(now() - begin)
         tokens.append(sum(map(len, rows)))
     print(json.dumps({
         "seconds": seconds, "losses": losses, "tokens": tokens, "tokens_per_second": sum(tokens) / sum(seconds),
         "load_seconds": load_seconds, "load_peak_bytes": load_peak, "median": statistics.median(seconds),
+        "gpu_peak_bytes": torch.cuda.max_memory_allocated() if is_gpu else None,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }))
 
