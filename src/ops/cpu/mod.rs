@@ -28,13 +28,9 @@ pub(crate) fn map_block<const K: usize>(
     f: impl Fn([f32; K]) -> f32,
 ) {
     let inputs = inputs.map(|input| &input[first * MAP_WIDTH..][..block.len()]);
-    if accumulate {
-        for (index, out) in block.iter_mut().enumerate() {
-            *out += f(inputs.map(|input| input[index]));
-        }
-    } else {
-        for (index, out) in block.iter_mut().enumerate() {
-            *out = f(inputs.map(|input| input[index]));
-        }
+    for (index, out) in block.iter_mut().enumerate() {
+        // Called in one place, `f` is sure to be inlined.
+        let value = f(inputs.map(|input| input[index]));
+        *out = if accumulate { *out + value } else { value };
     }
 }
