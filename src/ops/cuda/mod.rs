@@ -26,6 +26,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
 
 pub(super) use matrix::DeviceMatrix;
+use rayon::prelude::*;
 
 use super::memory::Limits;
 use super::tape::Gradient;
@@ -356,7 +357,7 @@ pub(super) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Sh
     let slice = match dtype {
         DType::F32 => CudaStorageSlice::F32(device.clone_htod(data)?),
         DType::BF16 => {
-            let narrow: Vec<half::bf16> = data.iter().map(|&x| half::bf16::from_f32(x)).collect();
+            let narrow: Vec<half::bf16> = data.par_iter().map(|&x| half::bf16::from_f32(x)).collect();
             CudaStorageSlice::BF16(device.clone_htod(&narrow)?)
         }
         other => bail!("activations of {other:?} on a GPU"),
