@@ -95,5 +95,6 @@ fn eight_bit_adamw_follows_the_rule_of_bitsandbytes() {
         let differing = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
         assert!(ours.iter().zip(&theirs).all(|(a, b)| a.abs_diff(*b) <= 1) && differing <= 4, "{differing} codes");
     }
+    assert_eq!(optimizer.bytes(), AdamW::bytes_for(std::slice::from_ref(&param), MomentStorage::EightBit));
     assert!(optimizer.bytes() < 2 * count + 8 * (count / 256 + 1) + 1);
 }

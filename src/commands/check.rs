@@ -91,7 +91,7 @@ fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
         setting.base.files.name,
         100.0 * trained as f64 / (frozen + trained) as f64
     )?;
-    let memory = setting.memory_estimate()?;
+    let memory = setting.memory_estimate();
     writeln!(
         out,
         "memory: about {} at the peak: base {}, adapters and gradients {}, optimizer {}, activations of the largest \

@@ -185,7 +185,7 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint)?;
     let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
-    let needed = setting.memory_estimate()?.total();
+    let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.place, console)?;
     Ok(setting)
 }
@@ -220,7 +220,7 @@ fn refuse_what_does_not_fit(what: &str, needed: u64, place: &Place, console: Con
 
 impl Setting<'_> {
     /// What the largest step of any seed and epoch will take.
-    pub(super) fn memory_estimate(&self) -> Result<MemoryEstimate> {
+    pub(super) fn memory_estimate(&self) -> MemoryEstimate {
         let train = &self.config.train;
         let length = |&index: &usize| self.train.samples[index].tokens.token_ids.len();
         let mut tokens = 0;
@@ -235,15 +235,15 @@ impl Setting<'_> {
             }
         }
         let storage = moment_storage(self.config.model.use_4bit, train);
-        Ok(MemoryEstimate::new(&StepShape {
+        MemoryEstimate::new(&StepShape {
             config: &self.base.config,
             storage: self.base.storage,
             trained: self.classifier.trained_parameters(),
-            optimizer_bytes: AdamW::new(self.classifier.params(), 0.0, storage)?.bytes(),
+            optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
             place: &self.base.place,
-        }))
+        })
     }
 
     /// Trains one seed and writes its directory; returns its part of the summary.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::blockwise::BlockwiseMoments;
+use super::blockwise::{BLOCK, BlockwiseMoments};
 use super::buffer::{elements, modify};
 use super::dynamic_map::DynamicMap;
 use super::tape::Param;
@@ -77,11 +77,16 @@ impl Maps {
 impl Moments {
     /// The moments of `len` numbers before the first step.
     pub(crate) fn zeros(len: usize, storage: MomentStorage, maps: &Maps) -> Self {
-        if storage == MomentStorage::EightBit && len >= MIN_8BIT_ELEMENTS {
+        if is_8bit(len, storage) {
             Self::Blockwise(BlockwiseMoments::zeros(len, maps))
         } else {
             Self::Float32 { first: vec![0.0; len], second: vec![0.0; len] }
         }
+    }
+
+    /// Bytes of the moments of `len` numbers.
+    pub(crate) fn bytes_for(len: usize, storage: MomentStorage) -> usize {
+        if is_8bit(len, storage) { 2 * len + 8 * len.div_ceil(BLOCK) } else { 8 * len }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -90,6 +95,10 @@ impl Moments {
             Self::Blockwise(moments) => moments.bytes(),
         }
     }
+}
+
+fn is_8bit(len: usize, storage: MomentStorage) -> bool {
+    storage == MomentStorage::EightBit && len >= MIN_8BIT_ELEMENTS
 }
 
 impl PlacedMoments {

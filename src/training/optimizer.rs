@@ -37,6 +37,12 @@ impl AdamW {
         Ok(Self { params, maps, weight_decay, steps: 0 })
     }
 
+    /// Bytes of the state that [`AdamW::new`] would make.
+    #[must_use]
+    pub fn bytes_for(params: &[Rc<Param>], storage: MomentStorage) -> usize {
+        params.iter().map(|param| Moments::bytes_for(param.value().elem_count(), storage)).sum()
+    }
+
     /// Bytes of state.
     #[must_use]
     pub fn bytes(&self) -> usize {
