@@ -9,7 +9,7 @@ use candle_core::{CudaDevice, DType, Result, Tensor};
 
 use super::elementwise::Mask;
 use super::gemm::{Operand, gemm};
-use super::{Grid, address, args, copy, device_of, kernel, launch, scratch, write_gradient};
+use super::{Grid, address, args, copy, device_of, kernel, launch, scratch};
 use crate::ops::lora_linear::{Adapter, LoraLinear};
 use crate::ops::tape::{Param, Tape, Value};
 
@@ -44,24 +44,30 @@ pub(in crate::ops) fn lora_linear(
     if !tape.is_recording() || low_rank.is_none() && x_gradient.is_none() && residual_gradient.is_none() {
         return Ok(Value::constant(output));
     }
-    let (x, layer) = (x.tensor().clone(), Rc::clone(layer));
+    // Without an adapter the backward does not look at x.
+    let x = low_rank.is_some().then(|| x.tensor().clone());
+    let layer = Rc::clone(layer);
     Ok(tape.record(output, move |g| {
         if let Some(gradient) = residual_gradient {
             gradient.add(Rc::clone(&g))?;
         }
         let mut low_rank_gradient = None;
-        if let (Some(adapter), Some((products, u))) = (&layer.adapter, low_rank) {
+        if let (Some(adapter), Some((products, u)), Some(x)) = (&layer.adapter, low_rank, x) {
             let gu = products.backward(adapter, &x, &g, &u)?;
             low_rank_gradient = Some((products, gu));
         }
         let Some(gradient) = x_gradient else { return Ok(()) };
-        write_gradient(&gradient, &x, |gradient, accumulate| {
-            layer.weight.on_device()?.product_transposed(address(&g)?, gradient, rows, accumulate)?;
-            match &low_rank_gradient {
-                Some((products, gu)) => products.add_to_gradient_of_x(gu, gradient),
-                None => Ok(()),
-            }
-        })
+        gradient.write_tensor(
+            || scratch(&device, dtype, (rows, inputs)),
+            |gradient, accumulate| {
+                let gradient = address(gradient)?;
+                layer.weight.on_device()?.product_transposed(address(&g)?, gradient, rows, accumulate)?;
+                match &low_rank_gradient {
+                    Some((products, gu)) => products.add_to_gradient_of_x(gu, gradient),
+                    None => Ok(()),
+                }
+            },
+        )
     }))
 }
 
