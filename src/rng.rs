@@ -135,6 +135,21 @@ impl Stream {
             }
         }
     }
+
+    /// [`Stream::normal`] from element 0 on, where numbers beyond `most` on either side are drawn again, from
+    /// the streams of the next steps.
+    pub fn truncated_normal(mut self, std: f32, most: f32, out: &mut [f32]) {
+        self.normal(0, std, out);
+        let mut again = Vec::new();
+        while out.iter().any(|x| x.abs() > most) {
+            self.step += 1;
+            again.resize(out.len(), 0.0);
+            self.normal(0, std, &mut again);
+            for (value, &other) in out.iter_mut().zip(&again).filter(|(value, _)| value.abs() > most) {
+                *value = other;
+            }
+        }
+    }
 }
 
 /// The upper 24 bits as a number in `[0, 1)`.
@@ -182,6 +197,16 @@ mod tests {
         ] {
             assert_ne!(base, other.block(0));
         }
+    }
+
+    #[test]
+    fn truncated_normal_numbers_stay_inside_and_have_their_deviation() {
+        let mut values = vec![0.0; 100_001];
+        Stream::new(1, 0, 0, Purpose::Trainable).truncated_normal(0.02, 0.04, &mut values);
+        assert!(values.iter().all(|v| v.abs() <= 0.04));
+        let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64;
+        // 0.8796 is the deviation of a standard normal cut at two.
+        assert!((variance.sqrt() - 0.02 * 0.8796).abs() < 3e-4, "{variance}");
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Classifier {
     }
 
     /// Sets the parameters as training starts: A ~ U(±1/√in) (peft's Kaiming uniform with a = √5),
-    /// B = 0, weights of the head ~ N(0, σ) with the σ of its family, biases 0, norms 1.
+    /// B = 0, weights of the head ~ N(0, σ) with the σ and the cutoff of its family, biases 0, norms 1.
     ///
     /// # Errors
     /// If a tensor cannot be written.
@@ -142,7 +142,8 @@ impl Classifier {
             let stream = Stream::new(seed, site, 0, Purpose::Trainable);
             modify(param.value(), |values| match *initial {
                 Initial::Uniform(bound) => stream.uniform(0, bound, values),
-                Initial::Normal(std) => stream.normal(0, std, values),
+                Initial::Normal { std, cutoff: None } => stream.normal(0, std, values),
+                Initial::Normal { std, cutoff: Some(cutoff) } => stream.truncated_normal(std, cutoff * std, values),
                 Initial::Constant(value) => values.fill(value),
             })?;
             param.clear_gradient()?;

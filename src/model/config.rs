@@ -208,6 +208,8 @@ pub struct HeadConfig {
     pub has_bias: bool,
     /// Deviation of the classifier's first weights.
     pub classifier_std: f32,
+    /// Within how many deviations its first weights and those of `dense` lie; none: anywhere.
+    pub cutoff: Option<f32>,
     /// Modules that peft must save whole, beside `classifier` and `score`.
     pub modules_to_save: &'static [&'static str],
 }

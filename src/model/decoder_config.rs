@@ -140,6 +140,7 @@ pub(super) fn read(family: String, text: &str) -> Result<BackboneConfig> {
             classifier: "score",
             has_bias: false,
             classifier_std: initializer_range,
+            cutoff: None,
             modules_to_save: &[],
         },
         family,

@@ -100,6 +100,7 @@ pub(super) fn bert(family: String, text: &str) -> Result<BackboneConfig> {
             classifier: if is_bert { "classifier" } else { "classifier.out_proj" },
             has_bias: true,
             classifier_std: initializer_range,
+            cutoff: None,
             modules_to_save: &[],
         },
         family,
@@ -178,6 +179,7 @@ pub(super) fn distilbert(family: String, text: &str) -> Result<BackboneConfig> {
             classifier: "classifier",
             has_bias: true,
             classifier_std: initializer_range,
+            cutoff: None,
             modules_to_save: &["pre_classifier"],
         },
     })
@@ -200,6 +202,8 @@ struct ModernBertFile {
     mlp_dropout: Option<f32>,
     max_position_embeddings: Option<usize>,
     initializer_range: Option<f32>,
+    #[serde(default = "default_cutoff")]
+    initializer_cutoff_factor: Option<f32>,
     global_rope_theta: Option<f64>,
     local_rope_theta: Option<f64>,
     global_attn_every_n_layers: Option<usize>,
@@ -210,6 +214,10 @@ struct ModernBertFile {
     classifier_dropout: Option<f32>,
     classifier_bias: Option<bool>,
     classifier_activation: Option<String>,
+}
+
+fn default_cutoff() -> Option<f32> {
+    Some(2.0)
 }
 
 /// As transformers 5 writes them.
@@ -240,6 +248,8 @@ pub(super) fn modernbert(family: String, text: &str) -> Result<BackboneConfig> {
     let has_bias = file.norm_bias.unwrap_or(false);
     let epsilon = file.norm_eps.unwrap_or(1e-5);
     let initializer_range = file.initializer_range.unwrap_or(0.02);
+    let cutoff = file.initializer_cutoff_factor.unwrap_or(3.0);
+    ensure!(cutoff >= 0.1, "initializer_cutoff_factor is {cutoff}, expected at least 0.1");
     let attention_dropout = file.attention_dropout.unwrap_or(0.0);
     let attention_bias = file.attention_bias.unwrap_or(false);
     let longest = file.max_position_embeddings.unwrap_or(8192);
@@ -308,6 +318,7 @@ pub(super) fn modernbert(family: String, text: &str) -> Result<BackboneConfig> {
             classifier: "classifier",
             has_bias: true,
             classifier_std: (file.hidden_size as f32).powf(-0.5),
+            cutoff: Some(cutoff),
             modules_to_save: &["head"],
         },
     })

@@ -56,7 +56,7 @@ impl Head {
         let dense = match &head.dense {
             None => None,
             Some(dense) => {
-                let (dense, is_trained) = Dense::new(builder, dense, config.hidden_size)?;
+                let (dense, is_trained) = Dense::new(builder, dense, config.hidden_size, head.cutoff)?;
                 // The pooler, where the base does not bring it.
                 if let (true, Some((module, _))) = (is_trained, dense_of_base(config)) {
                     modules_to_save.push(module.to_owned());
@@ -74,7 +74,7 @@ impl Head {
                 head.classifier,
                 (labels, config.hidden_size),
                 head.has_bias,
-                head.classifier_std,
+                Initial::Normal { std: head.classifier_std, cutoff: head.cutoff },
             )?,
             modules_to_save,
         })
@@ -98,13 +98,14 @@ fn dense_of_base(config: &BackboneConfig) -> Option<(&'static str, &'static str)
 
 impl Dense {
     /// The layer, and whether it is trained.
-    fn new(builder: &mut Builder<'_>, config: &DenseConfig, width: usize) -> Result<(Self, bool)> {
+    fn new(builder: &mut Builder<'_>, config: &DenseConfig, width: usize, cutoff: Option<f32>) -> Result<(Self, bool)> {
         let is_frozen = config.is_of_base && builder.brings(config.name);
         let layer = if is_frozen {
             DenseLayer::Frozen(builder.linear(config.name, width, width, config.has_bias)?)
         } else {
             let name = if config.is_of_base { builder.rooted(config.name) } else { config.name.to_owned() };
-            DenseLayer::Trained(Trained::new(builder, &name, (width, width), config.has_bias, config.std)?)
+            let initial = Initial::Normal { std: config.std, cutoff };
+            DenseLayer::Trained(Trained::new(builder, &name, (width, width), config.has_bias, initial)?)
         };
         let norm = match config.norm {
             None => None,
@@ -133,8 +134,14 @@ impl Dense {
 }
 
 impl Trained {
-    fn new(builder: &mut Builder<'_>, name: &str, shape: (usize, usize), has_bias: bool, std: f32) -> Result<Self> {
-        let weight = builder.param(format!("{name}.weight"), shape, Initial::Normal(std))?;
+    fn new(
+        builder: &mut Builder<'_>,
+        name: &str,
+        shape: (usize, usize),
+        has_bias: bool,
+        initial: Initial,
+    ) -> Result<Self> {
+        let weight = builder.param(format!("{name}.weight"), shape, initial)?;
         let bias =
             has_bias.then(|| builder.vector(format!("{name}.bias"), shape.0, Initial::Constant(0.0))).transpose()?;
         Ok(Self { weight, bias })

@@ -24,8 +24,8 @@ use crate::ops::tape::{Param, Tape, Value};
 pub(super) enum Initial {
     /// U(±bound)
     Uniform(f32),
-    /// N(0, deviation)
-    Normal(f32),
+    /// N(0, std), within `cutoff` deviations if there is one.
+    Normal { std: f32, cutoff: Option<f32> },
     /// All the same.
     Constant(f32),
 }
