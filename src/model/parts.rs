@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::config::NormKind;
 use super::lora::LoraOptions;
@@ -232,19 +233,19 @@ pub(super) fn add_linear(
 /// # Errors
 /// If a token id is outside the table.
 pub(super) fn embed(table: &FrozenMatrix, token_ids: &[u32], scale: f32) -> Result<Tensor> {
-    let width = table.columns();
-    let mut x = buffer::scratch(token_ids.len() * width);
-    for (row, &token) in x.chunks_exact_mut(width).zip(token_ids) {
-        let token = token as usize;
-        ensure!(
-            token < table.rows(),
+    if let Some(token) = token_ids.iter().find(|&&token| token as usize >= table.rows()) {
+        bail!(
             "token id {token} is outside the model's vocabulary of {}: tokenizer.json and config.json do not belong together",
             table.rows()
         );
-        table.read(token * width, row);
+    }
+    let width = table.columns();
+    let mut x = buffer::scratch(token_ids.len() * width);
+    x.par_chunks_exact_mut(width).zip(token_ids).for_each(|(row, &token)| {
+        table.read(token as usize * width, row);
         if scale != 1.0 {
             row.iter_mut().for_each(|x| *x *= scale);
         }
-    }
+    });
     Ok(buffer::tensor(x, (token_ids.len(), width))?)
 }
