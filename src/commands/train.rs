@@ -267,12 +267,13 @@ impl Setting<'_> {
             options,
             console: self.console,
         };
-        let outcome = trainer.run()?;
+        let mut outcome = trainer.run()?;
         let usual = Decision::above(&self.file.thresholds);
         let labels = &self.file.labels;
         let score =
             |split: &Split| score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, self.console);
-        let mut splits = vec![("validation", &self.validation, score(&self.validation)?)];
+        let validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
+        let mut splits = vec![("validation", &self.validation, validation)];
         if let Some(test) = &self.test {
             splits.push(("test", test, score(test)?));
         }

@@ -119,7 +119,6 @@ pub struct Trainer<'a> {
 }
 
 /// What came of it.
-#[derive(Clone, Debug)]
 pub struct TrainOutcome {
     /// Mean loss over all micro-batches.
     pub train_loss: f64,
@@ -137,6 +136,9 @@ pub struct TrainOutcome {
     pub best_epoch: f64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: usize,
+    /// What the parameters that are left in the classifier give on the validation split, if that was the
+    /// last thing computed.
+    pub validation: Option<Scored>,
 }
 
 impl Trainer<'_> {
@@ -165,7 +167,7 @@ impl Trainer<'_> {
         }
         let mut bar = self.console.progress(format!("seed {}", options.seed), options.total_steps, "steps");
         bar.start_at(progress.step);
-        let mut order = Vec::new();
+        let (mut order, mut last) = (Vec::new(), None);
         while !progress.is_finished {
             let (epoch, in_epoch) = (progress.evaluations, progress.step - self.first_step(progress.evaluations));
             if progress.step < self.first_step(epoch + 1) {
@@ -191,6 +193,7 @@ impl Trainer<'_> {
                 order.clear();
                 let (record, scored) = self.evaluate(&mut progress)?;
                 log.evaluation(&record, &scored, self.labels, progress.step)?;
+                last = Some(scored);
                 progress.elapsed = before + started.elapsed().as_secs_f64();
                 self.save(&optimizer, &mut progress, &log.history, Some(&record))?;
                 interrupt::check()?;
@@ -208,6 +211,7 @@ impl Trainer<'_> {
             epoch: self.epoch_of(&progress),
             best_epoch: best.epoch,
             optimizer_bytes: optimizer.bytes(),
+            validation: last.filter(|_| best.step == progress.step),
         })
     }
 
