@@ -197,3 +197,54 @@ fn parts_that_do_not_fit_are_refused_and_never_made_up() {
     let output = train(&root.path().join("o"), &["--set", &setting]).output().unwrap();
     assert!(errors(&output).contains("outside the model's vocabulary of 100"), "{}", errors(&output));
 }
+
+/// Another process takes the GPU's memory while this one trains: only the emulation can be told to.
+#[cfg(feature = "cuda")]
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+#[test]
+fn a_gpu_without_memory_in_a_step_names_the_batch_and_the_checkpoint_stands() {
+    const MEMORY: u64 = 1 << 30;
+    if std::env::var_os("EMULATED_CUDA").is_none() {
+        println!("skipped: this is not the emulation");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let rows = |name: &str, long: &str| {
+        let path = root.path().join(name);
+        let text = format!("uid,text,a,b\n1,one,1,0\n2,two,0,1\n3,one,1,0\n4,{long},0,1\n");
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (short, long) = (rows("short.csv", "two"), rows("long.csv", &"word ".repeat(200)));
+    let train = |name: &str, rows: &str, taken: u64| {
+        let out = root.path().join(name);
+        let mut command = llmcls(&["train", "--config", "configs/tiny.yaml", "--device", "cuda"]);
+        command.env("EMULATED_CUDA_MEMORY", MEMORY.to_string()).env("EMULATED_CUDA_TAKEN", taken.to_string());
+        command.arg("--override_output_root").arg(&out).args(["--set", &format!("data.train_csv={rows}")]);
+        for setting in ["val_csv", "test_csv"] {
+            command.args(["--set", &format!("data.{setting}={short}")]);
+        }
+        for setting in ["batch_size=1", "shuffle=false", "save_steps=1", "max_steps=4"] {
+            command.args(["--set", &format!("train.{setting}")]);
+        }
+        (command.output().unwrap(), out)
+    };
+    let (output, out) = train("short", &short, 0);
+    assert!(output.status.success(), "{}", errors(&output));
+    let environment = fs::read_to_string(run_of(&out).join("environment.json")).unwrap();
+    let environment: serde_json::Value = serde_json::from_str(&environment).unwrap();
+    let peak = environment["gpu"]["peak_memory_bytes"].as_u64().unwrap();
+
+    let (output, out) = train("long", &long, MEMORY - peak - peak / 10);
+    let text = errors(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in ["step 4 of seed 1, a batch of 1 rows and 128 tokens", "out of memory", "train.batch_size", "--resume"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let run = run_of(&out);
+    assert!(run.join("seed_1/checkpoint-3/manifest.json").is_file());
+    let resume = ["train", "--resume", run.to_str().unwrap(), "--device", "cuda"];
+    let resumed = llmcls(&resume).env("EMULATED_CUDA_MEMORY", MEMORY.to_string()).output().unwrap();
+    assert!(resumed.status.success() && errors(&resumed).contains("checkpoint-3"), "{}", errors(&resumed));
+}

@@ -142,6 +142,12 @@ static size_t memory() {
     return limit ? strtoull(limit, nullptr, 10) : (size_t)8 << 30;
 }
 
+// What another process takes after this one asked how much is free.
+static size_t taken() {
+    const char *bytes = getenv("EMULATED_CUDA_TAKEN");
+    return bytes ? strtoull(bytes, nullptr, 10) : 0;
+}
+
 // A binary that was linked here for tests and is then used finds no device, rather than a very slow one.
 int cuInit(unsigned) { return getenv("EMULATED_CUDA") ? SUCCESS : 100; }
 int cuDriverGetVersion(int *version) { return *version = 13000, SUCCESS; }
@@ -185,7 +191,7 @@ int cuMemPoolGetAttribute(void *, int attribute, void *value) {
 }
 int cuMemAllocAsync(uintptr_t *address, size_t bytes, void *) {
     std::lock_guard<std::recursive_mutex> guard(lock);
-    if (used + bytes > memory()) return OUT_OF_MEMORY;
+    if (used + bytes + taken() > memory()) return OUT_OF_MEMORY;
     size_t whole = (bytes + GUARD + 255) / 256 * 256;
     *address = (uintptr_t)aligned_alloc(256, whole);
     if (!*address) return OUT_OF_MEMORY;
