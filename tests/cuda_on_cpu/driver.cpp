@@ -7,6 +7,7 @@
 
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -68,11 +69,15 @@ static uint32_t random_number() {
     return (uint32_t)(state >> 16);
 }
 
+static void shuffle(std::vector<uint32_t> &order) {
+    for (size_t i = order.size() - 1; i > 0; i--) std::swap(order[i], order[random_number() % (i + 1)]);
+}
+
+// A warp runs as far ahead of the others as barriers of the block let it, so that one that is missing is felt;
+// warps, and the threads of one between its own barriers, come in random order.
 static void run_block(uint32_t threads) {
     static std::vector<Thread> fibers(1024);
     static char *stacks = (char *)malloc(1024 * STACK);
-    static std::vector<uint32_t> order;
-    order.resize(threads);
     for (uint32_t i = 0; i < threads; i++) {
         void **top = (void **)(stacks + (i + 1) * STACK);
         // As after a call: the return address lies at 8 modulo 16.
@@ -80,35 +85,38 @@ static void run_block(uint32_t threads) {
         *--top = (void *)run_thread;
         for (int kept = 0; kept < 6; kept++) *--top = nullptr;
         fibers[i] = {top, {i, 0, 0}, i, Thread::RUNNING};
-        order[i] = i;
     }
-    for (uint32_t done = 0; done < threads;) {
-        for (uint32_t i = threads - 1; i > 0; i--) std::swap(order[i], order[random_number() % (i + 1)]);
-        bool has_run = false;
-        for (uint32_t i : order) {
-            if (fibers[i].state != Thread::RUNNING) continue;
-            has_run = true;
-            current = &fibers[i];
-            emulation_switch(&scheduler, current->stack_pointer);
-            done += current->state == Thread::DONE;
+    // All threads wait at the same kind of barrier, or are done: they go on.
+    auto release = [&](uint32_t first, uint32_t last, decltype(Thread::state) barrier) {
+        bool is_complete = true, is_any = false;
+        for (uint32_t i = first; i < last; i++) {
+            is_complete &= fibers[i].state == barrier || fibers[i].state == Thread::DONE;
+            is_any |= fibers[i].state == barrier;
         }
-        // A warp, or the block, goes on when all its threads wait at the same kind of barrier.
-        auto release = [&](uint32_t first, uint32_t last, decltype(Thread::state) barrier) {
-            bool is_complete = true, is_any = false;
-            for (uint32_t i = first; i < last; i++) {
-                is_complete &= fibers[i].state == barrier || fibers[i].state == Thread::DONE;
-                is_any |= fibers[i].state == barrier;
-            }
-            for (uint32_t i = first; is_complete && i < last; i++)
-                if (fibers[i].state == barrier) fibers[i].state = Thread::RUNNING;
-            return is_complete && is_any;
-        };
-        bool is_released = false;
-        for (uint32_t first = 0; first < threads; first += 32)
-            is_released |= release(first, min(first + 32, threads), Thread::AT_WARP_BARRIER);
-        is_released |= release(0, threads, Thread::AT_BLOCK_BARRIER);
-        check(has_run || is_released || done == threads, "threads wait at barriers that others do not reach");
-    }
+        for (uint32_t i = first; is_complete && i < last; i++)
+            if (fibers[i].state == barrier) fibers[i].state = Thread::RUNNING;
+        return is_complete && is_any;
+    };
+    std::vector<uint32_t> warps((threads + 31) / 32), lanes;
+    std::iota(warps.begin(), warps.end(), 0);
+    do {
+        shuffle(warps);
+        for (uint32_t warp : warps) {
+            uint32_t first = 32 * warp, last = min(first + 32, threads);
+            lanes.resize(last - first);
+            std::iota(lanes.begin(), lanes.end(), first);
+            do {
+                shuffle(lanes);
+                for (uint32_t i : lanes) {
+                    if (fibers[i].state != Thread::RUNNING) continue;
+                    current = &fibers[i];
+                    emulation_switch(&scheduler, current->stack_pointer);
+                }
+            } while (release(first, last, Thread::AT_WARP_BARRIER));
+        }
+    } while (release(0, threads, Thread::AT_BLOCK_BARRIER));
+    for (uint32_t i = 0; i < threads; i++)
+        check(fibers[i].state == Thread::DONE, "threads wait at barriers that others do not reach");
 }
 
 static std::map<uintptr_t, size_t> allocations;
@@ -158,7 +166,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int) {
     switch (attribute) {
     case 75: *value = getenv("EMULATED_CUDA_CAPABILITY") ? atoi(getenv("EMULATED_CUDA_CAPABILITY")) : 8; break;
     case 76: *value = 0; break;
-    case 97: *value = 99 << 10; break; // shared memory of a block, opt-in: as on Ada
+    case 97: *value = 227 << 10; break; // shared memory of a block, opt-in: as on Hopper
     case 115: *value = 1; break;       // memory pools
     default: *value = 0;
     }

@@ -17,6 +17,7 @@ using std::min;
 using std::signbit;
 
 #define __global__
+#define __launch_bounds__(...)
 #define __device__
 #define __forceinline__ inline
 #define __align__(bytes) alignas(bytes)

@@ -123,28 +123,88 @@ __device__ void multiply(Tile<float> c, Tile<float> a, Tile<float> b, uint32_t m
 template <bool IS_TRANSPOSED> struct Layout { typedef wmma::row_major Kind; };
 template <> struct Layout<true> { typedef wmma::col_major Kind; };
 
+typedef wmma::fragment<wmma::accumulator, 16, 16, 16, float> Fragment;
+
+// sum += the 16 × 16 numbers of a · b from row i and column j on; a warp does it together.
+template <bool TA, bool TB>
+__device__ __forceinline__ void add_product(Fragment &sum, Tile<bf16> a, Tile<bf16> b, uint32_t i, uint32_t j,
+                                            uint32_t k) {
+    for (uint32_t l = 0; l < k; l += 16) {
+        wmma::fragment<wmma::matrix_a, 16, 16, 16, bf16, typename Layout<TA>::Kind> x;
+        wmma::fragment<wmma::matrix_b, 16, 16, 16, bf16, typename Layout<TB>::Kind> y;
+        wmma::load_matrix_sync(x, TA ? a.row(l) + i : a.row(i) + l, a.stride);
+        wmma::load_matrix_sync(y, TB ? b.row(j) + l : b.row(l) + j, b.stride);
+        wmma::mma_sync(sum, x, y, sum);
+    }
+}
+
 template <bool TA, bool TB>
 __device__ void multiply(Tile<float> c, Tile<bf16> a, Tile<bf16> b, uint32_t m, uint32_t n, uint32_t k,
                          bool accumulate) {
     uint32_t warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     for (uint32_t part = warp; part < m / 16 * (n / 16); part += warps) {
         uint32_t i = part / (n / 16) * 16, j = part % (n / 16) * 16;
-        wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum;
+        Fragment sum;
         if (accumulate) {
             wmma::load_matrix_sync(sum, c.row(i) + j, c.stride, wmma::mem_row_major);
         } else {
             wmma::fill_fragment(sum, 0.0f);
         }
-        for (uint32_t l = 0; l < k; l += 16) {
-            wmma::fragment<wmma::matrix_a, 16, 16, 16, bf16, typename Layout<TA>::Kind> x;
-            wmma::fragment<wmma::matrix_b, 16, 16, 16, bf16, typename Layout<TB>::Kind> y;
-            wmma::load_matrix_sync(x, TA ? a.row(l) + i : a.row(i) + l, a.stride);
-            wmma::load_matrix_sync(y, TB ? b.row(j) + l : b.row(l) + j, b.stride);
-            wmma::mma_sync(sum, x, y, sum);
-        }
+        add_product<TA, TB>(sum, a, b, i, j, k);
         wmma::store_matrix_sync(c.row(i) + j, sum, c.stride, wmma::mem_row_major);
     }
 }
+
+// A sum of products, rows × columns, over a loop: in shared memory for f32, in registers for bf16.
+template <typename T> struct Sums;
+
+template <> struct Sums<float> {
+    Tile<float> tile;
+    uint32_t rows, columns;
+
+    __device__ Sums(Arena &arena, uint32_t rows, uint32_t columns)
+        : tile(arena.tile<float>(rows, columns)), rows(rows), columns(columns) {
+        clear(tile, rows, columns);
+    }
+    // += a · b, or aᵀ · b; k: what is summed over.
+    template <bool TA> __device__ void add(Tile<float> a, Tile<float> b, uint32_t k) {
+        multiply<TA, false>(tile, a, b, rows, columns, k, true);
+    }
+    // The sum in shared memory, for bf16 in what starts at `free`. Callers synchronize before and after.
+    __device__ Tile<float> finish(char *) const { return tile; }
+};
+
+template <> struct Sums<bf16> {
+    // Fragments of a warp; attention.rs chooses tiles whose sums have no more.
+    static const uint32_t MOST = 4;
+    Fragment parts[MOST];
+    uint32_t rows, columns;
+
+    __device__ Sums(Arena &, uint32_t rows, uint32_t columns) : rows(rows), columns(columns) {
+#pragma unroll
+        for (uint32_t index = 0; index < MOST; index++) wmma::fill_fragment(parts[index], 0.0f);
+    }
+    // f(fragment, its first row, its first column) for those of this warp.
+    template <typename F> __device__ __forceinline__ void each(F f) {
+        uint32_t warp = threadIdx.x / WARP, warps = blockDim.x / WARP, across = columns / 16;
+#pragma unroll
+        for (uint32_t index = 0; index < MOST; index++) {
+            uint32_t part = warp + index * warps;
+            if (part < rows / 16 * across) f(parts[index], part / across * 16, part % across * 16);
+        }
+    }
+    template <bool TA> __device__ void add(Tile<bf16> a, Tile<bf16> b, uint32_t k) {
+        each([&](Fragment &sum, uint32_t i, uint32_t j) { add_product<TA, false>(sum, a, b, i, j, k); });
+    }
+    __device__ Tile<float> finish(char *free) {
+        Arena arena = {free};
+        Tile<float> tile = arena.tile<float>(rows, columns);
+        each([&](Fragment &sum, uint32_t i, uint32_t j) {
+            wmma::store_matrix_sync(tile.row(i) + j, sum, tile.stride, wmma::mem_row_major);
+        });
+        return tile;
+    }
+};
 
 // The score of a product q·k, bent if the model does that; `slope` is its derivative by the product's
 // scaled value.
@@ -327,11 +387,10 @@ __device__ void attention_backward_q(T *gq, const T *g, const T *q, const T *k, 
 
     Arena arena = {shared_memory};
     Backward<T> tile = backward_tiles<T>(arena, B, D);
-    Tile<float> sums = arena.tile<float>(B, D);
+    Sums<T> sums(arena, B, D);
 
     load_rows(tile.qs, q, query, rows, query_width, head * d, d, B);
     load_rows(tile.gs, g, query, rows, query_width, head * d, d, B);
-    clear(sums, B, D);
     uint32_t start, end;
     keys_of(shape, sequence, position, position + rows - 1, start, end);
     for (; start < end; start += B) {
@@ -342,10 +401,12 @@ __device__ void attention_backward_q(T *gq, const T *g, const T *q, const T *k, 
         load_rows(tile.vs, v, key, keys, key_width, key_head * d, d, B);
         __syncthreads();
         score_slopes<T>(tile, nullptr, 0, shape, log_sums, deltas, head, query, position, rows, key, start, keys);
-        multiply<false, false>(sums, tile.slopes, tile.ks, B, D, B, true);
+        sums.template add<false>(tile.slopes, tile.ks, B);
     }
     __syncthreads();
-    store_rows(gq, sums, query, rows, query_width, head * d, d, shape.scale);
+    Tile<float> done = sums.finish(shared_memory);
+    __syncthreads();
+    store_rows(gq, done, query, rows, query_width, head * d, d, shape.scale);
 }
 #define BACKWARD_PARAMS(T)                                                                                             \
     const T *g, const T *q, const T *k, const T *v, const float *log_sums, const float *deltas,                        \
@@ -370,12 +431,10 @@ __device__ void attention_backward_kv(T *gk, T *gv, const T *g, const T *q, cons
     Arena arena = {shared_memory};
     Backward<T> tile = backward_tiles<T>(arena, B, D);
     Tile<T> p = arena.tile<T>(B, B);
-    Tile<float> key_sums = arena.tile<float>(B, D), value_sums = arena.tile<float>(B, D);
+    Sums<T> key_sums(arena, B, D), value_sums(arena, B, D);
 
     load_rows(tile.ks, k, key, keys, key_width, key_head * d, d, B);
     load_rows(tile.vs, v, key, keys, key_width, key_head * d, d, B);
-    clear(key_sums, B, D);
-    clear(value_sums, B, D);
     // Queries from the first to the last position that can see any of these keys.
     uint32_t first = shape.is_causal ? start : 0, last = sequence.position + sequence.queries;
     if (shape.window) {
@@ -394,13 +453,18 @@ __device__ void attention_backward_kv(T *gk, T *gv, const T *g, const T *q, cons
             __syncthreads();
             score_slopes<T>(tile, p.at, p.stride, shape, log_sums, deltas, head, query, position, rows, key, start,
                             keys);
-            multiply<true, false>(value_sums, p, tile.gs, B, D, B, true);
-            multiply<true, false>(key_sums, tile.slopes, tile.qs, B, D, B, true);
+            value_sums.template add<true>(p, tile.gs, B);
+            key_sums.template add<true>(tile.slopes, tile.qs, B);
         }
     }
     __syncthreads();
-    store_rows(gk, key_sums, key, keys, key_width, key_head * d, d, shape.scale);
-    store_rows(gv, value_sums, key, keys, key_width, key_head * d, d, 1.0f);
+    Tile<float> done = key_sums.finish(shared_memory);
+    __syncthreads();
+    store_rows(gk, done, key, keys, key_width, key_head * d, d, shape.scale);
+    __syncthreads();
+    done = value_sums.finish(shared_memory);
+    __syncthreads();
+    store_rows(gv, done, key, keys, key_width, key_head * d, d, 1.0f);
 }
 #define PARAMS(T) (T * gk, T *gv, BACKWARD_PARAMS(T))
 KERNEL(attention_backward_kv, PARAMS, (gk, gv, g, q, k, v, log_sums, deltas, sequences, tiles, SHAPE))

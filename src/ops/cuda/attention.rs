@@ -14,6 +14,8 @@ use crate::ops::tape::{Tape, Value};
 
 /// Threads of a block of the attention kernels: eight warps.
 const THREADS: u32 = 256;
+/// Numbers of a sum that the registers of a block hold in bf16: `Sums` in attention.cu.
+const MOST_SUMMED: usize = 4 * 16 * 16 * (THREADS / WARP) as usize;
 
 /// As `ops::attention`, whose `plan` has checked the shapes.
 pub(in crate::ops) fn attention(tape: &Tape, [q, k, v]: [&Value; 3], plan: Plan) -> Result<Value> {
@@ -162,11 +164,16 @@ impl Work {
     fn tile(&self, pass: Pass) -> Result<(usize, u32)> {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let most = self.device.cuda_stream().context().attribute(attribute).w()? as usize;
-        let bytes = |tile| shared_bytes(pass, tile, self.plan.kind.head_size, self.dtype.size_in_bytes());
-        let found =
-            [most / 2, most].iter().find_map(|&most| [64, 32, 16].into_iter().find(|&tile| bytes(tile) <= most));
+        let head_size = self.plan.kind.head_size;
+        let bytes = |tile| shared_bytes(pass, tile, head_size, self.dtype.size_in_bytes());
+        let fits = |tile, most| bytes(tile) <= most && tile * head_size.next_multiple_of(16) <= MOST_SUMMED;
+        let found = [most / 2, most].iter().find_map(|&most| [64, 32, 16].into_iter().find(|&tile| fits(tile, most)));
         let Some(tile) = found else {
-            bail!("heads of {} do not fit this GPU's shared memory of {most} bytes", self.plan.kind.head_size);
+            bail!(
+                "heads of {head_size} in {:?} do not fit the {most} bytes of shared memory of this GPU; set \
+                 model.torch_dtype=bfloat16",
+                self.dtype
+            );
         };
         Ok((tile, bytes(tile) as u32))
     }
@@ -179,10 +186,12 @@ fn shared_bytes(pass: Pass, tile: usize, head_size: usize, size: usize) -> usize
     let width = head_size.next_multiple_of(16);
     let (wide, square) = (part(tile, width, size), part(tile, tile, size));
     let (sums, scores) = (part(tile, width, 4), part(tile, tile, 4));
+    // The backward's are in registers for bf16.
+    let backward_sums = if size == 4 { sums } else { 0 };
     match pass {
         Pass::Forward => 3 * wide + square + scores + sums + part(1, 2 * tile, 4),
-        Pass::Queries => 4 * wide + square + 2 * scores + sums,
-        Pass::Keys => 4 * wide + 2 * square + 2 * scores + 2 * sums,
+        Pass::Queries => 4 * wide + square + 2 * scores + backward_sums,
+        Pass::Keys => 4 * wide + 2 * square + 2 * scores + 2 * backward_sums,
     }
 }
 

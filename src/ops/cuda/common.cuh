@@ -103,7 +103,8 @@ __device__ __forceinline__ float kept(const Stream &stream, uint64_t element, ui
     return numbers[element % 4] >= threshold ? scale : 0.0f;
 }
 
-// Declares a kernel for both types: name_f32 and name_bf16.
+// Declares a kernel for both types: name_f32 and name_bf16. Blocks have 256 threads, and registers are to
+// suffice for two blocks on a multiprocessor.
 #define KERNEL(name, T_PARAMS, ARGS)                                                                                   \
-    extern "C" __global__ void name##_f32 T_PARAMS(float) { name<float> ARGS; }                                        \
-    extern "C" __global__ void name##_bf16 T_PARAMS(bf16) { name<bf16> ARGS; }
+    extern "C" __global__ void __launch_bounds__(256, 2) name##_f32 T_PARAMS(float) { name<float> ARGS; }              \
+    extern "C" __global__ void __launch_bounds__(256, 2) name##_bf16 T_PARAMS(bf16) { name<bf16> ARGS; }

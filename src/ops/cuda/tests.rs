@@ -248,6 +248,9 @@ fn attention_matches_the_cpu() {
         AttentionKind { is_causal: false, head_size: 20, ..plain },
         AttentionKind { head_size: 64, soft_cap: Some(0.7), ..plain },
         AttentionKind { heads: 2, key_value_heads: 1, head_size: 128, window: Some(9), ..plain },
+        // On Hopper, tiles of 64 by 112: four fragments a warp, for some of the warps.
+        AttentionKind { heads: 2, key_value_heads: 1, head_size: 112, ..plain },
+        AttentionKind { heads: 2, key_value_heads: 1, head_size: 192, ..plain },
         AttentionKind { is_causal: false, window: Some(9), ..plain },
         AttentionKind { dropout: Dropout { p: 0.3, site: 2 }, ..plain },
     ];
