@@ -173,12 +173,14 @@ pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
         label_list: label_list(data.labels_column.as_ref(), Some(&data.label_separator)),
     };
     if columns.labels.is_empty() {
-        columns.labels = find_labels(&data.train_csv, &columns).map_err(explain_missing)?;
+        let found = find_labels(&data.train_csv, &columns).map_err(explain_missing)?;
+        columns.labels = found.labels;
         let what = match &columns.label_list {
             Some(list) => format!("that `{}` names", list.column),
             None => "columns that hold only 0 and 1".to_owned(),
         };
         console.say(format!("labels: {} {what}: {}", columns.labels.len(), columns.labels.join(", ")));
+        found.doubts.into_iter().for_each(|doubt| console.warn(doubt));
     }
     Ok(columns)
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -21,7 +21,7 @@ pub struct Rows {
 }
 
 enum Source {
-    Csv(Reader<Box<dyn Read>>),
+    Csv(Reader<Box<dyn BufRead>>),
     Jsonl { lines: Box<dyn BufRead>, next: Option<Map<String, Value>>, line: u64 },
     Parquet(Box<RowIter<'static>>, u64),
 }
@@ -33,7 +33,8 @@ enum Current {
 
 impl Rows {
     /// Opens a file: `.jsonl`, `.ndjson` and `.json` hold one object a line, `.parquet` is Parquet, all
-    /// others are CSV with a header. `-` is standard input, CSV or one object a line.
+    /// others are CSV with a header; one without commas may have tabs or semicolons instead. `-` is standard
+    /// input, CSV or one object a line.
     ///
     /// # Errors
     /// If the file cannot be read or is empty, or a column is named twice.
@@ -49,12 +50,13 @@ impl Rows {
         match path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase).as_deref() {
             Some("jsonl" | "ndjson" | "json") => Self::jsonl(name, Box::new(BufReader::new(file))),
             Some("parquet") => Self::parquet(name, file),
-            _ => Self::csv(name, Box::new(file)),
+            _ => Self::csv(name, Box::new(BufReader::new(file))),
         }
     }
 
-    fn csv(path: String, source: Box<dyn Read>) -> Result<Self> {
-        let mut reader = ReaderBuilder::new().from_reader(source);
+    fn csv(path: String, mut source: Box<dyn BufRead>) -> Result<Self> {
+        let start = source.fill_buf().with_context(|| format!("{path}: cannot read"))?;
+        let mut reader = ReaderBuilder::new().delimiter(delimiter(start)).from_reader(source);
         let header = reader.byte_headers().map_err(|error| csv_error(&path, error))?;
         ensure!(!header.is_empty(), "{path}: is empty, expected a header and rows");
         let mut columns = Vec::with_capacity(header.len());
@@ -182,6 +184,13 @@ impl Rows {
             format!("{}: column `{}` is not valid UTF-8; save the file as UTF-8", self.place(), self.columns[column])
         })
     }
+}
+
+/// What separates the cells of a CSV that starts so: spreadsheets write semicolons in languages with decimal
+/// commas.
+fn delimiter(start: &[u8]) -> u8 {
+    let header = start.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    [b',', b'\t', b';'].into_iter().find(|byte| header.contains(byte)).unwrap_or(b',')
 }
 
 /// The next line that is not blank.

@@ -158,12 +158,31 @@ pub fn read_examples(
     Ok((examples, table.unknown))
 }
 
+/// Labels that a file was found to have.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct FoundLabels {
+    /// Their names.
+    pub labels: Vec<String>,
+    /// What to tell of columns that look like labels and are not taken: most of their cells are 0 or 1.
+    pub doubts: Vec<String>,
+}
+
+/// A column that may be a label.
+struct Candidate {
+    column: usize,
+    flags: usize,
+    /// Of the first cell that is neither 0 nor 1: its place and text.
+    other: Option<(String, String)>,
+}
+
 /// The labels of a file: those that its list column names, or the columns that `columns` does not use
 /// and that hold only 0 and 1.
 ///
 /// # Errors
 /// As [`Table::open`], or if there is none.
-pub fn find_labels(path: &Path, columns: &Columns) -> Result<Vec<String>> {
+pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
+    /// A column of which this part is 0 or 1 was probably meant as a label.
+    const DOUBTFUL: f64 = 0.9;
     let mut rows = Rows::open(path)?;
     if let Some(list) = &columns.label_list {
         let column = rows.find(&list.column)?;
@@ -172,25 +191,48 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<Vec<String>> {
             labels.extend(rows.list(column, &list.separator)?);
         }
         ensure!(!labels.is_empty(), "{}: column `{}` names no label", path.display(), list.column);
-        return Ok(labels.into_iter().collect());
+        return Ok(FoundLabels { labels: labels.into_iter().collect(), doubts: Vec::new() });
     }
     let mut is_used: HashSet<&String> = columns.id.iter().chain(columns.text_fields.iter().flatten()).collect();
     if columns.text_fields.is_none() {
         is_used.insert(&columns.text);
     }
-    let mut candidates: Vec<usize> =
-        (0..rows.columns().len()).filter(|&column| !is_used.contains(&rows.columns()[column])).collect();
+    let mut candidates: Vec<Candidate> = (0..rows.columns().len())
+        .filter(|&column| !is_used.contains(&rows.columns()[column]))
+        .map(|column| Candidate { column, flags: 0, other: None })
+        .collect();
+    let mut count = 0;
     while rows.advance()? {
-        candidates.retain(|&column| rows.text(column).ok().and_then(|cell| parse_label(&cell)).is_some());
+        count += 1;
+        for Candidate { column, flags, other } in &mut candidates {
+            let cell = rows.text(*column).unwrap_or_default();
+            if parse_label(&cell).is_some() {
+                *flags += 1;
+            } else if other.is_none() {
+                *other = Some((rows.place(), clip(&cell)));
+            }
+        }
     }
+    let mut found = FoundLabels::default();
+    for Candidate { column, flags, other } in candidates {
+        let name = &rows.columns()[column];
+        match other {
+            None => found.labels.push(name.clone()),
+            Some((place, cell)) if flags as f64 >= DOUBTFUL * count as f64 => found.doubts.push(format!(
+                "column `{name}` is not taken as a label: {place} holds `{cell}`, where {flags} of {count} rows hold 0 or 1"
+            )),
+            Some(_) => {}
+        }
+    }
+    let doubts: String = found.doubts.iter().map(|doubt| format!("; {doubt}")).collect();
     ensure!(
-        !candidates.is_empty(),
+        !found.labels.is_empty(),
         "{}: no column holds only 0 and 1 beside the id and the text; name them in data.label_columns, or one column \
-         that lists labels in data.labels_column. The file has {}",
+         that lists labels in data.labels_column. The file has {}{doubts}",
         path.display(),
         rows.columns().join(", ")
     );
-    Ok(candidates.into_iter().map(|column| rows.columns()[column].clone()).collect())
+    Ok(found)
 }
 
 /// Each field trimmed, empty ones skipped, joined with ". ", and a "." at the end.
@@ -297,7 +339,25 @@ mod tests {
         let path = directory.path().join("t.csv");
         std::fs::write(&path, "id,text,a,year,b\n0,1,1,1999,0\n1,0,0,2000,1.0\n").unwrap();
         let unlabelled = Columns { labels: vec![], ..columns() };
-        assert_eq!(find_labels(&path, &unlabelled).unwrap(), ["a", "b"]);
+        assert_eq!(find_labels(&path, &unlabelled).unwrap().labels, ["a", "b"]);
+        // One cell in twenty is missing: not a label, and not without a word.
+        let rows: String = (0..20).map(|row| format!("{row},x,1,{}\n", if row == 4 { "" } else { "0" })).collect();
+        std::fs::write(&path, format!("id,text,a,b\n{rows}")).unwrap();
+        let found = find_labels(&path, &unlabelled).unwrap();
+        assert_eq!(found.labels, ["a"]);
+        let [doubt] = &found.doubts[..] else { panic!("{found:?}") };
+        assert!(doubt.contains("column `b`") && doubt.contains("t.csv:6 holds ``, where 19 of 20 rows"), "{doubt}");
+    }
+
+    #[test]
+    fn tabs_and_semicolons_separate_cells_where_the_header_has_no_comma() {
+        for separator in ["\t", ";"] {
+            let csv = format!(
+                "\u{feff}id{separator}text{separator}a{separator}b\r\n7{separator}one, two{separator}1{separator}0\r\n"
+            );
+            let examples = read(csv.as_bytes(), &columns()).unwrap();
+            assert_eq!((&*examples[0].text, &*examples[0].labels), ("one, two", &[1.0, 0.0][..]));
+        }
     }
 
     #[test]
@@ -318,7 +378,7 @@ mod tests {
                  {\"id\": \"9\", \"text\": \"z\", \"tags\": \"c|a\"}\n",
             ),
         ] {
-            assert_eq!(find_labels(&path, &columns).unwrap(), ["a", "b", "c"]);
+            assert_eq!(find_labels(&path, &columns).unwrap().labels, ["a", "b", "c"]);
             let asked = Columns { labels: vec!["c".into(), "a".into()], ..columns.clone() };
             let (examples, unknown) = read_examples(&path, &asked, None).unwrap();
             let labels: Vec<&[f32]> = examples.iter().map(|example| &*example.labels).collect();
