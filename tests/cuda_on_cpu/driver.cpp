@@ -143,6 +143,9 @@ template <typename... A, void (*f)(A...)> struct Caller<void (*)(A...), f> {
 #include "kernels.inc"
 
 extern "C" {
+// The linker's names for the section of shared variables.
+extern char __start_emulated_shared, __stop_emulated_shared;
+
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
 // As a small card, so that running out of memory can be seen.
 static size_t memory() {
@@ -254,6 +257,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
     for (uint32_t y = 0; y < gy; y++)
         for (uint32_t x = 0; x < gx; x++) {
             block = {x, y, 0};
+            memset(&__start_emulated_shared, 0xFF, &__stop_emulated_shared - &__start_emulated_shared);
             memset(dynamic_shared, 0xFF, shared_bytes);
             memset(dynamic_shared + shared_bytes, 0xA5, GUARD);
             run_block(bx);
