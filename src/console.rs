@@ -122,6 +122,16 @@ impl Progress {
     }
 }
 
+/// Seconds for people.
+#[must_use]
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        _ if seconds < 120.0 => format!("{seconds:.0} s"),
+        _ if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
 /// Bytes for people: `1.5 GiB`.
 #[must_use]
 pub fn bytes(count: u64) -> String {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::classifier_file::ClassifierFile;
+use crate::console::duration;
 
 /// What a card says beside `classifier.json`.
 #[derive(Clone, Debug)]
@@ -92,8 +93,8 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
     )?;
     let rows: Vec<String> = facts.rows.iter().map(|(name, count)| format!("{count} {name}")).collect();
     writeln!(card, "## Training\n\nRows: {}. Hardware: {}.", rows.join(", "), facts.hardware)?;
-    let hours = facts.record["train_runtime"].as_f64().unwrap_or(0.0) / 3600.0;
-    writeln!(card, "Time, evaluation included: {hours:.2} hours.\n\n| setting | value |\n|---|---|")?;
+    let time = duration(facts.record["train_runtime"].as_f64().unwrap_or(0.0));
+    writeln!(card, "Time, evaluation included: {time}.\n\n| setting | value |\n|---|---|")?;
     for (name, value) in facts.settings {
         writeln!(card, "| {name} | {value} |")?;
     }
@@ -232,7 +233,7 @@ mod tests {
             "\"value\":0.75",
             "Built with Llama",
             "| a\\|b | 1.000 | 0.500 | 0.667 | – | 4 |",
-            "2.00 hours",
+            "2.0 h",
             "labels = [\"a|b\",\"c\"]",
             "from_pretrained(\"meta-llama/Llama-3.2-1B\", num_labels=len(labels))",
         ] {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::train::{self, Setting, Split};
 use crate::cli::ConfigArgs;
-use crate::console::{Console, bytes};
+use crate::console::{Console, bytes, duration};
 use crate::evaluation::{Sample, evaluate};
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
@@ -150,13 +150,4 @@ fn describe_time(setting: &Setting<'_>, out: &mut String) -> Result<()> {
 
 fn length(sample: &Sample) -> usize {
     sample.tokens.token_ids.len()
-}
-
-/// Seconds for people.
-fn duration(seconds: f64) -> String {
-    match seconds {
-        _ if seconds < 120.0 => format!("{seconds:.0} s"),
-        _ if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
-        _ => format!("{:.1} h", seconds / 3600.0),
-    }
 }

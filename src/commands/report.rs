@@ -11,7 +11,7 @@ use crate::artifacts::records;
 use crate::artifacts::report::Report;
 use crate::artifacts::run_dir::RunDir;
 use crate::atomic_file;
-use crate::console::bytes;
+use crate::console::{bytes, duration};
 use crate::device;
 use crate::evaluation::Sample;
 use crate::metrics::Scores;
@@ -76,7 +76,7 @@ pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_
     }
     let mut facts = machine(&setting.base.place);
     let seconds: f64 = seeds.iter().filter_map(|seed| seed["train_runtime"].as_f64()).sum();
-    facts.push(("training time, all seeds", format!("{:.2} hours", seconds / 3600.0)));
+    facts.push(("training time, all seeds", duration(seconds)));
     facts.push(("seed of this report", number.to_string()));
     facts.push(("base", setting.base.files.name.clone()));
     for (name, key) in [("frozen parameters", "frozen"), ("trained parameters", "trained")] {

@@ -317,6 +317,9 @@ impl Report<'_> {
     /// The worst errors, folded up by label: of the labels with the most rows, if they are many.
     fn mistakes(&self) -> String {
         let found = worst_mistakes(self.predictions, MISTAKES);
+        if found.is_empty() {
+            return "<h2>Errors</h2><p class=\"soft\">None.</p>\n".to_owned();
+        }
         let mut html =
             "<h2>Errors</h2><p class=\"soft\">The most confident ones of each label; errors.jsonl of an evaluation \
                         has more.</p>"
@@ -377,11 +380,15 @@ impl Report<'_> {
                  </thead><tbody>{rows}</tbody></table></div></figure>"
             )
         };
-        format!(
-            "<h2>Labels together</h2><div class=\"charts\">{}{}</div>\n",
+        let tables = [
             table("Taken for one another", ["missed", "predicted instead"], confusions(self.predictions, MAX_PAIRS)),
-            table("Hold together", ["label", "label"], cooccurrences(self.predictions, MAX_PAIRS))
-        )
+            table("Hold together", ["label", "label"], cooccurrences(self.predictions, MAX_PAIRS)),
+        ]
+        .concat();
+        if tables.is_empty() {
+            return tables;
+        }
+        format!("<h2>Labels together</h2><div class=\"charts\">{tables}</div>\n")
     }
 
     fn how(&self) -> String {
