@@ -21,7 +21,7 @@ use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
 use crate::ops::place::Place;
 use crate::thresholds::{Scope, tune};
-use crate::training::trainer::score;
+use crate::training::scored::score;
 
 /// Evaluates.
 ///

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::summary::peak_memory;
 use super::train::{Setting, Split};
 use crate::artifacts::records;
 use crate::artifacts::report::Report;
@@ -17,7 +18,6 @@ use crate::evaluation::Sample;
 use crate::metrics::Scores;
 use crate::metrics::bootstrap::Intervals;
 use crate::ops::place::Place;
-use crate::training::trainer::peak_memory;
 
 /// Draws of the bootstrap: the same in every report.
 pub(super) const BOOTSTRAP_SEED: u32 = 0;

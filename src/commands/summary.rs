@@ -10,8 +10,9 @@ use crate::config::redact;
 use crate::console::{Console, bytes};
 use crate::device;
 use crate::metrics::{METRICS, lower_is_better};
+use crate::ops::memory;
 use crate::ops::place::Place;
-use crate::training::trainer::{TrainOutcome, peak_memory};
+use crate::training::trainer::TrainOutcome;
 
 /// What training one seed took.
 pub(super) fn seed_record(seed: u32, outcome: &TrainOutcome) -> Value {
@@ -131,4 +132,9 @@ fn redacted_command_line() -> Vec<String> {
             setting.split_once('=').map_or(argument.clone(), |(key, value)| format!("{flag}{}", redact(key, value)))
         })
         .collect()
+}
+
+/// Peak memory so far, for records.
+pub(super) fn peak_memory() -> Value {
+    memory::peak_bytes().map_or(Value::Null, |bytes| json!(bytes))
 }

@@ -34,7 +34,8 @@ use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::{Decay, Schedule};
-use crate::training::trainer::{TrainOptions, Trainer, moment_storage, score};
+use crate::training::scored::score;
+use crate::training::trainer::{TrainOptions, Trainer, moment_storage};
 
 /// One split, as rows and as tokens.
 pub(super) struct Split {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use super::checkpoint::Progress;
-use super::trainer::Scored;
+use super::scored::Scored;
 use crate::artifacts::records::History;
 use crate::artifacts::tensorboard::{EventWriter, Hyperparameter};
 use crate::metrics::curves::over_thresholds;

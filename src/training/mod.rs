@@ -6,4 +6,5 @@ pub mod estimate;
 mod log;
 pub mod optimizer;
 pub mod schedule;
+pub mod scored;
 pub mod trainer;

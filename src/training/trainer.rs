@@ -12,22 +12,22 @@ use super::early_stopping::EarlyStopping;
 use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
+use super::scored::{Scored, score};
 use crate::artifacts::adapter;
-use crate::artifacts::records::{History, evaluation_record, score_entries};
+use crate::artifacts::records::History;
 use crate::artifacts::run_dir::SeedDir;
 use crate::artifacts::tensorboard::Hyperparameter;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::{epoch_order, group_by_length};
-use crate::evaluation::{Evaluation, Sample, evaluate};
+use crate::evaluation::Sample;
 use crate::failpoint::{self, Place};
 use crate::interrupt;
-use crate::metrics::{Decision, Scores, lower_is_better};
+use crate::metrics::{Decision, lower_is_better};
 use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
 use crate::ops::buffer::tensor;
-use crate::ops::memory;
 use crate::ops::tape::{DropoutKey, Tape};
 
 /// What training does, in plain values.
@@ -413,51 +413,4 @@ pub fn forward_backward(classifier: &Classifier, batch: &Batch, key: DropoutKey)
 #[must_use]
 pub fn moment_storage(use_4bit: bool, train: &TrainConfig) -> MomentStorage {
     if use_4bit && train.optim_8bit_when_4bit { MomentStorage::EightBit } else { MomentStorage::Float32 }
-}
-
-/// An evaluation, its scores, and the record of both.
-pub struct Scored {
-    /// Predictions and loss.
-    pub evaluation: Evaluation,
-    /// The metrics.
-    pub scores: Scores,
-    /// The metrics under transformers' names, with times.
-    pub record: Map<String, Value>,
-}
-
-impl Scored {
-    /// Predicts labels anew from the same probabilities.
-    pub fn decide(&mut self, decision: &Decision, labels: &[String]) {
-        self.evaluation.predictions = self.evaluation.predictions.decided(decision);
-        self.scores = Scores::new(&self.evaluation.predictions, labels);
-        self.record.extend(score_entries(&self.scores));
-    }
-}
-
-/// Evaluates samples and scores them.
-///
-/// # Errors
-/// If the model fails.
-pub fn score(
-    classifier: &Classifier,
-    samples: &[Sample],
-    labels: &[String],
-    decision: &Decision,
-    batch_size: usize,
-    console: Console,
-) -> Result<Scored> {
-    let started = Instant::now();
-    let mut bar = console.progress("evaluating", samples.len(), "examples");
-    let evaluation = evaluate(classifier, samples, decision, batch_size, |count| bar.advance(count, String::new))?;
-    bar.finish();
-    let scores = Scores::new(&evaluation.predictions, labels);
-    let seconds = started.elapsed().as_secs_f64();
-    let record = evaluation_record(&evaluation, &scores, seconds, samples.len().div_ceil(batch_size));
-    Ok(Scored { evaluation, scores, record })
-}
-
-/// Peak memory so far, for records.
-#[must_use]
-pub fn peak_memory() -> Value {
-    memory::peak_bytes().map_or(Value::Null, |bytes| json!(bytes))
 }

@@ -1,0 +1,53 @@
+//! An evaluation with its scores: what training does after each pass, and `llmcls eval`.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use crate::artifacts::records::{evaluation_record, score_entries};
+use crate::console::Console;
+use crate::evaluation::{Evaluation, Sample, evaluate};
+use crate::metrics::{Decision, Scores};
+use crate::model::classifier::Classifier;
+
+/// An evaluation, its scores, and the record of both.
+pub struct Scored {
+    /// Predictions and loss.
+    pub evaluation: Evaluation,
+    /// The metrics.
+    pub scores: Scores,
+    /// The metrics under transformers' names, with times.
+    pub record: Map<String, Value>,
+}
+
+impl Scored {
+    /// Predicts labels anew from the same probabilities.
+    pub fn decide(&mut self, decision: &Decision, labels: &[String]) {
+        self.evaluation.predictions = self.evaluation.predictions.decided(decision);
+        self.scores = Scores::new(&self.evaluation.predictions, labels);
+        self.record.extend(score_entries(&self.scores));
+    }
+}
+
+/// Evaluates samples and scores them.
+///
+/// # Errors
+/// If the model fails.
+pub fn score(
+    classifier: &Classifier,
+    samples: &[Sample],
+    labels: &[String],
+    decision: &Decision,
+    batch_size: usize,
+    console: Console,
+) -> Result<Scored> {
+    let started = Instant::now();
+    let mut bar = console.progress("evaluating", samples.len(), "examples");
+    let evaluation = evaluate(classifier, samples, decision, batch_size, |count| bar.advance(count, String::new))?;
+    bar.finish();
+    let scores = Scores::new(&evaluation.predictions, labels);
+    let seconds = started.elapsed().as_secs_f64();
+    let record = evaluation_record(&evaluation, &scores, seconds, samples.len().div_ceil(batch_size));
+    Ok(Scored { evaluation, scores, record })
+}
