@@ -193,7 +193,8 @@ impl Trainer<'_> {
                 order.clear();
                 let (record, scored) = self.evaluate(&mut progress)?;
                 log.evaluation(&record, &scored, self.labels, progress.step)?;
-                last = Some(scored);
+                // An earlier one would only take memory beside the next.
+                last = progress.is_finished.then_some(scored);
                 progress.elapsed = before + started.elapsed().as_secs_f64();
                 self.save(&optimizer, &mut progress, &log.history, Some(&record))?;
                 interrupt::check()?;

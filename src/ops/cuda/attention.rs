@@ -159,8 +159,8 @@ impl Work {
         launch(&self.device, &kernel(name, self.dtype)?, grid, &[first, shape].concat())
     }
 
-    /// Rows of a tile, and the shared memory that it takes: the largest of which two blocks fit on a
-    /// multiprocessor, else the largest that fits at all.
+    /// Rows of a tile whose sums fit into registers, and the shared memory that it takes: the largest of which
+    /// two blocks fit on a multiprocessor, else the largest that fits at all.
     fn tile(&self, pass: Pass) -> Result<(usize, u32)> {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let most = self.device.cuda_stream().context().attribute(attribute).w()? as usize;
