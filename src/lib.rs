@@ -25,6 +25,7 @@ pub mod evaluation;
 // Layer 3: models and their weights.
 pub mod model;
 // Layer 2: rows, tokens, scores.
+pub mod baseline;
 pub mod data;
 pub mod metrics;
 pub mod thresholds;

@@ -10,6 +10,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("artifacts", 4),
     ("evaluation", 4),
     ("model", 3),
+    ("baseline", 2),
     ("data", 2),
     ("metrics", 2),
     ("thresholds", 2),
