@@ -37,4 +37,5 @@ pub mod atomic_file;
 pub mod device;
 pub mod failpoint;
 pub mod interrupt;
+pub mod kernels;
 pub mod rng;

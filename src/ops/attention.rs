@@ -13,10 +13,10 @@ use rayon::prelude::*;
 
 use super::buffer::{elements, scratch, tensor};
 use super::cpu::math::{dot, exp, simd, tanh};
-use super::cpu::matrix::{Matrix, MatrixMut, matmul};
 use super::dropout::{Dropout, threshold};
 use super::rows_of;
 use super::tape::{Tape, Value};
+use crate::kernels::cpu::product::{Matrix, MatrixMut, matmul};
 use crate::rng::Stream;
 
 /// Heads and who sees whom.

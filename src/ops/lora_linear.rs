@@ -14,12 +14,12 @@ use rayon::prelude::*;
 use super::buffer::{elements, scratch, tensor};
 use super::constant::Constant;
 use super::cpu::math::{add_rows, dot_rows, simd};
-use super::cpu::matrix::MatrixMut;
 use super::cpu::par_rows;
 use super::dropout::Mask;
 use super::frozen::FrozenMatrix;
 use super::rows_of;
 use super::tape::{Param, Tape, Value};
+use crate::kernels::cpu::product::MatrixMut;
 use crate::rng::{Purpose, Stream};
 
 /// A frozen `(out, in)` weight, its bias if the model has one, and an adapter if it is trained.

@@ -10,7 +10,7 @@ use crate::ops::memory::Buffer;
 static MULTIPLY_ADDS: AtomicU64 = AtomicU64::new(0);
 
 /// Adds a product of `m × k` and `k × n`.
-pub(in crate::ops) fn count(m: usize, k: usize, n: usize) {
+pub(crate) fn count(m: usize, k: usize, n: usize) {
     MULTIPLY_ADDS.fetch_add((m * k * n) as u64, Ordering::Relaxed);
 }
 

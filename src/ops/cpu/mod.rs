@@ -2,7 +2,6 @@
 
 pub mod flops;
 pub(crate) mod math;
-pub(crate) mod matrix;
 
 use rayon::prelude::*;
 

@@ -1,0 +1,3 @@
+//! The CPU's kernels, as functions on slices.
+
+pub(crate) mod product;
