@@ -28,14 +28,14 @@ pub mod model;
 pub mod data;
 pub mod metrics;
 pub mod thresholds;
-// Layer 1: differentiable ops, the configuration, the terminal.
+// Layer 1: kernels, differentiable ops on them, the configuration, the terminal.
 pub mod config;
 pub mod console;
+pub mod kernels;
 pub mod ops;
 // Layer 0: what needs nothing else.
 pub mod atomic_file;
 pub mod device;
 pub mod failpoint;
 pub mod interrupt;
-pub mod kernels;
 pub mod rng;

@@ -5,8 +5,8 @@ use half::{bf16, f16};
 
 use super::arithmetic::{round, widen};
 use super::nf4;
-use crate::ops::cpu::math::simd;
-use crate::ops::nf4::Nf4;
+use crate::kernels::cpu::math::simd;
+use crate::kernels::cpu::nf4::Nf4;
 
 /// Numbers as stored.
 #[derive(Clone, Copy)]

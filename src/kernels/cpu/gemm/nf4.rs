@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "vector loads and stores take raw pointers")]
 
 use super::arithmetic::round;
-use crate::ops::nf4::{BLOCK, LEVELS, Nf4};
+use crate::kernels::cpu::nf4::{BLOCK, LEVELS, Nf4};
 
 /// Whether this CPU looks up thirty-two codes at once.
 pub(super) fn has_look_up() -> bool {

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::strided::matmul_on;
 use super::*;
-use crate::ops::nf4::Nf4;
+use crate::kernels::cpu::nf4::Nf4;
 
 struct Random(u64);
 

@@ -84,7 +84,7 @@ impl Path {
     pub(crate) fn of_this_cpu(compute: Compute) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::ops::cpu::math::Level;
+            use crate::kernels::cpu::math::Level;
             let level = Level::of_this_cpu();
             let has_avx512 = level == Level::V4 && (compute == Compute::Float32 || has_avx512_bf16());
             return match level {
@@ -104,7 +104,7 @@ impl Path {
 /// Whether this CPU has `VDPBF16PS`, and may use it.
 #[cfg(target_arch = "x86_64")]
 fn has_avx512_bf16() -> bool {
-    use crate::ops::cpu::math::Level;
+    use crate::kernels::cpu::math::Level;
     Level::of_this_cpu() == Level::V4 && is_x86_feature_detected!("avx512bf16")
 }
 
@@ -113,31 +113,31 @@ macro_rules! with_kernel {
     ($compute:expr, $path:expr, $kernel:ident => $body:expr) => {
         match ($compute, $path) {
             #[cfg(target_arch = "x86_64")]
-            ($crate::kernels::cpu::product::Compute::Float32, $crate::kernels::cpu::product::Path::Avx512) => {
-                type $kernel = $crate::kernels::cpu::product::avx512::Float32;
+            ($crate::kernels::cpu::gemm::Compute::Float32, $crate::kernels::cpu::gemm::Path::Avx512) => {
+                type $kernel = $crate::kernels::cpu::gemm::avx512::Float32;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            ($crate::kernels::cpu::product::Compute::Bfloat16, $crate::kernels::cpu::product::Path::Avx512) => {
-                type $kernel = $crate::kernels::cpu::product::avx512::Bfloat16;
+            ($crate::kernels::cpu::gemm::Compute::Bfloat16, $crate::kernels::cpu::gemm::Path::Avx512) => {
+                type $kernel = $crate::kernels::cpu::gemm::avx512::Bfloat16;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            ($crate::kernels::cpu::product::Compute::Float32, $crate::kernels::cpu::product::Path::Avx2) => {
-                type $kernel = $crate::kernels::cpu::product::avx2::Float32;
+            ($crate::kernels::cpu::gemm::Compute::Float32, $crate::kernels::cpu::gemm::Path::Avx2) => {
+                type $kernel = $crate::kernels::cpu::gemm::avx2::Float32;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            ($crate::kernels::cpu::product::Compute::Bfloat16, $crate::kernels::cpu::product::Path::Avx2) => {
-                type $kernel = $crate::kernels::cpu::product::avx2::Bfloat16;
+            ($crate::kernels::cpu::gemm::Compute::Bfloat16, $crate::kernels::cpu::gemm::Path::Avx2) => {
+                type $kernel = $crate::kernels::cpu::gemm::avx2::Bfloat16;
                 $body
             }
-            ($crate::kernels::cpu::product::Compute::Float32, _) => {
-                type $kernel = $crate::kernels::cpu::product::portable::Float32;
+            ($crate::kernels::cpu::gemm::Compute::Float32, _) => {
+                type $kernel = $crate::kernels::cpu::gemm::portable::Float32;
                 $body
             }
-            ($crate::kernels::cpu::product::Compute::Bfloat16, _) => {
-                type $kernel = $crate::kernels::cpu::product::portable::Bfloat16;
+            ($crate::kernels::cpu::gemm::Compute::Bfloat16, _) => {
+                type $kernel = $crate::kernels::cpu::gemm::portable::Bfloat16;
                 $body
             }
         }

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::ops::frozen::{FrozenMatrix, Storage};
-use crate::ops::memory::Buffer;
+use crate::kernels::cpu::memory::Buffer;
+use crate::kernels::matrix::{FrozenMatrix, Storage};
 
 static MULTIPLY_ADDS: AtomicU64 = AtomicU64::new(0);
 

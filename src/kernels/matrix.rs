@@ -6,9 +6,9 @@
 use half::{bf16, f16};
 
 use super::cpu::flops;
-use super::memory::Buffer;
-use super::nf4::Nf4;
-use crate::kernels::cpu::product::{Compute, Direction, Packed, Source, Weights, product};
+use super::cpu::gemm::{Compute, Direction, Packed, Source, Weights, product};
+use super::cpu::memory::Buffer;
+use super::cpu::nf4::Nf4;
 
 /// The numbers of a matrix, as stored.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl FrozenMatrix {
 
     /// The matrix on a GPU.
     #[cfg(feature = "cuda")]
-    pub(super) fn on_device(&self) -> candle_core::Result<&super::cuda::DeviceMatrix> {
+    pub(crate) fn on_device(&self) -> candle_core::Result<&super::cuda::DeviceMatrix> {
         match &self.storage {
             Storage::Device(matrix) => Ok(matrix),
             _ => candle_core::bail!("activations on a GPU meet weights on the CPU"),

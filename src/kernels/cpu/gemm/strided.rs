@@ -10,7 +10,7 @@ use super::kernel::{Kernel, Shared};
 use super::panels::{Input, Panels, Part};
 use super::weights::{Direction, Source, Weights};
 use super::{COLUMNS, Compute, Path, multiply_part, with_kernel};
-use crate::ops::cpu::flops;
+use crate::kernels::cpu::flops;
 
 /// A read-only matrix: rows, or columns, end to end.
 #[derive(Clone, Copy)]
