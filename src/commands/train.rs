@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::report::BOOTSTRAP_SEED;
-use super::setup::{self, BaseModel};
+use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::{resume, warnings};
 use crate::artifacts::classifier_file::ClassifierFile;
@@ -24,6 +24,7 @@ use crate::console::{Console, bytes};
 use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
+use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
