@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::artifacts::classifier_file::ClassifierFile;
+use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
 use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
@@ -239,18 +239,23 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        let base = BaseModel::open(&model, place, console)?;
+        if let Some(name) = moved_base(&args.config.set) {
+            model.model_name = name;
+        }
+        let base = BaseModel::open(&model, place, console).with_context(|| {
+            format!(
+                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+                trained.adapter.display()
+            )
+        })?;
+        let own = trained.adapter.join("tokenizer.json");
         let file = match (file, &config) {
             (Some(file), _) => {
-                ensure!(
-                    file.base.fingerprint == base.fingerprint,
-                    "{}: was trained on another base: the files of `{}` have changed since",
-                    trained.adapter.display(),
-                    file.base.name
-                );
+                base.ensure_is(&file.base, !own.is_file(), console)
+                    .with_context(|| format!("{}", trained.adapter.display()))?;
                 file
             }
-            (None, Some(config)) => describe(config, columns(&config.data, console)?.labels, &base),
+            (None, Some(config)) => describe(config, columns(&config.data, console)?.labels, base.record(console)?),
             (None, None) => unreachable!("refused above"),
         };
         let (lora, _) = adapter::read_config(&trained.adapter)?;
@@ -264,7 +269,6 @@ impl Loaded {
             place: base.place.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let own = trained.adapter.join("tokenizer.json");
         let encoder = match own.is_file() {
             true => base.encoder_from(&own, file.max_length)?,
             false => base.encoder(file.max_length)?,
@@ -292,6 +296,15 @@ impl Loaded {
     }
 }
 
+/// Where `--set` says that a run's base lies now.
+fn moved_base(settings: &[String]) -> Option<String> {
+    let values = settings.iter().filter_map(|setting| setting.split_once('='));
+    let (_, name) = values.filter(|(key, _)| key.trim() == "model.model_name").last()?;
+    let name = name.trim();
+    let unquoted = ['"', '\''].iter().find_map(|quote| name.strip_prefix(*quote)?.strip_suffix(*quote));
+    Some(unquoted.unwrap_or(name).to_owned())
+}
+
 fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
     let default = PathBuf::from("outputs");
     let root = args.config.override_output_root.as_ref();
@@ -301,7 +314,7 @@ fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
 
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
-pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> ClassifierFile {
+pub fn describe(config: &Config, labels: Vec<String>, base: Base) -> ClassifierFile {
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: ClassifierFile::VERSION,
@@ -314,7 +327,7 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
         labels_column: config.data.labels_column.clone(),
         label_separator: config.data.labels_column.as_ref().map(|_| config.data.label_separator.clone()),
         max_length: config.data.max_length,
-        base: base.record(),
+        base,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
@@ -324,12 +337,8 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
 
 /// The `model` section that `classifier.json` stands for.
 fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
-    let name = match &file.base.revision {
-        Some(revision) => format!("{}@{revision}", file.base.name),
-        None => file.base.name.clone(),
-    };
     ModelConfig::from_pairs(&[
-        ("model_name", name.into()),
+        ("model_name", file.base.exact_name().into()),
         ("problem_type", file.problem_type.clone().into()),
         ("torch_dtype", file.torch_dtype.clone().into()),
         ("use_4bit", file.use_4bit.into()),

@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 
-use crate::artifacts::classifier_file::Base;
+use crate::artifacts::classifier_file::{Base, RecordedFingerprint};
 use crate::config::model::{ModelConfig, TorchDtype};
 use crate::console::Console;
 use crate::data::tokenize::TextEncoder;
 use crate::hub::model_files::ModelFiles;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::config::BackboneConfig;
+use crate::model::fingerprint::{self, Fingerprint};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::place::Place;
 
@@ -25,8 +26,6 @@ pub struct BaseModel {
     pub weights: Weights,
     /// How they are held.
     pub storage: BaseStorage,
-    /// What tells whether they changed.
-    pub fingerprint: String,
     /// Where the model computes.
     pub place: Place,
 }
@@ -45,7 +44,6 @@ impl BaseModel {
         } else {
             Weights::Checkpoint(Checkpoint::open(&files.weights)?)
         };
-        let fingerprint = weights.fingerprint(&files.config)?;
         let storage = BaseStorage {
             precision: match model.torch_dtype {
                 TorchDtype::Float32 => Precision::Float32,
@@ -62,7 +60,26 @@ impl BaseModel {
                 place.clone()
             }
         };
-        Ok(Self { files, config, weights, storage, fingerprint, place })
+        Ok(Self { files, config, weights, storage, place })
+    }
+
+    /// Refuses `model.random_init` over a base that has weights: they would not be used.
+    ///
+    /// # Errors
+    /// If it has weights, or the Hub cannot be asked.
+    pub fn refuse_unused_weights(model: &ModelConfig, console: Console) -> Result<()> {
+        if !model.random_init {
+            return Ok(());
+        }
+        let (name, token) = (&model.model_name, model.hf_token.as_ref().map(|token| token.secret()));
+        if let Some(file) = ModelFiles::find_weights(name, token, console)? {
+            bail!(
+                "model.random_init is true, but `{name}` has weights ({file}), which would not be used: set \
+                 model.random_init=false to train on them; for random weights, name a directory with the configuration and \
+                 the tokenizer alone"
+            );
+        }
+        Ok(())
     }
 
     /// Builds a classifier on this base.
@@ -99,13 +116,63 @@ impl BaseModel {
         TextEncoder::open(tokenizer, max_length, self.config.empty_token)
     }
 
+    /// The fingerprint of its files.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn fingerprint(&self, console: Console) -> Result<Fingerprint> {
+        Fingerprint::new(&self.files.config, &self.weights, &self.files.tokenizer, console)
+    }
+
+    /// The fingerprint that older versions took.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn sampled_fingerprint(&self) -> Result<String> {
+        fingerprint::sampled(&self.files.config, &self.weights)
+    }
+
     /// The base's part of `classifier.json`.
-    #[must_use]
-    pub fn record(&self) -> Base {
-        Base {
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn record(&self, console: Console) -> Result<Base> {
+        Ok(Base {
             name: self.files.name.clone(),
             revision: self.files.revision.clone(),
-            fingerprint: self.fingerprint.clone(),
+            commit: self.files.commit.clone(),
+            fingerprint: RecordedFingerprint::Whole(self.fingerprint(console)?),
+        })
+    }
+
+    /// Refuses a base that is not the one that a classifier was trained on. Its tokenizer counts only where the
+    /// classifier has none of its own.
+    ///
+    /// # Errors
+    /// Names what differs.
+    pub fn ensure_is(&self, trained: &Base, needs_tokenizer: bool, console: Console) -> Result<()> {
+        let name = &self.files.name;
+        let changed = match &trained.fingerprint {
+            RecordedFingerprint::Whole(then) => {
+                let mut changed = self.fingerprint(console)?.differences(then);
+                changed.retain(|part| needs_tokenizer || *part != "tokenizer");
+                changed.join(" and ")
+            }
+            RecordedFingerprint::Sampled(then) => {
+                console.warn(format!(
+                    "an older llmcls trained this classifier and recorded only a sample of its base, `{name}`: a change \
+                     of the base elsewhere would not be seen"
+                ));
+                if self.sampled_fingerprint()? == *then { String::new() } else { "configuration or weights".to_owned() }
+            }
+        };
+        if changed.is_empty() {
+            return Ok(());
         }
+        let way_out = match &trained.commit {
+            Some(_) => format!("--set model.model_name={}", trained.exact_name()),
+            None => "--set model.model_name=DIR, with the directory where the right one lies".to_owned(),
+        };
+        bail!("`{name}` is not the base that this classifier was trained on: its {changed} differ; use {way_out}")
     }
 }
