@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::config::{BackboneConfig, LayersConfig, Pooling};
 use super::head::Head;
 use super::lora::LoraOptions;
-use super::parts::{BaseSize, Builder, Initial};
+use super::builder::{BaseSize, Builder, Initial};
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Checkpoint, Weights};

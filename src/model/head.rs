@@ -5,7 +5,7 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use super::config::{BackboneConfig, DenseConfig};
-use super::parts::{Builder, Initial};
+use super::builder::{Builder, Initial};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::layer_norm::{LayerNorm, layer_norm, scale_and_shift};

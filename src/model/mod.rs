@@ -1,17 +1,16 @@
 //! Pretrained models: their files, weights, and forward passes.
 
 pub mod batch;
+pub mod builder;
 pub mod classifier;
 pub mod config;
-mod decoder_config;
 mod download;
-mod encoder_config;
+mod families;
 pub mod files;
 mod head;
 pub mod hub;
 pub mod lora;
-pub mod parts;
 mod post_norm;
 mod pre_norm;
-pub mod rope_config;
+pub mod rope;
 pub mod weights;

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 
 use super::batch::{Batch, Pooled};
 use super::config::{BackboneConfig, NormKind, PostNormConfig};
-use super::parts::{Builder, Norm, add_linear, embed};
+use super::builder::{Builder, Norm, add_linear, embed};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::buffer;

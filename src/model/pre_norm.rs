@@ -20,8 +20,8 @@ use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
 use super::config::{BackboneConfig, PreNormConfig};
-use super::parts::{Builder, Norm, add_linear, embed};
-use super::rope_config::Rope;
+use super::builder::{Builder, Norm, add_linear, embed};
+use super::rope::Rope;
 use crate::ops::activation::{Activation, gated};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
