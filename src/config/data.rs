@@ -21,8 +21,9 @@ pub struct DataConfig {
     pub text_fields: Option<Vec<String>>,
     /// Column with the text.
     pub target_text_column: String,
-    /// Longest sequence, in tokens, special ones included.
-    pub max_length: usize,
+    /// Longest sequence, in tokens, special ones included; none: [`DataConfig::MAX_LENGTH`], or the model's limit
+    /// if that is lower.
+    pub max_length: Option<usize>,
     /// Training rows.
     pub train_csv: PathBuf,
     /// Validation rows.
@@ -46,6 +47,9 @@ pub struct DataConfig {
 }
 
 impl DataConfig {
+    /// Tokens after which texts are cut unless `max_length` is set.
+    pub const MAX_LENGTH: usize = 1024;
+
     pub(super) fn read(section: &mut Section) -> Self {
         let list = |list: Option<Vec<String>>| list.filter(|list| !list.is_empty());
         let config = Self {
@@ -55,7 +59,7 @@ impl DataConfig {
             id_column: section.optional("id_column"),
             text_fields: list(section.optional("text_fields")),
             target_text_column: section.key("target_text_column", "text".into()),
-            max_length: section.key("max_length", 1024),
+            max_length: section.optional("max_length"),
             train_csv: section.required("train_csv").into(),
             val_csv: section.required("val_csv").into(),
             test_csv: section.optional::<String>("test_csv").map(PathBuf::from),
@@ -67,7 +71,7 @@ impl DataConfig {
             max_test_samples: section.optional("max_test_samples"),
         };
         section.check(!config.label_separator.is_empty(), "label_separator", "is empty");
-        section.check(config.max_length > 0, "max_length", "is 0, expected at least 1 token");
+        section.check(config.max_length != Some(0), "max_length", "is 0, expected at least 1 token");
         for (name, value) in [
             ("max_train_samples", config.max_train_samples),
             ("max_val_samples", config.max_val_samples),

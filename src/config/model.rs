@@ -28,8 +28,10 @@ pub struct ModelConfig {
     pub lora_alpha: f64,
     /// Dropout before A.
     pub lora_dropout: f64,
-    /// Which modules get an adapter.
-    pub lora_target_modules: TargetModules,
+    /// Scale adapters by α/√r in place of α/r.
+    pub use_rslora: bool,
+    /// Modules that get an adapter; none: those that the model's family usually gets them in.
+    pub lora_target_modules: Option<TargetModules>,
     /// Weights from `init_seed` in place of the model's own.
     pub random_init: bool,
     /// Seed of random weights.
@@ -121,7 +123,6 @@ impl ModelConfig {
     }
 
     pub(super) fn read(section: &mut Section) -> Self {
-        let seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
         let config = Self {
             model_name: section.required("model_name"),
             hf_token: section.optional::<String>("hf_token").filter(|token| !token.is_empty()).map(Token),
@@ -131,8 +132,8 @@ impl ModelConfig {
             lora_r: section.key("lora_r", 16),
             lora_alpha: section.key("lora_alpha", 16.0),
             lora_dropout: section.key("lora_dropout", 0.05),
-            lora_target_modules: section
-                .key("lora_target_modules", TargetModules::Names(seven.map(String::from).to_vec())),
+            use_rslora: section.key("use_rslora", false),
+            lora_target_modules: section.optional("lora_target_modules"),
             random_init: section.key("random_init", false),
             init_seed: section.key("init_seed", 0),
             init_adapter: section.optional::<String>("init_adapter").map(PathBuf::from),
