@@ -42,7 +42,7 @@ pub(super) fn encoder(file: &ConfigFile, vocab_size: usize) -> Result<BackboneCo
         vocab_size: file.size("vocab_size", vocab_size)?,
         max_tokens: Some(positions),
         initializer_range,
-        empty_token: file.empty_token(),
+        empty_token: file.empty_token([None, None]),
         activation: file.activation("hidden_act", Activation::Gelu)?,
         dropouts: Dropouts {
             embedding: hidden,

@@ -37,7 +37,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
         vocab_size: file.size("vocab_size", 30_522)?,
         max_tokens: Some(positions),
         initializer_range,
-        empty_token: file.empty_token(),
+        empty_token: file.empty_token([None, None]),
         activation: file.activation("activation", Activation::Gelu)?,
         dropouts: Dropouts {
             embedding: hidden,

@@ -121,13 +121,16 @@ impl ConfigFile {
         labels.into_iter().filter(|_| is_whole).map(|(_, label)| label).collect()
     }
 
-    /// The first of `bos_token_id` and `eos_token_id` that is set.
-    pub(super) fn empty_token(&self) -> Option<u32> {
-        let first_id = |key: &str| {
+    /// The first of `bos_token_id` and `eos_token_id` that is set; `defaults` are the family's.
+    pub(super) fn empty_token(&self, [bos, eos]: [Option<u32>; 2]) -> Option<u32> {
+        let first_id = |key: &str, default: Option<u32>| {
+            if !self.keys.contains_key(key) {
+                return default;
+            }
             let value = self.value(key)?;
             value.as_array().map_or(Some(value), |list| list.first())?.as_u64()?.try_into().ok()
         };
-        first_id("bos_token_id").or_else(|| first_id("eos_token_id"))
+        first_id("bos_token_id", bos).or_else(|| first_id("eos_token_id", eos))
     }
 }
 

@@ -25,6 +25,7 @@ static DEFAULTS: Defaults = Defaults {
     head_dim: Some(256),
     vocab_size: 256_000,
     max_positions: 8192,
+    tokens: [Some(2), Some(1)],
     ..llama::DEFAULTS
 };
 

@@ -41,6 +41,8 @@ pub(super) struct Defaults {
     pub(super) vocab_size: usize,
     pub(super) max_positions: usize,
     pub(super) epsilon: f64,
+    /// `bos_token_id` and `eos_token_id`.
+    pub(super) tokens: [Option<u32>; 2],
     /// Context of pretraining of a LongRoPE, where the family has a key for it.
     pub(super) original_max_positions: Option<usize>,
     /// Whether a part of each head may be rotated.
@@ -57,6 +59,7 @@ pub(super) static DEFAULTS: Defaults = Defaults {
     vocab_size: 32_000,
     max_positions: 2048,
     epsilon: 1e-6,
+    tokens: [Some(1), Some(2)],
     original_max_positions: None,
     may_rotate_partly: false,
 };
@@ -127,7 +130,7 @@ pub(super) fn decoder(
         vocab_size: file.size("vocab_size", defaults.vocab_size)?,
         max_tokens,
         initializer_range,
-        empty_token: file.empty_token(),
+        empty_token: file.empty_token(defaults.tokens),
         activation: file.activation("hidden_act", Activation::Silu)?,
         dropouts: Dropouts { attention: file.float("attention_dropout", 0.0)?, ..Dropouts::default() },
         prefix: "model.",

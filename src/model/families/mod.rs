@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_list_of_end_tokens_gives_its_first() {
-        assert_eq!(parse(r#", "eos_token_id": [7, 8]"#).unwrap().empty_token, Some(7));
+        assert_eq!(parse(r#", "bos_token_id": null, "eos_token_id": [7, 8]"#).unwrap().empty_token, Some(7));
     }
 
     #[test]

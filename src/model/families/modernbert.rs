@@ -68,7 +68,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
         vocab_size: file.size("vocab_size", 50_368)?,
         max_tokens: Some(longest),
         initializer_range,
-        empty_token: file.empty_token(),
+        empty_token: file.empty_token([Some(50_281), Some(50_282)]),
         activation: file.activation("hidden_activation", Activation::Gelu)?,
         dropouts: Dropouts {
             embedding: file.float("embedding_dropout", 0.0)?,

@@ -15,6 +15,7 @@ static DEFAULTS: Defaults = Defaults {
     vocab_size: 32_064,
     max_positions: 4096,
     epsilon: 1e-5,
+    tokens: [Some(1), Some(32_000)],
     original_max_positions: Some(4096),
     may_rotate_partly: true,
     ..llama::DEFAULTS

@@ -12,6 +12,7 @@ static DEFAULTS: Defaults = Defaults {
     key_value_heads: Some(32),
     vocab_size: 151_936,
     max_positions: 32_768,
+    tokens: [None, None],
     ..llama::DEFAULTS
 };
 

@@ -12,6 +12,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
     let is_xlm = file.text("model_type")?.is_some_and(|name| name.starts_with("xlm"));
     let mut config = encoder(file, if is_xlm { 30_522 } else { 50_265 })?;
     config.prefix = "roberta.";
+    config.empty_token = file.empty_token([Some(0), Some(2)]);
     if let LayersConfig::PostNorm(layers) = &mut config.layers {
         layers.first_position = file.size("pad_token_id", 1)? + 1;
         ensure!(
