@@ -4,6 +4,8 @@
 
 /// Bases that move, change, or are not what a run was trained on.
 mod base;
+/// The linear baseline against scikit-learn.
+mod baseline;
 /// The built program, as a user runs it.
 mod cli;
 /// Disks, tokens and files that are not as they should be.
@@ -26,6 +28,8 @@ mod parity;
 mod prepare;
 /// Readers of files from outside, on bytes.
 mod readers;
+/// The documented configuration is the declared one.
+mod reference;
 /// Reports, and errors by label.
 mod report;
 /// Runs that die and go on.

@@ -14,7 +14,7 @@ use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::console::Console;
 use crate::experiment::base_model::BaseModel;
-use crate::ops::place::Place;
+use crate::kernels::device::Device;
 use crate::training::checkpoint;
 
 /// What decides a run's result, beside its configuration.
@@ -56,7 +56,7 @@ pub(super) fn configuration(run: &Path, args: &ConfigArgs) -> Result<Config> {
 ///
 /// # Errors
 /// If a file cannot be read.
-pub(super) fn inputs(config: &Config, base: &RecordedFingerprint, place: &Place) -> Result<Value> {
+pub(super) fn inputs(config: &Config, base: &RecordedFingerprint, device: &Device) -> Result<Value> {
     let data = &config.data;
     let mut hashes = Map::new();
     let files =
@@ -69,8 +69,8 @@ pub(super) fn inputs(config: &Config, base: &RecordedFingerprint, place: &Place)
         "sha256 of data": hashes,
         "base model": base,
         "init adapter": config.model.init_adapter.as_deref().map(adapter_contents).transpose()?,
-        "device": if place.is_gpu() { "cuda" } else { "cpu" },
-        "bytes of an activation": place.activation_bytes(),
+        "device": if device.is_gpu() { "cuda" } else { "cpu" },
+        "bytes of an activation": device.activation_bytes(),
         "llmcls": env!("CARGO_PKG_VERSION"),
     }))
 }

@@ -17,10 +17,10 @@ use crate::data::table::{Columns, Example, LabelList, check_single_label, find_l
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::experiment::base_model::BaseModel;
+use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::{LoraOptions, Targets};
 use crate::ops::loss::BceWeights;
-use crate::ops::place::Place;
 use crate::thresholds::Scope;
 
 /// The adapters of a configuration's `model` section.
@@ -217,7 +217,7 @@ impl Loaded {
     ///
     /// # Errors
     /// If there is none, or a part of it does not fit the others.
-    pub fn open(args: &RunArgs, place: &Place, console: Console) -> Result<Self> {
+    pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
         let given = super::load_config(&args.config)?;
         let run = match &args.run {
             Some(run) => run.clone(),
@@ -242,7 +242,7 @@ impl Loaded {
         if let Some(name) = moved_base(&args.config.set) {
             model.model_name = name;
         }
-        let base = BaseModel::open(&model, place, console).with_context(|| {
+        let base = BaseModel::open(&model, device, console).with_context(|| {
             format!(
                 "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
                 trained.adapter.display()
@@ -266,7 +266,7 @@ impl Loaded {
             lora,
             weights: BceWeights::default(),
             recompute: false,
-            place: base.place.clone(),
+            device: base.device.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
         let encoder = match own.is_file() {

@@ -27,12 +27,12 @@ use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
+use crate::kernels::cpu::memory::Limits;
+use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
-use crate::ops::memory::Limits;
-use crate::ops::place::Place;
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -65,9 +65,9 @@ pub(super) struct Setting<'a> {
 ///
 /// # Errors
 /// If the configuration, the data or the model cannot be used, or training fails.
-pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
-        return super::check::run(&args.config, place, console);
+        return super::check::run(&args.config, device, console);
     }
     let config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
@@ -78,7 +78,7 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
     }
-    let setting = prepare(&config, place, console)?;
+    let setting = prepare(&config, device, console)?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
@@ -100,7 +100,7 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
 
 /// Trains the seeds that are not finished, and writes the summary.
 fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<()> {
-    write_environment(run, &setting.base.place)?;
+    write_environment(run, &setting.base.device)?;
     let mut seeds = Vec::new();
     for &seed in &setting.config.exp.seeds {
         let directory = run.seed(seed)?;
@@ -112,7 +112,7 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
             }
         });
     }
-    write_environment(run, &setting.base.place)?;
+    write_environment(run, &setting.base.device)?;
     let summary = summarize(setting, seeds);
     report(&summary, setting.console);
     super::report::write(setting, run, &summary, shows_texts)?;
@@ -142,12 +142,12 @@ fn metric_name(config: &Config) -> &str {
 }
 
 /// Reads and builds all that training needs, and refuses what would not fit into memory.
-pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -> Result<Setting<'a>> {
+pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console) -> Result<Setting<'a>> {
     let started = Instant::now();
     check_keys(config)?;
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
-    let base = BaseModel::open(&config.model, place, console)?;
+    let base = BaseModel::open(&config.model, device, console)?;
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
@@ -164,9 +164,9 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
     warnings::about_leaks(&splits, console);
 
     // Before the base is loaded: the estimates include it.
-    let memory = base.place.memory();
-    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.place);
-    refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.place, console)?;
+    let memory = base.device.memory();
+    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
+    refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
     let lora = setup::lora_options(&config.model)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
@@ -175,7 +175,7 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         lora: lora.clone(),
         weights: setup::loss_weights(config, &columns.labels, &train.examples)?,
         recompute: config.train.gradient_checkpointing,
-        place: base.place.clone(),
+        device: base.device.clone(),
     })?;
     let file = setup::describe(config, columns.labels, base.record(console)?);
     console.say(format!(
@@ -191,10 +191,10 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         file.labels.len(),
         started.elapsed().as_secs_f64()
     ));
-    let inputs = resume::inputs(config, &file.base.fingerprint, &base.place)?;
+    let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
     let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
-    refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.place, console)?;
+    refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)
 }
 
@@ -203,13 +203,13 @@ fn refuse_what_does_not_fit(
     what: &str,
     needed: u64,
     limits: Option<Limits>,
-    place: &Place,
+    device: &Device,
     console: Console,
 ) -> Result<()> {
     const HELP: &str = "these keys lower it: train.batch_size, data.max_length, train.gradient_checkpointing=true, \
                         model.use_4bit=true, model.torch_dtype=bfloat16";
     let Some(limits) = limits else { return Ok(()) };
-    if place.is_gpu() {
+    if device.is_gpu() {
         // Nothing is swapped out of a GPU: what is not free now cannot be had.
         ensure!(
             needed <= limits.available,
@@ -256,7 +256,7 @@ impl Setting<'_> {
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
-            place: &self.base.place,
+            device: &self.base.device,
         })
     }
 
@@ -420,7 +420,7 @@ impl Setting<'_> {
                 ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
             ],
             record,
-            hardware: &match self.base.place.description() {
+            hardware: &match self.base.device.description() {
                 Some(gpu) => gpu.name,
                 None => format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
             },

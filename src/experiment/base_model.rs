@@ -10,11 +10,11 @@ use crate::config::model::{ModelConfig, TorchDtype};
 use crate::console::Console;
 use crate::data::tokenize::TextEncoder;
 use crate::hub::model_files::ModelFiles;
+use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::config::BackboneConfig;
 use crate::model::fingerprint::{self, Fingerprint};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
-use crate::ops::place::Place;
 
 /// The base's files and how they are to be read.
 pub struct BaseModel {
@@ -27,7 +27,7 @@ pub struct BaseModel {
     /// How they are held.
     pub storage: BaseStorage,
     /// Where the model computes.
-    pub place: Place,
+    pub device: Device,
 }
 
 impl BaseModel {
@@ -35,7 +35,7 @@ impl BaseModel {
     ///
     /// # Errors
     /// If a file is missing or not usable.
-    pub fn open(model: &ModelConfig, place: &Place, console: Console) -> Result<Self> {
+    pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
         let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
         let config = BackboneConfig::from_file(&files.config)?;
@@ -52,15 +52,15 @@ impl BaseModel {
             },
             is_4bit: model.use_4bit,
         };
-        let place = match model.torch_dtype {
-            TorchDtype::Float32 => place.with_dtype(DType::F32),
-            TorchDtype::Bfloat16 => place.with_dtype(DType::BF16),
+        let device = match model.torch_dtype {
+            TorchDtype::Float32 => device.with_dtype(DType::F32),
+            TorchDtype::Bfloat16 => device.with_dtype(DType::BF16),
             TorchDtype::Float16 => {
-                ensure!(!place.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
-                place.clone()
+                ensure!(!device.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
+                device.clone()
             }
         };
-        Ok(Self { files, config, weights, storage, place })
+        Ok(Self { files, config, weights, storage, device })
     }
 
     /// Refuses `model.random_init` over a base that has weights: they would not be used.

@@ -151,7 +151,7 @@ impl Source {
 
 /// What else to think of where the Hub does not give a model.
 fn nowhere(name: &str) -> String {
-    format!("{name}: cannot get the model: there is no directory of this name here, and of the Hub")
+    format!("{name}: there is no directory of this name here, and the Hub's model of this name cannot be used")
 }
 
 /// Whether a file of a model's directory holds weights, or says which files do.

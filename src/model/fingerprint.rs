@@ -14,7 +14,7 @@ use super::digest_cache::{self, Digests, Identity};
 use super::weights::{Checkpoint, TensorInFile, Weights};
 use crate::atomic_file::hex;
 use crate::console::{Console, bytes};
-use crate::ops::memory::release_pages;
+use crate::kernels::cpu::memory::release_pages;
 
 /// Bytes that are hashed before their pages are given back.
 const PIECE: usize = 16 << 20;
