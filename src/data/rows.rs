@@ -170,6 +170,18 @@ impl Rows {
         Ok(parts.map(str::to_owned).collect())
     }
 
+    /// A cell of a column that lists labels.
+    pub(super) fn label_cell(&self, column: usize) -> Result<super::label_cell::LabelCell> {
+        use super::label_cell::LabelCell;
+        match &self.row {
+            Current::Cells(record) => LabelCell::of_text(self.cell(record, column)?),
+            Current::Values { values, .. } => match values.get(&self.columns[column]) {
+                Some(value) => LabelCell::of_value(value),
+                None => Ok(LabelCell::Missing),
+            },
+        }
+    }
+
     /// `path:line` of the current row, or its number in a Parquet file.
     #[must_use]
     pub fn place(&self) -> String {
@@ -273,7 +285,7 @@ fn quoted(names: &[String]) -> String {
 }
 
 /// The start of a cell, for messages.
-pub(super) fn clip(cell: &str) -> String {
+pub(crate) fn clip(cell: &str) -> String {
     let mut text: String = cell.chars().take(40).collect();
     if text.len() < cell.len() {
         text.push('…');
