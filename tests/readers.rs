@@ -7,6 +7,7 @@ use llmcls::artifacts::classifier_file::ClassifierFile;
 use llmcls::artifacts::{adapter, manifest};
 use llmcls::config::Config;
 use llmcls::console::Console;
+use llmcls::data::formats::Quoting;
 use llmcls::data::table::{Columns, LabelList, find_labels, read_examples};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::model::config::BackboneConfig;
@@ -38,16 +39,28 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
         "config.yaml" => Config::of_run(&path).map(drop),
         "rows.csv" => {
             let labels = vec!["interface_daemon".to_owned()];
-            let columns =
-                Columns { id: Some("uid".into()), text_fields: None, text: "text".into(), labels, label_list: None };
+            let columns = Columns {
+                id: Some("uid".into()),
+                text_fields: None,
+                text: "text".into(),
+                labels,
+                label_list: None,
+                quoting: Quoting::Standard,
+            };
             read_examples(&path, &columns, None)?;
             find_labels(&path, &columns).map(drop)
         }
         "rows.jsonl" | "rows.parquet" => {
             let list = LabelList { column: "target_ind".into(), separator: ",".into() };
             let (text_fields, labels) = (Some(vec!["title".into(), "content".into()]), vec!["1".to_owned()]);
-            let columns =
-                Columns { id: Some("uid".into()), text_fields, text: String::new(), labels, label_list: Some(list) };
+            let columns = Columns {
+                id: Some("uid".into()),
+                text_fields,
+                text: String::new(),
+                labels,
+                label_list: Some(list),
+                quoting: Quoting::Standard,
+            };
             read_examples(&path, &columns, None)?;
             find_labels(&path, &columns).map(drop)
         }

@@ -14,6 +14,7 @@ use crate::config::data::DataConfig;
 use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
+use crate::data::formats::Quoting;
 use crate::data::table::{Columns, Example, LabelList, check_single_label, find_labels, read_examples};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
@@ -171,6 +172,7 @@ pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
         text: data.target_text_column.clone(),
         labels: data.label_columns.clone().unwrap_or_default(),
         label_list: label_list(data.labels_column.as_ref(), Some(&data.label_separator)),
+        quoting: data.quoting,
     };
     if columns.labels.is_empty() {
         let found = find_labels(&data.train_csv, &columns).map_err(explain_missing)?;
@@ -379,6 +381,7 @@ impl Loaded {
             text: self.file.target_text_column.clone(),
             labels: if with_labels { self.file.labels.clone() } else { Vec::new() },
             label_list: label_list(self.file.labels_column.as_ref(), self.file.label_separator.as_ref()),
+            quoting: self.config.as_ref().map_or(Quoting::Standard, |config| config.data.quoting),
         }
     }
 

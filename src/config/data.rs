@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::reader::Section;
+use super::reader::{FromNode, Section, Value};
+use crate::data::formats::Quoting;
 
 /// The section's keys, named as in the original project.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +38,8 @@ pub struct DataConfig {
     pub labels_column: Option<String>,
     /// Between the labels of `labels_column`.
     pub label_separator: String,
+    /// How the cells of CSV files are quoted: `standard`, or `none` where quotes are characters like others.
+    pub quoting: Quoting,
     /// The first rows of `train_csv`; none: all.
     pub max_train_samples: Option<usize>,
     /// The first rows of `val_csv`; none: all.
@@ -62,6 +65,7 @@ impl DataConfig {
             label_columns: list(section.optional("label_columns")),
             labels_column: section.optional("labels_column"),
             label_separator: section.key("label_separator", ",".into()),
+            quoting: section.key("quoting", Quoting::Standard),
             max_train_samples: section.optional("max_train_samples"),
             max_val_samples: section.optional("max_val_samples"),
             max_test_samples: section.optional("max_test_samples"),
@@ -76,5 +80,13 @@ impl DataConfig {
             section.check(value != Some(0), name, "is 0, which leaves no row; leave it out for all rows");
         }
         config
+    }
+}
+
+impl FromNode for Quoting {
+    const EXPECTED: &'static str = "one of standard none";
+
+    fn from_node(node: Value<'_>) -> Option<Self> {
+        node.text()?.parse().ok()
     }
 }

@@ -1,7 +1,7 @@
 //! From rows to token ids, in the order in which training sees them.
 
+pub mod formats;
 pub mod label_columns;
-pub mod rows;
 pub mod sampler;
 pub mod table;
 pub mod tokenize;

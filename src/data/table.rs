@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::rows::{Rows, clip};
+use super::formats::{Quoting, Rows, clip};
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,8 @@ pub struct Columns {
     pub labels: Vec<String>,
     /// The one column that lists a row's labels; none: each label has a column of 0 and 1.
     pub label_list: Option<LabelList>,
+    /// How the cells of a CSV file are quoted.
+    pub quoting: Quoting,
 }
 
 /// A column that lists a row's labels: a JSON list, or text with a separator.
@@ -70,7 +72,7 @@ impl Table {
     /// If the file cannot be read, is empty, names a column twice, or lacks one; the error lists
     /// the columns that are there.
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
-        let rows = Rows::open(path)?;
+        let rows = Rows::open(path, columns.quoting)?;
         let text = match &columns.text_fields {
             Some(fields) => TextSource::Fields(fields.iter().map(|field| rows.find(field)).collect::<Result<_>>()?),
             None => TextSource::Column(rows.find(&columns.text)?),
@@ -183,7 +185,7 @@ struct Candidate {
 pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
     /// A column of which this part is 0 or 1 was probably meant as a label.
     const DOUBTFUL: f64 = 0.9;
-    let mut rows = Rows::open(path)?;
+    let mut rows = Rows::open(path, columns.quoting)?;
     if let Some(list) = &columns.label_list {
         let column = rows.find(&list.column)?;
         let mut labels = BTreeSet::new();
@@ -285,6 +287,7 @@ mod tests {
             text: "text".into(),
             labels: vec!["a".into(), "b".into()],
             label_list: None,
+            quoting: Quoting::Standard,
         }
     }
 
