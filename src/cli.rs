@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::data::formats::Quoting;
 use crate::thresholds::Objective;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -246,6 +247,9 @@ pub struct PrepareCommon {
     /// Seed of the split
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub seed: u32,
+    /// Quotes in CSV files: `standard`, or `none` to take them as characters
+    #[arg(long, default_value = "standard", value_name = "QUOTING")]
+    pub quoting: Quoting,
     /// Keep rows that have none of the chosen labels
     #[arg(long = "keep_all_rows", alias = "keep-all-rows")]
     pub keep_all_rows: bool,

@@ -13,8 +13,8 @@ use crate::artifacts::records::write_json;
 use crate::atomic_file;
 use crate::cli::{AmazoncatArgs, DeriveFrom, ListsArgs, PrepareSource};
 use crate::console::Console;
+use crate::data::formats::{Quoting, Rows};
 use crate::data::label_columns::{LabelColumn, LabelCounts};
-use crate::data::rows::Rows;
 use crate::data::sampler::epoch_order;
 use crate::data::table::join_fields;
 use crate::model::hub::HubRepo;
@@ -47,6 +47,7 @@ struct Plan {
     validation_size: f64,
     test_size: f64,
     seed: u32,
+    quoting: Quoting,
     labels_column: String,
     separator: String,
     /// Columns that are kept; none: all but the labels'.
@@ -71,6 +72,7 @@ fn lists(args: &ListsArgs, console: Console) -> Result<()> {
         validation_size: common.val_size,
         test_size: args.test_size,
         seed: common.seed,
+        quoting: common.quoting,
         labels_column: args.labels_column.clone(),
         separator: args.label_separator.clone(),
         kept: None,
@@ -92,7 +94,7 @@ fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
         None => hub_files(&args.dataset, console)?,
     };
     ensure!(!pool.is_empty(), "no file of training rows: a name with `train` that ends in .parquet, .jsonl or .json");
-    let columns = Rows::open(&pool[0])?.columns().to_vec();
+    let columns = Rows::open(&pool[0], args.common.quoting)?.columns().to_vec();
     let labels_column = match &args.labels_column {
         Some(column) => column.clone(),
         None => ["labels", "target_ind", "label", "targets"]
@@ -109,6 +111,7 @@ fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
         validation_size: common.val_size,
         test_size: 0.0,
         seed: common.seed,
+        quoting: common.quoting,
         labels_column,
         separator: ",".to_owned(),
         kept: Some(["uid", "title", "content"].map(str::to_owned).to_vec()),
@@ -213,7 +216,7 @@ impl Plan {
         for (length, paths) in lengths.iter_mut().zip([&self.pool, &self.test]) {
             for path in paths {
                 console.say(format!("reading {}", path.display()));
-                let mut rows = Rows::open(path)?;
+                let mut rows = Rows::open(path, self.quoting)?;
                 while rows.advance()? {
                     *length += 1;
                 }
@@ -247,7 +250,7 @@ impl Plan {
         let mut bar = console.progress(title, total, "rows");
         let mut splits = splits.iter();
         for path in self.pool.iter().chain(&self.test) {
-            let mut rows = Rows::open(path)?;
+            let mut rows = Rows::open(path, self.quoting)?;
             let column = rows.find(&self.labels_column)?;
             while rows.advance()? {
                 let split = splits.next().with_context(|| format!("{}: has grown", path.display()))?;
@@ -264,7 +267,7 @@ impl Plan {
         let kept = match &self.kept {
             Some(kept) => kept.clone(),
             None => {
-                let rows = Rows::open(&self.pool[0])?;
+                let rows = Rows::open(&self.pool[0], self.quoting)?;
                 rows.columns().iter().filter(|column| **column != self.labels_column).cloned().collect()
             }
         };

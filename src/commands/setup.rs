@@ -15,7 +15,7 @@ use crate::config::overrides::Overrides;
 use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
-use crate::data::rows::clip;
+use crate::data::formats::{Quoting, clip};
 use crate::data::table::{
     Columns, Example, Examples, LabelList, abridged, check_single_label, find_labels, read_examples,
 };
@@ -180,6 +180,7 @@ pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
         text: data.target_text_column.clone(),
         labels: data.label_columns.clone().unwrap_or_default(),
         label_list: list,
+        quoting: data.quoting,
         ..Columns::default()
     };
     if columns.labels.is_empty() {
@@ -411,6 +412,7 @@ impl Loaded {
             // The text is one column, unless fields are given with it.
             columns.text_fields = text_fields.clone().flatten();
         }
+        columns.quoting = self.overrides.quoting.unwrap_or(columns.quoting);
         if with_labels {
             self.override_labels(&mut columns)?;
         }
@@ -433,6 +435,7 @@ impl Loaded {
             labels: if with_labels { self.file.labels.clone() } else { Vec::new() },
             label_list: list,
             labels_were_found: false,
+            quoting: self.config.as_ref().map_or(Quoting::Standard, |config| config.data.quoting),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::console::Console;
-use crate::data::rows::clip;
+use crate::data::formats::clip;
 use crate::data::table::{Example, abridged};
 use crate::evaluation::Sample;
 use crate::metrics::Scores;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::reader::Section;
+use super::reader::{FromNode, Section, Value};
+use crate::data::formats::Quoting;
 
 /// The section's keys, named as in the original project.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +39,8 @@ pub struct DataConfig {
     pub labels_column: Option<String>,
     /// Between the labels of `labels_column`; none: found in the training rows.
     pub label_separator: Option<String>,
+    /// How the cells of CSV files are quoted: `standard`, or `none` where quotes are characters like others.
+    pub quoting: Quoting,
     /// The first rows of `train_csv`; none: all.
     pub max_train_samples: Option<usize>,
     /// The first rows of `val_csv`; none: all.
@@ -63,6 +66,7 @@ impl DataConfig {
             label_columns: list(section.optional("label_columns")),
             labels_column: section.optional("labels_column"),
             label_separator: section.optional("label_separator"),
+            quoting: section.key("quoting", Quoting::Standard),
             max_train_samples: section.optional("max_train_samples"),
             max_val_samples: section.optional("max_val_samples"),
             max_test_samples: section.optional("max_test_samples"),
@@ -90,5 +94,13 @@ pub(super) fn check_names(section: &Section, key: &str, names: &[String]) {
     for name in names {
         section.check(!name.trim().is_empty(), key, "holds an empty name");
         section.check(seen.insert(name), key, &format!("names `{name}` twice"));
+    }
+}
+
+impl FromNode for Quoting {
+    const EXPECTED: &'static str = "one of standard none";
+
+    fn from_node(node: Value<'_>) -> Option<Self> {
+        node.text()?.parse().ok()
     }
 }

@@ -6,6 +6,7 @@ use super::data::check_names;
 use super::parse_setting;
 use super::reader::Section;
 use super::tree::Tree;
+use crate::data::formats::Quoting;
 
 /// The keys. All others are those of training, and the run has decided them.
 const KEYS: [&str; 9] = [
@@ -38,7 +39,7 @@ pub struct Overrides {
     /// Between the labels of that column.
     pub label_separator: Option<Option<String>>,
     /// How a CSV file is quoted.
-    pub quoting: Option<String>,
+    pub quoting: Option<Quoting>,
     /// Rows in a batch.
     pub eval_batch_size: Option<usize>,
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::rows::{Rows, clip};
+use super::formats::{Rows, clip};
 use super::table::{Columns, parse_label, used_columns};
 
 /// Words for yes and no that are read where a label's column is named, and not taken for labels by themselves.
@@ -52,6 +52,11 @@ impl FlagColumns {
     pub(super) fn new(columns: Vec<usize>) -> Self {
         let flags = |column| FlagColumn { column, has_yes: false, has_no: false, blank: None };
         Self(columns.into_iter().map(flags).collect())
+    }
+
+    /// Where the columns stand.
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|flags| flags.column)
     }
 
     /// The labels of the current row.

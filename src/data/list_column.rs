@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::{Result, bail, ensure};
 
 use super::label_cell::LabelCell;
-use super::rows::clip;
+use super::formats::clip;
 
 /// Signs that separate labels, where none is given; a tie goes to the one that names hold least.
 const SEPARATORS: [&str; 3] = ["|", ";", ","];

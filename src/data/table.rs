@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::flag_columns::{Candidates, FlagColumns};
 use super::label_cell::LabelCell;
 use super::list_column::{ListColumn, Listing};
-use super::rows::{Rows, clip};
+use super::flag_columns::{Candidates, FlagColumns};
+use super::formats::{Quoting, Rows, clip};
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,8 @@ pub struct Columns {
     pub label_list: Option<LabelList>,
     /// Whether labels were found among the columns, so that other columns of 0 and 1 are worth a word.
     pub labels_were_found: bool,
+    /// How the cells of a CSV file are quoted.
+    pub quoting: Quoting,
 }
 
 /// A column that lists a row's labels: a JSON or Python list, or text with a separator.
@@ -82,7 +84,7 @@ impl Table {
     /// If the file cannot be read, is empty, names a column twice, or lacks one; the error lists
     /// the columns that are there.
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
-        let rows = Rows::open(path)?;
+        let rows = Rows::open(path, columns.quoting)?;
         refuse_fasttext(&rows, path)?;
         let mut notes = Vec::new();
         let text = match &columns.text_fields {
@@ -120,6 +122,21 @@ impl Table {
         &self.notes
     }
 
+    /// Warnings of keys that rows lacked, for the rows that were read.
+    #[must_use]
+    pub fn absences(&self) -> Vec<String> {
+        let used: Vec<usize> = match &self.text {
+            TextSource::Column(column) => self.id.iter().chain([column]).copied().collect(),
+            TextSource::Fields(fields) => self.id.iter().chain(fields).copied().collect(),
+        };
+        let labels: Vec<usize> = match &self.labels {
+            LabelSource::Columns(columns) => columns.places().collect(),
+            LabelSource::None | LabelSource::List { .. } => Vec::new(),
+        };
+        let texts = self.rows.absence_warnings(&used, "they are read as empty");
+        texts.chain(self.rows.absence_warnings(&labels, "they count as 0")).collect()
+    }
+
     fn read_row(&mut self) -> Result<Option<Example>> {
         if !self.rows.advance()? {
             return Ok(None);
@@ -155,6 +172,7 @@ impl Table {
 
     /// Fills in what only the whole file tells, once all rows were read.
     fn finish(self, path: &Path, columns: &Columns, examples: Vec<Example>) -> Result<Examples> {
+        let absences = self.absences();
         let mut read = Examples { examples, notes: self.notes, ..Examples::default() };
         match self.labels {
             LabelSource::None => {}
@@ -167,6 +185,7 @@ impl Table {
         for doubt in &mut read.doubts {
             doubt.insert_str(0, &format!("{}: ", path.display()));
         }
+        read.doubts.extend(absences);
         for name in self.others.iter().flat_map(|others| others.flags(&self.rows)) {
             read.doubts.push(format!(
                 "{}: column `{name}` holds only 0 and 1 and is no label of the training rows; it is not used",
@@ -263,7 +282,7 @@ pub struct FoundLabels {
 /// # Errors
 /// As [`Table::open`], or if there is none.
 pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
-    let mut rows = Rows::open(path)?;
+    let mut rows = Rows::open(path, columns.quoting)?;
     refuse_fasttext(&rows, path)?;
     if let Some(list) = &columns.label_list {
         let column = rows.find(&list.column)?;
@@ -312,7 +331,7 @@ pub(super) fn used_columns(columns: &Columns) -> HashSet<&str> {
 
 /// A cell of a column that lists labels.
 pub(crate) fn label_cell(rows: &Rows, column: usize) -> Result<LabelCell> {
-    rows.label_cell(column)
+    LabelCell::of_cell(rows.cell(column)?)
         .with_context(|| format!("{}: column `{}`", rows.place(), rows.columns()[column]))
 }
 
