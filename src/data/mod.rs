@@ -7,5 +7,6 @@ pub mod label_columns;
 pub mod list_column;
 mod python_literal;
 pub mod sampler;
+pub mod split;
 pub mod table;
 pub mod tokenize;

@@ -4,54 +4,55 @@ use std::rc::Rc;
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::kernels::buffer::{elements, modify, tensor};
+use crate::kernels::cpu::memory::Buffer;
+use crate::kernels::cpu::nf4::Nf4;
+use crate::kernels::device::Device;
+use crate::kernels::matrix::{FrozenMatrix, Storage};
 use crate::ops::activation::{Activation, activate, gated};
-use crate::ops::adamw::{Maps, MomentStorage, Moments, PlacedMoments, Step, sum_of_squares};
+use crate::ops::adamw::{HeldMoments, Maps, MomentStorage, Moments, Step, sum_of_squares};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
-use crate::ops::buffer::{elements, modify, tensor};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::finite_differences::numbers;
-use crate::ops::frozen::{FrozenMatrix, Storage};
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
 use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
-use crate::ops::memory::Buffer;
-use crate::ops::nf4::Nf4;
-use crate::ops::place::{Place, to_host};
 use crate::ops::rms_norm::{RmsNorm, rms_norm};
 use crate::ops::rope::{RopeTable, rope};
 use crate::ops::rows::{add, columns, gather};
 use crate::ops::tape::{DropoutKey, Param, Tape, Value};
+use crate::ops::to_host::to_host;
 
 type Input = (Vec<f32>, (usize, usize));
 
 /// A GPU, or `None`, said, where there is none.
 #[expect(clippy::print_stderr, reason = "what was not tested is said")]
-fn gpu() -> Option<Place> {
-    let place = Place::gpu(0).ok();
-    if place.is_none() {
+fn gpu() -> Option<Device> {
+    let device = Device::gpu(0).ok();
+    if device.is_none() {
         eprintln!("skipped: no CUDA device");
     }
-    place
+    device
 }
 
 /// An op's output, the gradients of its inputs, and those of its parameters.
 fn run(
-    place: &Place,
+    device: &Device,
     inputs: &[Input],
     params: &[Rc<Param>],
-    f: &dyn Fn(&Tape, &[Value], &Place) -> Result<Value>,
+    f: &dyn Fn(&Tape, &[Value], &Device) -> Result<Value>,
 ) -> Vec<Vec<f32>> {
     let tape = Tape::recording(Some(DropoutKey { seed: 7, micro_batch: 3 }));
     let (values, gradients): (Vec<_>, Vec<_>) = inputs
         .iter()
-        .map(|(data, shape)| Value::leaf(place.put(tensor(data.clone(), *shape).unwrap()).unwrap()))
+        .map(|(data, shape)| Value::leaf(device.put(tensor(data.clone(), *shape).unwrap()).unwrap()))
         .unzip();
     for param in params {
         param.clear_gradient().unwrap();
     }
-    let output = f(&tape, &values, place).unwrap();
+    let output = f(&tape, &values, device).unwrap();
     let mut results = vec![elements(output.tensor()).unwrap().to_vec()];
     let shape = output.tensor().dims2().unwrap();
-    let incoming = place.put(tensor(numbers(shape.0 * shape.1, 99), shape).unwrap()).unwrap();
+    let incoming = device.put(tensor(numbers(shape.0 * shape.1, 99), shape).unwrap()).unwrap();
     tape.backward(&output, incoming).unwrap();
     drop(values);
     results.extend(gradients.iter().map(|gradient| match gradient.take() {
@@ -83,25 +84,25 @@ const F32: f32 = 2e-5;
 /// bf16 has 8 bits; a few roundings on the way.
 const BF16: f32 = 3e-2;
 
-/// `make` gives the op's parameters at a place.
+/// `make` gives the op's parameters at a device.
 fn compare_with_params(
     what: &str,
     inputs: &[Input],
-    make: &dyn Fn(&Place) -> Vec<Rc<Param>>,
-    f: &dyn Fn(&Tape, &[Value], &Place, &[Rc<Param>]) -> Result<Value>,
+    make: &dyn Fn(&Device) -> Vec<Rc<Param>>,
+    f: &dyn Fn(&Tape, &[Value], &Device, &[Rc<Param>]) -> Result<Value>,
 ) {
     let Some(gpu) = gpu() else { return };
     let rounded: Vec<Input> = inputs.iter().map(|(data, shape)| (rounded(data), *shape)).collect();
-    let on = |place: &Place, inputs: &[Input]| {
-        let params = make(place);
-        run(place, inputs, &params, &|tape, values, place| f(tape, values, place, &params))
+    let on = |device: &Device, inputs: &[Input]| {
+        let params = make(device);
+        run(device, inputs, &params, &|tape, values, device| f(tape, values, device, &params))
     };
     let exact = gpu.with_dtype(DType::F32);
     let found = on(&exact, inputs);
-    assert_close(&found, &on(&Place::cpu(), inputs), F32, &format!("{what}, f32"));
+    assert_close(&found, &on(&Device::cpu(), inputs), F32, &format!("{what}, f32"));
     assert_eq!(found, on(&exact, inputs), "{what}: twice, the same bytes");
     let narrow = gpu.with_dtype(DType::BF16);
-    assert_close(&on(&narrow, &rounded), &on(&Place::cpu(), &rounded), BF16, &format!("{what}, bf16"));
+    assert_close(&on(&narrow, &rounded), &on(&Device::cpu(), &rounded), BF16, &format!("{what}, bf16"));
 }
 
 fn compare(what: &str, inputs: &[Input], f: &dyn Fn(&Tape, &[Value]) -> Result<Value>) {
@@ -143,10 +144,10 @@ fn activations_match_the_cpu() {
 #[test]
 fn dropout_draws_the_mask_of_the_cpu() {
     for (rows, width) in [(5, 24), (3, 37)] {
-        let place = Dropout { p: 0.3, site: 5 };
+        let site = Dropout { p: 0.3, site: 5 };
         compare("dropout", &[input(rows, width, 1)], &|tape, x| {
             let copy = gather(tape, &x[0], &(0..rows as u32).collect::<Vec<_>>().into())?;
-            dropout(tape, copy, &place)
+            dropout(tape, copy, &site)
         });
     }
 }
@@ -179,8 +180,8 @@ fn rows_and_columns_match_the_cpu() {
     compare("to_host", &[input(5, 19, 1)], &|tape, x| to_host(tape, add(tape, &x[0], &x[0])?));
 }
 
-/// A matrix where `place` computes.
-fn matrix(place: &Place, rows: usize, columns: usize, is_4bit: bool) -> FrozenMatrix {
+/// A matrix where `device` computes.
+fn matrix(device: &Device, rows: usize, columns: usize, is_4bit: bool) -> FrozenMatrix {
     let weights = rounded(&numbers(rows * columns, 1));
     let storage = if is_4bit {
         Storage::Nf4(Nf4::quantize(weights.len(), |first, out| {
@@ -189,11 +190,11 @@ fn matrix(place: &Place, rows: usize, columns: usize, is_4bit: bool) -> FrozenMa
     } else {
         Storage::F32(Buffer::Owned(weights))
     };
-    place.hold(FrozenMatrix::new(storage, rows, columns)).unwrap()
+    device.hold(FrozenMatrix::new(storage, rows, columns)).unwrap()
 }
 
-fn param(place: &Place, rows: usize, columns: usize, seed: u32) -> Rc<Param> {
-    let param = Param::new("p", place.zeros((rows, columns)).unwrap()).unwrap();
+fn param(device: &Device, rows: usize, columns: usize, seed: u32) -> Rc<Param> {
+    let param = Param::new("p", device.zeros((rows, columns)).unwrap()).unwrap();
     let values = rounded(&numbers(rows * columns, seed));
     modify(param.value(), |to| to.copy_from_slice(&values)).unwrap();
     param
@@ -204,10 +205,10 @@ fn lora_linear_matches_the_cpu() {
     for (rows, inputs, outputs, rank) in [(11, 19, 13, 2), (5, 130, 66, 6)] {
         let given = [input(rows, inputs, 2), input(rows, outputs, 3)];
         for (is_4bit, has_bias, dropout) in [(false, true, 0.0), (true, false, 0.2)] {
-            let make = |place: &Place| vec![param(place, rank, inputs, 4), param(place, outputs, rank, 5)];
-            let layer = |place: &Place, params: &[Rc<Param>]| {
+            let make = |device: &Device| vec![param(device, rank, inputs, 4), param(device, outputs, rank, 5)];
+            let layer = |device: &Device, params: &[Rc<Param>]| {
                 Rc::new(LoraLinear {
-                    weight: matrix(place, outputs, inputs, is_4bit),
+                    weight: matrix(device, outputs, inputs, is_4bit),
                     bias: has_bias.then(|| numbers(outputs, 7).into()),
                     adapter: (!params.is_empty()).then(|| Adapter {
                         a: Rc::clone(&params[0]),
@@ -218,14 +219,14 @@ fn lora_linear_matches_the_cpu() {
                     }),
                 })
             };
-            compare_with_params("lora_linear", &given, &make, &|tape, x, place, params| {
-                let layer = layer(place, params);
+            compare_with_params("lora_linear", &given, &make, &|tape, x, device, params| {
+                let layer = layer(device, params);
                 // Twice: gradients of A, B and x add up.
                 let once = lora_linear(tape, &x[0], &layer, Some(&x[1]))?;
                 add(tape, &once, &lora_linear(tape, &x[0], &layer, None)?)
             });
-            compare_with_params("frozen", &given, &|_| Vec::new(), &|tape, x, place, _| {
-                lora_linear(tape, &x[0], &layer(place, &[]), Some(&x[1]))
+            compare_with_params("frozen", &given, &|_| Vec::new(), &|tape, x, device, _| {
+                lora_linear(tape, &x[0], &layer(device, &[]), Some(&x[1]))
             });
         }
     }
@@ -277,13 +278,13 @@ fn nf4_widens_to_the_same_bits() {
     for (rows, columns) in [(7, 37), (64, 300)] {
         let identity: Vec<f32> =
             (0..columns * columns).map(|at| f32::from(u8::from(at % (columns + 1) == 0))).collect();
-        let product = |place: &Place| {
-            let layer = LoraLinear { weight: matrix(place, rows, columns, true), bias: None, adapter: None };
-            let x = Value::constant(place.put(tensor(identity.clone(), (columns, columns)).unwrap()).unwrap());
+        let product = |device: &Device| {
+            let layer = LoraLinear { weight: matrix(device, rows, columns, true), bias: None, adapter: None };
+            let x = Value::constant(device.put(tensor(identity.clone(), (columns, columns)).unwrap()).unwrap());
             let y = lora_linear(&Tape::off(), &x, &Rc::new(layer), None).unwrap();
             elements(y.tensor()).unwrap().to_vec()
         };
-        assert_eq!(product(&exact), product(&Place::cpu()));
+        assert_eq!(product(&exact), product(&Device::cpu()));
     }
 }
 
@@ -292,11 +293,11 @@ fn adamw_matches_the_cpu() {
     let Some(gpu) = gpu() else { return };
     for storage in [MomentStorage::Float32, MomentStorage::EightBit] {
         let maps = Maps::new();
-        let place_of = [Place::cpu(), gpu.clone()];
-        let [cpu, device] = place_of.map(|place| {
-            let param = param(&place, 51, 131, 1);
+        let devices = [Device::cpu(), gpu.clone()];
+        let [cpu, device] = devices.map(|device| {
+            let param = param(&device, 51, 131, 1);
             let zeros = Moments::zeros(51 * 131, storage, &maps);
-            let mut moments = PlacedMoments::new(&param, zeros, &maps).unwrap();
+            let mut moments = HeldMoments::new(&param, zeros, &maps).unwrap();
             for number in 1..4 {
                 let gradient = numbers(51 * 131, 10 + number as u32);
                 modify(param.gradient(), |to| to.copy_from_slice(&gradient)).unwrap();
@@ -337,8 +338,8 @@ fn adamw_matches_the_cpu() {
         assert!(far <= 4, "{far} values differ");
         // What a checkpoint holds comes back.
         let again = param(&gpu, 51, 131, 1);
-        let placed = PlacedMoments::new(&again, device.1.clone(), &maps).unwrap();
-        assert_eq!(*placed.read().unwrap(), device.1);
+        let held = HeldMoments::new(&again, device.1.clone(), &maps).unwrap();
+        assert_eq!(*held.read().unwrap(), device.1);
     }
 }
 

@@ -1,8 +1,12 @@
 //! What the CPU kernels share: vector arithmetic, matrix products, and the split over cores.
 
+pub mod blockwise;
+pub mod dynamic_map;
 pub mod flops;
+pub(crate) mod gemm;
 pub(crate) mod math;
-pub(crate) mod matrix;
+pub mod memory;
+pub mod nf4;
 
 use rayon::prelude::*;
 

@@ -6,13 +6,13 @@
 //! the last kernel that uses it is queued. A loss and the head that it follows are computed on the CPU:
 //! they are a few rows.
 
-pub(super) mod attention;
-pub(super) mod elementwise;
-pub(super) mod gemm;
-pub(super) mod lora_linear;
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+pub(crate) mod gemm;
+pub(crate) mod lora_linear;
 mod matrix;
-pub(super) mod norm;
-pub(super) mod optimizer;
+pub(crate) mod norm;
+pub(crate) mod optimizer;
 #[cfg(test)]
 mod tests;
 
@@ -25,11 +25,11 @@ use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
 
-pub(super) use matrix::DeviceMatrix;
+pub(crate) use matrix::DeviceMatrix;
 use rayon::prelude::*;
 
-use super::memory::Limits;
-use super::tape::Gradient;
+use super::cpu::memory::Limits;
+use crate::ops::tape::Gradient;
 
 #[expect(unreachable_pub, reason = "the build script writes them so")]
 mod ptx {
@@ -43,7 +43,7 @@ const OLDEST: (i32, i32) = (8, 0);
 ///
 /// # Errors
 /// If there is none of this number, its driver is too old, or it has no bf16.
-pub(super) fn open(ordinal: usize) -> Result<Device> {
+pub(crate) fn open(ordinal: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(ordinal).map_err(|error| {
         error.context(format!(
             "cuda:{ordinal} cannot be opened; `nvidia-smi` shows the GPUs and the driver, which must be of CUDA 13 (580) \
@@ -96,12 +96,12 @@ fn keep_memory(device: sys::CUdevice) -> Result<()> {
 }
 
 /// The GPU's name.
-pub(super) fn name(device: &CudaDevice) -> Result<String> {
+pub(crate) fn name(device: &CudaDevice) -> Result<String> {
     device.cuda_stream().context().name().w()
 }
 
 /// The newest CUDA that the driver knows, such as 13.0.
-pub(super) fn driver_version() -> Result<String> {
+pub(crate) fn driver_version() -> Result<String> {
     let mut version = 0;
     // SAFETY: the call writes one integer.
     #[expect(unsafe_code, reason = "a driver call that cudarc does not wrap")]
@@ -112,18 +112,18 @@ pub(super) fn driver_version() -> Result<String> {
 }
 
 /// Waits until all that was queued is done.
-pub(super) fn wait(device: &CudaDevice) -> Result<()> {
+pub(crate) fn wait(device: &CudaDevice) -> Result<()> {
     device.cuda_stream().synchronize().w()
 }
 
 /// The GPU's memory.
-pub(super) fn limits(device: &CudaDevice) -> Result<Limits> {
+pub(crate) fn limits(device: &CudaDevice) -> Result<Limits> {
     let (free, total) = device.cuda_stream().context().mem_get_info().w()?;
     Ok(Limits { total: total as u64, available: free as u64 })
 }
 
 /// The most memory of the GPU that this process has used so far.
-pub(super) fn peak_bytes(device: &CudaDevice) -> Result<u64> {
+pub(crate) fn peak_bytes(device: &CudaDevice) -> Result<u64> {
     let mut pool = std::ptr::null_mut();
     let mut peak = 0u64;
     // SAFETY: as in `keep_memory`.
@@ -189,7 +189,7 @@ impl From<f32> for Arg {
 }
 
 macro_rules! args {
-    ($($value:expr),* $(,)?) => { &[$($crate::ops::cuda::Arg::from($value)),*][..] };
+    ($($value:expr),* $(,)?) => { &[$($crate::kernels::cuda::Arg::from($value)),*][..] };
 }
 use args;
 
@@ -353,7 +353,7 @@ fn copy(to: &Tensor, from: &Tensor) -> Result<()> {
 }
 
 /// f32 on the CPU to a tensor of `dtype` on the GPU.
-pub(super) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Shape) -> Result<Tensor> {
+pub(crate) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Shape) -> Result<Tensor> {
     let slice = match dtype {
         DType::F32 => CudaStorageSlice::F32(device.clone_htod(data)?),
         DType::BF16 => {
@@ -367,7 +367,7 @@ pub(super) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Sh
 }
 
 /// A tensor of f32 or bf16 on the GPU to f32 on the CPU.
-pub(super) fn download(tensor: &Tensor) -> Result<Vec<f32>> {
+pub(crate) fn download(tensor: &Tensor) -> Result<Vec<f32>> {
     let (storage, layout) = tensor.storage_and_layout();
     let (Storage::Cuda(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
         bail!("expected a contiguous tensor on the GPU, got strides {:?} on {:?}", layout.stride(), tensor.device());
@@ -383,7 +383,7 @@ pub(super) fn download(tensor: &Tensor) -> Result<Vec<f32>> {
 }
 
 /// Overwrites a tensor's elements, rounded to its type.
-pub(super) fn overwrite(storage: &mut CudaStorage, (start, end): (usize, usize), data: &[f32]) -> Result<()> {
+pub(crate) fn overwrite(storage: &mut CudaStorage, (start, end): (usize, usize), data: &[f32]) -> Result<()> {
     let device = storage.device.clone();
     match &mut storage.slice {
         CudaStorageSlice::F32(slice) => device.memcpy_htod(data, &mut slice.slice_mut(start..end)),

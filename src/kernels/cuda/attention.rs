@@ -7,8 +7,8 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, sys};
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
 use super::{Arg, Grid, WARP, address, address_of, args, device_of, kernel, launch, scratch};
+use crate::kernels::cpu::flops;
 use crate::ops::attention::{AttentionKind, Plan};
-use crate::ops::cpu::flops;
 use crate::ops::dropout::threshold;
 use crate::ops::tape::{Tape, Value};
 
@@ -18,7 +18,7 @@ const THREADS: u32 = 256;
 const MOST_SUMMED: usize = 4 * 16 * 16 * (THREADS / WARP) as usize;
 
 /// As `ops::attention`, whose `plan` has checked the shapes.
-pub(in crate::ops) fn attention(tape: &Tape, [q, k, v]: [&Value; 3], plan: Plan) -> Result<Value> {
+pub(crate) fn attention(tape: &Tape, [q, k, v]: [&Value; 3], plan: Plan) -> Result<Value> {
     let device = device_of(q.tensor())?;
     let dtype = q.tensor().dtype();
     let work = Work::new(device, dtype, plan)?;

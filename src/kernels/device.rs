@@ -1,15 +1,14 @@
 //! Where a model computes: on the CPU in f32, or on a GPU in f32 or bf16.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use super::frozen::FrozenMatrix;
-use super::memory::Limits;
-use super::tape::{Tape, Value};
+use super::cpu::memory::Limits;
+use super::matrix::FrozenMatrix;
 
 /// A device, and the type of activations on it.
 #[derive(Clone, Debug)]
-pub struct Place {
-    device: Device,
+pub struct Device {
+    device: candle_core::Device,
     dtype: DType,
 }
 
@@ -24,11 +23,11 @@ pub struct GpuDescription {
     pub peak_bytes: u64,
 }
 
-impl Place {
+impl Device {
     /// The CPU, which computes in f32 whatever weights are stored in.
     #[must_use]
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32 }
+        Self { device: candle_core::Device::Cpu, dtype: DType::F32 }
     }
 
     /// Opens the GPU of a number, for bf16.
@@ -69,7 +68,7 @@ impl Place {
     /// If the GPU's memory does not suffice.
     pub fn put(&self, tensor: Tensor) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        if let Device::Cuda(device) = &self.device {
+        if let candle_core::Device::Cuda(device) = &self.device {
             return super::cuda::upload(device, &super::buffer::elements(&tensor)?, self.dtype, tensor.shape());
         }
         Ok(tensor)
@@ -89,7 +88,7 @@ impl Place {
     /// If the GPU's memory does not suffice.
     pub fn hold(&self, matrix: FrozenMatrix) -> Result<FrozenMatrix> {
         #[cfg(feature = "cuda")]
-        if let Device::Cuda(device) = &self.device {
+        if let candle_core::Device::Cuda(device) = &self.device {
             return matrix.moved_to(device, self.dtype);
         }
         Ok(matrix)
@@ -101,7 +100,7 @@ impl Place {
     /// If something that was queued failed.
     pub fn wait(&self) -> Result<()> {
         #[cfg(feature = "cuda")]
-        if let Device::Cuda(device) = &self.device {
+        if let candle_core::Device::Cuda(device) = &self.device {
             return super::cuda::wait(device);
         }
         Ok(())
@@ -113,7 +112,7 @@ impl Place {
     /// If a GPU's memory does not suffice.
     pub fn measure_rate(&self) -> Result<f64> {
         #[cfg(feature = "cuda")]
-        if let Device::Cuda(device) = &self.device {
+        if let candle_core::Device::Cuda(device) = &self.device {
             return super::cuda::gemm::measure_rate(device, self.dtype);
         }
         Ok(super::cpu::flops::measure_rate())
@@ -123,17 +122,17 @@ impl Place {
     #[must_use]
     pub fn memory(&self) -> Option<Limits> {
         #[cfg(feature = "cuda")]
-        if let Device::Cuda(device) = &self.device {
+        if let candle_core::Device::Cuda(device) = &self.device {
             return super::cuda::limits(device).ok();
         }
-        super::memory::limits()
+        super::cpu::memory::limits()
     }
 
     /// The GPU, if it is one.
     #[must_use]
     pub fn description(&self) -> Option<GpuDescription> {
         #[cfg(feature = "cuda")]
-        if let Device::Cuda(device) = &self.device {
+        if let candle_core::Device::Cuda(device) = &self.device {
             return Some(GpuDescription {
                 name: super::cuda::name(device).ok()?,
                 driver: super::cuda::driver_version().ok()?,
@@ -142,17 +141,4 @@ impl Place {
         }
         None
     }
-}
-
-/// `x` in f32 on the CPU, where it may be already.
-///
-/// # Errors
-/// If it cannot be copied.
-pub fn to_host(tape: &Tape, x: Value) -> Result<Value> {
-    #[cfg(feature = "cuda")]
-    if x.tensor().device().is_cuda() {
-        return super::cuda::elementwise::to_host(tape, &x);
-    }
-    let _ = tape;
-    Ok(x)
 }

@@ -9,10 +9,10 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::cpu::gemm::{Matrix, MatrixMut, matmul};
 use super::cpu::math::simd;
-use super::cpu::matrix::{Matrix, MatrixMut, matmul};
-use super::memory::Buffer;
-use super::nf4::Nf4;
+use super::cpu::memory::Buffer;
+use super::cpu::nf4::Nf4;
 
 /// The numbers of a matrix, as stored.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl FrozenMatrix {
 
     /// The matrix on a GPU.
     #[cfg(feature = "cuda")]
-    pub(super) fn on_device(&self) -> candle_core::Result<&super::cuda::DeviceMatrix> {
+    pub(crate) fn on_device(&self) -> candle_core::Result<&super::cuda::DeviceMatrix> {
         match &self.storage {
             Storage::Device(matrix) => Ok(matrix),
             _ => candle_core::bail!("activations on a GPU meet weights on the CPU"),

@@ -7,8 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::adamw::{Maps, Step};
 use super::dynamic_map::DynamicMap;
+use crate::ops::adamw::{Maps, Step};
 
 /// Moments that share a scale.
 pub const BLOCK: usize = 256;
@@ -27,7 +27,7 @@ pub struct BlockwiseMoments {
 }
 
 impl BlockwiseMoments {
-    pub(super) fn zeros(len: usize, maps: &Maps) -> Self {
+    pub(crate) fn zeros(len: usize, maps: &Maps) -> Self {
         let blocks = len.div_ceil(BLOCK);
         Self {
             first: vec![maps.first.nearest(0.0); len],
@@ -37,12 +37,12 @@ impl BlockwiseMoments {
         }
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.first.len() + self.second.len() + 4 * (self.first_scales.len() + self.second_scales.len())
     }
 
     /// Updates moments and `values` with `gradient`.
-    pub(super) fn step(&mut self, maps: &Maps, step: &Step, gradient: &[f32], values: &mut [f32]) {
+    pub(crate) fn step(&mut self, maps: &Maps, step: &Step, gradient: &[f32], values: &mut [f32]) {
         values
             .par_chunks_mut(BLOCK)
             .zip(gradient.par_chunks(BLOCK))

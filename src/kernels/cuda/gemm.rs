@@ -7,7 +7,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{CudaDevice, DType, Result, bail};
 
-use crate::ops::cpu::flops;
+use crate::kernels::cpu::flops;
 
 /// A row-major matrix in the GPU's memory, or the transpose of one.
 #[derive(Clone, Copy)]
@@ -85,7 +85,7 @@ pub(super) fn gemm(
 }
 
 /// Floating-point operations a second of a large product of activations: the best of a few.
-pub(in crate::ops) fn measure_rate(device: &CudaDevice, dtype: DType) -> Result<f64> {
+pub(crate) fn measure_rate(device: &CudaDevice, dtype: DType) -> Result<f64> {
     const SIZE: usize = 4096;
     let zeros = || device.alloc_zeros::<f32>(SIZE * SIZE);
     let [a, b, out] = [zeros()?, zeros()?, zeros()?];

@@ -8,8 +8,8 @@
 
 use rayon::prelude::*;
 
-use super::cpu::math::simd;
 use super::dynamic_map::{DynamicMap, MAP_SIZE};
+use super::math::simd;
 
 /// Weights that share a scale.
 pub const BLOCK: usize = 64;

@@ -4,8 +4,8 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{CudaDevice, DType, Result, Tensor};
 
 use super::{Grid, THREADS, address, address_of, args, device_of, launch, scratch_buffer, upload};
+use crate::kernels::cpu::blockwise::{BLOCK, BlockwiseMoments};
 use crate::ops::adamw::{Maps, Moments, Step};
-use crate::ops::blockwise::{BLOCK, BlockwiseMoments};
 
 /// The moments of one parameter.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) enum DeviceMoments {
 
 impl DeviceMoments {
     /// Copies moments to where `param` is.
-    pub(in crate::ops) fn new(param: &Tensor, moments: &Moments, maps: &Maps) -> Result<Self> {
+    pub(crate) fn new(param: &Tensor, moments: &Moments, maps: &Maps) -> Result<Self> {
         let device = device_of(param)?;
         Ok(match moments {
             Moments::Float32 { first, second } => Self::Float32 {
@@ -48,7 +48,7 @@ impl DeviceMoments {
     }
 
     /// Bytes of state.
-    pub(in crate::ops) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Float32 { first, second } => 4 * (first.elem_count() + second.elem_count()),
             Self::Blockwise { first, second, first_scales, second_scales, .. } => {
@@ -58,7 +58,7 @@ impl DeviceMoments {
     }
 
     /// Copies moments back.
-    pub(in crate::ops) fn to_host(&self) -> Result<Moments> {
+    pub(crate) fn to_host(&self) -> Result<Moments> {
         Ok(match self {
             Self::Float32 { first, second } => {
                 Moments::Float32 { first: super::download(first)?, second: super::download(second)? }
@@ -75,7 +75,7 @@ impl DeviceMoments {
     }
 
     /// Updates moments and `value`.
-    pub(in crate::ops) fn step(&self, step: &Step, value: &Tensor, gradient: &Tensor) -> Result<()> {
+    pub(crate) fn step(&self, step: &Step, value: &Tensor, gradient: &Tensor) -> Result<()> {
         let (device, n) = (device_of(value)?, value.elem_count());
         let Step { learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay } = *step;
         let numbers = args![learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay];
@@ -107,7 +107,7 @@ impl DeviceMoments {
 const _: () = assert!(BLOCK == THREADS as usize, "adamw_8bit has a thread for each moment of a block");
 
 /// Σ x² over all tensors, which are of f32: in a fixed order.
-pub(in crate::ops) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
+pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
     /// Partial sums of a tensor.
     const PARTS: usize = 64;
     let Some(first) = tensors.first() else { return Ok(0.0) };

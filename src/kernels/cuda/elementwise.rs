@@ -8,15 +8,15 @@ use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 use super::{
     Grid, address, address_of, args, clear, device_of, kernel, launch, owned, scratch, upload, write_gradient,
 };
+use crate::kernels::buffer::elements;
 use crate::ops::activation::Activation;
-use crate::ops::buffer::elements;
 use crate::ops::dropout::threshold;
 use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Tape, Value};
 use crate::rng::Stream;
 
 /// `sum += other`
-pub(in crate::ops) fn add_in_place(sum: &Tensor, other: &Tensor) -> Result<()> {
+pub(crate) fn add_in_place(sum: &Tensor, other: &Tensor) -> Result<()> {
     let other = on_device_of(other, sum)?;
     let n = sum.elem_count();
     let sum_address = address(sum)?;
@@ -37,7 +37,7 @@ fn on_device_of(tensor: &Tensor, like: &Tensor) -> Result<Tensor> {
 }
 
 /// `a + b`
-pub(in crate::ops) fn add(tape: &Tape, a: &Value, b: &Value) -> Result<Value> {
+pub(crate) fn add(tape: &Tape, a: &Value, b: &Value) -> Result<Value> {
     let device = device_of(a.tensor())?;
     let output = scratch(&device, a.tensor().dtype(), a.tensor().shape())?;
     let n = output.elem_count();
@@ -70,7 +70,7 @@ fn number_of(f: Activation) -> i32 {
 }
 
 /// `f(x)`, or `f(x) ∘ up`.
-pub(in crate::ops) fn activate(tape: &Tape, x: &Value, up: Option<&Value>, f: Activation) -> Result<Value> {
+pub(crate) fn activate(tape: &Tape, x: &Value, up: Option<&Value>, f: Activation) -> Result<Value> {
     let device = device_of(x.tensor())?;
     let (dtype, f) = (x.tensor().dtype(), number_of(f));
     let output = scratch(&device, dtype, x.tensor().shape())?;
@@ -128,7 +128,7 @@ impl Mask {
 }
 
 /// Drops elements of `x` with probability `p`.
-pub(in crate::ops) fn dropout(tape: &Tape, x: &Value, stream: Stream, p: f32) -> Result<Value> {
+pub(crate) fn dropout(tape: &Tape, x: &Value, stream: Stream, p: f32) -> Result<Value> {
     let device = device_of(x.tensor())?;
     let (dtype, n, mask) = (x.tensor().dtype(), x.tensor().elem_count(), Mask { stream, p });
     let output = scratch(&device, dtype, x.tensor().shape())?;
@@ -143,7 +143,7 @@ pub(in crate::ops) fn dropout(tape: &Tape, x: &Value, stream: Stream, p: f32) ->
 }
 
 /// Rotates in place, as on the CPU.
-pub(in crate::ops) fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>) -> Result<Value> {
+pub(crate) fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>) -> Result<Value> {
     let device = device_of(x.tensor())?;
     let (rows, width) = x.tensor().dims2()?;
     let positions = device.clone_htod(&**positions)?;
@@ -178,7 +178,7 @@ pub(in crate::ops) fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positio
 }
 
 /// Rows `indices` of `x`, distinct.
-pub(in crate::ops) fn gather(tape: &Tape, x: &Value, indices: &Rc<[u32]>) -> Result<Value> {
+pub(crate) fn gather(tape: &Tape, x: &Value, indices: &Rc<[u32]>) -> Result<Value> {
     let device = device_of(x.tensor())?;
     let ((_, width), dtype) = (x.tensor().dims2()?, x.tensor().dtype());
     let output = scratch(&device, dtype, (indices.len(), width))?;
@@ -211,7 +211,7 @@ pub(in crate::ops) fn gather(tape: &Tape, x: &Value, indices: &Rc<[u32]>) -> Res
 }
 
 /// Some columns of `x`.
-pub(in crate::ops) fn columns(tape: &Tape, x: &Value, columns: Range<usize>) -> Result<Value> {
+pub(crate) fn columns(tape: &Tape, x: &Value, columns: Range<usize>) -> Result<Value> {
     let device = device_of(x.tensor())?;
     let ((rows, width), dtype) = (x.tensor().dims2()?, x.tensor().dtype());
     let output = scratch(&device, dtype, (rows, columns.len()))?;
@@ -234,8 +234,8 @@ pub(in crate::ops) fn columns(tape: &Tape, x: &Value, columns: Range<usize>) -> 
 }
 
 /// `x` in f32 on the CPU; its gradient goes back to the GPU.
-pub(in crate::ops) fn to_host(tape: &Tape, x: &Value) -> Result<Value> {
-    let output = crate::ops::buffer::tensor(super::download(x.tensor())?, x.tensor().shape().clone())?;
+pub(crate) fn to_host(tape: &Tape, x: &Value) -> Result<Value> {
+    let output = crate::kernels::buffer::tensor(super::download(x.tensor())?, x.tensor().shape().clone())?;
     let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
     let x = x.tensor().clone();
     if x.dims().len() != 2 {

@@ -8,7 +8,7 @@ use candle_core::{CudaDevice, DType, Result, Tensor};
 
 use super::gemm::{Operand, gemm};
 use super::{Grid, address, address_of, args, kernel, launch, scratch, upload};
-use crate::ops::nf4::{LEVELS, Nf4};
+use crate::kernels::cpu::nf4::{LEVELS, Nf4};
 
 /// A `(rows, columns)` matrix.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ struct Codes {
 
 impl DeviceMatrix {
     /// Copies a matrix; `read` gives its numbers. It is held in `dtype`.
-    pub(in crate::ops) fn dense(
+    pub(crate) fn dense(
         device: &CudaDevice,
         shape: (usize, usize),
         dtype: DType,
@@ -53,7 +53,7 @@ impl DeviceMatrix {
     }
 
     /// Copies a quantized matrix, for activations of `dtype`.
-    pub(in crate::ops) fn nf4(device: &CudaDevice, shape: (usize, usize), dtype: DType, weights: &Nf4) -> Result<Self> {
+    pub(crate) fn nf4(device: &CudaDevice, shape: (usize, usize), dtype: DType, weights: &Nf4) -> Result<Self> {
         let codes = Codes {
             codes: device.clone_htod(&weights.codes)?,
             absmax: device.clone_htod(&weights.absmax)?,
@@ -67,7 +67,7 @@ impl DeviceMatrix {
     }
 
     /// Bytes held.
-    pub(in crate::ops) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match &self.held {
             Held::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
             Held::Nf4(codes) => codes.bytes,

@@ -14,12 +14,7 @@ use crate::ops::lora_linear::{Adapter, LoraLinear};
 use crate::ops::tape::{Param, Tape, Value};
 
 /// Maps `x` `(N, in)` to `(N, out)`, and adds `residual` if given; the shapes were checked.
-pub(in crate::ops) fn lora_linear(
-    tape: &Tape,
-    x: &Value,
-    layer: &Rc<LoraLinear>,
-    residual: Option<&Value>,
-) -> Result<Value> {
+pub(crate) fn lora_linear(tape: &Tape, x: &Value, layer: &Rc<LoraLinear>, residual: Option<&Value>) -> Result<Value> {
     let device = device_of(x.tensor())?;
     let dtype = x.tensor().dtype();
     let ((rows, inputs), outputs) = (x.tensor().dims2()?, layer.weight.rows());

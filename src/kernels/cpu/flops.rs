@@ -4,13 +4,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::ops::frozen::{FrozenMatrix, Storage};
-use crate::ops::memory::Buffer;
+use crate::kernels::cpu::memory::Buffer;
+use crate::kernels::matrix::{FrozenMatrix, Storage};
 
 static MULTIPLY_ADDS: AtomicU64 = AtomicU64::new(0);
 
 /// Adds a product of `m × k` and `k × n`.
-pub(in crate::ops) fn count(m: usize, k: usize, n: usize) {
+pub(crate) fn count(m: usize, k: usize, n: usize) {
     MULTIPLY_ADDS.fetch_add((m * k * n) as u64, Ordering::Relaxed);
 }
 

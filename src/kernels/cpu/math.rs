@@ -23,14 +23,14 @@ macro_rules! simd {
             fn baseline($($argument: $type),*) $(-> $output)? $body
 
             #[cfg(target_arch = "x86_64")]
-            match $crate::ops::cpu::math::Level::of_this_cpu() {
+            match $crate::kernels::cpu::math::Level::of_this_cpu() {
                 // SAFETY: the features were detected.
                 #[expect(unsafe_code, reason = "calls code compiled for a CPU feature")]
-                $crate::ops::cpu::math::Level::V4 => return unsafe { x86_64_v4($($argument),*) },
+                $crate::kernels::cpu::math::Level::V4 => return unsafe { x86_64_v4($($argument),*) },
                 // SAFETY: the features were detected.
                 #[expect(unsafe_code, reason = "calls code compiled for a CPU feature")]
-                $crate::ops::cpu::math::Level::V3 => return unsafe { x86_64_v3($($argument),*) },
-                $crate::ops::cpu::math::Level::Baseline => {}
+                $crate::kernels::cpu::math::Level::V3 => return unsafe { x86_64_v3($($argument),*) },
+                $crate::kernels::cpu::math::Level::Baseline => {}
             }
             baseline($($argument),*)
         }

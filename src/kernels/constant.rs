@@ -36,7 +36,7 @@ impl Deref for Constant {
 #[cfg(feature = "cuda")]
 impl Constant {
     /// The numbers on a GPU, always the same one.
-    pub(super) fn on(&self, device: &Device) -> Result<&Tensor> {
+    pub(crate) fn on(&self, device: &Device) -> Result<&Tensor> {
         if self.on_device.get().is_none() {
             let copy = super::cuda::upload(device.as_cuda_device()?, &self.values, DType::F32, &self.len().into())?;
             // Only one thread drives a GPU: nobody else has set it meanwhile.

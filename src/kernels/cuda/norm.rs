@@ -10,7 +10,7 @@ use crate::ops::rms_norm::RmsNorm;
 use crate::ops::tape::{Tape, Value};
 
 /// As `ops::rms_norm`: each D-wide part of the rows of `x`.
-pub(in crate::ops) fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
+pub(crate) fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     let device = device_of(x.tensor())?;
     let (dtype, width) = (x.tensor().dtype(), norm.weight.len());
     let rows = x.tensor().elem_count() / width;
@@ -56,7 +56,7 @@ pub(in crate::ops) fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Re
 }
 
 /// As `ops::layer_norm`.
-pub(in crate::ops) fn layer_norm(tape: &Tape, x: &Value, norm: &Rc<LayerNorm>) -> Result<Value> {
+pub(crate) fn layer_norm(tape: &Tape, x: &Value, norm: &Rc<LayerNorm>) -> Result<Value> {
     let device = device_of(x.tensor())?;
     let (dtype, (rows, width)) = (x.tensor().dtype(), x.tensor().dims2()?);
     let output = scratch(&device, dtype, (rows, width))?;
