@@ -6,10 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::label_cell::LabelCell;
-use super::list_column::{ListColumn, Listing};
+use super::exports;
 use super::flag_columns::{Candidates, FlagColumns};
 use super::formats::{Quoting, Rows, clip};
+use super::label_cell::LabelCell;
+use super::list_column::{ListColumn, Listing};
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +75,11 @@ enum LabelSource {
     None,
     Columns(FlagColumns),
     /// Cells are kept until all are seen: what separates labels is found over the whole column.
-    List { column: usize, found: ListColumn, cells: Vec<LabelCell> },
+    List {
+        column: usize,
+        found: ListColumn,
+        cells: Vec<LabelCell>,
+    },
 }
 
 impl Table {
@@ -85,7 +90,7 @@ impl Table {
     /// the columns that are there.
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
         let rows = Rows::open(path, columns.quoting)?;
-        refuse_fasttext(&rows, path)?;
+        exports::refuse(path, rows.columns())?;
         let mut notes = Vec::new();
         let text = match &columns.text_fields {
             Some(fields) => TextSource::Fields(fields.iter().map(|field| rows.find(field)).collect::<Result<_>>()?),
@@ -100,16 +105,16 @@ impl Table {
         };
         let labels = match &columns.label_list {
             _ if columns.labels.is_empty() => LabelSource::None,
-            Some(list) => LabelSource::List {
-                column: rows.find(&list.column)?,
-                found: ListColumn::default(),
-                cells: Vec::new(),
-            },
+            Some(list) => {
+                LabelSource::List { column: rows.find(&list.column)?, found: ListColumn::default(), cells: Vec::new() }
+            }
             None => {
                 let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
-                LabelSource::Columns(FlagColumns::new(places.context(
-                    "labels have a column each; if one column lists them, name it with data.labels_column",
-                )?))
+                LabelSource::Columns(FlagColumns::new(
+                    places.context(
+                        "labels have a column each; if one column lists them, name it with data.labels_column",
+                    )?,
+                ))
             }
         };
         let others = columns.labels_were_found.then(|| Candidates::among(&rows, columns));
@@ -283,7 +288,7 @@ pub struct FoundLabels {
 /// As [`Table::open`], or if there is none.
 pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
     let mut rows = Rows::open(path, columns.quoting)?;
-    refuse_fasttext(&rows, path)?;
+    exports::refuse(path, rows.columns())?;
     if let Some(list) = &columns.label_list {
         let column = rows.find(&list.column)?;
         let mut found = ListColumn::default();
@@ -306,7 +311,8 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
     while rows.advance()? {
         candidates.read(&rows);
     }
-    let found = FoundLabels { labels: candidates.flags(&rows), doubts: candidates.doubts(&rows), ..FoundLabels::default() };
+    let found =
+        FoundLabels { labels: candidates.flags(&rows), doubts: candidates.doubts(&rows), ..FoundLabels::default() };
     if found.labels.is_empty() {
         let doubts: String = found.doubts.iter().map(|doubt| format!("; {doubt}")).collect();
         bail!(
@@ -333,18 +339,6 @@ pub(super) fn used_columns(columns: &Columns) -> HashSet<&str> {
 pub(crate) fn label_cell(rows: &Rows, column: usize) -> Result<LabelCell> {
     LabelCell::of_cell(rows.cell(column)?)
         .with_context(|| format!("{}: column `{}`", rows.place(), rows.columns()[column]))
-}
-
-/// fastText's files have no header: what would be one is the first row.
-fn refuse_fasttext(rows: &Rows, path: &Path) -> Result<()> {
-    let is_fasttext = rows.columns().first().is_some_and(|name| name.starts_with("__label__"));
-    ensure!(
-        !is_fasttext,
-        "{0}: holds lines of fastText (`__label__x text`), without a header; `llmcls prepare lists --input {0} --out_dir DIR` \
-         makes files for training of it",
-        path.display()
-    );
-    Ok(())
 }
 
 /// Names for a message: the first twenty.
@@ -377,7 +371,8 @@ pub fn join_fields(fields: &[Cow<'_, str>]) -> String {
 /// 0 or 1, as numbers or words that are no language's: `0`, `0.0`, `0.00`, `false`.
 pub(super) fn parse_label(cell: &str) -> Option<f32> {
     let cell = cell.trim();
-    let number = |rest: &str| rest.is_empty() || rest.strip_prefix('.').is_some_and(|zeros| zeros.bytes().all(|b| b == b'0'));
+    let number =
+        |rest: &str| rest.is_empty() || rest.strip_prefix('.').is_some_and(|zeros| zeros.bytes().all(|b| b == b'0'));
     match cell.as_bytes().first()? {
         b'0' if number(&cell[1..]) => Some(0.0),
         b'1' if number(&cell[1..]) => Some(1.0),
