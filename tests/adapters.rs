@@ -5,13 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use llmcls::artifacts::adapter::{self, BaseName};
+use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
-use llmcls::kernels::device::Device;
 use llmcls::ops::tape::Tape;
 use serde::Deserialize;
 

@@ -4,6 +4,8 @@
 
 /// Adapters of peft in their less usual forms, and heads of the base.
 mod adapters;
+/// Bases that move, change, or are not what a run was trained on.
+mod base;
 /// The linear baseline against scikit-learn.
 mod baseline;
 /// The built program, as a user runs it.
@@ -18,6 +20,8 @@ mod flops;
 mod hub;
 /// Bad input in bulk.
 mod inputs;
+/// Labels in every form that files have.
+mod labels;
 /// Modules import downwards only.
 mod layers;
 /// Scores of scikit-learn and torchmetrics.

@@ -161,9 +161,9 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let train = split("train", &data.train_csv, data.max_train_samples)?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
-    warnings::about_labels(&columns.labels, &train.examples, console);
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
+    warnings::about_labels(&columns.labels, &splits, problem, console);
     warnings::about_leaks(&splits, console);
 
     // Before the base is loaded: the estimates include it.
@@ -184,7 +184,7 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         device: base.device.clone(),
     })?;
     let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
-    let file = setup::describe(config, columns.labels, max_length, base.record(console)?);
+    let file = setup::describe(config, columns, max_length, base.record(console)?);
     console.say(format!(
         "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
         file.base_title(),
