@@ -144,8 +144,7 @@ fn check_shape(theirs: &LoraOptions, ours: &LoraOptions, classifier: &Classifier
 
 /// The row of each label in the adapter's head, by name.
 fn match_labels(theirs: &[String], ours: &[String], console: Console) -> Result<Vec<Option<usize>>> {
-    let rows: Vec<Option<usize>> =
-        ours.iter().map(|label| theirs.iter().position(|other| other == label)).collect();
+    let rows: Vec<Option<usize>> = ours.iter().map(|label| theirs.iter().position(|other| other == label)).collect();
     ensure!(
         rows.iter().any(Option::is_some),
         "none of its labels ({}) is a label of this run ({})",
@@ -158,7 +157,8 @@ fn match_labels(theirs: &[String], ours: &[String], console: Console) -> Result<
         console.warn(format!("model.init_adapter: labels that are new, and start fresh: {}", abridged(&new)));
     }
     if !dropped.is_empty() {
-        console.warn(format!("model.init_adapter: labels that this run lacks, and are dropped: {}", abridged(&dropped)));
+        console
+            .warn(format!("model.init_adapter: labels that this run lacks, and are dropped: {}", abridged(&dropped)));
     }
     Ok(rows)
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::BOOTSTRAP_SEED;
 use super::init_adapter::InitAdapter;
+use super::report::BOOTSTRAP_SEED;
 use super::setup::{self, BaseModel};
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::{base_head, resume, warnings};
@@ -192,7 +192,8 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint)?;
-    let setting = Setting { config, base, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
+    let setting =
+        Setting { config, base, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.place, console)?;
     Ok(setting)

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 
 use super::batch::Batch;
+use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, LayersConfig, Pooling};
 use super::head::Head;
 use super::lora::LoraOptions;
-use super::builder::{BaseSize, Builder, Initial};
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Weights};

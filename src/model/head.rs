@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use super::config::{BackboneConfig, DenseConfig};
 use super::builder::{Builder, Initial};
+use super::config::{BackboneConfig, DenseConfig};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::layer_norm::{LayerNorm, layer_norm, scale_and_shift};
@@ -78,7 +78,8 @@ impl Head {
                 let count = config.labels.len();
                 let pick = |name: &str, width: usize, initial: Initial| -> Result<Initial> {
                     let all = builder.stored(&format!("{}.{name}", head.classifier), (count, width))?;
-                    let picked = |all: Vec<f32>| rows.iter().flat_map(|row| all[row * width..][..width].to_vec()).collect();
+                    let picked =
+                        |all: Vec<f32>| rows.iter().flat_map(|row| all[row * width..][..width].to_vec()).collect();
                     Ok(all.map_or(initial, |all| Initial::Values(picked(all))))
                 };
                 [pick("weight", config.hidden_size, std)?, pick("bias", 1, Initial::Constant(0.0))?]
@@ -124,18 +125,17 @@ impl Dense {
         };
         let is_frozen = match builder.saves_whole(&name) {
             // peft has an adapter in a layer that the base brings, or nothing.
-            Some(is_whole) => {
-                !is_whole && builder.has(&stored) && (config.is_of_base || builder.is_target(&name))
-            }
+            Some(is_whole) => !is_whole && builder.has(&stored) && (config.is_of_base || builder.is_target(&name)),
             None => config.is_of_base && builder.has(&stored),
         };
         let layer = if is_frozen {
             DenseLayer::Frozen(builder.linear_named(&stored, name, width, width, config.has_bias)?)
         } else {
-            let weight = builder.initial(&format!("{stored}.weight"), (width, width), Initial::Normal {
-                std: config.std,
-                cutoff,
-            })?;
+            let weight = builder.initial(
+                &format!("{stored}.weight"),
+                (width, width),
+                Initial::Normal { std: config.std, cutoff },
+            )?;
             let bias = builder.initial(&format!("{stored}.bias"), (width, 1), Initial::Constant(0.0))?;
             DenseLayer::Trained(Trained::new(builder, &name, (width, width), config.has_bias, [weight, bias])?)
         };

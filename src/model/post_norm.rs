@@ -12,8 +12,8 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 
 use super::batch::{Batch, Pooled};
-use super::config::{BackboneConfig, NormKind, PostNormConfig};
 use super::builder::{Builder, Norm, add_linear, embed};
+use super::config::{BackboneConfig, NormKind, PostNormConfig};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::buffer;

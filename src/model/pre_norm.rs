@@ -19,8 +19,8 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
-use super::config::{BackboneConfig, PreNormConfig};
 use super::builder::{Builder, Norm, add_linear, embed};
+use super::config::{BackboneConfig, PreNormConfig};
 use super::rope::Rope;
 use crate::ops::activation::{Activation, gated};
 use crate::ops::attention::{AttentionKind, Sequences, attention};

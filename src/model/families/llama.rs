@@ -83,10 +83,9 @@ pub(super) fn decoder(
     let hidden_size = file.size("hidden_size", defaults.hidden_size)?;
     let heads = file.size("num_attention_heads", defaults.heads)?;
     let key_value_heads = file.nullable_size("num_key_value_heads", defaults.key_value_heads.unwrap_or(heads))?;
-    let given = defaults.head_dim.map_or_else(
-        || file.optional_size("head_dim"),
-        |head_dim| file.nullable_size("head_dim", head_dim),
-    )?;
+    let given = defaults
+        .head_dim
+        .map_or_else(|| file.optional_size("head_dim"), |head_dim| file.nullable_size("head_dim", head_dim))?;
     let head_dim = given.map_or_else(|| head_dim(hidden_size, heads), Ok)?;
     let num_hidden_layers = file.size("num_hidden_layers", defaults.layers)?;
     let initializer_range = file.float("initializer_range", 0.02)?;

@@ -6,12 +6,8 @@ use super::file::ConfigFile;
 use super::llama::{self, Defaults, decoder, refuse_biases};
 use crate::model::config::BackboneConfig;
 
-static DEFAULTS: Defaults = Defaults {
-    intermediate_size: 14_336,
-    key_value_heads: Some(8),
-    max_positions: 131_072,
-    ..llama::DEFAULTS
-};
+static DEFAULTS: Defaults =
+    Defaults { intermediate_size: 14_336, key_value_heads: Some(8), max_positions: 131_072, ..llama::DEFAULTS };
 
 pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
     decoder(file, &DEFAULTS, |_, layers| {

@@ -97,7 +97,8 @@ impl Family {
             Self::Gemma2 => gemma2::read(file),
             Self::Phi3 => phi3::read(file),
             Self::Bert => bert::read(file),
-            Self::Roberta | Self::XlmRoberta => roberta::read(file),
+            Self::Roberta => roberta::read(file),
+            Self::XlmRoberta => roberta::read_xlm(file),
             Self::DistilBert => distilbert::read(file),
             Self::ModernBert => modernbert::read(file),
         }
@@ -119,9 +120,8 @@ impl BackboneConfig {
         let supported = || FAMILIES.map(Family::model_type).join(", ");
         let Some(model_type) = file.text("model_type")? else { bail!("no model_type; supported: {}", supported()) };
         let family = FAMILIES.into_iter().find(|family| family.model_type() == model_type);
-        let family = family.with_context(|| {
-            format!("model_type `{model_type}` is not supported; supported: {}", supported())
-        })?;
+        let family = family
+            .with_context(|| format!("model_type `{model_type}` is not supported; supported: {}", supported()))?;
         if let Some(auto_map) = file.value("auto_map") {
             custom_code::check(auto_map, family.model_type(), family.class_prefix())?;
         }

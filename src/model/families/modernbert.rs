@@ -114,8 +114,7 @@ fn windows(file: &ConfigFile, layers: usize) -> Result<Vec<Option<usize>>> {
     let window = file.size("local_attention", 128)? / 2 + 1;
     let every = file.size("global_attn_every_n_layers", 3)?;
     ensure!(every > 0, "global_attn_every_n_layers is 0");
-    let types = file
-        .layer_types(layers)?
-        .unwrap_or_else(|| (0..layers).map(|layer| !layer.is_multiple_of(every)).collect());
+    let types =
+        file.layer_types(layers)?.unwrap_or_else(|| (0..layers).map(|layer| !layer.is_multiple_of(every)).collect());
     Ok(types.into_iter().map(|is_sliding| is_sliding.then_some(window)).collect())
 }
