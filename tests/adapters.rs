@@ -4,14 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use llmcls::artifacts::adapter;
+use llmcls::artifacts::adapter::{self, BaseName};
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
-use llmcls::ops::place::Place;
+use llmcls::kernels::device::Device;
 use llmcls::ops::tape::Tape;
 use serde::Deserialize;
 
@@ -44,7 +44,7 @@ fn build(directory: &Path, expected: &Expected, lora: &LoraOptions) -> Classifie
         lora: lora.clone(),
         weights: BceWeights::default(),
         recompute: false,
-        place: Place::cpu(),
+        device: Device::cpu(),
     };
     Classifier::new(&config, &weights, &options).unwrap()
 }
@@ -83,7 +83,7 @@ fn every_plain_lora_of_peft_gives_its_logits_also_when_saved_again() {
             continue;
         }
         let again = tempfile::tempdir().unwrap();
-        adapter::save(again.path(), &classifier, &lora, "base").unwrap();
+        adapter::save(again.path(), &classifier, &lora, BaseName { name: "base", revision: None }).unwrap();
         let (lora, _) = adapter::read_config(again.path()).unwrap();
         let classifier = build(&directory, &expected, &lora);
         adapter::load(again.path(), &classifier).unwrap();

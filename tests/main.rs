@@ -4,6 +4,8 @@
 
 /// Adapters of peft in their less usual forms, and heads of the base.
 mod adapters;
+/// The linear baseline against scikit-learn.
+mod baseline;
 /// The built program, as a user runs it.
 mod cli;
 /// Disks, tokens and files that are not as they should be.
@@ -30,6 +32,8 @@ mod parity;
 mod prepare;
 /// Readers of files from outside, on bytes.
 mod readers;
+/// The documented configuration is the declared one.
+mod reference;
 /// Reports, and errors by label.
 mod report;
 /// Runs that die and go on.

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 use super::adapter_config::AdapterConfig;
 pub use super::adapter_config::CONFIG;
 use crate::atomic_file;
+use crate::kernels::buffer::elements;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{LoraOptions, ModulePattern, Targets};
 use crate::model::weights::Checkpoint;
-use crate::ops::buffer::elements;
 use crate::ops::tape::Param;
 
 /// The file with the tensors.
@@ -21,11 +21,20 @@ pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// Comes before a parameter's name in peft's files.
 const PREFIX: &str = "base_model.model.";
 
+/// A base as an adapter's configuration names it.
+#[derive(Clone, Copy, Debug)]
+pub struct BaseName<'a> {
+    /// A directory or a name on the Hub.
+    pub name: &'a str,
+    /// On the Hub, if one was asked for: without it, Python would load `main` under the adapter.
+    pub revision: Option<&'a str>,
+}
+
 /// Writes adapters and head into a directory.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base: &str) -> Result<()> {
+pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base: BaseName<'_>) -> Result<()> {
     let mut data = BTreeMap::new();
     for param in classifier.params() {
         let bytes = bytemuck::cast_slice::<f32, u8>(&elements(param.value())?).to_vec();
@@ -43,7 +52,7 @@ pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base:
 }
 
 /// The fields that peft writes, in its order. A choice of layers and exclusions is written as the modules it leaves.
-fn config(lora: &LoraOptions, base: &str, classifier: &Classifier) -> Value {
+fn config(lora: &LoraOptions, base: BaseName<'_>, classifier: &Classifier) -> Value {
     let adapted = || classifier.modules().iter().filter(|module| lora.shape_of(module).is_some()).collect::<Vec<_>>();
     let targets = match &lora.targets {
         _ if lora.layers.is_some() || lora.exclude.is_some() => json!(adapted()),
@@ -54,7 +63,7 @@ fn config(lora: &LoraOptions, base: &str, classifier: &Classifier) -> Value {
     json!({
         "alpha_pattern": mapping(&lora.alpha_pattern),
         "auto_mapping": null,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.name,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -70,7 +79,7 @@ fn config(lora: &LoraOptions, base: &str, classifier: &Classifier) -> Value {
         "peft_type": "LORA",
         "r": lora.rank,
         "rank_pattern": mapping(&lora.rank_pattern),
-        "revision": null,
+        "revision": base.revision,
         "target_modules": targets,
         "task_type": "SEQ_CLS",
         "use_dora": false,

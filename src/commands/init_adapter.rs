@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::base_head::abridged;
-use super::setup::BaseModel;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::run_dir::find_trained;
 use crate::artifacts::{adapter, manifest};
 use crate::config::model::ModelConfig;
 use crate::console::Console;
+use crate::experiment::base_model::BaseModel;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};
 
@@ -41,7 +41,7 @@ impl InitAdapter {
             manifest::verify(&directory)?;
             let (theirs, base_name) = adapter::read_config(&directory)?;
             let file = ClassifierFile::load(&directory)?;
-            check_base(base, file.as_ref(), base_name.as_deref())?;
+            check_base(base, file.as_ref(), base_name.as_deref(), console)?;
             check_shape(&theirs, lora, classifier)?;
             let tensors = adapter::Stored::open(&directory)?;
             let rows = match &file {
@@ -80,16 +80,14 @@ fn find(path: &Path, console: Console) -> Result<PathBuf> {
 }
 
 /// Refuses an adapter of another base: by the base's fingerprint, or where there is none by its name.
-fn check_base(base: &BaseModel, file: Option<&ClassifierFile>, name: Option<&str>) -> Result<()> {
+fn check_base(base: &BaseModel, file: Option<&ClassifierFile>, name: Option<&str>, console: Console) -> Result<()> {
     if let Some(file) = file {
-        ensure!(
-            file.base.fingerprint == base.fingerprint,
-            "it was trained on another base: `{}` with fingerprint {}, and model.model_name is `{}` with fingerprint {}",
-            file.base.name,
-            short(&file.base.fingerprint),
-            base.files.name,
-            short(&base.fingerprint)
-        );
+        base.ensure_is(&file.base, true, console).with_context(|| {
+            format!(
+                "it was trained on another base: `{}`, and model.model_name is `{}`",
+                file.base.name, base.files.name
+            )
+        })?;
         return Ok(());
     }
     // A directory's name in place of the Hub's is the same model.
@@ -102,10 +100,6 @@ fn check_base(base: &BaseModel, file: Option<&ClassifierFile>, name: Option<&str
         ),
         _ => Ok(()),
     }
-}
-
-fn short(fingerprint: &str) -> &str {
-    fingerprint.get(..12).unwrap_or(fingerprint)
 }
 
 /// Refuses an adapter of another shape; the error names both values.

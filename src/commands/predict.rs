@@ -12,8 +12,8 @@ use crate::cli::PredictArgs;
 use crate::console::Console;
 use crate::data::table::{Example, Table};
 use crate::evaluation::evaluate;
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
-use crate::ops::place::Place;
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
 const WINDOW: usize = 2048;
@@ -22,8 +22,8 @@ const WINDOW: usize = 2048;
 ///
 /// # Errors
 /// If the classifier or a row cannot be used; then no output file appears.
-pub fn run(args: &PredictArgs, place: &Place, console: Console) -> Result<()> {
-    let loaded = Loaded::open(&args.run, place, console)?;
+pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, device, console)?;
     let table = Table::open(&args.input_csv, &loaded.columns(false))?;
     let batch_size = loaded.batch_size(&args.run);
     let decision = decision(args, &loaded.file)?;

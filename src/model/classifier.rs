@@ -13,11 +13,12 @@ use super::lora::LoraOptions;
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Weights};
-use crate::ops::buffer::modify;
+use crate::kernels::buffer::modify;
+use crate::kernels::device::Device;
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
-use crate::ops::place::{Place, to_host};
 use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Param, Tape, Value};
+use crate::ops::to_host::to_host;
 use crate::rng::{Purpose, Stream};
 
 /// What the labels of an example are to each other.
@@ -47,7 +48,7 @@ pub struct ClassifierOptions {
     /// Keep one input a layer and compute the rest again in the backward.
     pub recompute: bool,
     /// Where the base and its adapters are, and compute.
-    pub place: Place,
+    pub device: Device,
 }
 
 /// A frozen base, its adapters and its head.
@@ -81,7 +82,7 @@ impl Classifier {
             LayersConfig::PostNorm(_) => post_norm::WORDS,
         };
         let mut builder =
-            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.place);
+            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.device);
         let layers = match &config.layers {
             LayersConfig::PreNorm(layers) => {
                 Layers::PreNorm(Box::new(PreNorm::new(&mut builder, config, layers, options.recompute)?))
@@ -91,7 +92,7 @@ impl Classifier {
             }
         };
         // A few rows: not worth a GPU.
-        builder.place = Place::cpu();
+        builder.device = Device::cpu();
         let head = Head::new(&mut builder, config, options.labels, options.base_rows.as_deref())?;
         options.lora.check(&builder.modules)?;
         Ok(Self {
@@ -108,7 +109,7 @@ impl Classifier {
         })
     }
 
-    /// The trained parameters, in order: a parameter's place is its random site.
+    /// The trained parameters, in order: a parameter's index is its random site.
     #[must_use]
     pub fn params(&self) -> &[Rc<Param>] {
         &self.params
