@@ -18,6 +18,8 @@ mod families;
 mod flops;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
+/// Training that starts from an adapter.
+mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
 /// Labels in every form that files have.
