@@ -77,7 +77,7 @@ enum LabelSource {
     /// Cells are kept until all are seen: what separates labels is found over the whole column.
     List {
         column: usize,
-        found: ListColumn,
+        found: Box<ListColumn>,
         cells: Vec<LabelCell>,
     },
 }
