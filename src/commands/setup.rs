@@ -260,10 +260,10 @@ impl Loaded {
                 trained.adapter.display()
             ),
         };
+        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
         if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
-        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
         let base = BaseModel::open(&model, device, console).with_context(|| {
             format!(
                 "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",

@@ -77,7 +77,7 @@ enum LabelSource {
     /// Cells are kept until all are seen: what separates labels is found over the whole column.
     List {
         column: usize,
-        found: ListColumn,
+        found: Box<ListColumn>,
         cells: Vec<LabelCell>,
     },
 }
@@ -307,7 +307,7 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
             doubts: findings.doubts,
         });
     }
-    let mut candidates = Candidates::among(&rows, columns);
+    let mut candidates = Candidates::among(&rows, &Columns { labels: Vec::new(), ..columns.clone() });
     while rows.advance()? {
         candidates.read(&rows);
     }
