@@ -24,7 +24,8 @@ const WINDOW: usize = 2048;
 /// If the classifier or a row cannot be used; then no output file appears.
 pub fn run(args: &PredictArgs, place: &Place, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, place, console)?;
-    let table = Table::open(&args.input_csv, &loaded.columns(false))?;
+    let table = Table::open(&args.input_csv, &loaded.columns(false)?)?;
+    table.notes().iter().for_each(|note| console.say(note));
     let batch_size = loaded.batch_size(&args.run);
     let decision = decision(args, &loaded.file)?;
     let output = args.output.as_ref().unwrap_or(&args.output_jsonl);
@@ -89,6 +90,7 @@ impl Predictor {
         loop {
             let window = table.by_ref().take(WINDOW).collect::<Result<Vec<_>>>()?;
             if window.is_empty() {
+                table.absences().iter().for_each(|warning| self.console.warn(warning));
                 return Ok(rows);
             }
             self.write_window(&window, writer)?;

@@ -153,9 +153,9 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
     let train = split("train", &data.train_csv, data.max_train_samples)?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
-    warnings::about_labels(&columns.labels, &train.examples, console);
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
+    warnings::about_labels(&columns.labels, &splits, problem, console);
     warnings::about_leaks(&splits, console);
 
     let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.place);
@@ -170,7 +170,7 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         recompute: config.train.gradient_checkpointing,
         place: base.place.clone(),
     })?;
-    let file = setup::describe(config, columns.labels, &base);
+    let file = setup::describe(config, columns, &base);
     console.say(format!(
         "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
         base.files.name,

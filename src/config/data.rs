@@ -1,5 +1,6 @@
 //! `data:` where examples come from.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -30,14 +31,14 @@ pub struct DataConfig {
     pub val_csv: PathBuf,
     /// Test rows; none: no test metrics.
     pub test_csv: Option<PathBuf>,
-    /// Label columns, or, with `labels_column`, the labels; none: every remaining column that holds only 0
-    /// and 1, or every label that `labels_column` of the training rows names.
+    /// Label columns, or, with `labels_column`, the labels in the order of multi-hot lists; none: every
+    /// remaining column that holds only 0 and 1, or every label that `labels_column` of the training rows names.
     pub label_columns: Option<Vec<String>>,
-    /// One column that lists a row's labels, as text with `label_separator` or as a JSON list; none:
-    /// each label has a column of its own.
+    /// One column that lists a row's labels, as text with `label_separator` or as a JSON or Python list;
+    /// none: each label has a column of its own.
     pub labels_column: Option<String>,
-    /// Between the labels of `labels_column`.
-    pub label_separator: String,
+    /// Between the labels of `labels_column`; none: found in the training rows.
+    pub label_separator: Option<String>,
     /// How the cells of CSV files are quoted: `standard`, or `none` where quotes are characters like others.
     pub quoting: Quoting,
     /// The first rows of `train_csv`; none: all.
@@ -64,13 +65,17 @@ impl DataConfig {
             test_csv: section.optional::<String>("test_csv").map(PathBuf::from),
             label_columns: list(section.optional("label_columns")),
             labels_column: section.optional("labels_column"),
-            label_separator: section.key("label_separator", ",".into()),
+            label_separator: section.optional("label_separator"),
             quoting: section.key("quoting", Quoting::Standard),
             max_train_samples: section.optional("max_train_samples"),
             max_val_samples: section.optional("max_val_samples"),
             max_test_samples: section.optional("max_test_samples"),
         };
-        section.check(!config.label_separator.is_empty(), "label_separator", "is empty");
+        let separator = config.label_separator.as_deref();
+        section.check(separator != Some(""), "label_separator", "is empty; leave it out to have it found");
+        for (name, list) in [("label_columns", &config.label_columns), ("text_fields", &config.text_fields)] {
+            check_names(section, name, list.as_deref().unwrap_or_default());
+        }
         section.check(config.max_length > 0, "max_length", "is 0, expected at least 1 token");
         for (name, value) in [
             ("max_train_samples", config.max_train_samples),
@@ -80,6 +85,15 @@ impl DataConfig {
             section.check(value != Some(0), name, "is 0, which leaves no row; leave it out for all rows");
         }
         config
+    }
+}
+
+/// Refuses names that are empty or given twice.
+pub(super) fn check_names(section: &Section, key: &str, names: &[String]) {
+    let mut seen = HashSet::new();
+    for name in names {
+        section.check(!name.trim().is_empty(), key, "holds an empty name");
+        section.check(seen.insert(name), key, &format!("names `{name}` twice"));
     }
 }
 

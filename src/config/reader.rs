@@ -18,8 +18,16 @@ pub trait FromNode: Sized {
     /// What the error says was expected.
     const EXPECTED: &'static str;
 
+    /// Whether `--set` gives the value as it is typed, whatever it would mean in YAML.
+    const IS_TEXT: bool = false;
+
     /// The value, or `None` if the node has another type.
     fn from_node(node: Value<'_>) -> Option<Self>;
+
+    /// What is wrong inside a node that `from_node` refused, if a part of it is to blame.
+    fn fault(_: Value<'_>) -> Option<String> {
+        None
+    }
 }
 
 /// A YAML value, as a type that wants to be read from one sees it.
@@ -58,21 +66,41 @@ impl Section {
 
     /// A key that may be absent or null.
     pub fn optional<T: FromNode>(&mut self, name: &'static str) -> Option<T> {
-        let (_, tree) = self.take(name)?;
+        let (_, mut tree) = self.take(name)?;
+        let typed = tree.typed.take();
+        if let Some(typed) = typed.as_ref().filter(|_| T::IS_TEXT) {
+            tree.node = typed.as_text(&tree.node);
+        }
         if matches!(tree.node, Node::Null) {
             return None;
         }
         let value = T::from_node(Value(&tree.node));
         if value.is_none() {
             let (key, found) = (self.full_name(name), tree.node.describe());
-            self.push(format!("{}: `{key}` is `{found}`, expected {}", tree.place, T::EXPECTED));
+            let not_yaml = typed.and_then(|typed| typed.fault);
+            self.push(match (not_yaml, T::fault(Value(&tree.node))) {
+                (Some(fault), _) => fault,
+                (None, Some(fault)) => format!("{}: `{key}`: {fault}", tree.place),
+                (None, None) => format!("{}: `{key}` is `{found}`, expected {}", tree.place, T::EXPECTED),
+            });
         }
         value
     }
 
+    /// As [`Section::optional`], and tells a key that is null (`Some(None)`) from one that is absent.
+    pub(super) fn given<T: FromNode>(&mut self, name: &'static str) -> Option<Option<T>> {
+        let is_present = self.entries.iter().any(|(key, ..)| key == name);
+        let value = self.optional(name);
+        is_present.then_some(value)
+    }
+
     /// A key that must be there.
     pub fn required(&mut self, name: &'static str) -> String {
-        let is_present = self.entries.iter().any(|(key, _, tree)| key == name && !matches!(tree.node, Node::Null));
+        let is_given = |tree: &Tree| match &tree.typed {
+            Some(typed) => !matches!(typed.as_text(&tree.node), Node::Null),
+            None => !matches!(tree.node, Node::Null),
+        };
+        let is_present = self.entries.iter().any(|(key, _, tree)| key == name && is_given(tree));
         let value = self.optional(name);
         if !is_present {
             self.push(format!("`{}` is missing", self.full_name(name)));
@@ -161,6 +189,7 @@ impl<'a> Value<'a> {
 
 impl FromNode for String {
     const EXPECTED: &'static str = "a string";
+    const IS_TEXT: bool = true;
 
     /// Numbers count as text: a data set may be called `2024`.
     fn from_node(node: Value<'_>) -> Option<Self> {
@@ -227,6 +256,12 @@ impl<T: FromNode> FromNode for Vec<T> {
             Node::List(items) => items.iter().map(|item| T::from_node(Value(&item.node))).collect(),
             _ => None,
         }
+    }
+
+    fn fault(node: Value<'_>) -> Option<String> {
+        let Node::List(items) = node.0 else { return None };
+        let (number, item) = (1..).zip(items).find(|(_, item)| T::from_node(Value(&item.node)).is_none())?;
+        Some(format!("item {number} of the list is `{}`, expected {}", item.node.describe(), T::EXPECTED))
     }
 }
 

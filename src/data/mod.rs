@@ -1,7 +1,11 @@
 //! From rows to token ids, in the order in which training sees them.
 
+pub mod flag_columns;
 pub mod formats;
+pub mod label_cell;
 pub mod label_columns;
+pub mod list_column;
+mod python_literal;
 pub mod sampler;
 pub mod table;
 pub mod tokenize;

@@ -23,6 +23,7 @@ use self::csv::CsvRows;
 use self::json::JsonRows;
 use self::parquet::ParquetRows;
 pub use self::value::{Cell, Value};
+use super::label_cell::LabelCell;
 use crate::interrupt;
 
 /// How the cells of a CSV file are quoted.
@@ -262,6 +263,25 @@ impl Rows {
         Ok(parts.map(str::to_owned).collect())
     }
 
+    /// A cell of a column that lists labels.
+    ///
+    /// # Errors
+    /// If it can be no list of labels.
+    pub(super) fn label_cell(&self, column: usize) -> Result<LabelCell> {
+        match self.cell(column)? {
+            Cell::Missing => Ok(LabelCell::Missing),
+            Cell::Null => Ok(LabelCell::Empty),
+            Cell::Text(text) => LabelCell::of_text(text),
+            Cell::ClassName(name) => Ok(LabelCell::Items(vec![name.to_owned()])),
+            Cell::Bool(_) | Cell::Integer(_) | Cell::Float(_) => {
+                Ok(LabelCell::Text(self.text(column)?.into_owned()))
+            }
+            Cell::List(items) => LabelCell::of_value(&items.iter().map(Value::to_label).collect()),
+            Cell::Object(text) => LabelCell::of_value(&serde_json::from_str(text)?),
+            Cell::Other(what) => bail!("holds {what}, expected labels"),
+        }
+    }
+
     /// `path:line` of the current row, or its number in a Parquet file.
     #[must_use]
     pub fn place(&self) -> String {
@@ -333,7 +353,7 @@ fn quoted(names: &[String]) -> String {
 }
 
 /// The start of a cell, for messages.
-pub(super) fn clip(cell: &str) -> String {
+pub(crate) fn clip(cell: &str) -> String {
     let mut text: String = cell.chars().take(40).collect();
     if text.len() < cell.len() {
         text.push('…');

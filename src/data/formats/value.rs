@@ -107,6 +107,18 @@ impl Value {
         }
     }
 
+    /// As an item of a list of labels: a number is a name, with all its digits.
+    pub(super) fn to_label(&self) -> serde_json::Value {
+        match self {
+            Self::Missing | Self::Null => serde_json::Value::Null,
+            Self::Bool(value) => (*value).into(),
+            Self::Integer(text) | Self::Float(text) | Self::Text(text) | Self::ClassName(text) => text.as_str().into(),
+            Self::List(items) => items.iter().map(Self::to_label).collect(),
+            Self::Object(text) => serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into()),
+            Self::Other(what) => (*what).into(),
+        }
+    }
+
     /// The value of valid JSON text.
     ///
     /// # Errors
