@@ -39,8 +39,7 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
         "config.yaml" => Config::of_run(&path).map(drop),
         "rows.csv" => {
             let labels = vec!["interface_daemon".to_owned()];
-            let columns =
-                Columns { id: Some("uid".into()), text: "text".into(), labels, ..Columns::default() };
+            let columns = Columns { id: Some("uid".into()), text: "text".into(), labels, ..Columns::default() };
             read_examples(&path, &columns, None)?;
             find_labels(&path, &columns).map(drop)
         }

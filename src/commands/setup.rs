@@ -11,8 +11,8 @@ use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
-use crate::config::overrides::Overrides;
 use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
+use crate::config::overrides::Overrides;
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
 use crate::data::formats::{Quoting, clip};
@@ -264,12 +264,12 @@ pub fn read_split(
     problem: Problem,
     console: Console,
 ) -> Result<Vec<Example>> {
-    let Examples { examples, unknown, notes, doubts } =
-        read_examples(path, columns, limit).map_err(explain_missing)?;
+    let Examples { examples, unknown, notes, doubts } = read_examples(path, columns, limit).map_err(explain_missing)?;
     notes.iter().for_each(|note| console.say(note));
     doubts.iter().for_each(|doubt| console.warn(doubt));
     if !unknown.is_empty() {
-        let shown: Vec<String> = unknown.iter().take(10).map(|(label, rows)| format!("{} ({rows})", clip(label))).collect();
+        let shown: Vec<String> =
+            unknown.iter().take(10).map(|(label, rows)| format!("{} ({rows})", clip(label))).collect();
         console.warn(format!(
             "{}: {} labels are listed that are not among the classifier's, and left out: {}{}",
             path.display(),
@@ -443,7 +443,9 @@ impl Loaded {
         let Overrides { label_columns, labels_column, label_separator, .. } = &self.overrides;
         if let Some(names) = label_columns.iter().flatten().next() {
             let known = &self.file.labels;
-            for (names, others, what) in [(names, known, "is no label of the classifier"), (known, names, "is left out")] {
+            for (names, others, what) in
+                [(names, known, "is no label of the classifier"), (known, names, "is left out")]
+            {
                 if let Some(name) = names.iter().find(|name| !others.contains(name)) {
                     bail!("--set data.label_columns: `{name}` {what}; its labels are {}", abridged(known));
                 }
@@ -453,14 +455,17 @@ impl Loaded {
             }
         }
         if let Some(column) = labels_column {
-            columns.label_list = column.as_ref().map(|column| LabelList { column: column.clone(), ..LabelList::default() });
+            columns.label_list =
+                column.as_ref().map(|column| LabelList { column: column.clone(), ..LabelList::default() });
         }
         match (&mut columns.label_list, label_separator) {
             (Some(list), Some(separator)) => {
                 ensure!(separator.as_deref() != Some(""), "--set data.label_separator: is empty");
                 list.separator.clone_from(separator);
             }
-            (None, Some(Some(_))) => bail!("--set data.label_separator: set data.labels_column, too, which it separates"),
+            (None, Some(Some(_))) => {
+                bail!("--set data.label_separator: set data.labels_column, too, which it separates")
+            }
             _ => {}
         }
         if let Some(list) = &mut columns.label_list {
@@ -482,7 +487,8 @@ fn selecting_config(args: &RunArgs) -> Result<Option<Config>> {
     if args.config.config.is_empty() {
         return Ok(None);
     }
-    let mut config = Config::load(&args.config.config, &[]).or_else(|_| Config::load(&args.config.config, &args.config.set))?;
+    let mut config =
+        Config::load(&args.config.config, &[]).or_else(|_| Config::load(&args.config.config, &args.config.set))?;
     if let Some(root) = &args.config.override_output_root {
         config.exp.output_root.clone_from(root);
     }

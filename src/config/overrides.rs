@@ -54,10 +54,7 @@ impl Overrides {
         for setting in settings {
             let (key, value) = parse_setting(setting)?;
             if !KEYS.contains(&key) {
-                bail!(
-                    "--set {key}: the run has decided this key; eval and predict take {}",
-                    KEYS.join(", ")
-                );
+                bail!("--set {key}: the run has decided this key; eval and predict take {}", KEYS.join(", "));
             }
             tree.merge(value);
         }

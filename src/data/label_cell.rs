@@ -3,8 +3,8 @@
 use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 
-use super::python_literal;
 use super::formats::clip;
+use super::python_literal;
 
 /// What fastText puts before a label.
 const FASTTEXT: &str = "__label__";
@@ -43,7 +43,8 @@ impl LabelCell {
         if is_list && let Ok(value) = serde_json::from_str::<Value>(text) {
             return Self::of_value(&value);
         }
-        let may_be_python = is_list || first == '(' || ["c(", "array(", "set(", "frozenset("].iter().any(|s| text.starts_with(s));
+        let may_be_python =
+            is_list || first == '(' || ["c(", "array(", "set(", "frozenset("].iter().any(|s| text.starts_with(s));
         match may_be_python.then(|| python_literal::parse(text)).flatten() {
             Some(value) => Self::of_value(&value),
             None if is_list => Ok(Self::Broken(text.to_owned())),

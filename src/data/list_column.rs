@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Result, bail, ensure};
 
-use super::label_cell::LabelCell;
 use super::formats::clip;
+use super::label_cell::LabelCell;
 
 /// Signs that separate labels, where none is given; a tie goes to the one that names hold least.
 const SEPARATORS: [&str; 3] = ["|", ";", ","];
 
 /// Signs that are only suspected: names hold them, too. The last ones need stronger evidence.
 const SUSPECTS: [&str; 21] = [
-    "|", ";", ",", "#", "\r\n", "\n", "\t", " / ", "::", "，", "；", "、", "\\", "~", "/", " & ", "&", "+", ":", " and ", " ",
+    "|", ";", ",", "#", "\r\n", "\n", "\t", " / ", "::", "，", "；", "、", "\\", "~", "/", " & ", "&", "+", ":",
+    " and ", " ",
 ];
 const WEAK_SUSPECTS: [&str; 7] = ["/", " & ", "&", "+", ":", " and ", " "];
 

@@ -186,7 +186,9 @@ mod tests {
     #[test]
     fn other_texts_are_not() {
         let deep = "[".repeat(100_000);
-        for text in ["", "a", "[a, b]", "['a'", "['a'] x", "(other)", "{a}", "{'a': 1, 'b'}", "'a'", "[,]x", &deep, "[é"] {
+        for text in
+            ["", "a", "[a, b]", "['a'", "['a'] x", "(other)", "{a}", "{'a': 1, 'b'}", "'a'", "[,]x", &deep, "[é"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }

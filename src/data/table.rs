@@ -74,7 +74,11 @@ enum LabelSource {
     None,
     Columns(FlagColumns),
     /// Cells are kept until all are seen: what separates labels is found over the whole column.
-    List { column: usize, found: ListColumn, cells: Vec<LabelCell> },
+    List {
+        column: usize,
+        found: ListColumn,
+        cells: Vec<LabelCell>,
+    },
 }
 
 impl Table {
@@ -100,16 +104,16 @@ impl Table {
         };
         let labels = match &columns.label_list {
             _ if columns.labels.is_empty() => LabelSource::None,
-            Some(list) => LabelSource::List {
-                column: rows.find(&list.column)?,
-                found: ListColumn::default(),
-                cells: Vec::new(),
-            },
+            Some(list) => {
+                LabelSource::List { column: rows.find(&list.column)?, found: ListColumn::default(), cells: Vec::new() }
+            }
             None => {
                 let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
-                LabelSource::Columns(FlagColumns::new(places.context(
-                    "labels have a column each; if one column lists them, name it with data.labels_column",
-                )?))
+                LabelSource::Columns(FlagColumns::new(
+                    places.context(
+                        "labels have a column each; if one column lists them, name it with data.labels_column",
+                    )?,
+                ))
             }
         };
         let others = columns.labels_were_found.then(|| Candidates::among(&rows, columns));
@@ -303,7 +307,8 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
     while rows.advance()? {
         candidates.read(&rows);
     }
-    let found = FoundLabels { labels: candidates.flags(&rows), doubts: candidates.doubts(&rows), ..FoundLabels::default() };
+    let found =
+        FoundLabels { labels: candidates.flags(&rows), doubts: candidates.doubts(&rows), ..FoundLabels::default() };
     if found.labels.is_empty() {
         let doubts: String = found.doubts.iter().map(|doubt| format!("; {doubt}")).collect();
         bail!(
@@ -328,8 +333,7 @@ pub(super) fn used_columns(columns: &Columns) -> HashSet<&str> {
 
 /// A cell of a column that lists labels.
 pub(crate) fn label_cell(rows: &Rows, column: usize) -> Result<LabelCell> {
-    rows.label_cell(column)
-        .with_context(|| format!("{}: column `{}`", rows.place(), rows.columns()[column]))
+    rows.label_cell(column).with_context(|| format!("{}: column `{}`", rows.place(), rows.columns()[column]))
 }
 
 /// fastText's files have no header: what would be one is the first row.
@@ -374,7 +378,8 @@ pub fn join_fields(fields: &[Cow<'_, str>]) -> String {
 /// 0 or 1, as numbers or words that are no language's: `0`, `0.0`, `0.00`, `false`.
 pub(super) fn parse_label(cell: &str) -> Option<f32> {
     let cell = cell.trim();
-    let number = |rest: &str| rest.is_empty() || rest.strip_prefix('.').is_some_and(|zeros| zeros.bytes().all(|b| b == b'0'));
+    let number =
+        |rest: &str| rest.is_empty() || rest.strip_prefix('.').is_some_and(|zeros| zeros.bytes().all(|b| b == b'0'));
     match cell.as_bytes().first()? {
         b'0' if number(&cell[1..]) => Some(0.0),
         b'1' if number(&cell[1..]) => Some(1.0),

@@ -273,9 +273,7 @@ impl Rows {
             Cell::Null => Ok(LabelCell::Empty),
             Cell::Text(text) => LabelCell::of_text(text),
             Cell::ClassName(name) => Ok(LabelCell::Items(vec![name.to_owned()])),
-            Cell::Bool(_) | Cell::Integer(_) | Cell::Float(_) => {
-                Ok(LabelCell::Text(self.text(column)?.into_owned()))
-            }
+            Cell::Bool(_) | Cell::Integer(_) | Cell::Float(_) => Ok(LabelCell::Text(self.text(column)?.into_owned())),
             Cell::List(items) => LabelCell::of_value(&items.iter().map(Value::to_label).collect()),
             Cell::Object(text) => LabelCell::of_value(&serde_json::from_str(text)?),
             Cell::Other(what) => bail!("holds {what}, expected labels"),
