@@ -25,12 +25,14 @@ pub mod evaluation;
 // Layer 3: models and their weights.
 pub mod model;
 // Layer 2: rows, tokens, scores.
+pub mod baseline;
 pub mod data;
 pub mod metrics;
 pub mod thresholds;
-// Layer 1: differentiable ops, the configuration, the terminal.
+// Layer 1: kernels, differentiable ops on them, the configuration, the terminal.
 pub mod config;
 pub mod console;
+pub mod kernels;
 pub mod ops;
 // Layer 0: what needs nothing else.
 pub mod atomic_file;

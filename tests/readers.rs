@@ -7,7 +7,6 @@ use llmcls::artifacts::classifier_file::ClassifierFile;
 use llmcls::artifacts::{adapter, manifest};
 use llmcls::config::Config;
 use llmcls::console::Console;
-use llmcls::data::formats::Quoting;
 use llmcls::data::table::{Columns, LabelList, find_labels, read_examples};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::model::config::BackboneConfig;

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::atomic_file;
+use crate::kernels::buffer::elements;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::Checkpoint;
-use crate::ops::buffer::elements;
 
 /// The file with the tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";

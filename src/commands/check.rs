@@ -9,9 +9,9 @@ use super::train::{self, Setting, Split};
 use crate::cli::ConfigArgs;
 use crate::console::{Console, bytes, duration};
 use crate::evaluation::{Sample, evaluate};
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
-use crate::ops::place::Place;
 use crate::ops::tape::DropoutKey;
 use crate::training::trainer::{TrainOptions, forward_backward};
 
@@ -22,9 +22,9 @@ const TIMED: usize = 3;
 ///
 /// # Errors
 /// If training could not start with it.
-pub fn run(args: &ConfigArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
     let config = super::load_config(args)?.context("check needs --config FILE")?;
-    let setting = train::prepare(&config, place, console)?;
+    let setting = train::prepare(&config, device, console)?;
     let mut report = String::new();
     describe_data(&setting, &mut report)?;
     describe_model(&setting, &mut report)?;

@@ -16,10 +16,10 @@ use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
 use crate::console::Console;
+use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
-use crate::ops::place::Place;
 use crate::thresholds::{Scope, tune};
 use crate::training::scored::score;
 
@@ -27,8 +27,8 @@ use crate::training::scored::score;
 ///
 /// # Errors
 /// If the classifier or the rows cannot be used.
-pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
-    let loaded = Loaded::open(&args.run, place, console)?;
+pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, device, console)?;
     let (name, path, limit) = rows(args, &loaded)?;
     let problem = loaded.classifier.problem();
     let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
@@ -57,7 +57,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
     print_table(&format!("f1_micro {:.4}, 95% interval {low:.4} to {high:.4}\n", scored.scores.f1_micro));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        comparison.push(compared(args, run, (&loaded, predictions), (&path, limit), place, console)?);
+        comparison.push(compared(args, run, (&loaded, predictions), (&path, limit), device, console)?);
     }
 
     let directory = match &args.output_dir {
@@ -95,7 +95,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
         seeds: Vec::new(),
         comparison: comparison.iter().map(Comparison::to_row).collect(),
-        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine(place)].concat(),
+        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine(device)].concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
     };
@@ -147,10 +147,10 @@ fn compared(
     run: &Path,
     (own, own_predictions): (&Loaded, &Predictions),
     (path, limit): (&Path, Option<usize>),
-    place: &Place,
+    device: &Device,
     console: Console,
 ) -> Result<Comparison> {
-    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, place, console)?;
+    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
     let labels = &other.file.labels;
     let is_same = labels.len() == own.file.labels.len() && own.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
@@ -160,7 +160,7 @@ fn compared(
     let decision = Decision::above(&other.file.thresholds);
     let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)?;
     // In the order of the labels of the run that is evaluated.
-    let places: Vec<usize> = own
+    let indices: Vec<usize> = own
         .file
         .labels
         .iter()
@@ -168,7 +168,7 @@ fn compared(
         .map(Option::unwrap_or_default)
         .collect();
     let found = &scored.evaluation.predictions;
-    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| places.iter().map(|&place| row[place]).collect()).collect();
+    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| indices.iter().map(|&index| row[index]).collect()).collect();
     let ordered =
         Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
     let own_scores = Scores::new(own_predictions, &own.file.labels);

@@ -21,13 +21,13 @@ use crate::data::table::{
 };
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
+use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
 use crate::model::files::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
-use crate::ops::place::Place;
 use crate::thresholds::Scope;
 
 /// The base's files and how they are to be read.
@@ -43,7 +43,7 @@ pub struct BaseModel {
     /// What tells whether they changed.
     pub fingerprint: String,
     /// Where the model computes.
-    pub place: Place,
+    pub device: Device,
 }
 
 impl BaseModel {
@@ -51,7 +51,7 @@ impl BaseModel {
     ///
     /// # Errors
     /// If a file is missing or not usable.
-    pub fn open(model: &ModelConfig, place: &Place, console: Console) -> Result<Self> {
+    pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
         let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
         let config = BackboneConfig::from_file(&files.config)?;
@@ -69,15 +69,15 @@ impl BaseModel {
             },
             is_4bit: model.use_4bit,
         };
-        let place = match model.torch_dtype {
-            TorchDtype::Float32 => place.with_dtype(DType::F32),
-            TorchDtype::Bfloat16 => place.with_dtype(DType::BF16),
+        let device = match model.torch_dtype {
+            TorchDtype::Float32 => device.with_dtype(DType::F32),
+            TorchDtype::Bfloat16 => device.with_dtype(DType::BF16),
             TorchDtype::Float16 => {
-                ensure!(!place.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
-                place.clone()
+                ensure!(!device.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
+                device.clone()
             }
         };
-        Ok(Self { files, config, weights, storage, fingerprint, place })
+        Ok(Self { files, config, weights, storage, fingerprint, device })
     }
 
     /// Builds a classifier on this base.
@@ -330,7 +330,7 @@ impl Loaded {
     ///
     /// # Errors
     /// If there is none, or a part of it does not fit the others.
-    pub fn open(args: &RunArgs, place: &Place, console: Console) -> Result<Self> {
+    pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
         let given = selecting_config(args)?;
         let run = match &args.run {
             Some(run) => run.clone(),
@@ -360,7 +360,7 @@ impl Loaded {
             model.model_name.clone_from(name);
         }
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        let base = BaseModel::open(&model, place, console)?;
+        let base = BaseModel::open(&model, device, console)?;
         let file = match (file, &config) {
             (Some(file), _) => {
                 ensure!(
@@ -382,7 +382,7 @@ impl Loaded {
             lora,
             weights: BceWeights::default(),
             recompute: false,
-            place: base.place.clone(),
+            device: base.device.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
         let own = trained.adapter.join("tokenizer.json");

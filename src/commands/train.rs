@@ -25,11 +25,11 @@ use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::interrupt;
+use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
-use crate::ops::place::Place;
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -62,9 +62,9 @@ pub(super) struct Setting<'a> {
 ///
 /// # Errors
 /// If the configuration, the data or the model cannot be used, or training fails.
-pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
-        return super::check::run(&args.config, place, console);
+        return super::check::run(&args.config, device, console);
     }
     let config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
@@ -72,7 +72,7 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
             .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
     };
     interrupt::listen().context("cannot listen to signals")?;
-    let setting = prepare(&config, place, console)?;
+    let setting = prepare(&config, device, console)?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
@@ -95,7 +95,7 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
 
 /// Trains the seeds that are not finished, and writes the summary.
 fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<()> {
-    write_environment(run, &setting.base.place)?;
+    write_environment(run, &setting.base.device)?;
     let mut seeds = Vec::new();
     for &seed in &setting.config.exp.seeds {
         let directory = run.seed(seed)?;
@@ -107,7 +107,7 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
             }
         });
     }
-    write_environment(run, &setting.base.place)?;
+    write_environment(run, &setting.base.device)?;
     let summary = summarize(setting, seeds);
     report(&summary, setting.console);
     super::report::write(setting, run, &summary, shows_texts)?;
@@ -137,12 +137,12 @@ fn metric_name(config: &Config) -> &str {
 }
 
 /// Reads and builds all that training needs, and refuses what would not fit into memory.
-pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -> Result<Setting<'a>> {
+pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console) -> Result<Setting<'a>> {
     let started = Instant::now();
     check_keys(config)?;
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
-    let base = BaseModel::open(&config.model, place, console)?;
+    let base = BaseModel::open(&config.model, device, console)?;
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
@@ -158,8 +158,8 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
     warnings::about_labels(&columns.labels, &splits, problem, console);
     warnings::about_leaks(&splits, console);
 
-    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.place);
-    refuse_what_does_not_fit("the base's weights alone take", base_bytes, &base.place, console)?;
+    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
+    refuse_what_does_not_fit("the base's weights alone take", base_bytes, &base.device, console)?;
     let lora = setup::lora_options(&config.model)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
@@ -168,7 +168,7 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         lora: lora.clone(),
         weights: setup::loss_weights(config, &columns.labels, &train.examples)?,
         recompute: config.train.gradient_checkpointing,
-        place: base.place.clone(),
+        device: base.device.clone(),
     })?;
     let file = setup::describe(config, columns, &base);
     console.say(format!(
@@ -187,16 +187,16 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
     let inputs = resume::inputs(config, &file.base.fingerprint)?;
     let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
-    refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.place, console)?;
+    refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.device, console)?;
     Ok(setting)
 }
 
 /// Compares what is needed with what this machine has.
-fn refuse_what_does_not_fit(what: &str, needed: u64, place: &Place, console: Console) -> Result<()> {
+fn refuse_what_does_not_fit(what: &str, needed: u64, device: &Device, console: Console) -> Result<()> {
     const HELP: &str = "these keys lower it: train.batch_size, data.max_length, train.gradient_checkpointing=true, \
                         model.use_4bit=true, model.torch_dtype=bfloat16";
-    let Some(limits) = place.memory() else { return Ok(()) };
-    if place.is_gpu() {
+    let Some(limits) = device.memory() else { return Ok(()) };
+    if device.is_gpu() {
         // Nothing is swapped out of a GPU: what is not free now cannot be had.
         ensure!(
             needed <= limits.available,
@@ -243,7 +243,7 @@ impl Setting<'_> {
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
-            place: &self.base.place,
+            device: &self.base.device,
         })
     }
 
@@ -402,7 +402,7 @@ impl Setting<'_> {
                 ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
             ],
             record,
-            hardware: &match self.base.place.description() {
+            hardware: &match self.base.device.description() {
                 Some(gpu) => gpu.name,
                 None => format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
             },

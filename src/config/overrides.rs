@@ -62,11 +62,11 @@ impl Overrides {
         let mut overrides = Self::default();
         {
             let mut model = root.section("model");
-            overrides.model_name = model.optional("model_name");
+            overrides.model_name = model.given("model_name").flatten();
         }
         {
             let mut train = root.section("train");
-            overrides.eval_batch_size = train.optional("eval_batch_size");
+            overrides.eval_batch_size = train.given("eval_batch_size").flatten();
             train.check(overrides.eval_batch_size != Some(0), "eval_batch_size", "is 0, expected at least 1");
         }
         overrides.read_data(&mut root.section("data"));
@@ -79,11 +79,11 @@ impl Overrides {
         let some = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
         self.id_column = data.given("id_column");
         self.text_fields = data.given("text_fields").map(|list| list.and_then(some));
-        self.target_text_column = data.optional("target_text_column");
+        self.target_text_column = data.given("target_text_column").flatten();
         self.label_columns = data.given("label_columns").map(|list| list.and_then(some));
         self.labels_column = data.given("labels_column");
         self.label_separator = data.given("label_separator");
-        self.quoting = data.optional("quoting");
+        self.quoting = data.given("quoting").flatten();
         for (name, list) in [("label_columns", &self.label_columns), ("text_fields", &self.text_fields)] {
             check_names(data, name, list.iter().flatten().next().map_or(&[], Vec::as_slice));
         }

@@ -54,6 +54,11 @@ impl FlagColumns {
         Self(columns.into_iter().map(flags).collect())
     }
 
+    /// Where the columns stand.
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|flags| flags.column)
+    }
+
     /// The labels of the current row.
     pub(super) fn read(&mut self, rows: &Rows) -> Result<Vec<f32>> {
         let mut labels = Vec::with_capacity(self.0.len());

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 
-use super::formats::clip;
+use super::formats::{self, Cell, clip};
 use super::python_literal;
 
 /// What fastText puts before a label.
@@ -52,19 +52,52 @@ impl LabelCell {
         }
     }
 
-    /// Reads a JSON value: a list, text, or an object of 0 and 1.
+    /// Reads a cell with the type that its format gives it.
     ///
     /// # Errors
     /// If it holds lists or objects that are no list of labels.
-    pub fn of_value(value: &Value) -> Result<Self> {
-        match value {
-            Value::Null => Ok(Self::Empty),
-            Value::String(text) => Self::of_text(text),
-            Value::Bool(_) | Value::Number(_) => Ok(Self::Text(value.to_string())),
-            Value::Array(items) => Ok(Self::Items(names(items)?)),
-            Value::Object(entries) => Ok(Self::Items(chosen(entries)?)),
+    pub fn of_cell(cell: Cell<'_>) -> Result<Self> {
+        match cell {
+            Cell::Missing => Ok(Self::Missing),
+            Cell::Null => Ok(Self::Empty),
+            Cell::Text(text) => Self::of_text(text),
+            Cell::Bool(_) | Cell::Integer(_) | Cell::Float(_) => {
+                Ok(cell.to_text().map_or(Self::Empty, |text| Self::Text(text.into_owned())))
+            }
+            // The class is one label, whatever signs its name holds.
+            Cell::ClassName(name) => Ok(Self::Items(vec![name.to_owned()])),
+            Cell::List(items) => items_of(items.iter().map(formats::Value::cell)),
+            Cell::Object(json) => match serde_json::from_str::<Value>(json)? {
+                Value::Object(entries) => Ok(Self::Items(chosen(&entries)?)),
+                _ => bail!("holds no object"),
+            },
+            Cell::Other(what) => bail!("holds {what}, which are no labels"),
         }
     }
+
+    fn of_value(value: &Value) -> Result<Self> {
+        match value {
+            Value::Array(items) => Ok(Self::Items(names(items)?)),
+            Value::Object(entries) => Ok(Self::Items(chosen(entries)?)),
+            _ => bail!("holds no list"),
+        }
+    }
+}
+
+const NESTED: &str = "holds lists or objects within a list, as annotation tools export; `llmcls prepare lists --input FILE` \
+                      reads exports of Label Studio and Argilla, and writes files for training";
+
+fn items_of<'a>(items: impl Iterator<Item = Cell<'a>>) -> Result<LabelCell> {
+    let mut names = Vec::new();
+    for item in items {
+        match item {
+            Cell::List(_) | Cell::Object(_) => bail!(NESTED),
+            Cell::Other(what) => bail!("holds {what}, which are no labels"),
+            scalar => names.extend(scalar.to_text().map(|text| text.trim().to_owned())),
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    Ok(LabelCell::Items(names))
 }
 
 /// The items of a list, as text.
@@ -75,10 +108,7 @@ fn names(items: &[Value]) -> Result<Vec<String>> {
             Value::Null => {}
             Value::String(text) => names.push(text.trim().to_owned()),
             Value::Bool(_) | Value::Number(_) => names.push(item.to_string()),
-            Value::Array(_) | Value::Object(_) => bail!(
-                "holds lists or objects within a list, as annotation tools export; `llmcls prepare lists --input FILE` \
-                 reads exports of Label Studio and Argilla, and writes files for training"
-            ),
+            Value::Array(_) | Value::Object(_) => bail!(NESTED),
         }
     }
     names.retain(|name| !name.is_empty());

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::exports;
 use super::flag_columns::{Candidates, FlagColumns};
 use super::formats::{Quoting, Rows, clip};
 use super::label_cell::LabelCell;
@@ -89,7 +90,7 @@ impl Table {
     /// the columns that are there.
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
         let rows = Rows::open(path, columns.quoting)?;
-        refuse_fasttext(&rows, path)?;
+        exports::refuse(path, rows.columns())?;
         let mut notes = Vec::new();
         let text = match &columns.text_fields {
             Some(fields) => TextSource::Fields(fields.iter().map(|field| rows.find(field)).collect::<Result<_>>()?),
@@ -126,6 +127,21 @@ impl Table {
         &self.notes
     }
 
+    /// Warnings of keys that rows lacked, for the rows that were read.
+    #[must_use]
+    pub fn absences(&self) -> Vec<String> {
+        let used: Vec<usize> = match &self.text {
+            TextSource::Column(column) => self.id.iter().chain([column]).copied().collect(),
+            TextSource::Fields(fields) => self.id.iter().chain(fields).copied().collect(),
+        };
+        let labels: Vec<usize> = match &self.labels {
+            LabelSource::Columns(columns) => columns.places().collect(),
+            LabelSource::None | LabelSource::List { .. } => Vec::new(),
+        };
+        let texts = self.rows.absence_warnings(&used, "they are read as empty");
+        texts.chain(self.rows.absence_warnings(&labels, "they count as 0")).collect()
+    }
+
     fn read_row(&mut self) -> Result<Option<Example>> {
         if !self.rows.advance()? {
             return Ok(None);
@@ -157,18 +173,6 @@ impl Table {
         }
         self.count += 1;
         Ok(Some(Example { id, text, labels }))
-    }
-
-    /// Warnings of the keys that rows read so far lack: a missing key is not an empty text.
-    #[must_use]
-    pub fn absences(&self) -> Vec<String> {
-        let texts = match &self.text {
-            TextSource::Fields(fields) => fields.as_slice(),
-            TextSource::Column(column) => std::slice::from_ref(column),
-        };
-        let ids = self.id.as_slice();
-        let warnings = self.rows.absence_warnings(texts, "they are read as if it were empty");
-        warnings.chain(self.rows.absence_warnings(ids, "their ids are empty")).collect()
     }
 
     /// Fills in what only the whole file tells, once all rows were read.
@@ -284,7 +288,7 @@ pub struct FoundLabels {
 /// As [`Table::open`], or if there is none.
 pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
     let mut rows = Rows::open(path, columns.quoting)?;
-    refuse_fasttext(&rows, path)?;
+    exports::refuse(path, rows.columns())?;
     if let Some(list) = &columns.label_list {
         let column = rows.find(&list.column)?;
         let mut found = ListColumn::default();
@@ -333,19 +337,8 @@ pub(super) fn used_columns(columns: &Columns) -> HashSet<&str> {
 
 /// A cell of a column that lists labels.
 pub(crate) fn label_cell(rows: &Rows, column: usize) -> Result<LabelCell> {
-    rows.label_cell(column).with_context(|| format!("{}: column `{}`", rows.place(), rows.columns()[column]))
-}
-
-/// fastText's files have no header: what would be one is the first row.
-fn refuse_fasttext(rows: &Rows, path: &Path) -> Result<()> {
-    let is_fasttext = rows.columns().first().is_some_and(|name| name.starts_with("__label__"));
-    ensure!(
-        !is_fasttext,
-        "{0}: holds lines of fastText (`__label__x text`), without a header; `llmcls prepare lists --input {0} --out_dir DIR` \
-         makes files for training of it",
-        path.display()
-    );
-    Ok(())
+    LabelCell::of_cell(rows.cell(column)?)
+        .with_context(|| format!("{}: column `{}`", rows.place(), rows.columns()[column]))
 }
 
 /// Names for a message: the first twenty.

@@ -14,10 +14,10 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::atomic_file::hex;
-use crate::ops::dynamic_map::{DynamicMap, MAP_SIZE};
-use crate::ops::frozen::{FrozenMatrix, Storage};
-use crate::ops::memory::{Buffer, map_file, release_pages};
-use crate::ops::nf4::{self, Nf4};
+use crate::kernels::cpu::dynamic_map::{DynamicMap, MAP_SIZE};
+use crate::kernels::cpu::memory::{Buffer, map_file, release_pages};
+use crate::kernels::cpu::nf4::{self, Nf4};
+use crate::kernels::matrix::{FrozenMatrix, Storage};
 use crate::rng::{Purpose, Stream};
 
 /// How dense weights are held.

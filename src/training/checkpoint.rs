@@ -18,9 +18,9 @@ use super::early_stopping::EarlyStopping;
 use super::optimizer::{AdamW, Moments};
 use crate::artifacts::{adapter, manifest, records};
 use crate::atomic_file;
+use crate::kernels::cpu::blockwise::BlockwiseMoments;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
-use crate::ops::blockwise::BlockwiseMoments;
 
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";

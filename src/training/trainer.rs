@@ -23,11 +23,11 @@ use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::Sample;
 use crate::failpoint::{self, Place};
 use crate::interrupt;
+use crate::kernels::buffer::tensor;
 use crate::metrics::{Decision, lower_is_better};
 use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
-use crate::ops::buffer::tensor;
 use crate::ops::tape::{DropoutKey, Tape};
 
 /// What training does, in plain values.

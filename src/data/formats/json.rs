@@ -301,6 +301,9 @@ impl Objects {
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
         let opened = if line == *start { String::new() } else { format!(" that begins in line {start}") };
         let place = format!("{path}:{line}");
+        if std::str::from_utf8(&self.text).is_err() {
+            return anyhow!("{place}: the row {}", signature::NOT_UTF8);
+        }
         match error.classify() {
             serde_json::error::Category::Eof => {
                 anyhow!("{path}:{start}: not a JSON object: {text}")

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::value::RawValue;
 
 /// A cell of the current row.
@@ -107,18 +107,6 @@ impl Value {
         }
     }
 
-    /// As an item of a list of labels: a number is a name, with all its digits.
-    pub(super) fn to_label(&self) -> serde_json::Value {
-        match self {
-            Self::Missing | Self::Null => serde_json::Value::Null,
-            Self::Bool(value) => (*value).into(),
-            Self::Integer(text) | Self::Float(text) | Self::Text(text) | Self::ClassName(text) => text.as_str().into(),
-            Self::List(items) => items.iter().map(Self::to_label).collect(),
-            Self::Object(text) => serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into()),
-            Self::Other(what) => (*what).into(),
-        }
-    }
-
     /// The value of valid JSON text.
     ///
     /// # Errors
@@ -145,17 +133,5 @@ impl Value {
             Some(_) if text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) => Self::Float(text.to_owned()),
             Some(_) => Self::Integer(text.to_owned()),
         })
-    }
-}
-
-/// The items of a cell that holds a JSON list as text.
-///
-/// # Errors
-/// If it is no JSON list.
-pub(super) fn parse_list(text: &str) -> Result<Vec<Value>> {
-    let text: &RawValue = serde_json::from_str(text.trim()).context("not a JSON list")?;
-    match Value::of_json(text.get())? {
-        Value::List(items) => Ok(items),
-        _ => anyhow::bail!("not a JSON list"),
     }
 }
