@@ -21,6 +21,7 @@ use crate::data::table::{
 };
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
+use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
@@ -300,14 +301,19 @@ fn explain_missing(error: anyhow::Error) -> anyhow::Error {
 /// Tokenizes examples.
 ///
 /// # Errors
-/// If the tokenizer fails.
+/// If the tokenizer fails, or the user wants to stop.
 pub fn encode(encoder: &TextEncoder, examples: &[Example]) -> Result<Vec<Sample>> {
-    let tokens = encoder.encode(examples.iter().map(|example| example.text.as_str()).collect())?;
-    Ok(tokens
-        .into_iter()
-        .zip(examples)
-        .map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() })
-        .collect())
+    /// Examples between two looks at Ctrl-C.
+    const PART: usize = 4096;
+    let mut samples = Vec::with_capacity(examples.len());
+    for part in examples.chunks(PART) {
+        interrupt::check()?;
+        let tokens = encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?;
+        samples.extend(
+            tokens.into_iter().zip(part).map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() }),
+        );
+    }
+    Ok(samples)
 }
 
 /// A trained classifier, ready to predict.
