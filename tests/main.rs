@@ -14,6 +14,8 @@ mod flops;
 mod hub;
 /// Bad input in bulk.
 mod inputs;
+/// Labels in every form that files have.
+mod labels;
 /// Modules import downwards only.
 mod layers;
 /// Scores of scikit-learn and torchmetrics.

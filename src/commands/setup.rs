@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::DType;
 
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
@@ -11,7 +10,7 @@ use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
-use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
+use crate::config::model::{ModelConfig, ProblemType, TargetModules};
 use crate::config::overrides::Overrides;
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
@@ -21,110 +20,13 @@ use crate::data::table::{
 };
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
+use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
-use crate::model::config::BackboneConfig;
-use crate::model::files::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
-use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
 use crate::thresholds::Scope;
-
-/// The base's files and how they are to be read.
-pub struct BaseModel {
-    /// Where they are.
-    pub files: ModelFiles,
-    /// `config.json`
-    pub config: BackboneConfig,
-    /// The weights.
-    pub weights: Weights,
-    /// How they are held.
-    pub storage: BaseStorage,
-    /// What tells whether they changed.
-    pub fingerprint: String,
-    /// Where the model computes.
-    pub device: Device,
-}
-
-impl BaseModel {
-    /// Finds and opens the base of a configuration's `model` section.
-    ///
-    /// # Errors
-    /// If a file is missing or not usable.
-    pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
-        let token = model.hf_token.as_ref().map(|token| token.secret());
-        let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
-        let config = BackboneConfig::from_file(&files.config)?;
-        let weights = if model.random_init {
-            Weights::random(model.init_seed, config.initializer_range)
-        } else {
-            Weights::Checkpoint(Checkpoint::open(&files.weights)?)
-        };
-        let fingerprint = weights.fingerprint(&files.config)?;
-        let storage = BaseStorage {
-            precision: match model.torch_dtype {
-                TorchDtype::Float32 => Precision::Float32,
-                TorchDtype::Bfloat16 => Precision::Bfloat16,
-                TorchDtype::Float16 => Precision::Float16,
-            },
-            is_4bit: model.use_4bit,
-        };
-        let device = match model.torch_dtype {
-            TorchDtype::Float32 => device.with_dtype(DType::F32),
-            TorchDtype::Bfloat16 => device.with_dtype(DType::BF16),
-            TorchDtype::Float16 => {
-                ensure!(!device.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
-                device.clone()
-            }
-        };
-        Ok(Self { files, config, weights, storage, fingerprint, device })
-    }
-
-    /// Builds a classifier on this base.
-    ///
-    /// # Errors
-    /// If a weight is missing or of another shape, or no module is a LoRA target.
-    pub fn classifier(&self, options: &ClassifierOptions) -> Result<Classifier> {
-        Classifier::new(&self.config, &self.weights, options)
-            .with_context(|| format!("{}: cannot build the model", self.files.name))
-    }
-
-    /// The base's tokenizer.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
-        let tokenizer = self.files.tokenizer.first().filter(|path| path.ends_with("tokenizer.json"));
-        let tokenizer = tokenizer.with_context(|| format!("{}: `tokenizer.json` is missing", self.files.name))?;
-        self.encoder_from(tokenizer, max_length)
-    }
-
-    /// As [`BaseModel::encoder`], with the tokenizer of another directory.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
-        if let Some(longest) = self.config.max_tokens {
-            ensure!(
-                max_length <= longest,
-                "data.max_length is {max_length}, and `{}` can take {longest} tokens; set data.max_length={longest} or less",
-                self.files.name
-            );
-        }
-        TextEncoder::open(tokenizer, max_length, self.config.empty_token)
-    }
-
-    /// The base's part of `classifier.json`.
-    #[must_use]
-    pub fn record(&self) -> Base {
-        Base {
-            name: self.files.name.clone(),
-            revision: self.files.revision.clone(),
-            fingerprint: self.fingerprint.clone(),
-        }
-    }
-}
 
 /// The adapters of a configuration's `model` section.
 ///
@@ -362,22 +264,24 @@ impl Loaded {
                 trained.adapter.display()
             ),
         };
+        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
         if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
-        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        let base = BaseModel::open(&model, device, console)?;
+        let base = BaseModel::open(&model, device, console).with_context(|| {
+            format!(
+                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+                trained.adapter.display()
+            )
+        })?;
+        let own = trained.adapter.join("tokenizer.json");
         let file = match (file, &config) {
             (Some(file), _) => {
-                ensure!(
-                    file.base.fingerprint == base.fingerprint,
-                    "{}: was trained on another base: the files of `{}` have changed since",
-                    trained.adapter.display(),
-                    file.base.name
-                );
+                base.ensure_is(&file.base, !own.is_file(), console)
+                    .with_context(|| format!("{}", trained.adapter.display()))?;
                 file
             }
-            (None, Some(config)) => describe(config, columns(&config.data, console)?, &base),
+            (None, Some(config)) => describe(config, columns(&config.data, console)?, base.record(console)?),
             (None, None) => unreachable!("refused above"),
         };
         let (lora, _) = adapter::read_config(&trained.adapter)?;
@@ -391,7 +295,6 @@ impl Loaded {
             device: base.device.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let own = trained.adapter.join("tokenizer.json");
         let encoder = match own.is_file() {
             true => base.encoder_from(&own, file.max_length)?,
             false => base.encoder(file.max_length)?,
@@ -510,7 +413,7 @@ fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
 
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
-pub fn describe(config: &Config, columns: Columns, base: &BaseModel) -> ClassifierFile {
+pub fn describe(config: &Config, columns: Columns, base: Base) -> ClassifierFile {
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: ClassifierFile::VERSION,
@@ -523,7 +426,7 @@ pub fn describe(config: &Config, columns: Columns, base: &BaseModel) -> Classifi
         labels_column: config.data.labels_column.clone(),
         label_separator: columns.label_list.and_then(|list| list.separator),
         max_length: config.data.max_length,
-        base: base.record(),
+        base,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
@@ -533,12 +436,8 @@ pub fn describe(config: &Config, columns: Columns, base: &BaseModel) -> Classifi
 
 /// The `model` section that `classifier.json` stands for.
 fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
-    let name = match &file.base.revision {
-        Some(revision) => format!("{}@{revision}", file.base.name),
-        None => file.base.name.clone(),
-    };
     ModelConfig::from_pairs(&[
-        ("model_name", name.into()),
+        ("model_name", file.base.exact_name().into()),
         ("problem_type", file.problem_type.clone().into()),
         ("torch_dtype", file.torch_dtype.clone().into()),
         ("use_4bit", file.use_4bit.into()),

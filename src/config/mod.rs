@@ -192,7 +192,7 @@ mod tests {
         for (setting, part) in [
             ("data.label_columns=[a, null]", "item 2 of the list is `null`, expected a string"),
             ("data.text_fields=[[a], b]", "item 1 of the list is `a list`, expected a string"),
-            ("exp.seeds=[1, x]", "item 2 of the list is `x`, expected an integer"),
+            ("exp.seeds=[1, x]", "item 2 of the list is `x`, expected a whole number"),
             ("data.label_columns=[a, b, a]", "`data.label_columns` names `a` twice"),
             ("data.text_fields=[a, a]", "`data.text_fields` names `a` twice"),
             ("data.label_columns=[a, '']", "`data.label_columns` holds an empty name"),

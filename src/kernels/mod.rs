@@ -9,3 +9,5 @@ pub mod cpu;
 pub(crate) mod cuda;
 pub mod device;
 pub mod matrix;
+
+pub use cpu::gemm::Compute;

@@ -13,40 +13,16 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
 
 use self::csv::CsvRows;
 use self::json::JsonRows;
 use self::parquet::ParquetRows;
 pub use self::value::{Cell, Value};
+pub use crate::config::data::Quoting;
 use crate::interrupt;
-
-/// How the cells of a CSV file are quoted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Quoting {
-    /// A cell may stand in double quotes, and a quote within it is doubled (RFC 4180).
-    #[default]
-    Standard,
-    /// Quotes are characters like others.
-    None,
-}
-
-impl FromStr for Quoting {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "standard" => Ok(Self::Standard),
-            "none" => Ok(Self::None),
-            _ => Err("expected standard or none"),
-        }
-    }
-}
 
 /// A file of rows, and the row that was read last.
 pub struct Rows {

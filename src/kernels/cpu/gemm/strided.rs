@@ -1,36 +1,38 @@
-//! Matrix products on slices: safe views around the `gemm` crate.
+//! Products of f32 matrices with any strides, on the calling thread: safe views around the kernels.
+
+#![expect(unsafe_code, reason = "a strided block of a matrix cannot be a slice")]
 
 use std::marker::PhantomData;
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
-/// A read-only matrix with arbitrary strides.
+use super::kernel::{Kernel, Shared};
+use super::panels::{Input, Panels, Part};
+use super::weights::{Direction, Source, Weights};
+use super::{COLUMNS, Compute, Path, multiply_part, with_kernel};
+use crate::kernels::cpu::flops;
+
+/// A read-only matrix: rows, or columns, end to end.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    /// Numbers from one row to the next; if transposed, from one column to the next.
+    stride: usize,
+    is_transposed: bool,
 }
 
 impl<'a> Matrix<'a> {
-    /// `rows × columns`, row-major, rows `row_stride` elements apart.
-    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
-        assert!(is_inside(data.len(), rows, columns, row_stride), "matrix exceeds its slice");
-        Self { data, rows, columns, row_stride, column_stride: 1 }
+    /// `rows × columns`, row-major, rows `stride` elements apart.
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(is_inside(data.len(), rows, columns, stride), "matrix exceeds its slice");
+        Self { data, rows, columns, stride, is_transposed: false }
     }
 
     /// The same numbers with rows and columns exchanged.
     pub(crate) fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
+        Self { rows: self.columns, columns: self.rows, is_transposed: !self.is_transposed, ..self }
     }
 }
 
@@ -44,7 +46,6 @@ pub(crate) struct MatrixMut<'a> {
 }
 
 // SAFETY: like `&mut [f32]`, it is the only way to reach its elements.
-#[expect(unsafe_code, reason = "a strided block of a matrix cannot be a slice")]
 unsafe impl Send for MatrixMut<'_> {}
 
 impl<'a> MatrixMut<'a> {
@@ -59,17 +60,13 @@ impl<'a> MatrixMut<'a> {
     pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         // SAFETY: `new` and `blocks` keep every row inside the slice, and `self` is borrowed.
-        #[expect(unsafe_code, reason = "a strided block of a matrix cannot be a slice")]
-        unsafe {
-            std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.columns)
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.columns) }
     }
 
     /// A writable block: rows and columns from the given ones on.
     pub(crate) fn block(&mut self, row: usize, rows: usize, column: usize, columns: usize) -> MatrixMut<'_> {
         assert!(row + rows <= self.rows && column + columns <= self.columns, "block exceeds its matrix");
         // SAFETY: inside `self`, which stays borrowed while the block lives.
-        #[expect(unsafe_code, reason = "a strided block of a matrix cannot be a slice")]
         let data = unsafe { self.data.add(row * self.row_stride + column) };
         MatrixMut { data, rows, columns, row_stride: self.row_stride, lifetime: PhantomData }
     }
@@ -84,7 +81,6 @@ impl<'a> MatrixMut<'a> {
             for column in (0..self.columns).step_by(width) {
                 let columns = width.min(self.columns - column);
                 // SAFETY: blocks of a grid do not overlap, and each lies inside the matrix.
-                #[expect(unsafe_code, reason = "a strided block of a matrix cannot be a slice")]
                 let data = unsafe { self.data.add(start * self.row_stride + column) };
                 blocks.push(MatrixMut {
                     data,
@@ -114,8 +110,20 @@ fn is_inside(len: usize, rows: usize, columns: usize, row_stride: usize) -> bool
     rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= len
 }
 
-/// dst = scale · a · b, or dst += scale · a · b if `accumulate`; on the calling thread.
+/// dst = scale · a · b, or dst += scale · a · b if `accumulate`; on the calling thread. `scale` multiplies
+/// the numbers of `a`.
 pub(crate) fn matmul(dst: &mut MatrixMut<'_>, accumulate: bool, scale: f32, a: Matrix<'_>, b: Matrix<'_>) {
+    matmul_on(Path::of_this_cpu(Compute::Float32), dst, accumulate, scale, a, b);
+}
+
+pub(super) fn matmul_on(
+    path: Path,
+    dst: &mut MatrixMut<'_>,
+    accumulate: bool,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+) {
     assert!(
         dst.rows == a.rows && dst.columns == b.columns && a.columns == b.rows,
         "product of {}×{} and {}×{} into {}×{}",
@@ -126,31 +134,35 @@ pub(crate) fn matmul(dst: &mut MatrixMut<'_>, accumulate: bool, scale: f32, a: M
         dst.rows,
         dst.columns
     );
-    super::flops::count(a.rows, a.columns, b.columns);
-    // SAFETY: the views were checked against their slices when made, and `dst` is exclusive.
-    #[expect(unsafe_code, reason = "gemm takes raw pointers")]
-    unsafe {
-        gemm::gemm(
-            dst.rows,
-            dst.columns,
-            a.columns,
-            dst.data,
-            1,
-            dst.row_stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+    flops::count(a.rows, a.columns, b.columns);
+    if dst.rows == 0 || dst.columns == 0 {
+        return;
+    }
+    if a.columns == 0 {
+        (0..dst.rows).filter(|_| !accumulate).for_each(|row| dst.row(row).fill(0.0));
+        return;
+    }
+    let x =
+        Input { data: a.data, rows: a.rows, depth: a.columns, stride: a.stride, is_transposed: a.is_transposed, scale };
+    let (rows, columns, direction) = match b.is_transposed {
+        true => (b.columns, b.rows, Direction::Forward),
+        false => (b.rows, b.columns, Direction::Backward),
+    };
+    let weights = Weights { source: Source::F32(b.data), rows, columns, stride: b.stride, direction };
+    with_kernel!(Compute::Float32, path, K => multiply::<K>(dst, accumulate, x, &weights));
+}
+
+fn multiply<K: Kernel>(dst: &mut MatrixMut<'_>, accumulate: bool, x: Input<'_>, weights: &Weights<'_>) {
+    let panels = Panels::<K>::pack(x, false);
+    let columns = weights.outputs();
+    for start in (0..columns).step_by(COLUMNS) {
+        let part = Part {
+            panels: 0..panels.count(),
+            columns: start..(start + COLUMNS).min(columns),
+            y: Shared(dst.data),
+            y_stride: dst.row_stride,
+        };
+        multiply_part(&panels, weights, &part, accumulate);
     }
 }
 
