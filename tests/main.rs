@@ -42,3 +42,5 @@ mod reference;
 mod report;
 /// Runs that die and go on.
 mod resume;
+/// Rows as other programs write them.
+mod rows;

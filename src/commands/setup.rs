@@ -22,6 +22,7 @@ use crate::data::table::{
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::experiment::base_model::BaseModel;
+use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
@@ -204,14 +205,19 @@ fn explain_missing(error: anyhow::Error) -> anyhow::Error {
 /// Tokenizes examples.
 ///
 /// # Errors
-/// If the tokenizer fails.
+/// If the tokenizer fails, or the user wants to stop.
 pub fn encode(encoder: &TextEncoder, examples: &[Example]) -> Result<Vec<Sample>> {
-    let tokens = encoder.encode(examples.iter().map(|example| example.text.as_str()).collect())?;
-    Ok(tokens
-        .into_iter()
-        .zip(examples)
-        .map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() })
-        .collect())
+    /// Examples between two looks at Ctrl-C.
+    const PART: usize = 4096;
+    let mut samples = Vec::with_capacity(examples.len());
+    for part in examples.chunks(PART) {
+        interrupt::check()?;
+        let tokens = encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?;
+        samples.extend(
+            tokens.into_iter().zip(part).map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() }),
+        );
+    }
+    Ok(samples)
 }
 
 /// A trained classifier, ready to predict.
@@ -309,6 +315,7 @@ impl Loaded {
     pub fn columns(&self, with_labels: bool) -> Result<Columns> {
         let Overrides { id_column, text_fields, target_text_column, .. } = &self.overrides;
         let mut columns = self.training_columns(with_labels);
+        columns.quoting = self.overrides.quoting.unwrap_or(columns.quoting);
         if let Some(id) = id_column {
             columns.id_may_be_absent = false;
             columns.id.clone_from(id);
@@ -321,7 +328,6 @@ impl Loaded {
             // The text is one column, unless fields are given with it.
             columns.text_fields = text_fields.clone().flatten();
         }
-        columns.quoting = self.overrides.quoting.unwrap_or(columns.quoting);
         if with_labels {
             self.override_labels(&mut columns)?;
         }
