@@ -21,6 +21,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("atomic_file", 0),
     ("failpoint", 0),
     ("interrupt", 0),
+    ("exit", 0),
+    ("secret", 0),
 ];
 
 fn layer(module: &str) -> u8 {

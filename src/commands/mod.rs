@@ -18,6 +18,7 @@ use crate::cli::{Cli, Command, ConfigArgs};
 use crate::config::Config;
 use crate::console::Console;
 use crate::device::{self, Choice};
+use crate::exit::Usage;
 use crate::ops::place::Place;
 
 /// Runs a command.
@@ -26,7 +27,7 @@ use crate::ops::place::Place;
 /// If it fails; the message is for the user.
 pub fn run(cli: &Cli) -> Result<()> {
     let choice = Choice::parse(&cli.global.device)?;
-    device::start_threads(cli.global.threads)?;
+    device::start_threads(cli.global.threads.map_or(0, usize::from))?;
     let console = Console::new(cli.global.quiet);
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
@@ -57,7 +58,9 @@ fn open(choice: Choice, console: Console) -> Result<Place> {
 /// The configuration that the flags name; `None` if they name none.
 fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
     if args.config.is_empty() {
-        anyhow::ensure!(args.set.is_empty(), "--set needs --config: it changes a key of a configuration");
+        if !args.set.is_empty() {
+            return Err(Usage("--set needs --config: it changes a key of a configuration".to_owned()).into());
+        }
         return Ok(None);
     }
     let mut config = Config::load(&args.config, &args.set)?;

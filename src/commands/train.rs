@@ -23,7 +23,8 @@ use crate::config::train::{Reduction, Reporter, SchedulerType};
 use crate::console::{Console, bytes};
 use crate::data::table::Example;
 use crate::device;
-use crate::evaluation::{Sample, evaluate};
+use crate::evaluation::{NotFinite, Sample, evaluate};
+use crate::exit::{Resumable, Usage};
 use crate::interrupt;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
@@ -68,11 +69,13 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
     }
     let config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
-        None => super::load_config(&args.config)?
-            .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
+        None => super::load_config(&args.config)?.ok_or_else(|| {
+            Usage("train needs --config FILE; configs/tiny.yaml is one that works as it is".to_owned())
+        })?,
     };
-    interrupt::listen().context("cannot listen to signals")?;
     let setting = prepare(&config, place, console)?;
+    // Until here Ctrl-C ends at once, and leaves nothing.
+    interrupt::finish_steps()?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
@@ -86,11 +89,19 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
         }
     };
     console.say(format!("run {}", run.path().display()));
-    train_all(&setting, &run, !args.no_text)
-        .with_context(|| format!("{}: not finished; go on with: llmcls train --resume {0}", run.path().display()))?;
+    train_all(&setting, &run, !args.no_text).map_err(|error| explain_unfinished(error, &run))?;
     console.say(format!("finished {}", run.path().display()));
     run.unlock();
     Ok(())
+}
+
+/// Adds how to go on, where going on can help: a number that is not finite comes again.
+fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
+    if error.is::<NotFinite>() {
+        let stands = run.newest_checkpoint().map_or_else(String::new, |path| format!("; {} stands", path.display()));
+        return error.context(format!("{}: not finished{stands}", run.path().display()));
+    }
+    error.context(Resumable { run: run.path().to_owned() })
 }
 
 /// Trains the seeds that are not finished, and writes the summary.
@@ -102,7 +113,10 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
         seeds.push(match resume::finished_seed(&directory)? {
             Some(result) => result,
             None => {
-                interrupt::check()?;
+                // Of the first one a step is done first, so that there is something to go on from.
+                if !seeds.is_empty() {
+                    interrupt::check()?;
+                }
                 setting.train_seed(seed, &directory)?
             }
         });

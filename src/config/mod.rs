@@ -23,6 +23,9 @@ use reader::Section;
 use train::TrainConfig;
 use tree::Tree;
 
+use crate::exit::Usage;
+use crate::secret;
+
 /// Everything that a run is told.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
@@ -50,9 +53,13 @@ impl Config {
         }
         for setting in settings {
             let Some((key, value)) = setting.split_once('=') else {
-                bail!("--set {setting}: expected KEY=VALUE, such as train.learning_rate=1e-4");
+                // What stands behind the key may be a token.
+                let key: String = setting.chars().take_while(|c| c.is_alphanumeric() || "._".contains(*c)).collect();
+                let message = format!("--set {key}: expected KEY=VALUE, such as train.learning_rate=1e-4");
+                return Err(Usage(message).into());
             };
-            tree.merge(Tree::parse(value, &format!("--set {}", redact(key, value)))?.under(key.trim()));
+            let place = format!("--set {}", secret::setting(key, value));
+            tree.merge(Tree::parse(value, &place)?.under(key.trim()));
         }
         Self::from_tree(tree)
     }
@@ -91,13 +98,6 @@ impl Config {
         let value = serde_json::to_value(self).expect("a configuration is plain data");
         write::yaml(&value)
     }
-}
-
-/// `key=value` for a message or record, without the value of what is, or may be meant as, a token.
-#[must_use]
-pub fn redact(key: &str, value: &str) -> String {
-    let is_secret = key.contains("tok") || value.contains("hf_");
-    format!("{}={}", key.trim(), if is_secret { "***" } else { value })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::reader::{FromNode, Section, Value, yaml_enum};
 use super::tree::Tree;
+use crate::secret;
 
 /// The section's keys, named as in the original project.
 #[derive(Clone, Debug, Serialize)]
@@ -86,6 +87,12 @@ impl FromNode for TargetModules {
 pub struct Token(String);
 
 impl Token {
+    /// Hides the token in every message from here on.
+    fn new(token: String) -> Self {
+        secret::remember(&token);
+        Self(token)
+    }
+
     /// The token itself, for the Hub alone.
     #[must_use]
     pub fn secret(&self) -> &str {
@@ -124,7 +131,7 @@ impl ModelConfig {
         let seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
         let config = Self {
             model_name: section.required("model_name"),
-            hf_token: section.optional::<String>("hf_token").filter(|token| !token.is_empty()).map(Token),
+            hf_token: section.optional::<String>("hf_token").filter(|token| !token.is_empty()).map(Token::new),
             problem_type: section.key("problem_type", ProblemType::MultiLabel),
             use_4bit: section.key("use_4bit", true),
             torch_dtype: section.key("torch_dtype", TorchDtype::Bfloat16),
