@@ -24,6 +24,8 @@ mod parity;
 mod prepare;
 /// Readers of files from outside, on bytes.
 mod readers;
+/// The documented configuration is the declared one.
+mod reference;
 /// Reports, and errors by label.
 mod report;
 /// Runs that die and go on.

@@ -198,6 +198,15 @@ pub struct Trained {
     pub config: Option<PathBuf>,
 }
 
+impl Trained {
+    /// The files that it is read from.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let inside = fs::read_dir(&self.adapter).into_iter().flatten().flatten().map(|entry| entry.path());
+        inside.chain(self.config.clone()).collect()
+    }
+}
+
 /// Finds the classifier that `--run` names: a run (then its seed with the best validation metric),
 /// a seed's directory, or a peft directory.
 ///

@@ -16,7 +16,7 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command, ConfigArgs};
 use crate::config::Config;
-use crate::console::Console;
+use crate::console::{Console, print};
 use crate::device::{self, Choice};
 use crate::exit::Usage;
 use crate::ops::place::Place;
@@ -32,12 +32,15 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
     }
+    if let Command::ConfigSchema = &cli.command {
+        return print_json(&crate::config::reference::json_schema());
+    }
     let place = open(choice, console)?;
     match &cli.command {
         Command::Train(args) => train::run(args, &place, console),
         Command::Eval(args) => eval::run(args, &place, console),
         Command::Predict(args) => predict::run(args, &place, console),
-        Command::Prepare(_) => unreachable!("returned above"),
+        Command::Prepare(_) | Command::ConfigSchema => unreachable!("returned above"),
         Command::Check(args) => check::run(&args.config, &place, console),
         Command::Bench(args) => bench::run(args, &place, console),
     }
@@ -68,4 +71,9 @@ fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
         config.exp.output_root.clone_from(root);
     }
     Ok(Some(config))
+}
+
+/// Prints a result to standard output.
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(&format!("{value:#}\n"))
 }
