@@ -145,6 +145,28 @@ fn check_keys(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Refuses trainings that are longer than the counters of steps and of randomness.
+fn check_steps(config: &Config, rows: usize) -> Result<()> {
+    let train = &config.train;
+    let batches = rows.div_ceil(train.batch_size);
+    let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
+    let (key, steps) = match train.max_steps {
+        Some(steps) => ("train.max_steps", Some(steps)),
+        None => ("train.num_train_epochs", per_epoch.checked_mul(train.num_train_epochs)),
+    };
+    let epochs = steps.map(|steps| steps.div_ceil(per_epoch));
+    let micro_batches = epochs.and_then(|epochs| epochs.checked_mul(batches));
+    ensure!(
+        steps.is_some_and(|steps| i32::try_from(steps).is_ok())
+            && micro_batches.is_some_and(|count| u32::try_from(count).is_ok()),
+        "{key} is too large: {rows} rows make {batches} micro-batches a pass, and training may have {} steps and {} \
+         micro-batches at most; use fewer steps, and early stopping",
+        i32::MAX,
+        u32::MAX
+    );
+    Ok(())
+}
+
 fn metric_name(config: &Config) -> &str {
     let name = &config.train.metric_for_best_model;
     name.strip_prefix("eval_").unwrap_or(name)
@@ -165,6 +187,7 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         Ok(Split { examples, samples })
     };
     let train = split("train", &data.train_csv, data.max_train_samples)?;
+    check_steps(config, train.samples.len())?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
     warnings::about_labels(&columns.labels, &train.examples, console);
@@ -236,14 +259,18 @@ fn refuse_what_does_not_fit(what: &str, needed: u64, place: &Place, console: Con
 impl Setting<'_> {
     /// What the largest step of any seed and epoch will take.
     pub(super) fn memory_estimate(&self) -> MemoryEstimate {
+        /// Rows that are put in order for this, a seed: about two seconds.
+        const MOST_ROWS: usize = 50_000_000;
         let train = &self.config.train;
         let length = |&index: &usize| self.train.samples[index].tokens.token_ids.len();
         let mut tokens = 0;
         for &seed in &self.config.exp.seeds {
             let options = self.options(seed);
-            let per_epoch =
-                TrainOptions::steps_per_epoch(self.train.samples.len(), options.batch_size, options.accumulation);
-            for epoch in 0..options.total_steps.div_ceil(per_epoch) {
+            let rows = self.train.samples.len();
+            let per_epoch = TrainOptions::steps_per_epoch(rows, options.batch_size, options.accumulation);
+            // Early stopping ends most trainings long before; more orders would change little and take long.
+            let epochs = options.total_steps.div_ceil(per_epoch).min((MOST_ROWS / rows).max(1));
+            for epoch in 0..epochs {
                 let order = options.order(&self.train.samples, epoch);
                 let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
                 tokens = batches.fold(tokens, usize::max);

@@ -113,11 +113,14 @@ fn headline(predictions: &Predictions, rows: &[usize], occurs: &[bool]) -> Headl
         exact += usize::from(predicted == targets);
     }
     let total = Counts::sum(&counts);
-    let scored = counts.iter().zip(occurs).filter(|(count, occurs)| count.support > 0 || !**occurs);
-    let scored: Vec<f64> = scored.map(|(count, _)| count.f1()).collect();
+    let drawn = counts.iter().filter(|count| count.support > 0);
+    let (scored, sum) = drawn.fold((0, 0.0), |(scored, sum), count| (scored + 1, sum + count.f1()));
+    // A label that no row has counts 0 in the score, and here.
+    let occurring = occurs.iter().filter(|occurs| **occurs).count();
+    let macro_f1 = if occurring == 0 { 0.0 } else { sum / f64::from(scored) * occurring as f64 / labels as f64 };
     Headline {
         f1_micro: if total.support + total.predicted > 0 { total.f1() } else { f64::NAN },
-        f1_macro: scored.iter().sum::<f64>() / scored.len() as f64,
+        f1_macro: macro_f1,
         accuracy: exact as f64 / rows.len() as f64,
     }
 }
