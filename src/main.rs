@@ -6,7 +6,8 @@ use clap::Parser;
 use llmcls::console::{complain, print};
 use llmcls::exit::{self, ReaderGone, Resumable, Usage};
 use llmcls::interrupt::{self, Interrupted, Listener};
-use llmcls::{atomic_file, cli::Cli, commands, ops::memory, secret};
+use llmcls::kernels::cpu::memory;
+use llmcls::{atomic_file, cli::Cli, commands, secret};
 
 fn main() -> ExitCode {
     memory::keep_large_blocks();

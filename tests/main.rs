@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test should panic where it failed")]
 
+/// The linear baseline against scikit-learn.
+mod baseline;
 /// The built program, as a user runs it.
 mod cli;
 /// Disks, tokens and files that are not as they should be.

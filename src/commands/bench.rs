@@ -6,17 +6,18 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::setup::{self, BaseModel};
+use super::setup;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::{Console, print};
 use crate::exit::Usage;
+use crate::experiment::base_model::BaseModel;
+use crate::kernels::cpu::flops;
+use crate::kernels::cpu::memory;
+use crate::kernels::device::Device;
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, ClassifierOptions};
-use crate::ops::cpu::flops;
 use crate::ops::loss::BceWeights;
-use crate::ops::memory;
-use crate::ops::place::Place;
 use crate::ops::tape::{DropoutKey, Tape};
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
@@ -25,10 +26,10 @@ use crate::training::trainer::{forward_backward, moment_storage};
 ///
 /// # Errors
 /// If the configuration, the batches or the model cannot be used.
-pub fn run(args: &BenchArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = super::load_config(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
-    let base = BaseModel::open(&config.model, place, console)?;
+    let base = BaseModel::open(&config.model, device, console)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         problem: setup::problem(config.model.problem_type),
@@ -36,7 +37,7 @@ pub fn run(args: &BenchArgs, place: &Place, console: Console) -> Result<()> {
         lora: setup::lora_options(&config.model)?,
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
-        place: base.place.clone(),
+        device: base.device.clone(),
     })?;
     classifier.initialize(config.exp.seeds[0])?;
     setup::start_from_adapter(&classifier, &config.model)?;
@@ -49,7 +50,7 @@ pub fn run(args: &BenchArgs, place: &Place, console: Console) -> Result<()> {
     for step in 0..args.warmup {
         timer.run(args.mode, &batches[step % batches.len()])?;
     }
-    base.place.wait()?;
+    base.device.wait()?;
     let first_step_seconds = started.elapsed().as_secs_f64();
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
     let counted = flops::multiply_adds();
@@ -57,15 +58,15 @@ pub fn run(args: &BenchArgs, place: &Place, console: Console) -> Result<()> {
         let batch = &batches[step % batches.len()];
         let begin = Instant::now();
         losses.push(timer.run(args.mode, batch)?);
-        base.place.wait()?;
+        base.device.wait()?;
         seconds.push(begin.elapsed().as_secs_f64());
         tokens.push(batch.token_ids.len());
     }
     let flops_done = 2.0 * (flops::multiply_adds() - counted) as f64;
     let (total_seconds, total_tokens) = (seconds.iter().sum::<f64>(), tokens.iter().sum::<usize>());
     let peak = memory::peak_bytes();
-    let gpu = base.place.description();
-    let rate = base.place.measure_rate()?;
+    let gpu = base.device.description();
+    let rate = base.device.measure_rate()?;
     let base = classifier.base();
     let result = json!({
         "mode": args.mode.name(),

@@ -10,9 +10,10 @@ use crate::cli::ConfigArgs;
 use crate::console::{Console, bytes, duration, print};
 use crate::evaluation::{Sample, evaluate};
 use crate::exit::Usage;
+use crate::experiment::base_model::BaseModel;
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
-use crate::ops::place::Place;
 use crate::ops::tape::DropoutKey;
 use crate::training::trainer::{TrainOptions, forward_backward};
 
@@ -23,9 +24,10 @@ const TIMED: usize = 3;
 ///
 /// # Errors
 /// If training could not start with it.
-pub fn run(args: &ConfigArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
     let config = super::load_config(args)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
-    let setting = train::prepare(&config, place, console)?;
+    BaseModel::refuse_unused_weights(&config.model, console)?;
+    let setting = train::prepare(&config, device, console)?;
     let mut report = String::new();
     describe_data(&setting, &mut report)?;
     describe_model(&setting, &mut report)?;
@@ -83,7 +85,7 @@ fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
     writeln!(
         out,
         "{}: {frozen} frozen parameters; {trained} trained ({:.2}%) in {adapted} adapted modules and the head",
-        setting.base.files.name,
+        setting.file.base_title(),
         100.0 * trained as f64 / (frozen + trained) as f64
     )?;
     let memory = setting.memory_estimate();

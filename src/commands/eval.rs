@@ -17,10 +17,10 @@ use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
 use crate::console::{Console, print};
 use crate::evaluation::NotFinite;
+use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals, describe};
 use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
-use crate::ops::place::Place;
 use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
 use crate::training::scored::score;
 
@@ -28,8 +28,8 @@ use crate::training::scored::score;
 ///
 /// # Errors
 /// If the classifier or the rows cannot be used.
-pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
-    let loaded = Loaded::open(&args.run, place, console)?;
+pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, device, console)?;
     let (name, path, limit) = rows(args, &loaded)?;
     let directory = output_directory(args, &loaded, &name, &path)?;
     let problem = loaded.classifier.problem();
@@ -64,7 +64,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
     said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        let other = compared(args, run, (&loaded, predictions), (&path, limit), place, console)?;
+        let other = compared(args, run, (&loaded, predictions), (&path, limit), device, console)?;
         said.push_str(&other.to_line());
         comparison.push(other);
     }
@@ -88,7 +88,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
     let (lengths, cut) = report::lengths(&samples);
     let history = report::history(&loaded.trained.home.join("history.jsonl"))?;
     let report = Report {
-        title: format!("{}: {name}", loaded.file.base.name),
+        title: format!("{}: {name}", loaded.file.base_title()),
         split: &name,
         labels,
         thresholds: &thresholds,
@@ -103,7 +103,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
         seeds: Vec::new(),
         comparison: comparison.iter().map(Comparison::to_row).collect(),
-        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine(place)].concat(),
+        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine(device)].concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
     };
@@ -192,10 +192,10 @@ fn compared(
     run: &Path,
     (own, own_predictions): (&Loaded, &Predictions),
     (path, limit): (&Path, Option<usize>),
-    place: &Place,
+    device: &Device,
     console: Console,
 ) -> Result<Comparison> {
-    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, place, console)?;
+    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
     let labels = &other.file.labels;
     let is_same = labels.len() == own.file.labels.len() && own.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
@@ -206,7 +206,7 @@ fn compared(
     let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
         .map_err(|error| NotFinite::named(error, |row| predict::place(path, row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
-    let places: Vec<usize> = own
+    let indices: Vec<usize> = own
         .file
         .labels
         .iter()
@@ -214,7 +214,7 @@ fn compared(
         .map(Option::unwrap_or_default)
         .collect();
     let found = &scored.evaluation.predictions;
-    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| places.iter().map(|&place| row[place]).collect()).collect();
+    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| indices.iter().map(|&index| row[index]).collect()).collect();
     let ordered =
         Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
     let own_scores = Scores::new(own_predictions, &own.file.labels);

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::console::{Console, print};
 use crate::device::{self, Choice};
 use crate::exit::Usage;
-use crate::ops::place::Place;
+use crate::kernels::device::Device;
 
 /// Runs a command.
 ///
@@ -35,26 +35,26 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::ConfigSchema = &cli.command {
         return print_json(&crate::config::reference::json_schema());
     }
-    let place = open(choice, console)?;
+    let device = open(choice, console)?;
     match &cli.command {
-        Command::Train(args) => train::run(args, &place, console),
-        Command::Eval(args) => eval::run(args, &place, console),
-        Command::Predict(args) => predict::run(args, &place, console),
+        Command::Train(args) => train::run(args, &device, console),
+        Command::Eval(args) => eval::run(args, &device, console),
+        Command::Predict(args) => predict::run(args, &device, console),
         Command::Prepare(_) | Command::ConfigSchema => unreachable!("returned above"),
-        Command::Check(args) => check::run(&args.config, &place, console),
-        Command::Bench(args) => bench::run(args, &place, console),
+        Command::Check(args) => check::run(&args.config, &device, console),
+        Command::Bench(args) => bench::run(args, &device, console),
     }
 }
 
 /// Opens the device. With `auto`, a GPU that cannot be used is said, and the CPU taken.
-fn open(choice: Choice, console: Console) -> Result<Place> {
+fn open(choice: Choice, console: Console) -> Result<Device> {
     match choice {
-        Choice::Cuda(ordinal) => Ok(Place::gpu(ordinal)?),
-        Choice::Auto if device::HAS_CUDA => Ok(Place::gpu(0).unwrap_or_else(|error| {
+        Choice::Cuda(ordinal) => Ok(Device::gpu(ordinal)?),
+        Choice::Auto if device::HAS_CUDA => Ok(Device::gpu(0).unwrap_or_else(|error| {
             console.warn(format!("computing on the CPU: {error}"));
-            Place::cpu()
+            Device::cpu()
         })),
-        Choice::Auto | Choice::Cpu => Ok(Place::cpu()),
+        Choice::Auto | Choice::Cpu => Ok(Device::cpu()),
     }
 }
 

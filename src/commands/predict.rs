@@ -15,8 +15,8 @@ use crate::console::{Console, output_error};
 use crate::data::table::{Example, Table};
 use crate::evaluation::{NotFinite, evaluate};
 use crate::exit::Usage;
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
-use crate::ops::place::Place;
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
 const WINDOW: usize = 2048;
@@ -25,11 +25,11 @@ const WINDOW: usize = 2048;
 ///
 /// # Errors
 /// If the classifier or a row cannot be used; then no output file appears.
-pub fn run(args: &PredictArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> {
     let output = args.output.as_ref().unwrap_or(&args.output_jsonl);
     let format = Format::of(output)?;
     atomic_file::refuse_input_as_output(output, [args.input_csv.as_path()])?;
-    let loaded = Loaded::open(&args.run, place, console)?;
+    let loaded = Loaded::open(&args.run, device, console)?;
     atomic_file::refuse_input_as_output(output, loaded.trained.files().iter().map(PathBuf::as_path))?;
     let table = Table::open(&args.input_csv, &loaded.columns(false))?;
     let batch_size = loaded.batch_size(&args.run);

@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::report::BOOTSTRAP_SEED;
-use super::setup::{self, BaseModel};
+use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::{resume, warnings};
+use crate::artifacts::adapter::BaseName;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::model_card::{CardFacts, model_card};
 use crate::artifacts::run_dir::{RunDir, SeedDir};
@@ -25,12 +26,14 @@ use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{NotFinite, Sample, evaluate};
 use crate::exit::{Resumable, Usage};
+use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
+use crate::kernels::cpu::memory::Limits;
+use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
-use crate::ops::place::Place;
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -63,9 +66,9 @@ pub(super) struct Setting<'a> {
 ///
 /// # Errors
 /// If the configuration, the data or the model cannot be used, or training fails.
-pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
-        return super::check::run(&args.config, place, console);
+        return super::check::run(&args.config, device, console);
     }
     let config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
@@ -73,21 +76,23 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
             Usage("train needs --config FILE; configs/tiny.yaml is one that works as it is".to_owned())
         })?,
     };
-    let setting = prepare(&config, place, console)?;
+    if args.resume.is_none() {
+        BaseModel::refuse_unused_weights(&config.model, console)?;
+    }
+    let setting = prepare(&config, device, console)?;
     // Until here Ctrl-C ends at once, and leaves nothing.
     interrupt::finish_steps()?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
-            resume::check_inputs(run.path(), &setting.inputs)?;
+            resume::check_inputs(run.path(), &setting.inputs, &setting.base, console)?;
             run
         }
-        None => {
-            let run = RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?;
-            atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
-            run
-        }
+        None => RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?,
     };
+    // Again on a resumed run: where its base and data lie may have changed.
+    atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
+    resume::record_inputs(run.path(), &setting.inputs)?;
     console.say(format!("run {}", run.path().display()));
     train_all(&setting, &run, !args.no_text).map_err(|error| explain_unfinished(error, &run))?;
     console.say(format!("finished {}", run.path().display()));
@@ -106,7 +111,7 @@ fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
 
 /// Trains the seeds that are not finished, and writes the summary.
 fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<()> {
-    write_environment(run, &setting.base.place)?;
+    write_environment(run, &setting.base.device)?;
     let mut seeds = Vec::new();
     for &seed in &setting.config.exp.seeds {
         let directory = run.seed(seed)?;
@@ -121,7 +126,7 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
             }
         });
     }
-    write_environment(run, &setting.base.place)?;
+    write_environment(run, &setting.base.device)?;
     let summary = summarize(setting, seeds);
     report(&summary, setting.console);
     super::report::write(setting, run, &summary, shows_texts)?;
@@ -173,12 +178,12 @@ fn metric_name(config: &Config) -> &str {
 }
 
 /// Reads and builds all that training needs, and refuses what would not fit into memory.
-pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -> Result<Setting<'a>> {
+pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console) -> Result<Setting<'a>> {
     let started = Instant::now();
     check_keys(config)?;
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
-    let base = BaseModel::open(&config.model, place, console)?;
+    let base = BaseModel::open(&config.model, device, console)?;
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
@@ -195,8 +200,10 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
     warnings::about_leaks(&splits, console);
 
-    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.place);
-    refuse_what_does_not_fit("the base's weights alone take", base_bytes, &base.place, console)?;
+    // Before the base is loaded: the estimates include it.
+    let memory = base.device.memory();
+    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
+    refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
     let lora = setup::lora_options(&config.model)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
@@ -205,12 +212,12 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         lora: lora.clone(),
         weights: setup::loss_weights(config, &columns.labels, &train.examples)?,
         recompute: config.train.gradient_checkpointing,
-        place: base.place.clone(),
+        device: base.device.clone(),
     })?;
-    let file = setup::describe(config, columns.labels, &base);
+    let file = setup::describe(config, columns.labels, base.record(console)?);
     console.say(format!(
         "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
-        base.files.name,
+        file.base_title(),
         classifier.base().parameters,
         bytes(classifier.base().bytes as u64),
         classifier.trained_parameters(),
@@ -221,19 +228,25 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         file.labels.len(),
         started.elapsed().as_secs_f64()
     ));
-    let inputs = resume::inputs(config, &file.base.fingerprint)?;
+    let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
     let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
-    refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.place, console)?;
+    refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)
 }
 
-/// Compares what is needed with what this machine has.
-fn refuse_what_does_not_fit(what: &str, needed: u64, place: &Place, console: Console) -> Result<()> {
+/// Compares what is needed with what this machine had before the base was loaded.
+fn refuse_what_does_not_fit(
+    what: &str,
+    needed: u64,
+    limits: Option<Limits>,
+    device: &Device,
+    console: Console,
+) -> Result<()> {
     const HELP: &str = "these keys lower it: train.batch_size, data.max_length, train.gradient_checkpointing=true, \
                         model.use_4bit=true, model.torch_dtype=bfloat16";
-    let Some(limits) = place.memory() else { return Ok(()) };
-    if place.is_gpu() {
+    let Some(limits) = limits else { return Ok(()) };
+    if device.is_gpu() {
         // Nothing is swapped out of a GPU: what is not free now cannot be had.
         ensure!(
             needed <= limits.available,
@@ -284,7 +297,7 @@ impl Setting<'_> {
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
-            place: &self.base.place,
+            device: &self.base.device,
         })
     }
 
@@ -301,7 +314,7 @@ impl Setting<'_> {
             labels: &self.file.labels,
             thresholds: &self.file.thresholds,
             lora: &self.lora,
-            base: &self.base.files.name,
+            base: self.base_name(),
             directory,
             writes_events: self.config.train.report_to.0.contains(&Reporter::Tensorboard),
             resume_from: resume::newest_checkpoint(directory, self.console)?,
@@ -408,6 +421,11 @@ impl Setting<'_> {
         }
     }
 
+    /// The base as peft names it.
+    fn base_name(&self) -> BaseName<'_> {
+        BaseName { name: &self.base.files.name, revision: self.base.files.revision.as_deref() }
+    }
+
     /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
     fn save_best(&self, directory: &SeedDir, file: &ClassifierFile) -> Result<()> {
         // A run that was killed after this.
@@ -415,7 +433,7 @@ impl Setting<'_> {
             return Ok(());
         }
         atomic_file::write_directory(&directory.best(), |inside| {
-            adapter::save(inside, &self.classifier, &self.lora, &self.base.files.name)?;
+            adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
             for file in &self.base.files.tokenizer {
                 let name = file.file_name().context("a tokenizer file has a name")?;
                 let bytes = fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
@@ -443,7 +461,7 @@ impl Setting<'_> {
                 ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
             ],
             record,
-            hardware: &match self.base.place.description() {
+            hardware: &match self.base.device.description() {
                 Some(gpu) => gpu.name,
                 None => format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
             },

@@ -12,12 +12,12 @@ section! {
         /// Train once for each seed.
         seeds: Vec<u32> = or(vec![1, 3, 4, 5])
             .check(|seeds| !seeds.is_empty(), "is empty, expected at least one seed")
-            .check(are_distinct, "names a seed twice");
+            .check(|seeds| are_distinct(seeds), "names a seed twice");
         /// A note that is recorded with the run.
         run_name: Option<String> = or(None);
     }
 }
 
-fn are_distinct(seeds: &Vec<u32>) -> bool {
+fn are_distinct(seeds: &[u32]) -> bool {
     (1..seeds.len()).all(|index| !seeds[..index].contains(&seeds[index]))
 }

@@ -130,7 +130,9 @@ mod tests {
     /// Rows with labels of very different frequency, 1 in 2 to 1 in 200.
     fn rows(count: usize) -> Vec<Vec<usize>> {
         let stream = Stream::new(7, 0, 0, Purpose::Trainable);
-        let has = |row: usize, label: u32| stream.block(row as u64)[label as usize % 4] % (2 * (label + 1).pow(2)) == 0;
+        let has = |row: usize, label: u32| {
+            stream.block(row as u64)[label as usize % 4].is_multiple_of(2 * (label + 1).pow(2))
+        };
         (0..count).map(|row| (0..10).filter(|&label| has(row, label)).map(|label| label as usize).collect()).collect()
     }
 

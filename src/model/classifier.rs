@@ -13,11 +13,12 @@ use super::parts::{BaseSize, Builder, Initial};
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Checkpoint, Weights};
-use crate::ops::buffer::modify;
+use crate::kernels::buffer::modify;
+use crate::kernels::device::Device;
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
-use crate::ops::place::{Place, to_host};
 use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Param, Tape, Value};
+use crate::ops::to_host::to_host;
 use crate::rng::{Purpose, Stream};
 
 /// What the labels of an example are to each other.
@@ -45,7 +46,7 @@ pub struct ClassifierOptions {
     /// Keep one input a layer and compute the rest again in the backward.
     pub recompute: bool,
     /// Where the base and its adapters are, and compute.
-    pub place: Place,
+    pub device: Device,
 }
 
 /// A frozen base, its adapters and its head.
@@ -77,7 +78,7 @@ impl Classifier {
             LayersConfig::PostNorm(_) => post_norm::WORDS,
         };
         let mut builder =
-            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.place);
+            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.device);
         let layers = match &config.layers {
             LayersConfig::PreNorm(layers) => {
                 Layers::PreNorm(Box::new(PreNorm::new(&mut builder, config, layers, options.recompute)?))
@@ -87,7 +88,7 @@ impl Classifier {
             }
         };
         // A few rows: not worth a GPU.
-        builder.place = Place::cpu();
+        builder.device = Device::cpu();
         let head = Head::new(&mut builder, config, options.labels)?;
         options.lora.targets.check(&builder.modules)?;
         Ok(Self {
@@ -102,7 +103,7 @@ impl Classifier {
         })
     }
 
-    /// The trained parameters, in order: a parameter's place is its random site.
+    /// The trained parameters, in order: a parameter's index is its random site.
     #[must_use]
     pub fn params(&self) -> &[Rc<Param>] {
         &self.params
@@ -167,7 +168,7 @@ impl Classifier {
         let known: std::collections::HashSet<String> =
             self.params.iter().map(|param| format!("{prefix}{}", param.name())).collect();
         if let Some(extra) = tensors.names().find(|name| !known.contains(*name)) {
-            anyhow::bail!("tensor `{extra}` has no place in this model: another base, or other target modules?");
+            anyhow::bail!("tensor `{extra}` does not belong to this model: another base, or other target modules?");
         }
         for (param, data) in self.params.iter().zip(values) {
             modify(param.value(), |values| values.copy_from_slice(&data))?;

@@ -9,13 +9,13 @@ use rayon::prelude::*;
 use super::config::NormKind;
 use super::lora::LoraOptions;
 use super::weights::{BaseStorage, Weights};
-use crate::ops::buffer;
-use crate::ops::constant::Constant;
+use crate::kernels::buffer;
+use crate::kernels::constant::Constant;
+use crate::kernels::device::Device;
+use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::frozen::FrozenMatrix;
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
 use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
-use crate::ops::place::Place;
 use crate::ops::rms_norm::{RmsNorm, rms_norm};
 use crate::ops::rows::add;
 use crate::ops::tape::{Param, Tape, Value};
@@ -41,7 +41,7 @@ pub(super) struct Builder<'a> {
     storage: BaseStorage,
     lora: &'a LoraOptions,
     /// Where modules that are asked for next are to be.
-    pub(super) place: Place,
+    pub(super) device: Device,
     pub(super) params: Vec<Rc<Param>>,
     pub(super) initial: Vec<Initial>,
     /// Names of the linear modules of the base.
@@ -72,7 +72,7 @@ impl<'a> Builder<'a> {
         (root, embedding): (&'static str, &str),
         storage: BaseStorage,
         lora: &'a LoraOptions,
-        place: &Place,
+        device: &Device,
     ) -> Self {
         let prefix = if weights.has(&format!("{embedding}.weight")) { "" } else { root };
         Self {
@@ -81,14 +81,14 @@ impl<'a> Builder<'a> {
             root,
             storage,
             lora,
-            place: place.clone(),
+            device: device.clone(),
             params: Vec::new(),
             initial: Vec::new(),
             modules: Vec::new(),
             size: BaseSize::default(),
             dropouts: 0,
             trained_bytes: 0,
-            memory: place.memory().map(|limits| limits.total),
+            memory: device.memory().map(|limits| limits.total),
         }
     }
 
@@ -109,7 +109,7 @@ impl<'a> Builder<'a> {
         let weight = weights.matrix(&format!("{prefix}{module}.weight"), outputs, inputs, self.storage)?;
         let bias = weights.bias(&format!("{prefix}{module}.bias"), outputs, has_bias)?;
         self.count(&weight);
-        let weight = self.place.hold(weight)?;
+        let weight = self.device.hold(weight)?;
         self.count_floats(bias.as_ref());
         let module = format!("{}{module}", self.root);
         let mut adapter = None;
@@ -163,7 +163,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// A place where the base drops elements with probability `p`.
+    /// A site where the base drops elements with probability `p`.
     pub(super) fn dropout(&mut self, p: f32) -> Dropout {
         self.dropouts += 1;
         Dropout { p, site: self.dropouts - 1 }
@@ -185,12 +185,12 @@ impl<'a> Builder<'a> {
                 2 * self.trained_bytes
             );
         }
-        self.push(Param::new(name, self.place.zeros(shape)?)?, initial)
+        self.push(Param::new(name, self.device.zeros(shape)?)?, initial)
     }
 
     /// A trained vector.
     pub(super) fn vector(&mut self, name: String, len: usize, initial: Initial) -> Result<Rc<Param>> {
-        self.push(Param::new(name, self.place.zeros(len)?)?, initial)
+        self.push(Param::new(name, self.device.zeros(len)?)?, initial)
     }
 
     fn push(&mut self, param: Rc<Param>, initial: Initial) -> Result<Rc<Param>> {
@@ -237,13 +237,13 @@ pub(super) fn add_linear(
     tape: &Tape,
     x: &Value,
     linear: &Rc<LoraLinear>,
-    place: &Dropout,
+    site: &Dropout,
     residual: &Value,
 ) -> candle_core::Result<Value> {
-    if !place.is_active(tape) {
+    if !site.is_active(tape) {
         return lora_linear(tape, x, linear, Some(residual));
     }
-    let y = dropout(tape, lora_linear(tape, x, linear, None)?, place)?;
+    let y = dropout(tape, lora_linear(tape, x, linear, None)?, site)?;
     add(tape, &y, residual)
 }
 

@@ -1,5 +1,5 @@
 // What llmcls, candle and cudarc call of CUDA's driver and of cuBLAS, on a CPU: a device whose kernels are
-// src/ops/cuda/*.cu compiled as C++, and whose memory is this process's. Queued work is done at once.
+// src/kernels/cuda/*.cu compiled as C++, and whose memory is this process's. Queued work is done at once.
 //
 // New memory holds NaN, and what is written beyond its end is noticed when it is freed.
 
