@@ -341,7 +341,7 @@ fn ctrl_c_in_training_answers_at_once_and_the_command_to_go_on_works() {
 
 #[test]
 fn a_number_that_is_not_finite_names_its_cause_and_no_way_that_meets_it_again() {
-    let (root, run, rows) = trained(ROWS);
+    let (root, _, rows) = trained(ROWS);
     let more = ["--set", "train.max_steps=9", "--set", "train.learning_rate=1e30", "--set", "train.max_grad_norm=0"];
     let output = train(&root.path().join("b"), &rows, &more).output().unwrap();
     let text = errors(&output);

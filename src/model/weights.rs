@@ -451,7 +451,7 @@ fn collect<T: bytemuck::Zeroable + Copy + Send>(
 mod tests {
     use super::*;
 
-    fn checkpoint(path: &Path, dtype: Dtype, values: &[f32]) -> Checkpoint {
+    fn checkpoint(path: &std::path::Path, dtype: Dtype, values: &[f32]) -> Checkpoint {
         let bytes: Vec<u8> = match dtype {
             Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Dtype::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
