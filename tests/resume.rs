@@ -231,15 +231,6 @@ fn what_decides_the_result_may_not_change_while_a_run_is_stopped() {
     assert!(refused(&[]).contains("sha256 of data.train_csv"));
     fs::write(&data, rows).unwrap();
 
-    let weights = run.join("seed_1/checkpoint-4/adapter_model.safetensors");
-    let mut bytes = fs::read(&weights).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&weights, &bytes).unwrap();
-    let text = refused(&[]);
-    assert!(text.contains("adapter_model.safetensors: has changed since it was written"), "{text}");
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&weights, &bytes).unwrap();
-
     let allowed = command(&["train", "--resume", directory, "--set", "train.save_total_limit=5"]).output().unwrap();
     assert!(allowed.status.success(), "{}", errors(&allowed));
     assert!(refused(&[]).contains("this run is finished"));
