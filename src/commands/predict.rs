@@ -31,7 +31,8 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     atomic_file::refuse_input_as_output(output, [args.input_csv.as_path()])?;
     let loaded = Loaded::open(&args.run, device, console)?;
     atomic_file::refuse_input_as_output(output, loaded.trained.files().iter().map(PathBuf::as_path))?;
-    let table = Table::open(&args.input_csv, &loaded.columns(false))?;
+    let mut table = Table::open(&args.input_csv, &loaded.columns(false)?)?;
+    table.notes().iter().for_each(|note| console.say(note));
     let batch_size = loaded.batch_size(&args.run);
     let decision = decision(args, &loaded.file)?;
     let columns = column_names(&loaded.file.labels);
@@ -43,12 +44,12 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     let rows = PredictedRows { input: &args.input_csv, loaded, decision, batch_size, format, columns, console };
     if output.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
-        let written = rows.write_all(table, &mut writer).and_then(|_| Ok(writer.flush()?));
+        let written = rows.write_all(&mut table, &mut writer).and_then(|_| Ok(writer.flush()?));
         return written.map_err(|error| error.downcast::<io::Error>().map_or_else(|error| error, output_error));
     }
     let mut count = 0;
     atomic_file::write_file(output, |writer| {
-        count = rows.write_all(table, writer)?;
+        count = rows.write_all(&mut table, writer)?;
         Ok(())
     })?;
     let rows = if count == 1 { "prediction" } else { "predictions" };
@@ -141,7 +142,7 @@ struct PredictedRows<'a> {
 
 impl PredictedRows<'_> {
     /// Predicts all rows, a window at a time; returns how many there were.
-    fn write_all(&self, mut table: Table, writer: &mut impl Write) -> Result<usize> {
+    fn write_all(&self, table: &mut Table, writer: &mut impl Write) -> Result<usize> {
         let mut rows = 0;
         if let Format::Separated(separator) = self.format {
             writer.write_all(&record(separator, self.columns.iter().map(|name| without_formula(name)))?)?;
@@ -149,6 +150,7 @@ impl PredictedRows<'_> {
         loop {
             let window = table.by_ref().take(WINDOW).collect::<Result<Vec<_>>>()?;
             if window.is_empty() {
+                table.absences().iter().for_each(|warning| self.console.warn(warning));
                 return Ok(rows);
             }
             self.write_window(&window, rows, writer)?;
