@@ -30,6 +30,8 @@ mod layers;
 mod metrics;
 /// Numbers of bitsandbytes.
 mod nf4;
+/// Outputs, logs, signals and sizes at their limits.
+mod outputs;
 /// Numbers of transformers, peft and torch.
 mod parity;
 /// Training files of rows that list labels.

@@ -247,7 +247,11 @@ impl Loaded {
             None => newest_run(args, given.as_ref())?,
         };
         let trained = find_trained(&run)?;
-        manifest::verify(&trained.adapter)?;
+        if trained.config.is_some() {
+            manifest::verify(&trained.adapter)?;
+        } else {
+            manifest::verify_if_present(&trained.adapter)?;
+        }
         console.say(format!("using {}", trained.adapter.display()));
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;

@@ -25,7 +25,7 @@ section! {
         target_text_column: String = or("text".to_owned());
         /// Longest sequence, in tokens, special tokens included; longer texts are cut. Without it: 1024, or the model's
         /// limit if that is lower.
-        max_length: Option<usize> = or(None).at_least(1);
+        max_length: Option<usize> = or(None).at_least(1).at_most(i32::MAX);
         /// Training rows: CSV, JSON Lines or Parquet.
         train_csv: PathBuf = required();
         /// Validation rows, which choose the best epoch.
