@@ -6,10 +6,12 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use candle_core::{Result, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::cpu::gemm::{Matrix, MatrixMut, matmul};
+use super::buffer::{elements, modify, tensor};
+use super::cpu::gemm::{Matrix, MatrixMut, NewMatrix, matmul};
 use super::cpu::math::simd;
 use super::cpu::memory::Buffer;
 use super::cpu::nf4::Nf4;
@@ -27,7 +29,7 @@ pub enum Storage {
     Nf4(Nf4),
     /// On a GPU.
     #[cfg(feature = "cuda")]
-    Device(Box<super::cuda::DeviceMatrix>),
+    Device(Box<super::cuda::matrix::DeviceMatrix>),
 }
 
 /// A frozen `(out, in)` matrix.
@@ -108,12 +110,8 @@ impl FrozenMatrix {
 
     /// The same matrix on a GPU, for activations of `dtype`.
     #[cfg(feature = "cuda")]
-    pub(super) fn moved_to(
-        self,
-        device: &candle_core::CudaDevice,
-        dtype: candle_core::DType,
-    ) -> candle_core::Result<Self> {
-        use super::cuda::DeviceMatrix;
+    pub(super) fn moved_to(self, device: &candle_core::CudaDevice, dtype: candle_core::DType) -> Result<Self> {
+        use super::cuda::matrix::DeviceMatrix;
         let (rows, columns) = (self.rows, self.columns);
         let matrix = match &self.storage {
             Storage::Nf4(weights) => DeviceMatrix::nf4(device, (rows, columns), dtype, weights)?,
@@ -124,18 +122,45 @@ impl FrozenMatrix {
 
     /// The matrix on a GPU.
     #[cfg(feature = "cuda")]
-    pub(crate) fn on_device(&self) -> candle_core::Result<&super::cuda::DeviceMatrix> {
+    fn on_device(&self) -> Result<&super::cuda::matrix::DeviceMatrix> {
         match &self.storage {
             Storage::Device(matrix) => Ok(matrix),
             _ => candle_core::bail!("activations on a GPU meet weights on the CPU"),
         }
     }
 
-    /// `y = x Wᵀ`, or `y += x Wᵀ` if `accumulate`; `x` is `(n, in)`, `y` `(n, out)`.
-    pub(crate) fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
+    /// `sum + x Wᵀ`, or `x Wᵀ` without a sum, which is then added to in place; `x` is `(n, in)`.
+    ///
+    /// # Errors
+    /// If the matrix and the tensors are on different devices.
+    pub(crate) fn product(&self, x: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return self.on_device()?.product(x, sum);
+        }
+        let (n, x) = (x.dim(0)?, elements(x)?);
+        summed(sum, n, self.rows, |y, accumulate| self.multiply(&x, y, accumulate))
+    }
+
+    /// `sum + g W`, or `g W` without a sum; `g` is `(n, out)`.
+    ///
+    /// # Errors
+    /// As [`FrozenMatrix::product`].
+    pub(crate) fn product_transposed(&self, g: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if g.device().is_cuda() {
+            return self.on_device()?.product_transposed(g, sum);
+        }
+        let (n, g) = (g.dim(0)?, elements(g)?);
+        summed(sum, n, self.columns, |y, accumulate| self.multiply_transposed(&g, y, accumulate))
+    }
+
+    /// `y = x Wᵀ`, or `y += x Wᵀ` if `accumulate`; `x` is `(n, in)`, `y` `(n, out)`. Every element of `y`
+    /// is overwritten, or added to.
+    fn multiply(&self, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
         let n = x.len() / self.columns;
         let width = task_width(self.rows);
-        MatrixMut::new(y, n, self.rows, self.rows).par_columns(width, |row, mut y| {
+        y.par_columns(width, |row, mut y| {
             let rows = row..(row + width).min(self.rows);
             for columns in cuts(self.columns, TILE / width) {
                 let x = Matrix::new(&x[columns.start..], n, columns.len(), self.columns);
@@ -146,10 +171,10 @@ impl FrozenMatrix {
     }
 
     /// `y = g W`, or `y += g W` if `accumulate`; `g` is `(n, out)`, `y` `(n, in)`.
-    pub(crate) fn product_transposed(&self, g: &[f32], y: &mut [f32], accumulate: bool) {
+    fn multiply_transposed(&self, g: &[f32], y: MatrixMut<'_>, accumulate: bool) {
         let n = g.len() / self.rows;
         let width = task_width(self.columns);
-        MatrixMut::new(y, n, self.columns, self.columns).par_columns(width, |column, mut y| {
+        y.par_columns(width, |column, mut y| {
             let columns = column..(column + width).min(self.columns);
             for rows in cuts(self.rows, TILE / width) {
                 let g = Matrix::new(&g[rows.start..], n, rows.len(), self.rows);
@@ -173,6 +198,22 @@ impl FrozenMatrix {
             f(Matrix::new(tile, rows.len(), columns.len(), columns.len()));
         });
     }
+}
+
+/// Lets `multiply` overwrite a new `(rows, columns)` tensor, or add to `sum`.
+fn summed(sum: Option<Tensor>, rows: usize, columns: usize, multiply: impl Fn(MatrixMut<'_>, bool)) -> Result<Tensor> {
+    let Some(sum) = sum else {
+        let mut output = NewMatrix::new(rows, columns);
+        // SAFETY: the first product of each part of the output does not accumulate, and they are all of it.
+        #[expect(unsafe_code, reason = "an output is written once, by all cores")]
+        let output = unsafe {
+            multiply(output.view(), false);
+            output.finish()
+        };
+        return tensor(output, (rows, columns));
+    };
+    modify(&sum, |data| multiply(MatrixMut::new(data, rows, columns, columns), true))?;
+    Ok(sum)
 }
 
 simd! {
@@ -218,9 +259,11 @@ mod tests {
                 let mut wide = vec![0.0; rows * columns];
                 matrix.read(0, &mut wide);
                 let (x, g) = (numbers(n * columns, 2), numbers(n * rows, 3));
-                let (mut y, mut back) = (vec![1.0; n * rows], vec![1.0; n * columns]);
-                matrix.product(&x, &mut y, true);
-                matrix.product_transposed(&g, &mut back, false);
+                let [of_x, of_g, ones] = [(&x, columns), (&g, rows), (&vec![1.0; n * rows], rows)]
+                    .map(|(data, width)| tensor(data.clone(), (n, width)).unwrap());
+                let y = matrix.product(&of_x, Some(ones)).unwrap();
+                let back = matrix.product_transposed(&of_g, None).unwrap();
+                let (y, back) = (elements(&y).unwrap(), elements(&back).unwrap());
                 for i in 0..n {
                     for row in 0..rows {
                         let sum: f32 = (0..columns).map(|k| x[i * columns + k] * wide[row * columns + k]).sum();

@@ -147,7 +147,7 @@ impl Classifier {
                 Initial::Normal { std, cutoff: Some(cutoff) } => stream.truncated_normal(std, cutoff * std, values),
                 Initial::Constant(value) => values.fill(value),
             })?;
-            param.clear_gradient()?;
+            param.clear_gradient();
         }
         Ok(())
     }

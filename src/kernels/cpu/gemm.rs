@@ -34,6 +34,46 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// A row-major matrix that is about to be written: its memory holds nothing yet.
+pub(crate) struct NewMatrix {
+    data: Vec<f32>,
+    rows: usize,
+    columns: usize,
+}
+
+impl NewMatrix {
+    pub(crate) fn new(rows: usize, columns: usize) -> Self {
+        Self { data: Vec::with_capacity(rows * columns), rows, columns }
+    }
+
+    /// The matrix, to be written.
+    ///
+    /// # Safety
+    /// Of each element, the first access must be a write: by [`MatrixMut::clear`], or by a product that
+    /// does not accumulate.
+    #[expect(unsafe_code, reason = "the compiler cannot know what is written first")]
+    pub(crate) unsafe fn view(&mut self) -> MatrixMut<'_> {
+        MatrixMut {
+            data: self.data.as_mut_ptr(),
+            rows: self.rows,
+            columns: self.columns,
+            row_stride: self.columns,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// The numbers.
+    ///
+    /// # Safety
+    /// Every element must have been written.
+    #[expect(unsafe_code, reason = "the compiler cannot know what was written")]
+    pub(crate) unsafe fn finish(mut self) -> Vec<f32> {
+        // SAFETY: the capacity is there, and the caller wrote every element.
+        unsafe { self.data.set_len(self.rows * self.columns) };
+        self.data
+    }
+}
+
 /// A writable row-major matrix whose rows are `row_stride` elements apart.
 pub(crate) struct MatrixMut<'a> {
     data: *mut f32,
@@ -53,6 +93,17 @@ impl<'a> MatrixMut<'a> {
         assert!(is_inside(data.len(), rows, columns, row_stride), "matrix exceeds its slice");
         assert!(rows <= 1 || columns <= row_stride, "rows overlap");
         Self { data: data.as_mut_ptr(), rows, columns, row_stride, lifetime: PhantomData }
+    }
+
+    /// Sets all to zero.
+    pub(crate) fn clear(&mut self) {
+        for row in 0..self.rows {
+            // SAFETY: the row is inside the slice, as in `row`; all bits zero are a zero of f32.
+            #[expect(unsafe_code, reason = "a strided block of a matrix cannot be a slice")]
+            unsafe {
+                self.data.add(row * self.row_stride).write_bytes(0, self.columns);
+            }
+        }
     }
 
     /// One row.
