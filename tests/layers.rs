@@ -71,6 +71,8 @@ fn modules() -> BTreeMap<Vec<String>, (String, String)> {
 
 /// All paths of a file's code that begin with `crate::` or `super::`, from `crate` on.
 fn paths(text: &str, module: &[String], is_folder: bool) -> Vec<Vec<String>> {
+    // What may see an item is no import of it.
+    let text = text.replace("pub(in crate::", "pub(in ");
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let parent = if is_folder { module } else { &module[..module.len() - 1] };
     let mut found = Vec::new();
