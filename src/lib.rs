@@ -14,9 +14,11 @@
 //!
 //! Modules stand in layers; one imports from those below it and from its own folder.
 
-// Layer 7: what the user runs.
+// Layer 8: what the user runs.
 pub mod cli;
 pub mod commands;
+// Layer 7: an experiment's parts, ready to train.
+pub mod experiment;
 // Layer 6: the training loop.
 pub mod training;
 // Layer 5: predictions, and the files of a run.
@@ -24,8 +26,10 @@ pub mod artifacts;
 pub mod evaluation;
 // Layer 4: models and their weights.
 pub mod model;
-// Layer 3: rows, tokens, scores.
+// Layer 3: rows, tokens, scores, and files of the Hub.
+pub mod baseline;
 pub mod data;
+pub mod hub;
 pub mod metrics;
 pub mod thresholds;
 // Layer 2: differentiable ops.

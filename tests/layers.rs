@@ -6,13 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LAYERS: &[(&str, u8)] = &[
-    ("commands", 7),
-    ("cli", 7),
+    ("commands", 8),
+    ("cli", 8),
+    ("experiment", 7),
     ("training", 6),
     ("artifacts", 5),
     ("evaluation", 5),
     ("model", 4),
+    ("baseline", 3),
     ("data", 3),
+    ("hub", 3),
     ("metrics", 3),
     ("thresholds", 3),
     ("ops", 2),
@@ -27,11 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Circles that are still to be cut. A new one fails; so does one that is gone and still listed.
-const KNOWN_CIRCLES: &[&[&str]] = &[
-    &["commands/check.rs", "commands/report.rs", "commands/summary.rs", "commands/train.rs"],
-    &["model/config.rs", "model/decoder_config.rs", "model/encoder_config.rs"],
-    &["model/download.rs", "model/hub.rs"],
-];
+const KNOWN_CIRCLES: &[&[&str]] = &[];
 
 fn layer(module: &str) -> u8 {
     LAYERS.iter().find(|(name, _)| *name == module).unwrap_or_else(|| panic!("`{module}` has no layer")).1

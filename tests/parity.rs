@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
-use llmcls::artifacts::adapter;
+use llmcls::artifacts::adapter::{self, BaseName};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
@@ -54,6 +54,7 @@ fn open_at(device: &Device, name: &str, recompute: bool, dropout: f64) -> Fixtur
     lora.dropout = dropout;
     let options = ClassifierOptions {
         labels: batch.labels[0].len(),
+        base_rows: None,
         problem: if batch.problem_type.starts_with("single") { Problem::SingleLabel } else { Problem::MultiLabel },
         // What the checkpoint holds in 4 bits stays so, and what it holds in full too.
         storage: BaseStorage { precision: Precision::Float32, is_4bit: name == "llama_4bit" },
@@ -105,6 +106,8 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
         assert!(error <= tolerance * (1.0 + largest), "{name}[{index}]: {found}, expected {expected}");
     }
 }
+
+const BASE: BaseName<'static> = BaseName { name: "base", revision: None };
 
 const NAMES: [&str; 16] = [
     "llama_tied",
@@ -292,7 +295,7 @@ fn logits_do_not_depend_on_batch_order_or_neighbours() {
 fn an_adapter_saved_here_reads_back_the_same() {
     let fixture = open("llama_tied", false);
     let directory = tempfile::tempdir().unwrap();
-    adapter::save(directory.path(), &fixture.classifier, &fixture.lora, "base").unwrap();
+    adapter::save(directory.path(), &fixture.classifier, &fixture.lora, BASE).unwrap();
     let before = fixture.forward_backward().0;
     fixture.classifier.initialize(3).unwrap();
     assert_ne!(fixture.forward_backward().0, before);
@@ -306,7 +309,7 @@ fn an_adapter_lists_the_modules_that_peft_must_save_and_the_names_that_it_reads(
     for name in NAMES {
         let fixture = open(name, false);
         let directory = tempfile::tempdir().unwrap();
-        adapter::save(directory.path(), &fixture.classifier, &fixture.lora, "base").unwrap();
+        adapter::save(directory.path(), &fixture.classifier, &fixture.lora, BASE).unwrap();
         let read = |directory: &Path| -> serde_json::Value {
             serde_json::from_str(&std::fs::read_to_string(directory.join(adapter::CONFIG)).unwrap()).unwrap()
         };

@@ -3,152 +3,56 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::DType;
 
+use super::base_head;
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
 use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
-use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
+use crate::config::model::{ModelConfig, ProblemType, TargetModules};
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
 use crate::data::table::{Columns, Example, LabelList, check_single_label, find_labels, read_examples};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
+use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
-use crate::model::files::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
-use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
 use crate::thresholds::Scope;
 
-/// The base's files and how they are to be read.
-pub struct BaseModel {
-    /// Where they are.
-    pub files: ModelFiles,
-    /// `config.json`
-    pub config: BackboneConfig,
-    /// The weights.
-    pub weights: Weights,
-    /// How they are held.
-    pub storage: BaseStorage,
-    /// What tells whether they changed.
-    pub fingerprint: String,
-    /// Where the model computes.
-    pub device: Device,
-}
-
-impl BaseModel {
-    /// Finds and opens the base of a configuration's `model` section.
-    ///
-    /// # Errors
-    /// If a file is missing or not usable.
-    pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
-        let token = model.hf_token.as_ref().map(|token| token.secret());
-        let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
-        let config = BackboneConfig::from_file(&files.config)?;
-        let weights = if model.random_init {
-            Weights::random(model.init_seed, config.initializer_range)
-        } else {
-            Weights::Checkpoint(Checkpoint::open(&files.weights)?)
-        };
-        let fingerprint = weights.fingerprint(&files.config)?;
-        let storage = BaseStorage {
-            precision: match model.torch_dtype {
-                TorchDtype::Float32 => Precision::Float32,
-                TorchDtype::Bfloat16 => Precision::Bfloat16,
-                TorchDtype::Float16 => Precision::Float16,
-            },
-            is_4bit: model.use_4bit,
-        };
-        let device = match model.torch_dtype {
-            TorchDtype::Float32 => device.with_dtype(DType::F32),
-            TorchDtype::Bfloat16 => device.with_dtype(DType::BF16),
-            TorchDtype::Float16 => {
-                ensure!(!device.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
-                device.clone()
-            }
-        };
-        Ok(Self { files, config, weights, storage, fingerprint, device })
-    }
-
-    /// Builds a classifier on this base.
-    ///
-    /// # Errors
-    /// If a weight is missing or of another shape, or no module is a LoRA target.
-    pub fn classifier(&self, options: &ClassifierOptions) -> Result<Classifier> {
-        Classifier::new(&self.config, &self.weights, options)
-            .with_context(|| format!("{}: cannot build the model", self.files.name))
-    }
-
-    /// The base's tokenizer.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
-        let tokenizer = self.files.tokenizer.first().filter(|path| path.ends_with("tokenizer.json"));
-        let tokenizer = tokenizer.with_context(|| format!("{}: `tokenizer.json` is missing", self.files.name))?;
-        self.encoder_from(tokenizer, max_length)
-    }
-
-    /// As [`BaseModel::encoder`], with the tokenizer of another directory.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
-        if let Some(longest) = self.config.max_tokens {
-            ensure!(
-                max_length <= longest,
-                "data.max_length is {max_length}, and `{}` can take {longest} tokens; set data.max_length={longest} or less",
-                self.files.name
-            );
-        }
-        TextEncoder::open(tokenizer, max_length, self.config.empty_token)
-    }
-
-    /// The base's part of `classifier.json`.
-    #[must_use]
-    pub fn record(&self) -> Base {
-        Base {
-            name: self.files.name.clone(),
-            revision: self.files.revision.clone(),
-            fingerprint: self.fingerprint.clone(),
-        }
-    }
-}
-
-/// The adapters of a configuration's `model` section.
+/// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the
+/// family's models usually get them in.
 ///
 /// # Errors
 /// If the pattern of target modules does not parse.
-pub fn lora_options(model: &ModelConfig) -> Result<LoraOptions> {
+pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
     let targets = match &model.lora_target_modules {
-        TargetModules::Names(names) => Targets::Names(names.clone()),
-        TargetModules::Pattern(pattern) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        Some(TargetModules::Names(names)) => Targets::Names(names.clone()),
+        Some(TargetModules::Pattern(pattern)) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        None if base.default_targets.is_empty() => Targets::AllLinear,
+        None => Targets::names(base.default_targets),
     };
-    Ok(LoraOptions { rank: model.lora_r, alpha: model.lora_alpha, dropout: model.lora_dropout, targets })
+    let lora = LoraOptions::new(model.lora_r, model.lora_alpha, model.lora_dropout, targets);
+    Ok(LoraOptions { use_rslora: model.use_rslora, ..lora })
 }
 
-/// Sets adapters and head from `model.init_adapter`, if it is set: a peft directory of the same shape.
-///
-/// # Errors
-/// If a tensor is missing, or its rank or targets are others.
-pub fn start_from_adapter(classifier: &Classifier, model: &ModelConfig) -> Result<()> {
-    let Some(path) = &model.init_adapter else { return Ok(()) };
-    let context = || format!("model.init_adapter: {}", path.display());
-    let (lora, _) = adapter::read_config(path).with_context(context)?;
-    ensure!(
-        lora.rank == model.lora_r,
-        "model.init_adapter: {} has r = {}, the configuration lora_r = {}",
-        path.display(),
-        lora.rank,
-        model.lora_r
-    );
-    adapter::load(path, classifier).with_context(context)
+/// Tokens after which texts are cut: `data.max_length`, or without it 1,024, and no more than the base can take.
+#[must_use]
+pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usize {
+    let usual = DataConfig::MAX_LENGTH;
+    match (data.max_length, base.config.max_tokens) {
+        (Some(given), _) => given,
+        (None, Some(longest)) if longest < usual => {
+            console.say(format!("data.max_length is not set: {longest}, the most that `{}` can take", base.files.name));
+            longest
+        }
+        (None, _) => usual,
+    }
 }
 
 /// What the labels are to each other.
@@ -337,23 +241,32 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        let base = BaseModel::open(&model, device, console)?;
+        if let Some(name) = moved_base(&args.config.set) {
+            model.model_name = name;
+        }
+        let base = BaseModel::open(&model, device, console).with_context(|| {
+            format!(
+                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+                trained.adapter.display()
+            )
+        })?;
+        let own = trained.adapter.join("tokenizer.json");
         let file = match (file, &config) {
             (Some(file), _) => {
-                ensure!(
-                    file.base.fingerprint == base.fingerprint,
-                    "{}: was trained on another base: the files of `{}` have changed since",
-                    trained.adapter.display(),
-                    file.base.name
-                );
+                base.ensure_is(&file.base, !own.is_file(), console)
+                    .with_context(|| format!("{}", trained.adapter.display()))?;
                 file
             }
-            (None, Some(config)) => describe(config, columns(&config.data, console)?.labels, &base),
+            (None, Some(config)) => {
+                let max_length = max_length(&config.data, &base, console);
+                describe(config, columns(&config.data, console)?.labels, max_length, base.record(console)?)
+            }
             (None, None) => unreachable!("refused above"),
         };
         let (lora, _) = adapter::read_config(&trained.adapter)?;
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
+            base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
             problem: problem(model.problem_type),
             storage: base.storage,
             lora,
@@ -362,7 +275,6 @@ impl Loaded {
             device: base.device.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let own = trained.adapter.join("tokenizer.json");
         let encoder = match own.is_file() {
             true => base.encoder_from(&own, file.max_length)?,
             false => base.encoder(file.max_length)?,
@@ -390,6 +302,15 @@ impl Loaded {
     }
 }
 
+/// Where `--set` says that a run's base lies now.
+fn moved_base(settings: &[String]) -> Option<String> {
+    let values = settings.iter().filter_map(|setting| setting.split_once('='));
+    let (_, name) = values.filter(|(key, _)| key.trim() == "model.model_name").last()?;
+    let name = name.trim();
+    let unquoted = ['"', '\''].iter().find_map(|quote| name.strip_prefix(*quote)?.strip_suffix(*quote));
+    Some(unquoted.unwrap_or(name).to_owned())
+}
+
 fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
     let default = PathBuf::from("outputs");
     let root = args.config.override_output_root.as_ref();
@@ -399,7 +320,7 @@ fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
 
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
-pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> ClassifierFile {
+pub fn describe(config: &Config, labels: Vec<String>, max_length: usize, base: Base) -> ClassifierFile {
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: ClassifierFile::VERSION,
@@ -411,8 +332,8 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
         id_column: config.data.id_column.clone(),
         labels_column: config.data.labels_column.clone(),
         label_separator: config.data.labels_column.as_ref().map(|_| config.data.label_separator.clone()),
-        max_length: config.data.max_length,
-        base: base.record(),
+        max_length,
+        base,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
@@ -422,12 +343,8 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
 
 /// The `model` section that `classifier.json` stands for.
 fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
-    let name = match &file.base.revision {
-        Some(revision) => format!("{}@{revision}", file.base.name),
-        None => file.base.name.clone(),
-    };
     ModelConfig::from_pairs(&[
-        ("model_name", name.into()),
+        ("model_name", file.base.exact_name().into()),
         ("problem_type", file.problem_type.clone().into()),
         ("torch_dtype", file.torch_dtype.clone().into()),
         ("use_4bit", file.use_4bit.into()),

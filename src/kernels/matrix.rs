@@ -1,18 +1,14 @@
 //! Frozen weights: `y = x Wᵀ` and `∂L/∂x = g W`, for `W` held in f32, bf16, f16 or NF4.
 //!
-//! `W` never has a gradient. What is not f32 is widened tile by tile next to the product, into a
-//! buffer that stays in a core's cache: the matrix never exists in f32.
-
-use std::cell::RefCell;
-use std::ops::Range;
+//! `W` never has a gradient. What is stored otherwise than it is computed is converted tile by tile next
+//! to the product, in a core's cache: the matrix never exists in f32.
 
 use candle_core::{Result, Tensor};
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::buffer::{elements, modify, tensor};
-use super::cpu::gemm::{Matrix, MatrixMut, NewMatrix, matmul};
-use super::cpu::math::simd;
+use super::cpu::flops;
+use super::cpu::gemm::{Compute, Direction, MatrixMut, NewMatrix, Packed, Source, Weights, product};
 use super::cpu::memory::Buffer;
 use super::cpu::nf4::Nf4;
 
@@ -38,24 +34,15 @@ pub struct FrozenMatrix {
     storage: Storage,
     rows: usize,
     columns: usize,
-}
-
-/// A task computes at most this many columns of the output.
-const MAX_TASK_COLUMNS: usize = 256;
-/// Columns of the output that the vector kernels compute together: tasks are cut at multiples.
-const KERNEL_COLUMNS: usize = 16;
-/// Weights that are widened at a time: 512 KiB of f32, about a core's L2 cache.
-const TILE: usize = 256 * 512;
-
-thread_local! {
-    static TILE_BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    compute: Compute,
+    packed: Option<Packed>,
 }
 
 impl FrozenMatrix {
     /// A matrix of `rows × columns` numbers, row-major.
     ///
     /// # Panics
-    /// If the storage holds another number of them.
+    /// If the storage holds another number of them, or none.
     #[must_use]
     pub fn new(storage: Storage, rows: usize, columns: usize) -> Self {
         let len = match &storage {
@@ -67,7 +54,8 @@ impl FrozenMatrix {
             Storage::Device(_) => rows * columns,
         };
         assert_eq!(len, rows * columns, "a {rows} × {columns} matrix of {len} numbers");
-        Self { storage, rows, columns }
+        assert!(len > 0, "a {rows} × {columns} matrix has no products");
+        Self { storage, rows, columns, compute: Compute::Float32, packed: None }
     }
 
     /// The width of the output.
@@ -85,27 +73,33 @@ impl FrozenMatrix {
     /// Bytes held, mapped or owned.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        match &self.storage {
-            Storage::F32(data) => 4 * data.len(),
-            Storage::Bf16(data) => 2 * data.len(),
-            Storage::F16(data) => 2 * data.len(),
-            Storage::Nf4(weights) => weights.bytes(),
-            #[cfg(feature = "cuda")]
-            Storage::Device(matrix) => matrix.bytes(),
-        }
+        let packed = self.packed.as_ref().map_or(0, Packed::bytes);
+        packed
+            + match &self.storage {
+                Storage::F32(data) => 4 * data.len(),
+                Storage::Bf16(data) => 2 * data.len(),
+                Storage::F16(data) => 2 * data.len(),
+                Storage::Nf4(weights) => weights.bytes(),
+                #[cfg(feature = "cuda")]
+                Storage::Device(matrix) => matrix.bytes(),
+            }
     }
 
     /// The numbers from flat index `first` on, in f32.
     pub fn read(&self, first: usize, out: &mut [f32]) {
-        let range = first..first + out.len();
-        match &self.storage {
-            Storage::F32(data) => out.copy_from_slice(&data[range]),
-            Storage::Bf16(data) => widen(out, &data[range]),
-            Storage::F16(data) => data[range].convert_to_f32_slice(out),
-            Storage::Nf4(weights) => weights.dequantize(first, out),
-            #[cfg(feature = "cuda")]
-            Storage::Device(_) => unreachable!("only matrices on the CPU are read"),
-        }
+        self.weights(Direction::Forward).source.read(first, out);
+    }
+
+    /// The same matrix, whose products on the CPU are computed in `compute`.
+    #[must_use]
+    pub fn computed_in(self, compute: Compute) -> Self {
+        Self { compute, packed: None, ..self }
+    }
+
+    /// Packs the weights once for `y = x Wᵀ`, beside the stored ones: few rows are then several times as
+    /// fast.
+    pub(crate) fn pack(&mut self) {
+        self.packed = Some(Packed::new(self.compute, &self.weights(Direction::Forward)));
     }
 
     /// The same matrix on a GPU, for activations of `dtype`.
@@ -117,7 +111,7 @@ impl FrozenMatrix {
             Storage::Nf4(weights) => DeviceMatrix::nf4(device, (rows, columns), dtype, weights)?,
             _ => DeviceMatrix::dense(device, (rows, columns), dtype, |out| self.read(0, out))?,
         };
-        Ok(Self { storage: Storage::Device(Box::new(matrix)), rows, columns })
+        Ok(Self { storage: Storage::Device(Box::new(matrix)), packed: None, ..self })
     }
 
     /// The matrix on a GPU.
@@ -139,7 +133,11 @@ impl FrozenMatrix {
             return self.on_device()?.product(x, sum);
         }
         let (n, x) = (x.dim(0)?, elements(x)?);
-        summed(sum, n, self.rows, |y, accumulate| self.multiply(&x, y, accumulate))
+        flops::count(n, self.columns, self.rows);
+        summed(sum, n, self.rows, |y, accumulate| match &self.packed {
+            Some(packed) => packed.product(&x, y, accumulate),
+            None => product(self.compute, &self.weights(Direction::Forward), &x, y, accumulate),
+        })
     }
 
     /// `sum + g W`, or `g W` without a sum; `g` is `(n, out)`.
@@ -152,51 +150,22 @@ impl FrozenMatrix {
             return self.on_device()?.product_transposed(g, sum);
         }
         let (n, g) = (g.dim(0)?, elements(g)?);
-        summed(sum, n, self.columns, |y, accumulate| self.multiply_transposed(&g, y, accumulate))
+        flops::count(n, self.rows, self.columns);
+        summed(sum, n, self.columns, |y, accumulate| {
+            product(self.compute, &self.weights(Direction::Backward), &g, y, accumulate);
+        })
     }
 
-    /// `y = x Wᵀ`, or `y += x Wᵀ` if `accumulate`; `x` is `(n, in)`, `y` `(n, out)`. Every element of `y`
-    /// is overwritten, or added to.
-    fn multiply(&self, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
-        let n = x.len() / self.columns;
-        let width = task_width(self.rows);
-        y.par_columns(width, |row, mut y| {
-            let rows = row..(row + width).min(self.rows);
-            for columns in cuts(self.columns, TILE / width) {
-                let x = Matrix::new(&x[columns.start..], n, columns.len(), self.columns);
-                let add = accumulate || columns.start > 0;
-                self.with_tile(rows.clone(), columns, |tile| matmul(&mut y, add, 1.0, x, tile.transposed()));
-            }
-        });
-    }
-
-    /// `y = g W`, or `y += g W` if `accumulate`; `g` is `(n, out)`, `y` `(n, in)`.
-    fn multiply_transposed(&self, g: &[f32], y: MatrixMut<'_>, accumulate: bool) {
-        let n = g.len() / self.rows;
-        let width = task_width(self.columns);
-        y.par_columns(width, |column, mut y| {
-            let columns = column..(column + width).min(self.columns);
-            for rows in cuts(self.rows, TILE / width) {
-                let g = Matrix::new(&g[rows.start..], n, rows.len(), self.rows);
-                let add = accumulate || rows.start > 0;
-                self.with_tile(rows, columns.clone(), |tile| matmul(&mut y, add, 1.0, g, tile));
-            }
-        });
-    }
-
-    /// Calls `f` with a tile in f32: in place if it is stored so.
-    fn with_tile(&self, rows: Range<usize>, columns: Range<usize>, f: impl FnOnce(Matrix<'_>)) {
-        let first = rows.start * self.columns + columns.start;
-        if let Storage::F32(data) = &self.storage {
-            return f(Matrix::new(&data[first..], rows.len(), columns.len(), self.columns));
-        }
-        TILE_BUFFER.with_borrow_mut(|tile| {
-            tile.resize(TILE, 0.0);
-            for (row, out) in tile.chunks_exact_mut(columns.len()).take(rows.len()).enumerate() {
-                self.read(first + row * self.columns, out);
-            }
-            f(Matrix::new(tile, rows.len(), columns.len(), columns.len()));
-        });
+    fn weights(&self, direction: Direction) -> Weights<'_> {
+        let source = match &self.storage {
+            Storage::F32(data) => Source::F32(data),
+            Storage::Bf16(data) => Source::Bf16(data),
+            Storage::F16(data) => Source::F16(data),
+            Storage::Nf4(weights) => Source::Nf4(weights),
+            #[cfg(feature = "cuda")]
+            Storage::Device(_) => unreachable!("only matrices on the CPU take part in its products"),
+        };
+        Weights { source, rows: self.rows, columns: self.columns, stride: self.columns, direction }
     }
 }
 
@@ -204,7 +173,7 @@ impl FrozenMatrix {
 fn summed(sum: Option<Tensor>, rows: usize, columns: usize, multiply: impl Fn(MatrixMut<'_>, bool)) -> Result<Tensor> {
     let Some(sum) = sum else {
         let mut output = NewMatrix::new(rows, columns);
-        // SAFETY: the first product of each part of the output does not accumulate, and they are all of it.
+        // SAFETY: a product that does not accumulate writes the whole of its output, and reads none of it.
         #[expect(unsafe_code, reason = "an output is written once, by all cores")]
         let output = unsafe {
             multiply(output.view(), false);
@@ -214,26 +183,6 @@ fn summed(sum: Option<Tensor>, rows: usize, columns: usize, multiply: impl Fn(Ma
     };
     modify(&sum, |data| multiply(MatrixMut::new(data, rows, columns, columns), true))?;
     Ok(sum)
-}
-
-simd! {
-    /// bf16 is the upper half of an f32.
-    fn widen(to: &mut [f32], from: &[bf16]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = f32::from_bits(u32::from(from.to_bits()) << 16);
-        }
-    }
-}
-
-/// The width of the tasks that share `columns` evenly among all threads.
-fn task_width(columns: usize) -> usize {
-    let threads = rayon::current_num_threads();
-    let tasks = columns.div_ceil(MAX_TASK_COLUMNS).next_multiple_of(threads);
-    columns.div_ceil(tasks).next_multiple_of(KERNEL_COLUMNS)
-}
-
-fn cuts(len: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..len).step_by(width).map(move |start| start..(start + width).min(len))
 }
 
 #[cfg(test)]

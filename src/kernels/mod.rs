@@ -20,6 +20,8 @@ pub mod matrix;
 pub(crate) mod moments;
 pub mod rope;
 
+pub use cpu::gemm::Compute;
+
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};

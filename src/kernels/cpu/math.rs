@@ -1,5 +1,8 @@
 //! Vector arithmetic on slices, written so that the compiler vectorises it for each CPU.
 
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
+
 /// Floats in the widest vector register that we compile for (AVX-512).
 const LANES: usize = 16;
 
@@ -38,6 +41,11 @@ macro_rules! simd {
 }
 pub(crate) use simd;
 
+/// Names the newest instruction set that may be used: `x86-64-v4` (AVX-512), `x86-64-v3` (AVX2 and FMA) or
+/// `x86-64`. For tests: what is computed is the same with the first two.
+#[cfg(target_arch = "x86_64")]
+const LIMIT: &str = "LLMCLS_CPU";
+
 /// Instruction sets that code is compiled for.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +57,17 @@ pub(crate) enum Level {
 
 #[cfg(target_arch = "x86_64")]
 impl Level {
-    /// What this CPU has; the standard library remembers what it detected.
+    /// What this CPU has, or less if the environment says so. Read once.
     pub(crate) fn of_this_cpu() -> Self {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| match std::env::var(LIMIT).as_deref() {
+            Ok("x86-64") => Self::Baseline,
+            Ok("x86-64-v3") if Self::detect() != Self::Baseline => Self::V3,
+            _ => Self::detect(),
+        })
+    }
+
+    fn detect() -> Self {
         let has_v3 = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("bmi1")

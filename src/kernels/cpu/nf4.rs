@@ -116,7 +116,7 @@ impl Nf4 {
     }
 
     #[inline(always)]
-    fn scale(&self, block: usize) -> f32 {
+    pub(crate) fn scale(&self, block: usize) -> f32 {
         // bitsandbytes rounds the product before it adds the offset: no fused multiply-add here.
         self.nested_map.value(self.absmax[block]) * self.nested_absmax[block / NESTED_BLOCK] + self.offset
     }
