@@ -106,7 +106,7 @@ impl Table {
         let labels = match &columns.label_list {
             _ if columns.labels.is_empty() => LabelSource::None,
             Some(list) => {
-                LabelSource::List { column: rows.find(&list.column)?, found: ListColumn::default(), cells: Vec::new() }
+                LabelSource::List { column: rows.find(&list.column)?, found: Box::default(), cells: Vec::new() }
             }
             None => {
                 let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
