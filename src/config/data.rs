@@ -79,6 +79,7 @@ yaml_enum! {
     }
 }
 
+#[expect(clippy::derivable_impls, reason = "the macro declares the enum for all keys, most of which have no default")]
 impl Default for Quoting {
     fn default() -> Self {
         Self::Standard
