@@ -7,9 +7,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::setup;
+use crate::artifacts::adapter;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
-use crate::console::Console;
+use crate::console::{Console, print};
+use crate::exit::Usage;
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
@@ -27,19 +29,22 @@ use crate::training::trainer::{forward_backward, moment_storage};
 /// If the configuration, the batches or the model cannot be used.
 pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
-    let config = super::load_config(&args.config)?.context("bench needs --config FILE")?;
+    let config = super::load_config(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
     let base = BaseModel::open(&config.model, device, console)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
+        base_rows: None,
         problem: setup::problem(config.model.problem_type),
         storage: base.storage,
-        lora: setup::lora_options(&config.model)?,
+        lora: setup::lora_options(&config.model, &base.config)?,
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
         device: base.device.clone(),
     })?;
     classifier.initialize(config.exp.seeds[0])?;
-    setup::start_from_adapter(&classifier, &config.model)?;
+    if let Some(adapter) = &config.model.init_adapter {
+        adapter::load(adapter, &classifier).with_context(|| format!("model.init_adapter: {}", adapter.display()))?;
+    }
     let batches = batches(args, base.config.vocab_size)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let load_peak = memory::peak_bytes();
@@ -67,7 +72,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let gpu = base.device.description();
     let rate = base.device.measure_rate()?;
     let base = classifier.base();
-    print(&json!({
+    let result = json!({
         "mode": args.mode.name(),
         "seconds": seconds,
         "tokens": tokens,
@@ -89,8 +94,8 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
         "gpu": gpu.as_ref().map(|gpu| &gpu.name),
         "gpu_peak_bytes": gpu.as_ref().map(|gpu| gpu.peak_bytes),
         "threads": rayon::current_num_threads(),
-    }));
-    Ok(())
+    });
+    print(&format!("{result}\n"))
 }
 
 struct Timer<'a> {
@@ -116,7 +121,7 @@ impl Timer<'_> {
         }
         let optimizer = self.optimizer.as_mut().expect("it was just made");
         for param in classifier.params() {
-            param.clear_gradient()?;
+            param.clear_gradient();
         }
         let key = DropoutKey { seed: self.config.exp.seeds[0], micro_batch: self.step };
         let loss = forward_backward(classifier, batch, key)?;
@@ -151,9 +156,4 @@ fn batches(args: &BenchArgs, vocabulary: usize) -> Result<Vec<Batch>> {
         Batch::new(batch.iter().zip(&labels).map(|(tokens, labels)| (&**tokens, &**labels)))
     };
     tokens.iter().map(|tokens| Ok(batch(tokens)?)).collect()
-}
-
-#[expect(clippy::print_stdout, reason = "the object is this command's result")]
-fn print(result: &serde_json::Value) {
-    println!("{result}");
 }

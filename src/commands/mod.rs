@@ -1,8 +1,10 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
+mod base_head;
 pub mod bench;
 pub mod check;
 pub mod eval;
+mod init_adapter;
 pub mod predict;
 pub mod prepare;
 mod report;
@@ -16,9 +18,10 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command, ConfigArgs};
 use crate::config::Config;
-use crate::console::Console;
+use crate::console::{Console, print};
 use crate::device::{self, Choice};
-use crate::kernels::device::Device;
+use crate::exit::Usage;
+use crate::kernels::device::{Device, HAS_CUDA};
 
 /// Runs a command.
 ///
@@ -26,7 +29,7 @@ use crate::kernels::device::Device;
 /// If it fails; the message is for the user.
 pub fn run(cli: &Cli) -> Result<()> {
     let choice = Choice::parse(&cli.global.device)?;
-    device::start_threads(cli.global.threads)?;
+    device::start_threads(cli.global.threads.map_or(0, usize::from))?;
     let console = Console::new(cli.global.quiet);
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
@@ -49,7 +52,7 @@ pub fn run(cli: &Cli) -> Result<()> {
 fn open(choice: Choice, console: Console) -> Result<Device> {
     match choice {
         Choice::Cuda(ordinal) => Ok(Device::gpu(ordinal)?),
-        Choice::Auto if device::HAS_CUDA => Ok(Device::gpu(0).unwrap_or_else(|error| {
+        Choice::Auto if HAS_CUDA => Ok(Device::gpu(0).unwrap_or_else(|error| {
             console.warn(format!("computing on the CPU: {error}"));
             Device::cpu()
         })),
@@ -60,7 +63,9 @@ fn open(choice: Choice, console: Console) -> Result<Device> {
 /// The configuration that the flags name; `None` if they name none.
 fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
     if args.config.is_empty() {
-        anyhow::ensure!(args.set.is_empty(), "--set needs --config: it changes a key of a configuration");
+        if !args.set.is_empty() {
+            return Err(Usage("--set needs --config: it changes a key of a configuration".to_owned()).into());
+        }
         return Ok(None);
     }
     let mut config = Config::load(&args.config, &args.set)?;
@@ -72,8 +77,5 @@ fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
 
 /// Prints a result to standard output.
 fn print_json(value: &serde_json::Value) -> Result<()> {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    Ok(writeln!(out)?)
+    print(&format!("{value:#}\n"))
 }

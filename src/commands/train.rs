@@ -7,10 +7,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
 use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
-use super::{resume, warnings};
+use super::{base_head, resume, warnings};
 use crate::artifacts::adapter::BaseName;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::model_card::{CardFacts, model_card};
@@ -24,7 +25,8 @@ use crate::config::train::{Reduction, Reporter, SchedulerType};
 use crate::console::{Console, bytes};
 use crate::data::table::Example;
 use crate::device;
-use crate::evaluation::{Sample, evaluate};
+use crate::evaluation::{NotFinite, Sample, evaluate};
+use crate::exit::{Resumable, Usage};
 use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
 use crate::kernels::cpu::memory::Limits;
@@ -53,6 +55,7 @@ pub(super) struct Setting<'a> {
     lora: LoraOptions,
     pub(super) file: ClassifierFile,
     pub(super) classifier: Classifier,
+    init_adapter: Option<InitAdapter>,
     pub(super) train: Split,
     pub(super) validation: Split,
     pub(super) test: Option<Split>,
@@ -71,14 +74,16 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     }
     let config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
-        None => super::load_config(&args.config)?
-            .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
+        None => super::load_config(&args.config)?.ok_or_else(|| {
+            Usage("train needs --config FILE; configs/tiny.yaml is one that works as it is".to_owned())
+        })?,
     };
-    interrupt::listen().context("cannot listen to signals")?;
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
     }
     let setting = prepare(&config, device, console)?;
+    // Until here Ctrl-C ends at once, and leaves nothing.
+    interrupt::finish_steps()?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
@@ -91,11 +96,19 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
     resume::record_inputs(run.path(), &setting.inputs)?;
     console.say(format!("run {}", run.path().display()));
-    train_all(&setting, &run, !args.no_text)
-        .with_context(|| format!("{}: not finished; go on with: llmcls train --resume {0}", run.path().display()))?;
+    train_all(&setting, &run, !args.no_text).map_err(|error| explain_unfinished(error, &run))?;
     console.say(format!("finished {}", run.path().display()));
     run.unlock();
     Ok(())
+}
+
+/// Adds how to go on, where going on can help: a number that is not finite comes again.
+fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
+    if error.is::<NotFinite>() {
+        let stands = run.newest_checkpoint().map_or_else(String::new, |path| format!("; {} stands", path.display()));
+        return error.context(format!("{}: not finished{stands}", run.path().display()));
+    }
+    error.context(Resumable { run: run.path().to_owned() })
 }
 
 /// Trains the seeds that are not finished, and writes the summary.
@@ -107,7 +120,10 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
         seeds.push(match resume::finished_seed(&directory)? {
             Some(result) => result,
             None => {
-                interrupt::check()?;
+                // Of the first one a step is done first, so that there is something to go on from.
+                if !seeds.is_empty() {
+                    interrupt::check()?;
+                }
                 setting.train_seed(seed, &directory)?
             }
         });
@@ -136,6 +152,28 @@ fn check_keys(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Refuses trainings that are longer than the counters of steps and of randomness.
+fn check_steps(config: &Config, rows: usize) -> Result<()> {
+    let train = &config.train;
+    let batches = rows.div_ceil(train.batch_size);
+    let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
+    let (key, steps) = match train.max_steps {
+        Some(steps) => ("train.max_steps", Some(steps)),
+        None => ("train.num_train_epochs", per_epoch.checked_mul(train.num_train_epochs)),
+    };
+    let epochs = steps.map(|steps| steps.div_ceil(per_epoch));
+    let micro_batches = epochs.and_then(|epochs| epochs.checked_mul(batches));
+    ensure!(
+        steps.is_some_and(|steps| i32::try_from(steps).is_ok())
+            && micro_batches.is_some_and(|count| u32::try_from(count).is_ok()),
+        "{key} is too large: {rows} rows make {batches} micro-batches a pass, and training may have {} steps and {} \
+         micro-batches at most; use fewer steps, and early stopping",
+        i32::MAX,
+        u32::MAX
+    );
+    Ok(())
+}
+
 fn metric_name(config: &Config) -> &str {
     let name = &config.train.metric_for_best_model;
     name.strip_prefix("eval_").unwrap_or(name)
@@ -148,14 +186,16 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
     let base = BaseModel::open(&config.model, device, console)?;
-    let encoder = base.encoder(data.max_length)?;
+    let max_length = setup::max_length(data, &base, console);
+    let encoder = base.encoder(max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
         let samples = setup::encode(&encoder, &examples)?;
-        warnings::about(name, &examples, &samples, data.max_length, console);
+        warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
     let train = split("train", &data.train_csv, data.max_train_samples)?;
+    check_steps(config, train.samples.len())?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
@@ -167,9 +207,12 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let memory = base.device.memory();
     let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
     refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
-    let lora = setup::lora_options(&config.model)?;
+    let lora = setup::lora_options(&config.model, &base.config)?;
+    // The head of `init_adapter` counts in any case.
+    let messages = config.model.init_adapter.is_none().then_some((console, &*base.files.name));
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
+        base_rows: base_head::rows((&base.config, &base.weights), &columns.labels, messages),
         problem,
         storage: base.storage,
         lora: lora.clone(),
@@ -177,7 +220,8 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         recompute: config.train.gradient_checkpointing,
         device: base.device.clone(),
     })?;
-    let file = setup::describe(config, columns, base.record(console)?);
+    let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
+    let file = setup::describe(config, columns, max_length, base.record(console)?);
     console.say(format!(
         "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
         file.base_title(),
@@ -192,7 +236,8 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
-    let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
+    let setting =
+        Setting { config, base, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)
@@ -235,14 +280,18 @@ fn refuse_what_does_not_fit(
 impl Setting<'_> {
     /// What the largest step of any seed and epoch will take.
     pub(super) fn memory_estimate(&self) -> MemoryEstimate {
+        /// Rows that are put in order for this, a seed: about two seconds.
+        const MOST_ROWS: usize = 50_000_000;
         let train = &self.config.train;
         let length = |&index: &usize| self.train.samples[index].tokens.token_ids.len();
         let mut tokens = 0;
         for &seed in &self.config.exp.seeds {
             let options = self.options(seed);
-            let per_epoch =
-                TrainOptions::steps_per_epoch(self.train.samples.len(), options.batch_size, options.accumulation);
-            for epoch in 0..options.total_steps.div_ceil(per_epoch) {
+            let rows = self.train.samples.len();
+            let per_epoch = TrainOptions::steps_per_epoch(rows, options.batch_size, options.accumulation);
+            // Early stopping ends most trainings long before; more orders would change little and take long.
+            let epochs = options.total_steps.div_ceil(per_epoch).min((MOST_ROWS / rows).max(1));
+            for epoch in 0..epochs {
                 let order = options.order(&self.train.samples, epoch);
                 let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
                 tokens = batches.fold(tokens, usize::max);
@@ -263,7 +312,9 @@ impl Setting<'_> {
     /// Trains one seed and writes its directory; returns its part of the summary.
     fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<Value> {
         self.classifier.initialize(seed)?;
-        setup::start_from_adapter(&self.classifier, &self.config.model)?;
+        if let Some(adapter) = &self.init_adapter {
+            adapter.apply(&self.classifier)?;
+        }
         let options = self.options(seed);
         let eval_batch_size = options.eval_batch_size;
         let trainer = Trainer {
@@ -430,7 +481,8 @@ impl Setting<'_> {
         atomic_file::write_bytes(&directory.best().join("README.md"), model_card(file, &facts).as_bytes())
     }
 
-    /// Reads `best/` back from disk and checks that it predicts what the model in memory does.
+    /// Reads `best/` back from disk, as `eval` and `predict` do, and checks that it predicts what the model in memory
+    /// does.
     fn verify_best(&self, directory: &SeedDir, batch_size: usize) -> Result<()> {
         const ROWS: usize = 8;
         let best = directory.best();
@@ -442,6 +494,19 @@ impl Setting<'_> {
         };
         let expected = predict(&self.validation.samples[..examples.len()])?;
         manifest::verify(&best)?;
+        let (lora, _) = adapter::read_config(&best)?;
+        let is_same = |module: &String| lora.shape_of(module) == self.lora.shape_of(module);
+        ensure!(
+            self.classifier.modules().iter().all(is_same),
+            "{}: adapter_config.json describes other adapters than were trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
+        let file = ClassifierFile::load(&best)?;
+        ensure!(
+            file.is_some_and(|file| file.labels == self.file.labels && file.base == self.file.base),
+            "{}: classifier.json describes another classifier than was trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
         adapter::load(&best, &self.classifier)?;
         let encoder = self.base.encoder_from(&best.join("tokenizer.json"), self.file.max_length)?;
         let found = predict(&setup::encode(&encoder, examples)?)?;
