@@ -113,10 +113,9 @@ impl Table {
                 LabelSource::Columns(FlagColumns::new(
                     places.context(
                         "labels have a column each; if one column lists them, name it with data.labels_column",
-                    )?,
-                ))
-            }
-        };
+                    )?))
+                }
+            };
         let others = columns.labels_were_found.then(|| Candidates::among(&rows, columns));
         Ok(Self { rows, id, text, labels, others, notes, count: 0 })
     }
