@@ -32,7 +32,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
     let (name, path, limit) = rows(args, &loaded)?;
     let problem = loaded.classifier.problem();
     let examples = setup::read_split(&path, &loaded.columns(true), limit, problem, console)?;
-    let samples = setup::encode(&loaded.encoder, &examples)?;
+    let samples = loaded.encode(&examples, &path.display().to_string(), 0)?;
     warnings::about(&name, &examples, &samples, loaded.file.max_length, console);
     let labels = &loaded.file.labels;
     let batch_size = loaded.batch_size(&args.run);
@@ -156,7 +156,7 @@ fn compared(
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.classifier.problem();
     let examples = setup::read_split(path, &other.columns(true), limit, problem, console)?;
-    let samples = setup::encode(&other.encoder, &examples)?;
+    let samples = other.encode(&examples, &path.display().to_string(), 0)?;
     let decision = Decision::above(&other.file.thresholds);
     let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)?;
     // In the order of the labels of the run that is evaluated.
@@ -193,7 +193,7 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     );
     let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
     let examples = setup::read_split(&data.val_csv, &loaded.columns(true), data.max_val_samples, problem, console)?;
-    let samples = setup::encode(&loaded.encoder, &examples)?;
+    let samples = loaded.encode(&examples, &data.val_csv.display().to_string(), 0)?;
     let labels = &loaded.file.labels;
     let usual = Decision::above(&loaded.file.thresholds);
     let scored = score(&loaded.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)?;

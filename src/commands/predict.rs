@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use anyhow::{Context, Result, ensure};
 
-use super::setup::{self, Loaded};
+use super::setup::Loaded;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::records::{PredictionLine, names};
 use crate::atomic_file;
@@ -29,7 +29,7 @@ pub fn run(args: &PredictArgs, place: &Place, console: Console) -> Result<()> {
     let decision = decision(args, &loaded.file)?;
     let output = args.output.as_ref().unwrap_or(&args.output_jsonl);
     let is_csv = output.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
-    let predictor = Predictor { loaded, decision, batch_size, is_csv, console };
+    let predictor = Predictor { loaded, source: args.input_csv.display().to_string(), decision, batch_size, is_csv, console };
     if output.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
         predictor.write_all(table, &mut writer)?;
@@ -72,6 +72,7 @@ fn decision(args: &PredictArgs, file: &ClassifierFile) -> Result<Decision> {
 
 struct Predictor {
     loaded: Loaded,
+    source: String,
     decision: Decision,
     batch_size: usize,
     is_csv: bool,
@@ -91,14 +92,14 @@ impl Predictor {
             if window.is_empty() {
                 return Ok(rows);
             }
-            self.write_window(&window, writer)?;
+            self.write_window(&window, rows, writer)?;
             rows += window.len();
         }
     }
 
-    fn write_window(&self, examples: &[Example], writer: &mut impl Write) -> Result<()> {
-        let Loaded { classifier, encoder, file, .. } = &self.loaded;
-        let samples = setup::encode(encoder, examples)?;
+    fn write_window(&self, examples: &[Example], before: usize, writer: &mut impl Write) -> Result<()> {
+        let Loaded { classifier, file, .. } = &self.loaded;
+        let samples = self.loaded.encode(examples, &self.source, before)?;
         let mut bar = self.console.progress("predicting", samples.len(), "rows");
         let evaluation =
             evaluate(classifier, &samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))?;

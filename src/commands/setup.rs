@@ -19,7 +19,7 @@ use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
-use crate::model::files::ModelFiles;
+use crate::model::files::{ModelFiles, TOKENIZER_FILES};
 use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
@@ -90,16 +90,31 @@ impl BaseModel {
     /// # Errors
     /// If it is not usable.
     pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
-        let tokenizer = self.files.tokenizer.first().filter(|path| path.ends_with("tokenizer.json"));
-        let tokenizer = tokenizer.with_context(|| format!("{}: `tokenizer.json` is missing", self.files.name))?;
-        self.encoder_from(tokenizer, max_length)
+        self.encoder_from(&self.files.tokenizer, max_length)
     }
 
-    /// As [`BaseModel::encoder`], with the tokenizer of another directory.
+    /// As [`BaseModel::encoder`], with the tokenizer's files of another directory.
     ///
     /// # Errors
     /// If it is not usable.
-    pub fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
+    pub fn encoder_from(&self, files: &[PathBuf], max_length: usize) -> Result<TextEncoder> {
+        self.check_max_length(max_length)?;
+        TextEncoder::of_model(files, &self.files.config, max_length, self.config.empty_token).with_context(|| {
+            let directory = files.first().and_then(|path| path.parent());
+            format!("{}: cannot use the tokenizer", directory.unwrap_or(Path::new(&self.files.name)).display())
+        })
+    }
+
+    /// The tokenizer that a run saved.
+    ///
+    /// # Errors
+    /// If it is not usable.
+    pub fn encoder_of_run(&self, best: &Path, max_length: usize) -> Result<TextEncoder> {
+        self.check_max_length(max_length)?;
+        TextEncoder::open(&best.join("tokenizer.json"), max_length, self.config.empty_token)
+    }
+
+    fn check_max_length(&self, max_length: usize) -> Result<()> {
         if let Some(longest) = self.config.max_tokens {
             ensure!(
                 max_length <= longest,
@@ -107,7 +122,7 @@ impl BaseModel {
                 self.files.name
             );
         }
-        TextEncoder::open(tokenizer, max_length, self.config.empty_token)
+        Ok(())
     }
 
     /// The base's part of `classifier.json`.
@@ -283,12 +298,24 @@ fn explain_missing(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Tokenizes examples.
+/// Rows, and where they come from.
+pub struct Rows<'a> {
+    /// The rows.
+    pub examples: &'a [Example],
+    /// The split or the file.
+    pub source: &'a str,
+    /// How many rows of the source stand before them.
+    pub before: usize,
+}
+
+/// Tokenizes rows for a model with an embedding of `vocab_size` tokens.
 ///
 /// # Errors
-/// If the tokenizer fails.
-pub fn encode(encoder: &TextEncoder, examples: &[Example]) -> Result<Vec<Sample>> {
+/// If the tokenizer fails, or gives a token that the model does not have.
+pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Result<Vec<Sample>> {
+    let Rows { examples, source, before } = *rows;
     let tokens = encoder.encode(examples.iter().map(|example| example.text.as_str()).collect())?;
+    encoder.check_vocabulary(&tokens, vocab_size, source, before, |row| &examples[row].id)?;
     Ok(tokens
         .into_iter()
         .zip(examples)
@@ -304,6 +331,8 @@ pub struct Loaded {
     pub classifier: Classifier,
     /// Its tokenizer.
     pub encoder: TextEncoder,
+    /// How many tokens the model has.
+    pub vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
     /// The configuration of its run, or the one given for a peft directory.
@@ -338,6 +367,7 @@ impl Loaded {
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
         let base = BaseModel::open(&model, place, console)?;
+        let is_own = file.is_some();
         let file = match (file, &config) {
             (Some(file), _) => {
                 ensure!(
@@ -362,12 +392,24 @@ impl Loaded {
             place: base.place.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let own = trained.adapter.join("tokenizer.json");
-        let encoder = match own.is_file() {
-            true => base.encoder_from(&own, file.max_length)?,
-            false => base.encoder(file.max_length)?,
+        let encoder = match (trained.adapter.join(TOKENIZER_FILES[0]).is_file(), is_own) {
+            (true, true) => base.encoder_of_run(&trained.adapter, file.max_length)?,
+            (true, false) => {
+                let files = TOKENIZER_FILES.iter().map(|name| trained.adapter.join(name));
+                base.encoder_from(&files.filter(|path| path.is_file()).collect::<Vec<_>>(), file.max_length)?
+            }
+            (false, _) => base.encoder(file.max_length)?,
         };
-        Ok(Self { trained, classifier, encoder, file, config })
+        let vocab_size = base.config.vocab_size;
+        Ok(Self { trained, classifier, encoder, vocab_size, file, config })
+    }
+
+    /// Tokenizes rows of `source`, which follow `before` others.
+    ///
+    /// # Errors
+    /// If the tokenizer fails, or gives a token that the model does not have.
+    pub fn encode(&self, examples: &[Example], source: &str, before: usize) -> Result<Vec<Sample>> {
+        encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
     /// The columns of its text, id and labels.

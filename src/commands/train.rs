@@ -1,6 +1,5 @@
 //! `llmcls train`: one run, one training a seed.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -8,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::report::BOOTSTRAP_SEED;
-use super::setup::{self, BaseModel};
+use super::setup::{self, BaseModel, Rows};
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::{resume, warnings};
 use crate::artifacts::classifier_file::ClassifierFile;
@@ -22,6 +21,7 @@ use crate::config::model::ProblemType;
 use crate::config::train::{Reduction, Reporter, SchedulerType};
 use crate::console::{Console, bytes};
 use crate::data::table::Example;
+use crate::data::tokenize::TextEncoder;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::interrupt;
@@ -47,6 +47,7 @@ pub(super) struct Split {
 pub(super) struct Setting<'a> {
     pub(super) config: &'a Config,
     pub(super) base: BaseModel,
+    encoder: TextEncoder,
     lora: LoraOptions,
     pub(super) file: ClassifierFile,
     pub(super) classifier: Classifier,
@@ -146,7 +147,8 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
     let encoder = base.encoder(data.max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
-        let samples = setup::encode(&encoder, &examples)?;
+        let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
+        let samples = setup::encode(&encoder, base.config.vocab_size, &rows)?;
         warnings::about(name, &examples, &samples, data.max_length, console);
         Ok(Split { examples, samples })
     };
@@ -185,7 +187,7 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint)?;
-    let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
+    let setting = Setting { config, base, encoder, lora, file, classifier, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.place, console)?;
     Ok(setting)
@@ -375,11 +377,7 @@ impl Setting<'_> {
         }
         atomic_file::write_directory(&directory.best(), |inside| {
             adapter::save(inside, &self.classifier, &self.lora, &self.base.files.name)?;
-            for file in &self.base.files.tokenizer {
-                let name = file.file_name().context("a tokenizer file has a name")?;
-                let bytes = fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
-                atomic_file::write_bytes(&inside.join(name), &bytes)?;
-            }
+            self.encoder.save(inside)?;
             file.save(inside)?;
             manifest::write(inside)
         })
@@ -425,8 +423,9 @@ impl Setting<'_> {
         let expected = predict(&self.validation.samples[..examples.len()])?;
         manifest::verify(&best)?;
         adapter::load(&best, &self.classifier)?;
-        let encoder = self.base.encoder_from(&best.join("tokenizer.json"), self.file.max_length)?;
-        let found = predict(&setup::encode(&encoder, examples)?)?;
+        let encoder = self.base.encoder_of_run(&best, self.file.max_length)?;
+        let rows = Rows { examples, source: "validation", before: 0 };
+        let found = predict(&setup::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
         ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
         Ok(())
     }

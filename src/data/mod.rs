@@ -5,3 +5,4 @@ pub mod rows;
 pub mod sampler;
 pub mod table;
 pub mod tokenize;
+mod tokenizer;
