@@ -18,11 +18,12 @@ import tempfile
 from pathlib import Path
 
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, LlamaTokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "tests" / "fixtures" / "tokenizers"
+MODEL = Path(tempfile.gettempdir()) / "make_token_fixtures.model"
 IS_5 = transformers.__version__.startswith("5.")
 MAX_LENGTH = 16
 TEXTS = [
@@ -93,7 +94,7 @@ def bases():
     yield "qwen2", train(
         models.BPE(continuing_subword_prefix="", end_of_word_suffix=""), bpe(340, [], **alphabet), normalizers.NFC(),
         pre_tokenizers.Sequence([
-            pre_tokenizers.Split(__import__("tokenizers").Regex(PATTERN), "isolated"),
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
         decoders.ByteLevel(), lambda _: processors.ByteLevel(trim_offsets=False))
     yield "roberta", train(
@@ -153,6 +154,10 @@ def cases():
     yield case("llama", "llama", llama | {"added_tokens_decoder": {
         "0": added("<unk>"), "1": added("<s>", lstrip=True, rstrip=True), "2": added("</s>", normalized=True),
         "430": added("<new>", special=False, normalized=True), "431": added("<extra>", lstrip=True)}})
+    # With add_prefix_space, transformers converts the sentencepiece model once more.
+    for prefix in [True, False, None]:
+        for legacy in [True, False]:
+            yield case("sentencepiece", "mistral", llama | {"add_prefix_space": prefix, "legacy": legacy})
     gemma = {"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
     yield case("gemma", "gemma2")
     for bos in [True, False]:
@@ -175,7 +180,7 @@ def cases():
             "additional_special_tokens": ["<extra>"]}
     for vocabulary in [False, True]:
         yield case("qwen2", "qwen2", qwen, vocabulary)
-        yield case("qwen2", "qwen3", qwen | {"add_bos_token": True, "add_prefix_space": True}, vocabulary)
+        yield case("qwen2", "qwen3", qwen | {"add_bos_token": True}, vocabulary)
         yield case("qwen2", "qwen2", None, vocabulary)
     yield case("bytes", "llama", {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True} | end, True)
     yield case("bytes", "llama", {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True} | end, True)
@@ -207,6 +212,18 @@ def cases():
                                               "bos_token": "</s>"})
 
 
+def make_sentencepiece():
+    """A model as sentencepiece trains it, and its tokenizer.json."""
+    import sentencepiece
+
+    with open(MODEL, "wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=400, model_type="bpe", byte_fallback=True,
+            character_coverage=0.98, normalization_rule_name="identity", remove_extra_whitespaces=False,
+            minloglevel=2)
+    return LlamaTokenizerFast(str(MODEL)).backend_tokenizer
+
+
 def write(case, directory):
     """The directory that a case describes."""
     state = json.loads((OUT / f"{case['base']}.json").read_text(encoding="utf-8"))
@@ -221,6 +238,8 @@ def write(case, directory):
         (directory / "vocab.json").write_text(json.dumps(state["model"]["vocab"]), encoding="utf-8")
         merges = ["#version: 0.2"] + [" ".join(merge) for merge in state["model"]["merges"]]
         (directory / "merges.txt").write_text("".join(f"{merge}\n" for merge in merges), encoding="utf-8")
+    if case["base"] == "sentencepiece":
+        shutil.copy(MODEL, directory / "tokenizer.model")
     for name, value in case["files"].items():
         (directory / name).write_text(json.dumps(value), encoding="utf-8")
 
@@ -234,7 +253,7 @@ def main():
     transformers.utils.logging.set_verbosity_error()
     OUT.mkdir(exist_ok=True)
     if not IS_5:
-        for name, tokenizer in bases():
+        for name, tokenizer in [*bases(), ("sentencepiece", make_sentencepiece())]:
             state = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
             (OUT / f"{name}.json").write_text(state, encoding="utf-8")
     found = []

@@ -26,5 +26,7 @@ mod prepare;
 mod readers;
 /// Reports, and errors by label.
 mod report;
+/// Token ids of transformers, for every class and key.
+mod tokenizers;
 /// Runs that die and go on.
 mod resume;

@@ -12,9 +12,9 @@ use super::{Resolved, unless_it_panics};
 
 /// Applies everything; `is_built` if the tokenizer comes from a bare vocabulary.
 pub(super) fn apply(mut tokenizer: Tokenizer, mut settings: Settings, is_built: bool) -> Result<Resolved> {
-    if !settings.has_config && !is_built && lacks_default_tokens(&settings, &tokenizer) {
-        // No file says which class it is, and it cannot be the one that belongs to the model's family:
-        // transformers would add that class's `<s>` at an id that the model does not have.
+    if !settings.has_config && !is_built && lacks_default_bos(&settings, &tokenizer) {
+        // No file says which class it is, and it cannot be the one that belongs to the model's family: transformers
+        // would put that class's `<s>` before every text, with an id that the model does not have.
         settings.class = Class::Plain;
         settings.class_name = "PreTrainedTokenizerFast".to_owned();
     }
@@ -44,13 +44,10 @@ pub(super) fn apply(mut tokenizer: Tokenizer, mut settings: Settings, is_built: 
     })
 }
 
-fn lacks_default_tokens(settings: &Settings, tokenizer: &Tokenizer) -> bool {
-    let essential = ["bos_token", "eos_token", "cls_token", "sep_token"];
-    settings
-        .class
-        .default_tokens()
-        .iter()
-        .any(|(name, text)| essential.contains(name) && tokenizer.token_to_id(text).is_none())
+fn lacks_default_bos(settings: &Settings, tokenizer: &Tokenizer) -> bool {
+    let default = settings.class.default_tokens().iter().find(|(name, _)| *name == "bos_token");
+    settings.class.adds_bos_by_default() == Some(true)
+        && default.is_some_and(|(_, text)| tokenizer.token_to_id(text).is_none())
 }
 
 /// Tokens that are new, or whose flags change.
@@ -80,6 +77,12 @@ fn tokens_to_add(
     }
     for token in &mut tokens {
         token.special = token.special || is_named(&token.content);
+        // The library of version 4 goes on to match a special token as it was first told to, whatever `normalized`
+        // says later.
+        let first = present.iter().find(|first| first.special && first.content == token.content);
+        if let (Some(first), false) = (first, settings.is_of_version_5) {
+            token.normalized = first.normalized;
+        }
     }
     tokens
 }
