@@ -111,3 +111,8 @@ fn compare(name: &str) {
 fn ids_are_those_of_transformers_4() {
     compare("cases_4.json");
 }
+
+#[test]
+fn ids_of_directories_of_transformers_5_are_its_own() {
+    compare("cases_5.json");
+}

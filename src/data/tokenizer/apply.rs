@@ -93,8 +93,8 @@ fn apply_prefix_space(tokenizer: &mut Tokenizer, settings: &Settings) -> Result<
     let is_llama = settings.class == Class::Llama;
     let wanted = match settings.config.get("add_prefix_space") {
         // Given as null, it is nothing that the pre-tokenizer can be set to.
+        None | Some(Value::Null) if is_llama => settings.is_of_version_5.then_some(true),
         Some(Value::Null) => None,
-        None if is_llama => None,
         _ => Some(settings.flag("add_prefix_space")?.unwrap_or(false)),
     };
     if is_llama {
