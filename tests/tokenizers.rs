@@ -116,3 +116,68 @@ fn ids_are_those_of_transformers_4() {
 fn ids_of_directories_of_transformers_5_are_its_own() {
     compare("cases_5.json");
 }
+
+/// A directory of the BERT fixture with this `tokenizer_config.json`, opened.
+fn bert(config: &str, has_vocabulary: bool) -> anyhow::Result<TextEncoder> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = ("tokenizer_config.json".to_owned(), serde_json::from_str(config).unwrap());
+    let files: Map<String, Value> = std::iter::once(file).collect();
+    let case = Case {
+        base: "bert".into(),
+        model_type: "bert".to_owned(),
+        from_vocabulary: has_vocabulary,
+        files,
+        ids: Vec::new(),
+    };
+    let (mut files, config) = write(&case, directory.path());
+    if !has_vocabulary {
+        files.remove(0);
+    }
+    TextEncoder::of_model(&files, &config, 16, None)
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_its_key() {
+    for (config, named) in [
+        (r#"{"tokenizer_class": "BertJapaneseTokenizer"}"#, "`BertJapaneseTokenizer`"),
+        (r#"{"fix_mistral_regex": true}"#, "`fix_mistral_regex`"),
+        (r#"{"from_slow": true}"#, "`from_slow`"),
+        (r#"{"do_lower_case": "no"}"#, "`do_lower_case` is \"no\", expected true or false"),
+        (r#"{"truncation_side": "both"}"#, "`truncation_side`"),
+        (r#"{"added_tokens_decoder": {"x": 1}}"#, "`added_tokens_decoder`"),
+        (r#"{"mask_token": 5}"#, "`mask_token`"),
+        (r#"{"tokenizer_class": "LlamaTokenizer"}"#, "save_pretrained(DIR)"),
+        (r#"{"tokenizer_class": "LlamaTokenizer", "add_eos_token": true, "eos_token": null}"#, "save_pretrained(DIR)"),
+    ] {
+        let error = format!("{:#}", bert(config, true).err().unwrap());
+        assert!(error.contains(named), "{config}: {error}");
+    }
+    let error = format!("{:#}", bert("{}", false).err().unwrap());
+    assert!(error.contains("`tokenizer.json` is missing, nor `vocab.txt`") && error.contains("save_pretrained(DIR)"), "{error}");
+}
+
+#[test]
+fn a_fingerprint_is_of_what_is_computed_and_not_of_how_it_is_written() {
+    let of = |config: &str| bert(config, true).unwrap().fingerprint().unwrap();
+    let plain = of("{}");
+    assert_eq!(plain, of(r#"{"do_lower_case": true, "model_max_length": 9}"#));
+    assert_ne!(plain, of(r#"{"do_lower_case": false}"#));
+    assert_ne!(plain, of(r#"{"truncation_side": "left"}"#));
+    assert_ne!(plain, of(r#"{"split_special_tokens": true}"#));
+}
+
+#[test]
+fn a_token_without_an_embedding_is_named_with_its_row() {
+    let encoder = bert(r#"{"pad_token": "<pad>"}"#, true).unwrap();
+    let texts = ["red", "a <pad> b", "apple", "<pad>"];
+    let encoded = encoder.encode(texts.to_vec()).unwrap();
+    let id = encoded[1].token_ids[2];
+    let check = |size: u32| encoder.check_vocabulary(&encoded, size as usize, "train", 10, |row| texts[row]);
+    check(id + 1).unwrap();
+    let error = check(id).unwrap_err().to_string();
+    let said = format!(
+        "train: row 12 (id `a <pad> b`) has the token `<pad>` (id {id}), which is outside the model's vocabulary of {id}; \
+         2 of 4 rows"
+    );
+    assert!(error.starts_with(&said), "{error}");
+}

@@ -1,5 +1,7 @@
 //! What the constructors of transformers' fast tokenizers change in a loaded `tokenizer.json`.
 
+use std::collections::{HashMap, HashSet};
+
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use tokenizers::{
@@ -57,10 +59,13 @@ fn tokens_to_add(
     added: impl Iterator<Item = AddedToken>,
     special: &[Special],
 ) -> Vec<AddedToken> {
-    let present: Vec<AddedToken> = tokenizer.get_added_tokens_decoder().into_values().collect();
+    // Thousands of them in some tokenizers.
+    let present: HashMap<String, AddedToken> =
+        tokenizer.get_added_tokens_decoder().into_values().map(|token| (token.content.clone(), token)).collect();
     let is_named = |text: &str| special.iter().any(|special| special.token.content == text);
-    let mut tokens: Vec<AddedToken> = added.filter(|token| !present.contains(token)).collect();
-    let mut known: Vec<String> = present.iter().chain(&tokens).map(|token| token.content.clone()).collect();
+    let mut tokens: Vec<AddedToken> = added.filter(|token| present.get(&token.content) != Some(token)).collect();
+    let mut known: HashSet<String> = present.keys().cloned().collect();
+    known.extend(tokens.iter().map(|token| token.content.clone()));
     let mut seen: Vec<&str> = Vec::new();
     for Special { token, is_text, .. } in special {
         if seen.contains(&token.content.as_str()) {
@@ -72,14 +77,14 @@ fn tokens_to_add(
         if stays || tokens.contains(token) {
             continue;
         }
-        known.push(token.content.clone());
+        known.insert(token.content.clone());
         tokens.push(if *is_text { AddedToken::from(token.content.clone(), true) } else { token.clone() });
     }
     for token in &mut tokens {
         token.special = token.special || is_named(&token.content);
         // The library of version 4 goes on to match a special token as it was first told to, whatever `normalized`
         // says later.
-        let first = present.iter().find(|first| first.special && first.content == token.content);
+        let first = present.get(&token.content).filter(|first| first.special);
         if let (Some(first), false) = (first, settings.is_of_version_5) {
             token.normalized = first.normalized;
         }
