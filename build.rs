@@ -1,4 +1,4 @@
-//! With the feature `cuda`, compiles the kernels in `src/ops/cuda` to PTX, which the driver compiles for
+//! With the feature `cuda`, compiles the kernels in `src/kernels/cuda` to PTX, which the driver compiles for
 //! the card: for compute capability 8.0 and later, or for `CUDA_COMPUTE_CAP` alone.
 
 fn main() {
@@ -9,7 +9,7 @@ fn main() {
 
 #[cfg(feature = "cuda")]
 fn compile_kernels() {
-    const FOLDER: &str = "src/ops/cuda";
+    const FOLDER: &str = "src/kernels/cuda";
     const KERNELS: [&str; 5] = ["attention", "elementwise", "nf4", "norm", "optimizer"];
     println!("cargo::rerun-if-changed={FOLDER}");
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");

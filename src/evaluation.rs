@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use crate::data::tokenize::Encoded;
+use crate::kernels::buffer::elements;
 use crate::metrics::{Decision, Predictions};
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, Problem};
-use crate::ops::buffer::elements;
 use crate::ops::tape::Tape;
 
 /// An example as the model sees it.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use llmcls::{cli::Cli, commands, interrupt::Interrupted, ops::memory};
+use llmcls::{cli::Cli, commands, interrupt::Interrupted, kernels::cpu::memory};
 
 fn main() -> ExitCode {
     memory::keep_large_blocks();

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use llmcls::ops::dynamic_map::DynamicMap;
-use llmcls::ops::nf4::{LEVELS, Nf4};
+use llmcls::kernels::cpu::dynamic_map::DynamicMap;
+use llmcls::kernels::cpu::nf4::{LEVELS, Nf4};
 use llmcls::ops::tape::Param;
 use llmcls::training::optimizer::{AdamW, MomentStorage, Moments};
 

@@ -4,15 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
-use llmcls::artifacts::adapter;
+use llmcls::artifacts::adapter::{self, BaseName};
 use llmcls::data::tokenize::TextEncoder;
+use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
-use llmcls::ops::place::Place;
 use llmcls::ops::tape::{DropoutKey, Tape};
 use llmcls::training::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use serde::Deserialize;
@@ -41,10 +41,10 @@ fn open(name: &str, recompute: bool) -> Fixture {
 }
 
 fn open_with_dropout(name: &str, recompute: bool, dropout: f64) -> Fixture {
-    open_at(&Place::cpu(), name, recompute, dropout)
+    open_at(&Device::cpu(), name, recompute, dropout)
 }
 
-fn open_at(place: &Place, name: &str, recompute: bool, dropout: f64) -> Fixture {
+fn open_at(device: &Device, name: &str, recompute: bool, dropout: f64) -> Fixture {
     let directory = root().join(name);
     let batch: BatchFile =
         serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
@@ -54,13 +54,14 @@ fn open_at(place: &Place, name: &str, recompute: bool, dropout: f64) -> Fixture 
     lora.dropout = dropout;
     let options = ClassifierOptions {
         labels: batch.labels[0].len(),
+        base_rows: None,
         problem: if batch.problem_type.starts_with("single") { Problem::SingleLabel } else { Problem::MultiLabel },
         // What the checkpoint holds in 4 bits stays so, and what it holds in full too.
         storage: BaseStorage { precision: Precision::Float32, is_4bit: name == "llama_4bit" },
         lora: lora.clone(),
         weights: BceWeights::default(),
         recompute,
-        place: place.clone(),
+        device: device.clone(),
     };
     let classifier = Classifier::new(&config, &weights, &options).unwrap();
     adapter::load(&directory.join("adapter"), &classifier).unwrap();
@@ -105,6 +106,8 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
         assert!(error <= tolerance * (1.0 + largest), "{name}[{index}]: {found}, expected {expected}");
     }
 }
+
+const BASE: BaseName<'static> = BaseName { name: "base", revision: None };
 
 const NAMES: [&str; 16] = [
     "llama_tied",
@@ -225,12 +228,12 @@ fn recompute_gives_the_same_gradients_to_the_last_bit_with_dropout() {
 
 /// A GPU, or `None`, said, where there is none.
 #[expect(clippy::print_stderr, reason = "what was not tested is said")]
-fn gpu() -> Option<Place> {
-    let place = Place::gpu(0).ok();
-    if place.is_none() {
+fn gpu() -> Option<Device> {
+    let device = Device::gpu(0).ok();
+    if device.is_none() {
         eprintln!("skipped: no CUDA device");
     }
-    place
+    device
 }
 
 /// A GPU's f32 sums in other orders; bf16 rounds every activation to 8 bits.
@@ -253,8 +256,8 @@ fn a_gpu_computes_what_transformers_does() {
 #[test]
 fn a_gpu_trains_the_same_way_twice() {
     let Some(gpu) = gpu() else { return };
-    let train = |place: &Place, name: &str, recompute: bool| {
-        let fixture = open_at(place, name, recompute, 0.3);
+    let train = |device: &Device, name: &str, recompute: bool| {
+        let fixture = open_at(device, name, recompute, 0.3);
         let params = fixture.classifier.params();
         let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32).unwrap();
         let mut losses = Vec::new();
@@ -269,12 +272,12 @@ fn a_gpu_trains_the_same_way_twice() {
     };
     for name in ["llama_tied", "phi3", "bert"] {
         for dtype in [DType::F32, DType::BF16] {
-            let place = gpu.with_dtype(dtype);
-            let once = train(&place, name, false);
-            assert_eq!(once, train(&place, name, false), "{name}");
-            assert_eq!(once, train(&place, name, true), "{name}, recomputed");
+            let device = gpu.with_dtype(dtype);
+            let once = train(&device, name, false);
+            assert_eq!(once, train(&device, name, false), "{name}");
+            assert_eq!(once, train(&device, name, true), "{name}, recomputed");
         }
-        let (on_gpu, on_cpu) = (train(&gpu.with_dtype(DType::F32), name, false), train(&Place::cpu(), name, false));
+        let (on_gpu, on_cpu) = (train(&gpu.with_dtype(DType::F32), name, false), train(&Device::cpu(), name, false));
         assert_close(name, &on_gpu.0, &on_cpu.0, 1e-4);
     }
 }
@@ -296,7 +299,7 @@ fn logits_do_not_depend_on_batch_order_or_neighbours() {
 fn an_adapter_saved_here_reads_back_the_same() {
     let fixture = open("llama_tied", false);
     let directory = tempfile::tempdir().unwrap();
-    adapter::save(directory.path(), &fixture.classifier, &fixture.lora, "base").unwrap();
+    adapter::save(directory.path(), &fixture.classifier, &fixture.lora, BASE).unwrap();
     let before = fixture.forward_backward().0;
     fixture.classifier.initialize(3).unwrap();
     assert_ne!(fixture.forward_backward().0, before);
@@ -310,7 +313,7 @@ fn an_adapter_lists_the_modules_that_peft_must_save_and_the_names_that_it_reads(
     for name in NAMES {
         let fixture = open(name, false);
         let directory = tempfile::tempdir().unwrap();
-        adapter::save(directory.path(), &fixture.classifier, &fixture.lora, "base").unwrap();
+        adapter::save(directory.path(), &fixture.classifier, &fixture.lora, BASE).unwrap();
         let read = |directory: &Path| -> serde_json::Value {
             serde_json::from_str(&std::fs::read_to_string(directory.join(adapter::CONFIG)).unwrap()).unwrap()
         };

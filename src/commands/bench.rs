@@ -6,16 +6,18 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::setup::{self, BaseModel};
+use super::setup;
+use crate::artifacts::adapter;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::Console;
+use crate::experiment::base_model::BaseModel;
+use crate::kernels::cpu::flops;
+use crate::kernels::cpu::memory;
+use crate::kernels::device::Device;
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, ClassifierOptions};
-use crate::ops::cpu::flops;
 use crate::ops::loss::BceWeights;
-use crate::ops::memory;
-use crate::ops::place::Place;
 use crate::ops::tape::{DropoutKey, Tape};
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
@@ -24,21 +26,24 @@ use crate::training::trainer::{forward_backward, moment_storage};
 ///
 /// # Errors
 /// If the configuration, the batches or the model cannot be used.
-pub fn run(args: &BenchArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = super::load_config(&args.config)?.context("bench needs --config FILE")?;
-    let base = BaseModel::open(&config.model, place, console)?;
+    let base = BaseModel::open(&config.model, device, console)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
+        base_rows: None,
         problem: setup::problem(config.model.problem_type),
         storage: base.storage,
-        lora: setup::lora_options(&config.model)?,
+        lora: setup::lora_options(&config.model, &base.config)?,
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
-        place: base.place.clone(),
+        device: base.device.clone(),
     })?;
     classifier.initialize(config.exp.seeds[0])?;
-    setup::start_from_adapter(&classifier, &config.model)?;
+    if let Some(adapter) = &config.model.init_adapter {
+        adapter::load(adapter, &classifier).with_context(|| format!("model.init_adapter: {}", adapter.display()))?;
+    }
     let batches = batches(args, base.config.vocab_size)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let load_peak = memory::peak_bytes();
@@ -48,7 +53,7 @@ pub fn run(args: &BenchArgs, place: &Place, console: Console) -> Result<()> {
     for step in 0..args.warmup {
         timer.run(args.mode, &batches[step % batches.len()])?;
     }
-    base.place.wait()?;
+    base.device.wait()?;
     let first_step_seconds = started.elapsed().as_secs_f64();
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
     let counted = flops::multiply_adds();
@@ -56,15 +61,15 @@ pub fn run(args: &BenchArgs, place: &Place, console: Console) -> Result<()> {
         let batch = &batches[step % batches.len()];
         let begin = Instant::now();
         losses.push(timer.run(args.mode, batch)?);
-        base.place.wait()?;
+        base.device.wait()?;
         seconds.push(begin.elapsed().as_secs_f64());
         tokens.push(batch.token_ids.len());
     }
     let flops_done = 2.0 * (flops::multiply_adds() - counted) as f64;
     let (total_seconds, total_tokens) = (seconds.iter().sum::<f64>(), tokens.iter().sum::<usize>());
     let peak = memory::peak_bytes();
-    let gpu = base.place.description();
-    let rate = base.place.measure_rate()?;
+    let gpu = base.device.description();
+    let rate = base.device.measure_rate()?;
     let base = classifier.base();
     print(&json!({
         "mode": args.mode.name(),

@@ -9,9 +9,10 @@ use super::train::{self, Setting, Split};
 use crate::cli::ConfigArgs;
 use crate::console::{Console, bytes, duration};
 use crate::evaluation::{Sample, evaluate};
+use crate::experiment::base_model::BaseModel;
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
-use crate::ops::place::Place;
 use crate::ops::tape::DropoutKey;
 use crate::training::trainer::{TrainOptions, forward_backward};
 
@@ -22,9 +23,10 @@ const TIMED: usize = 3;
 ///
 /// # Errors
 /// If training could not start with it.
-pub fn run(args: &ConfigArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
     let config = super::load_config(args)?.context("check needs --config FILE")?;
-    let setting = train::prepare(&config, place, console)?;
+    BaseModel::refuse_unused_weights(&config.model, console)?;
+    let setting = train::prepare(&config, device, console)?;
     let mut report = String::new();
     describe_data(&setting, &mut report)?;
     describe_model(&setting, &mut report)?;
@@ -88,7 +90,7 @@ fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
     writeln!(
         out,
         "{}: {frozen} frozen parameters; {trained} trained ({:.2}%) in {adapted} adapted modules and the head",
-        setting.base.files.name,
+        setting.file.base_title(),
         100.0 * trained as f64 / (frozen + trained) as f64
     )?;
     let memory = setting.memory_estimate();

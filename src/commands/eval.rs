@@ -16,10 +16,10 @@ use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
 use crate::console::Console;
+use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
-use crate::ops::place::Place;
 use crate::thresholds::{Scope, tune};
 use crate::training::scored::score;
 
@@ -27,11 +27,11 @@ use crate::training::scored::score;
 ///
 /// # Errors
 /// If the classifier or the rows cannot be used.
-pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
-    let loaded = Loaded::open(&args.run, place, console)?;
+pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, device, console)?;
     let (name, path, limit) = rows(args, &loaded)?;
     let problem = loaded.classifier.problem();
-    let examples = setup::read_split(&path, &loaded.columns(true), limit, problem, console)?;
+    let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
     let samples = loaded.encode(&examples, &path.display().to_string(), 0)?;
     warnings::about(&name, &examples, &samples, loaded.file.max_length, console);
     let labels = &loaded.file.labels;
@@ -57,7 +57,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
     print_table(&format!("f1_micro {:.4}, 95% interval {low:.4} to {high:.4}\n", scored.scores.f1_micro));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        comparison.push(compared(args, run, (&loaded, predictions), (&path, limit), place, console)?);
+        comparison.push(compared(args, run, (&loaded, predictions), (&path, limit), device, console)?);
     }
 
     let directory = match &args.output_dir {
@@ -80,7 +80,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
     let (lengths, cut) = report::lengths(&samples);
     let history = report::history(&loaded.trained.home.join("history.jsonl"))?;
     let report = Report {
-        title: format!("{}: {name}", loaded.file.base.name),
+        title: format!("{}: {name}", loaded.file.base_title()),
         split: &name,
         labels,
         thresholds: &thresholds,
@@ -95,7 +95,7 @@ pub fn run(args: &EvalArgs, place: &Place, console: Console) -> Result<()> {
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
         seeds: Vec::new(),
         comparison: comparison.iter().map(Comparison::to_row).collect(),
-        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine(place)].concat(),
+        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine(device)].concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
     };
@@ -147,20 +147,20 @@ fn compared(
     run: &Path,
     (own, own_predictions): (&Loaded, &Predictions),
     (path, limit): (&Path, Option<usize>),
-    place: &Place,
+    device: &Device,
     console: Console,
 ) -> Result<Comparison> {
-    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, place, console)?;
+    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
     let labels = &other.file.labels;
     let is_same = labels.len() == own.file.labels.len() && own.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.classifier.problem();
-    let examples = setup::read_split(path, &other.columns(true), limit, problem, console)?;
+    let examples = setup::read_split(path, &other.columns(true)?, limit, problem, console)?;
     let samples = other.encode(&examples, &path.display().to_string(), 0)?;
     let decision = Decision::above(&other.file.thresholds);
     let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)?;
     // In the order of the labels of the run that is evaluated.
-    let places: Vec<usize> = own
+    let indices: Vec<usize> = own
         .file
         .labels
         .iter()
@@ -168,7 +168,7 @@ fn compared(
         .map(Option::unwrap_or_default)
         .collect();
     let found = &scored.evaluation.predictions;
-    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| places.iter().map(|&place| row[place]).collect()).collect();
+    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| indices.iter().map(|&index| row[index]).collect()).collect();
     let ordered =
         Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
     let own_scores = Scores::new(own_predictions, &own.file.labels);
@@ -192,7 +192,9 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
         "--tune_thresholds: thresholds do not apply to single_label_classification"
     );
     let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
-    let examples = setup::read_split(&data.val_csv, &loaded.columns(true), data.max_val_samples, problem, console)?;
+    // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
+    let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
+    let examples = setup::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
     let samples = loaded.encode(&examples, &data.val_csv.display().to_string(), 0)?;
     let labels = &loaded.file.labels;
     let usual = Decision::above(&loaded.file.thresholds);

@@ -1,8 +1,10 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
+mod base_head;
 pub mod bench;
 pub mod check;
 pub mod eval;
+mod init_adapter;
 pub mod predict;
 pub mod prepare;
 mod report;
@@ -18,7 +20,7 @@ use crate::cli::{Cli, Command, ConfigArgs};
 use crate::config::Config;
 use crate::console::Console;
 use crate::device::{self, Choice};
-use crate::ops::place::Place;
+use crate::kernels::device::Device;
 
 /// Runs a command.
 ///
@@ -31,26 +33,29 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
     }
-    let place = open(choice, console)?;
+    if let Command::ConfigSchema = &cli.command {
+        return print_json(&crate::config::reference::json_schema());
+    }
+    let device = open(choice, console)?;
     match &cli.command {
-        Command::Train(args) => train::run(args, &place, console),
-        Command::Eval(args) => eval::run(args, &place, console),
-        Command::Predict(args) => predict::run(args, &place, console),
-        Command::Prepare(_) => unreachable!("returned above"),
-        Command::Check(args) => check::run(&args.config, &place, console),
-        Command::Bench(args) => bench::run(args, &place, console),
+        Command::Train(args) => train::run(args, &device, console),
+        Command::Eval(args) => eval::run(args, &device, console),
+        Command::Predict(args) => predict::run(args, &device, console),
+        Command::Prepare(_) | Command::ConfigSchema => unreachable!("returned above"),
+        Command::Check(args) => check::run(&args.config, &device, console),
+        Command::Bench(args) => bench::run(args, &device, console),
     }
 }
 
 /// Opens the device. With `auto`, a GPU that cannot be used is said, and the CPU taken.
-fn open(choice: Choice, console: Console) -> Result<Place> {
+fn open(choice: Choice, console: Console) -> Result<Device> {
     match choice {
-        Choice::Cuda(ordinal) => Ok(Place::gpu(ordinal)?),
-        Choice::Auto if device::HAS_CUDA => Ok(Place::gpu(0).unwrap_or_else(|error| {
+        Choice::Cuda(ordinal) => Ok(Device::gpu(ordinal)?),
+        Choice::Auto if device::HAS_CUDA => Ok(Device::gpu(0).unwrap_or_else(|error| {
             console.warn(format!("computing on the CPU: {error}"));
-            Place::cpu()
+            Device::cpu()
         })),
-        Choice::Auto | Choice::Cpu => Ok(Place::cpu()),
+        Choice::Auto | Choice::Cpu => Ok(Device::cpu()),
     }
 }
 
@@ -65,4 +70,12 @@ fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
         config.exp.output_root.clone_from(root);
     }
     Ok(Some(config))
+}
+
+/// Prints a result to standard output.
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    Ok(writeln!(out)?)
 }

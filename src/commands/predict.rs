@@ -12,8 +12,8 @@ use crate::cli::PredictArgs;
 use crate::console::Console;
 use crate::data::table::{Example, Table};
 use crate::evaluation::evaluate;
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
-use crate::ops::place::Place;
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
 const WINDOW: usize = 2048;
@@ -22,9 +22,10 @@ const WINDOW: usize = 2048;
 ///
 /// # Errors
 /// If the classifier or a row cannot be used; then no output file appears.
-pub fn run(args: &PredictArgs, place: &Place, console: Console) -> Result<()> {
-    let loaded = Loaded::open(&args.run, place, console)?;
-    let table = Table::open(&args.input_csv, &loaded.columns(false))?;
+pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, device, console)?;
+    let mut table = Table::open(&args.input_csv, &loaded.columns(false)?)?;
+    table.notes().iter().for_each(|note| console.say(note));
     let batch_size = loaded.batch_size(&args.run);
     let decision = decision(args, &loaded.file)?;
     let output = args.output.as_ref().unwrap_or(&args.output_jsonl);
@@ -32,12 +33,12 @@ pub fn run(args: &PredictArgs, place: &Place, console: Console) -> Result<()> {
     let predictor = Predictor { loaded, source: args.input_csv.display().to_string(), decision, batch_size, is_csv, console };
     if output.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
-        predictor.write_all(table, &mut writer)?;
+        predictor.write_all(&mut table, &mut writer)?;
         return writer.flush().context("cannot write to standard output");
     }
     let mut rows = 0;
     atomic_file::write_file(output, |writer| {
-        rows = predictor.write_all(table, writer)?;
+        rows = predictor.write_all(&mut table, writer)?;
         Ok(())
     })?;
     console.say(format!("wrote {rows} predictions to {}", output.display()));
@@ -81,7 +82,7 @@ struct Predictor {
 
 impl Predictor {
     /// Predicts all rows, a window at a time; returns how many there were.
-    fn write_all(&self, mut table: Table, writer: &mut impl Write) -> Result<usize> {
+    fn write_all(&self, table: &mut Table, writer: &mut impl Write) -> Result<usize> {
         let mut rows = 0;
         if self.is_csv {
             let labels = self.loaded.file.labels.iter().map(String::as_str);
@@ -90,6 +91,7 @@ impl Predictor {
         loop {
             let window = table.by_ref().take(WINDOW).collect::<Result<Vec<_>>>()?;
             if window.is_empty() {
+                table.absences().iter().for_each(|warning| self.console.warn(warning));
                 return Ok(rows);
             }
             self.write_window(&window, rows, writer)?;

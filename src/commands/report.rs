@@ -15,9 +15,9 @@ use crate::atomic_file;
 use crate::console::{bytes, duration};
 use crate::device;
 use crate::evaluation::Sample;
+use crate::kernels::device::Device;
 use crate::metrics::Scores;
 use crate::metrics::bootstrap::Intervals;
-use crate::ops::place::Place;
 
 /// Draws of the bootstrap: the same in every report.
 pub(super) const BOOTSTRAP_SEED: u32 = 0;
@@ -40,8 +40,8 @@ pub(super) fn history(path: &Path) -> Result<Vec<Value>> {
 }
 
 /// The machine, as far as it matters for time and energy.
-pub(super) fn machine(place: &Place) -> Vec<(&'static str, String)> {
-    let gpu = place.description();
+pub(super) fn machine(device: &Device) -> Vec<(&'static str, String)> {
+    let gpu = device.description();
     let mut facts = vec![
         ("llmcls", env!("CARGO_PKG_VERSION").to_owned()),
         match &gpu {
@@ -74,11 +74,11 @@ pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_
     for seed in &setting.config.exp.seeds {
         curves.push((seed.to_string(), history(&run.seed(*seed)?.history())?));
     }
-    let mut facts = machine(&setting.base.place);
+    let mut facts = machine(&setting.base.device);
     let seconds: f64 = seeds.iter().filter_map(|seed| seed["train_runtime"].as_f64()).sum();
     facts.push(("training time, all seeds", duration(seconds)));
     facts.push(("seed of this report", number.to_string()));
-    facts.push(("base", setting.base.files.name.clone()));
+    facts.push(("base", setting.file.base_title()));
     for (name, key) in [("frozen parameters", "frozen"), ("trained parameters", "trained")] {
         facts.push((name, summary["parameters"][key].to_string()));
     }
@@ -88,7 +88,7 @@ pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_
         format!("{}, {}", rate("train_samples_per_second"), rate("train_tokens_per_second")),
     ));
     let report = Report {
-        title: format!("{} on {}", setting.base.files.name, setting.config.data.dataset_name),
+        title: format!("{} on {}", setting.file.base_title(), setting.config.data.dataset_name),
         split,
         labels,
         thresholds: &thresholds,

@@ -3,167 +3,60 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::DType;
 
+use super::base_head;
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
 use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
-use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
+use crate::config::model::{ModelConfig, ProblemType, TargetModules};
+use crate::config::overrides::Overrides;
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
-use crate::data::table::{Columns, Example, LabelList, check_single_label, find_labels, read_examples};
+use crate::data::formats::{Quoting, clip};
+use crate::data::table::{
+    Columns, Example, Examples, LabelList, abridged, check_single_label, find_labels, read_examples,
+};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
+use crate::experiment::base_model::BaseModel;
+use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
-use crate::model::files::{ModelFiles, TOKENIZER_FILES};
 use crate::model::lora::{LoraOptions, Targets};
-use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
-use crate::ops::place::Place;
 use crate::thresholds::Scope;
 
-/// The base's files and how they are to be read.
-pub struct BaseModel {
-    /// Where they are.
-    pub files: ModelFiles,
-    /// `config.json`
-    pub config: BackboneConfig,
-    /// The weights.
-    pub weights: Weights,
-    /// How they are held.
-    pub storage: BaseStorage,
-    /// What tells whether they changed.
-    pub fingerprint: String,
-    /// Where the model computes.
-    pub place: Place,
-}
-
-impl BaseModel {
-    /// Finds and opens the base of a configuration's `model` section.
-    ///
-    /// # Errors
-    /// If a file is missing or not usable.
-    pub fn open(model: &ModelConfig, place: &Place, console: Console) -> Result<Self> {
-        let token = model.hf_token.as_ref().map(|token| token.secret());
-        let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
-        let config = BackboneConfig::from_file(&files.config)?;
-        let weights = if model.random_init {
-            Weights::random(model.init_seed, config.initializer_range)
-        } else {
-            Weights::Checkpoint(Checkpoint::open(&files.weights)?)
-        };
-        let fingerprint = weights.fingerprint(&files.config)?;
-        let storage = BaseStorage {
-            precision: match model.torch_dtype {
-                TorchDtype::Float32 => Precision::Float32,
-                TorchDtype::Bfloat16 => Precision::Bfloat16,
-                TorchDtype::Float16 => Precision::Float16,
-            },
-            is_4bit: model.use_4bit,
-        };
-        let place = match model.torch_dtype {
-            TorchDtype::Float32 => place.with_dtype(DType::F32),
-            TorchDtype::Bfloat16 => place.with_dtype(DType::BF16),
-            TorchDtype::Float16 => {
-                ensure!(!place.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
-                place.clone()
-            }
-        };
-        Ok(Self { files, config, weights, storage, fingerprint, place })
-    }
-
-    /// Builds a classifier on this base.
-    ///
-    /// # Errors
-    /// If a weight is missing or of another shape, or no module is a LoRA target.
-    pub fn classifier(&self, options: &ClassifierOptions) -> Result<Classifier> {
-        Classifier::new(&self.config, &self.weights, options)
-            .with_context(|| format!("{}: cannot build the model", self.files.name))
-    }
-
-    /// The base's tokenizer.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
-        self.encoder_from(&self.files.tokenizer, max_length)
-    }
-
-    /// As [`BaseModel::encoder`], with the tokenizer's files of another directory.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder_from(&self, files: &[PathBuf], max_length: usize) -> Result<TextEncoder> {
-        self.check_max_length(max_length)?;
-        TextEncoder::of_model(files, &self.files.config, max_length, self.config.empty_token).with_context(|| {
-            let directory = files.first().and_then(|path| path.parent());
-            format!("{}: cannot use the tokenizer", directory.unwrap_or(Path::new(&self.files.name)).display())
-        })
-    }
-
-    /// The tokenizer that a run saved.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder_of_run(&self, best: &Path, max_length: usize) -> Result<TextEncoder> {
-        self.check_max_length(max_length)?;
-        TextEncoder::open(&best.join("tokenizer.json"), max_length, self.config.empty_token)
-    }
-
-    fn check_max_length(&self, max_length: usize) -> Result<()> {
-        if let Some(longest) = self.config.max_tokens {
-            ensure!(
-                max_length <= longest,
-                "data.max_length is {max_length}, and `{}` can take {longest} tokens; set data.max_length={longest} or less",
-                self.files.name
-            );
-        }
-        Ok(())
-    }
-
-    /// The base's part of `classifier.json`.
-    #[must_use]
-    pub fn record(&self) -> Base {
-        Base {
-            name: self.files.name.clone(),
-            revision: self.files.revision.clone(),
-            fingerprint: self.fingerprint.clone(),
-        }
-    }
-}
-
-/// The adapters of a configuration's `model` section.
+/// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the
+/// family's models usually get them in.
 ///
 /// # Errors
 /// If the pattern of target modules does not parse.
-pub fn lora_options(model: &ModelConfig) -> Result<LoraOptions> {
+pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
     let targets = match &model.lora_target_modules {
-        TargetModules::Names(names) => Targets::Names(names.clone()),
-        TargetModules::Pattern(pattern) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        Some(TargetModules::Names(names)) => Targets::Names(names.clone()),
+        Some(TargetModules::Pattern(pattern)) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        None if base.default_targets.is_empty() => Targets::AllLinear,
+        None => Targets::names(base.default_targets),
     };
-    Ok(LoraOptions { rank: model.lora_r, alpha: model.lora_alpha, dropout: model.lora_dropout, targets })
+    let lora = LoraOptions::new(model.lora_r, model.lora_alpha, model.lora_dropout, targets);
+    Ok(LoraOptions { use_rslora: model.use_rslora, ..lora })
 }
 
-/// Sets adapters and head from `model.init_adapter`, if it is set: a peft directory of the same shape.
-///
-/// # Errors
-/// If a tensor is missing, or its rank or targets are others.
-pub fn start_from_adapter(classifier: &Classifier, model: &ModelConfig) -> Result<()> {
-    let Some(path) = &model.init_adapter else { return Ok(()) };
-    let context = || format!("model.init_adapter: {}", path.display());
-    let (lora, _) = adapter::read_config(path).with_context(context)?;
-    ensure!(
-        lora.rank == model.lora_r,
-        "model.init_adapter: {} has r = {}, the configuration lora_r = {}",
-        path.display(),
-        lora.rank,
-        model.lora_r
-    );
-    adapter::load(path, classifier).with_context(context)
+/// Tokens after which texts are cut: `data.max_length`, or without it 1,024, and no more than the base can take.
+#[must_use]
+pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usize {
+    let usual = DataConfig::MAX_LENGTH;
+    match (data.max_length, base.config.max_tokens) {
+        (Some(given), _) => given,
+        (None, Some(longest)) if longest < usual => {
+            console.say(format!("data.max_length is not set: {longest}, the most that `{}` can take", base.files.name));
+            longest
+        }
+        (None, _) => usual,
+    }
 }
 
 /// What the labels are to each other.
@@ -180,21 +73,33 @@ pub fn problem(problem_type: ProblemType) -> Problem {
 /// # Errors
 /// If the training file cannot be read or has no label columns.
 pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
+    let list = data.labels_column.as_ref().map(|column| LabelList {
+        column: column.clone(),
+        separator: data.label_separator.clone(),
+        order: None,
+    });
     let mut columns = Columns {
         id: data.id_column.clone(),
         text_fields: data.text_fields.clone(),
         text: data.target_text_column.clone(),
         labels: data.label_columns.clone().unwrap_or_default(),
-        label_list: label_list(data.labels_column.as_ref(), Some(&data.label_separator)),
+        label_list: list,
+        quoting: data.quoting,
+        ..Columns::default()
     };
     if columns.labels.is_empty() {
         let found = find_labels(&data.train_csv, &columns).map_err(explain_missing)?;
+        columns.labels_were_found = columns.label_list.is_none();
         columns.labels = found.labels;
-        let what = match &columns.label_list {
-            Some(list) => format!("that `{}` names", list.column),
+        let what = match &mut columns.label_list {
+            Some(list) => {
+                // The other splits are read as the training rows are.
+                list.separator.clone_from(&found.listing.separator);
+                format!("that `{}` names, {}", list.column, found.listing.describe())
+            }
             None => "columns that hold only 0 and 1".to_owned(),
         };
-        console.say(format!("labels: {} {what}: {}", columns.labels.len(), columns.labels.join(", ")));
+        console.say(format!("labels: {} {what}: {}", columns.labels.len(), abridged(&columns.labels)));
         found.doubts.into_iter().for_each(|doubt| console.warn(doubt));
     }
     Ok(columns)
@@ -252,11 +157,6 @@ pub fn scope(tune: TuneThresholds) -> Option<Scope> {
     }
 }
 
-fn label_list(column: Option<&String>, separator: Option<&String>) -> Option<LabelList> {
-    let separator = separator.map_or_else(|| ",".to_owned(), String::clone);
-    column.map(|column| LabelList { column: column.clone(), separator })
-}
-
 /// Reads a split.
 ///
 /// # Errors
@@ -268,9 +168,12 @@ pub fn read_split(
     problem: Problem,
     console: Console,
 ) -> Result<Vec<Example>> {
-    let (examples, unknown) = read_examples(path, columns, limit).map_err(explain_missing)?;
+    let Examples { examples, unknown, notes, doubts } = read_examples(path, columns, limit).map_err(explain_missing)?;
+    notes.iter().for_each(|note| console.say(note));
+    doubts.iter().for_each(|doubt| console.warn(doubt));
     if !unknown.is_empty() {
-        let shown: Vec<String> = unknown.iter().take(10).map(|(label, rows)| format!("{label} ({rows})")).collect();
+        let shown: Vec<String> =
+            unknown.iter().take(10).map(|(label, rows)| format!("{} ({rows})", clip(label))).collect();
         console.warn(format!(
             "{}: {} labels are listed that are not among the classifier's, and left out: {}{}",
             path.display(),
@@ -337,6 +240,7 @@ pub struct Loaded {
     pub file: ClassifierFile,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
+    overrides: Overrides,
 }
 
 impl Loaded {
@@ -344,8 +248,8 @@ impl Loaded {
     ///
     /// # Errors
     /// If there is none, or a part of it does not fit the others.
-    pub fn open(args: &RunArgs, place: &Place, console: Console) -> Result<Self> {
-        let given = super::load_config(&args.config)?;
+    pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
+        let given = selecting_config(args)?;
         let run = match &args.run {
             Some(run) => run.clone(),
             None => newest_run(args, given.as_ref())?,
@@ -355,6 +259,11 @@ impl Loaded {
         console.say(format!("using {}", trained.adapter.display()));
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;
+        // A directory of peft's has nothing that governs but the given configuration, `--set` and all.
+        let (given, overrides) = match &file {
+            Some(_) => (given, Overrides::read(&args.config.set)?),
+            None => (super::load_config(&args.config)?, Overrides::default()),
+        };
         // The run's own configuration governs; the given one only selects, and brings a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
@@ -365,43 +274,45 @@ impl Loaded {
                 trained.adapter.display()
             ),
         };
+        if let Some(name) = &overrides.model_name {
+            model.model_name.clone_from(name);
+        }
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        let base = BaseModel::open(&model, place, console)?;
-        let is_own = file.is_some();
+        let base = BaseModel::open(&model, device, console).with_context(|| {
+            format!(
+                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+                trained.adapter.display()
+            )
+        })?;
+        let own = trained.adapter.join("tokenizer.json");
+        let is_of_a_run = file.is_some();
         let file = match (file, &config) {
             (Some(file), _) => {
-                ensure!(
-                    file.base.fingerprint == base.fingerprint,
-                    "{}: was trained on another base: the files of `{}` have changed since",
-                    trained.adapter.display(),
-                    file.base.name
-                );
+                base.ensure_is(&file.base, !own.is_file(), console)
+                    .with_context(|| format!("{}", trained.adapter.display()))?;
                 file
             }
-            (None, Some(config)) => describe(config, columns(&config.data, console)?.labels, &base),
+            (None, Some(config)) => {
+                let max_length = max_length(&config.data, &base, console);
+                describe(config, columns(&config.data, console)?, max_length, base.record(console)?)
+            }
             (None, None) => unreachable!("refused above"),
         };
         let (lora, _) = adapter::read_config(&trained.adapter)?;
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
+            base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
             problem: problem(model.problem_type),
             storage: base.storage,
             lora,
             weights: BceWeights::default(),
             recompute: false,
-            place: base.place.clone(),
+            device: base.device.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let encoder = match (trained.adapter.join(TOKENIZER_FILES[0]).is_file(), is_own) {
-            (true, true) => base.encoder_of_run(&trained.adapter, file.max_length)?,
-            (true, false) => {
-                let files = TOKENIZER_FILES.iter().map(|name| trained.adapter.join(name));
-                base.encoder_from(&files.filter(|path| path.is_file()).collect::<Vec<_>>(), file.max_length)?
-            }
-            (false, _) => base.encoder(file.max_length)?,
-        };
+        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         let vocab_size = base.config.vocab_size;
-        Ok(Self { trained, classifier, encoder, vocab_size, file, config })
+        Ok(Self { trained, classifier, encoder, vocab_size, file, config, overrides })
     }
 
     /// Tokenizes rows of `source`, which follow `before` others.
@@ -412,24 +323,106 @@ impl Loaded {
         encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
-    /// The columns of its text, id and labels.
+    /// The columns of the rows that a command was given: those of training, as `--set` changes them.
+    ///
+    /// # Errors
+    /// If `--set` names labels that are not the classifier's.
+    pub fn columns(&self, with_labels: bool) -> Result<Columns> {
+        let Overrides { id_column, text_fields, target_text_column, .. } = &self.overrides;
+        let mut columns = self.training_columns(with_labels);
+        if let Some(id) = id_column {
+            columns.id_may_be_absent = false;
+            columns.id.clone_from(id);
+        }
+        if let Some(fields) = text_fields {
+            columns.text_fields.clone_from(fields);
+        }
+        if let Some(text) = target_text_column {
+            columns.text.clone_from(text);
+            // The text is one column, unless fields are given with it.
+            columns.text_fields = text_fields.clone().flatten();
+        }
+        columns.quoting = self.overrides.quoting.unwrap_or(columns.quoting);
+        if with_labels {
+            self.override_labels(&mut columns)?;
+        }
+        Ok(columns)
+    }
+
+    /// The columns of the rows that the classifier was trained on.
     #[must_use]
-    pub fn columns(&self, with_labels: bool) -> Columns {
+    pub fn training_columns(&self, with_labels: bool) -> Columns {
+        let list = self.file.labels_column.as_ref().map(|column| LabelList {
+            column: column.clone(),
+            separator: self.file.label_separator.clone(),
+            order: None,
+        });
         Columns {
             id: self.file.id_column.clone(),
+            id_may_be_absent: true,
             text_fields: self.file.text_fields.clone(),
             text: self.file.target_text_column.clone(),
             labels: if with_labels { self.file.labels.clone() } else { Vec::new() },
-            label_list: label_list(self.file.labels_column.as_ref(), self.file.label_separator.as_ref()),
+            label_list: list,
+            labels_were_found: false,
+            quoting: self.config.as_ref().map_or(Quoting::Standard, |config| config.data.quoting),
         }
+    }
+
+    fn override_labels(&self, columns: &mut Columns) -> Result<()> {
+        let Overrides { label_columns, labels_column, label_separator, .. } = &self.overrides;
+        if let Some(names) = label_columns.iter().flatten().next() {
+            let known = &self.file.labels;
+            for (names, others, what) in
+                [(names, known, "is no label of the classifier"), (known, names, "is left out")]
+            {
+                if let Some(name) = names.iter().find(|name| !others.contains(name)) {
+                    bail!("--set data.label_columns: `{name}` {what}; its labels are {}", abridged(known));
+                }
+            }
+            if labels_column.is_none() {
+                columns.label_list = None;
+            }
+        }
+        if let Some(column) = labels_column {
+            columns.label_list =
+                column.as_ref().map(|column| LabelList { column: column.clone(), ..LabelList::default() });
+        }
+        match (&mut columns.label_list, label_separator) {
+            (Some(list), Some(separator)) => {
+                ensure!(separator.as_deref() != Some(""), "--set data.label_separator: is empty");
+                list.separator.clone_from(separator);
+            }
+            (None, Some(Some(_))) => {
+                bail!("--set data.label_separator: set data.labels_column, too, which it separates")
+            }
+            _ => {}
+        }
+        if let Some(list) = &mut columns.label_list {
+            list.order = label_columns.clone().flatten();
+        }
+        Ok(())
     }
 
     /// Rows in a batch: as asked, or as the run evaluated.
     #[must_use]
     pub fn batch_size(&self, args: &RunArgs) -> usize {
         let of_run = self.config.as_ref().map_or(8, |config| config.train.eval_batch_size());
-        args.batch_size.unwrap_or(of_run).max(1)
+        args.batch_size.or(self.overrides.eval_batch_size).unwrap_or(of_run).max(1)
     }
+}
+
+/// The configuration that selects a run: `--set` is for the classifier, unless the files are not whole without.
+fn selecting_config(args: &RunArgs) -> Result<Option<Config>> {
+    if args.config.config.is_empty() {
+        return Ok(None);
+    }
+    let mut config =
+        Config::load(&args.config.config, &[]).or_else(|_| Config::load(&args.config.config, &args.config.set))?;
+    if let Some(root) = &args.config.override_output_root {
+        config.exp.output_root.clone_from(root);
+    }
+    Ok(Some(config))
 }
 
 fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
@@ -441,20 +434,20 @@ fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
 
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
-pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> ClassifierFile {
+pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base) -> ClassifierFile {
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: ClassifierFile::VERSION,
-        thresholds: vec![0.5; labels.len()],
-        labels,
+        thresholds: vec![0.5; columns.labels.len()],
+        labels: columns.labels,
         problem_type: text(serde_json::json!(config.model.problem_type)),
         text_fields: config.data.text_fields.clone(),
         target_text_column: config.data.target_text_column.clone(),
         id_column: config.data.id_column.clone(),
         labels_column: config.data.labels_column.clone(),
-        label_separator: config.data.labels_column.as_ref().map(|_| config.data.label_separator.clone()),
-        max_length: config.data.max_length,
-        base: base.record(),
+        label_separator: columns.label_list.and_then(|list| list.separator),
+        max_length,
+        base,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
@@ -464,12 +457,8 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
 
 /// The `model` section that `classifier.json` stands for.
 fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
-    let name = match &file.base.revision {
-        Some(revision) => format!("{}@{revision}", file.base.name),
-        None => file.base.name.clone(),
-    };
     ModelConfig::from_pairs(&[
-        ("model_name", name.into()),
+        ("model_name", file.base.exact_name().into()),
         ("problem_type", file.problem_type.clone().into()),
         ("torch_dtype", file.torch_dtype.clone().into()),
         ("use_4bit", file.use_4bit.into()),

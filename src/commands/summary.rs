@@ -9,9 +9,9 @@ use crate::artifacts::run_dir::RunDir;
 use crate::config::redact;
 use crate::console::{Console, bytes};
 use crate::device;
+use crate::kernels::cpu::memory;
+use crate::kernels::device::Device;
 use crate::metrics::{METRICS, lower_is_better};
-use crate::ops::memory;
-use crate::ops::place::Place;
 use crate::training::trainer::TrainOutcome;
 
 /// What training one seed took.
@@ -103,8 +103,8 @@ pub(super) fn report(summary: &Value, console: Console) {
 }
 
 /// Writes `environment.json`: what ran where. Written again at the end, for the peak.
-pub(super) fn write_environment(run: &RunDir, place: &Place) -> Result<()> {
-    let gpu = place.description();
+pub(super) fn write_environment(run: &RunDir, device: &Device) -> Result<()> {
+    let gpu = device.description();
     records::write_json(
         &run.environment(),
         &json!({

@@ -6,10 +6,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
-use super::setup::{self, BaseModel, Rows};
+use super::setup::{self, Rows};
 use super::summary::{report, seed_record, summarize, write_environment};
-use super::{resume, warnings};
+use super::{base_head, resume, warnings};
+use crate::artifacts::adapter::BaseName;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::model_card::{CardFacts, model_card};
 use crate::artifacts::run_dir::{RunDir, SeedDir};
@@ -24,12 +26,14 @@ use crate::data::table::Example;
 use crate::data::tokenize::TextEncoder;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
+use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
+use crate::kernels::cpu::memory::Limits;
+use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
-use crate::ops::place::Place;
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -51,6 +55,7 @@ pub(super) struct Setting<'a> {
     lora: LoraOptions,
     pub(super) file: ClassifierFile,
     pub(super) classifier: Classifier,
+    init_adapter: Option<InitAdapter>,
     pub(super) train: Split,
     pub(super) validation: Split,
     pub(super) test: Option<Split>,
@@ -63,9 +68,9 @@ pub(super) struct Setting<'a> {
 ///
 /// # Errors
 /// If the configuration, the data or the model cannot be used, or training fails.
-pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
+pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
-        return super::check::run(&args.config, place, console);
+        return super::check::run(&args.config, device, console);
     }
     let config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
@@ -73,19 +78,21 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
             .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
     };
     interrupt::listen().context("cannot listen to signals")?;
-    let setting = prepare(&config, place, console)?;
+    if args.resume.is_none() {
+        BaseModel::refuse_unused_weights(&config.model, console)?;
+    }
+    let setting = prepare(&config, device, console)?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
-            resume::check_inputs(run.path(), &setting.inputs)?;
+            resume::check_inputs(run.path(), &setting.inputs, &setting.base, console)?;
             run
         }
-        None => {
-            let run = RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?;
-            atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
-            run
-        }
+        None => RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?,
     };
+    // Again on a resumed run: where its base and data lie may have changed.
+    atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
+    resume::record_inputs(run.path(), &setting.inputs)?;
     console.say(format!("run {}", run.path().display()));
     train_all(&setting, &run, !args.no_text)
         .with_context(|| format!("{}: not finished; go on with: llmcls train --resume {0}", run.path().display()))?;
@@ -96,7 +103,7 @@ pub fn run(args: &TrainArgs, place: &Place, console: Console) -> Result<()> {
 
 /// Trains the seeds that are not finished, and writes the summary.
 fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<()> {
-    write_environment(run, &setting.base.place)?;
+    write_environment(run, &setting.base.device)?;
     let mut seeds = Vec::new();
     for &seed in &setting.config.exp.seeds {
         let directory = run.seed(seed)?;
@@ -108,7 +115,7 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
             }
         });
     }
-    write_environment(run, &setting.base.place)?;
+    write_environment(run, &setting.base.device)?;
     let summary = summarize(setting, seeds);
     report(&summary, setting.console);
     super::report::write(setting, run, &summary, shows_texts)?;
@@ -138,44 +145,51 @@ fn metric_name(config: &Config) -> &str {
 }
 
 /// Reads and builds all that training needs, and refuses what would not fit into memory.
-pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -> Result<Setting<'a>> {
+pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console) -> Result<Setting<'a>> {
     let started = Instant::now();
     check_keys(config)?;
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
-    let base = BaseModel::open(&config.model, place, console)?;
-    let encoder = base.encoder(data.max_length)?;
+    let base = BaseModel::open(&config.model, device, console)?;
+    let max_length = setup::max_length(data, &base, console);
+    let encoder = base.encoder(max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
         let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
         let samples = setup::encode(&encoder, base.config.vocab_size, &rows)?;
-        warnings::about(name, &examples, &samples, data.max_length, console);
+        warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
     let train = split("train", &data.train_csv, data.max_train_samples)?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
-    warnings::about_labels(&columns.labels, &train.examples, console);
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
+    warnings::about_labels(&columns.labels, &splits, problem, console);
     warnings::about_leaks(&splits, console);
 
-    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.place);
-    refuse_what_does_not_fit("the base's weights alone take", base_bytes, &base.place, console)?;
-    let lora = setup::lora_options(&config.model)?;
+    // Before the base is loaded: the estimates include it.
+    let memory = base.device.memory();
+    let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
+    refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
+    let lora = setup::lora_options(&config.model, &base.config)?;
+    // The head of `init_adapter` counts in any case.
+    let messages = config.model.init_adapter.is_none().then_some((console, &*base.files.name));
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
+        base_rows: base_head::rows((&base.config, &base.weights), &columns.labels, messages),
         problem,
         storage: base.storage,
         lora: lora.clone(),
         weights: setup::loss_weights(config, &columns.labels, &train.examples)?,
         recompute: config.train.gradient_checkpointing,
-        place: base.place.clone(),
+        device: base.device.clone(),
     })?;
-    let file = setup::describe(config, columns.labels, &base);
+    let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
+    let file = setup::describe(config, columns, max_length, base.record(console)?);
     console.say(format!(
         "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
-        base.files.name,
+        file.base_title(),
         classifier.base().parameters,
         bytes(classifier.base().bytes as u64),
         classifier.trained_parameters(),
@@ -186,19 +200,26 @@ pub(super) fn prepare<'a>(config: &'a Config, place: &Place, console: Console) -
         file.labels.len(),
         started.elapsed().as_secs_f64()
     ));
-    let inputs = resume::inputs(config, &file.base.fingerprint)?;
-    let setting = Setting { config, base, encoder, lora, file, classifier, train, validation, test, inputs, console };
+    let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
+    let setting =
+        Setting { config, base, encoder, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
-    refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.place, console)?;
+    refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)
 }
 
-/// Compares what is needed with what this machine has.
-fn refuse_what_does_not_fit(what: &str, needed: u64, place: &Place, console: Console) -> Result<()> {
+/// Compares what is needed with what this machine had before the base was loaded.
+fn refuse_what_does_not_fit(
+    what: &str,
+    needed: u64,
+    limits: Option<Limits>,
+    device: &Device,
+    console: Console,
+) -> Result<()> {
     const HELP: &str = "these keys lower it: train.batch_size, data.max_length, train.gradient_checkpointing=true, \
                         model.use_4bit=true, model.torch_dtype=bfloat16";
-    let Some(limits) = place.memory() else { return Ok(()) };
-    if place.is_gpu() {
+    let Some(limits) = limits else { return Ok(()) };
+    if device.is_gpu() {
         // Nothing is swapped out of a GPU: what is not free now cannot be had.
         ensure!(
             needed <= limits.available,
@@ -245,14 +266,16 @@ impl Setting<'_> {
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
-            place: &self.base.place,
+            device: &self.base.device,
         })
     }
 
     /// Trains one seed and writes its directory; returns its part of the summary.
     fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<Value> {
         self.classifier.initialize(seed)?;
-        setup::start_from_adapter(&self.classifier, &self.config.model)?;
+        if let Some(adapter) = &self.init_adapter {
+            adapter.apply(&self.classifier)?;
+        }
         let options = self.options(seed);
         let eval_batch_size = options.eval_batch_size;
         let trainer = Trainer {
@@ -262,7 +285,7 @@ impl Setting<'_> {
             labels: &self.file.labels,
             thresholds: &self.file.thresholds,
             lora: &self.lora,
-            base: &self.base.files.name,
+            base: self.base_name(),
             directory,
             writes_events: self.config.train.report_to.0.contains(&Reporter::Tensorboard),
             resume_from: resume::newest_checkpoint(directory, self.console)?,
@@ -369,6 +392,11 @@ impl Setting<'_> {
         }
     }
 
+    /// The base as peft names it.
+    fn base_name(&self) -> BaseName<'_> {
+        BaseName { name: &self.base.files.name, revision: self.base.files.revision.as_deref() }
+    }
+
     /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
     fn save_best(&self, directory: &SeedDir, file: &ClassifierFile) -> Result<()> {
         // A run that was killed after this.
@@ -376,7 +404,7 @@ impl Setting<'_> {
             return Ok(());
         }
         atomic_file::write_directory(&directory.best(), |inside| {
-            adapter::save(inside, &self.classifier, &self.lora, &self.base.files.name)?;
+            adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
             self.encoder.save(inside)?;
             file.save(inside)?;
             manifest::write(inside)
@@ -400,7 +428,7 @@ impl Setting<'_> {
                 ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
             ],
             record,
-            hardware: &match self.base.place.description() {
+            hardware: &match self.base.device.description() {
                 Some(gpu) => gpu.name,
                 None => format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
             },
@@ -410,7 +438,8 @@ impl Setting<'_> {
         atomic_file::write_bytes(&directory.best().join("README.md"), model_card(file, &facts).as_bytes())
     }
 
-    /// Reads `best/` back from disk and checks that it predicts what the model in memory does.
+    /// Reads `best/` back from disk, as `eval` and `predict` do, and checks that it predicts what the model in memory
+    /// does.
     fn verify_best(&self, directory: &SeedDir, batch_size: usize) -> Result<()> {
         const ROWS: usize = 8;
         let best = directory.best();
@@ -422,8 +451,21 @@ impl Setting<'_> {
         };
         let expected = predict(&self.validation.samples[..examples.len()])?;
         manifest::verify(&best)?;
+        let (lora, _) = adapter::read_config(&best)?;
+        let is_same = |module: &String| lora.shape_of(module) == self.lora.shape_of(module);
+        ensure!(
+            self.classifier.modules().iter().all(is_same),
+            "{}: adapter_config.json describes other adapters than were trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
+        let file = ClassifierFile::load(&best)?;
+        ensure!(
+            file.is_some_and(|file| file.labels == self.file.labels && file.base == self.file.base),
+            "{}: classifier.json describes another classifier than was trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
         adapter::load(&best, &self.classifier)?;
-        let encoder = self.base.encoder_of_run(&best, self.file.max_length)?;
+        let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
         let rows = Rows { examples, source: "validation", before: 0 };
         let found = predict(&setup::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
         ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());

@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
 
 use super::tokenizer::{self, Resolved, unless_it_panics};
@@ -116,17 +114,6 @@ impl TextEncoder {
             1 + rows.count(),
             encoded.len(),
         )
-    }
-
-    /// SHA-256 of everything that decides the token ids, except for `max_length`; how the files are written does
-    /// not matter.
-    ///
-    /// # Errors
-    /// If the tokenizer cannot be written as JSON.
-    pub fn fingerprint(&self) -> Result<String> {
-        let Resolved { cuts_left, splits_special, .. } = self.tokenizer;
-        let state: [Value; 3] = [self.tokenizer.state()?, cuts_left.into(), splits_special.into()];
-        Ok(format!("{:x}", Sha256::digest(serde_json::to_vec(&state)?)))
     }
 
     /// Writes the tokenizer for a trained classifier: `TextEncoder::open` and transformers' `AutoTokenizer`, of

@@ -1,17 +1,15 @@
 //! Pretrained models: their files, weights, and forward passes.
 
 pub mod batch;
+pub mod builder;
 pub mod classifier;
 pub mod config;
-mod decoder_config;
-mod download;
-mod encoder_config;
-pub mod files;
+mod digest_cache;
+mod families;
+pub mod fingerprint;
 mod head;
-pub mod hub;
 pub mod lora;
-pub mod parts;
 mod post_norm;
 mod pre_norm;
-pub mod rope_config;
+pub mod rope;
 pub mod weights;

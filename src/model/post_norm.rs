@@ -12,15 +12,15 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 
 use super::batch::{Batch, Pooled};
+use super::builder::{Builder, Norm, add_linear, embed};
 use super::config::{BackboneConfig, NormKind, PostNormConfig};
-use super::parts::{Builder, Norm, add_linear, embed};
+use crate::kernels::buffer;
+use crate::kernels::device::Device;
+use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::activation::{Activation, activate};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
-use crate::ops::buffer;
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::frozen::FrozenMatrix;
 use crate::ops::lora_linear::{LoraLinear, lora_linear};
-use crate::ops::place::Place;
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
@@ -35,7 +35,7 @@ pub(super) struct PostNorm {
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
     recompute: bool,
-    place: Place,
+    device: Device,
 }
 
 struct Layer {
@@ -82,7 +82,7 @@ impl PostNorm {
                 .map(|index| Layer::new(builder, index, config, layers).map(Rc::new))
                 .collect::<Result<_>>()?,
             recompute,
-            place: builder.place.clone(),
+            device: builder.device.clone(),
         })
     }
 
@@ -91,7 +91,7 @@ impl PostNorm {
     /// # Errors
     /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
     pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        let mut x = self.embedding_norm.forward(tape, &Value::constant(self.place.put(self.embed(batch)?)?))?;
+        let mut x = self.embedding_norm.forward(tape, &Value::constant(self.device.put(self.embed(batch)?)?))?;
         x = dropout(tape, x, &self.embedding_dropout)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);

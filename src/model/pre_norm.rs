@@ -19,15 +19,15 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
+use super::builder::{Builder, Norm, add_linear, embed};
 use super::config::{BackboneConfig, PreNormConfig};
-use super::parts::{Builder, Norm, add_linear, embed};
-use super::rope_config::Rope;
+use super::rope::Rope;
+use crate::kernels::device::Device;
+use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::activation::{Activation, gated};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::frozen::FrozenMatrix;
 use crate::ops::lora_linear::{LoraLinear, lora_linear};
-use crate::ops::place::Place;
 use crate::ops::rope::{RopeTable, rope};
 use crate::ops::rows::{add, columns, gather};
 use crate::ops::tape::{Tape, Value};
@@ -43,7 +43,7 @@ pub(super) struct PreNorm {
     /// Of layers that see all tokens, and of those that have a window.
     ropes: [GrowingRope; 2],
     recompute: bool,
-    place: Place,
+    device: Device,
 }
 
 struct Layer {
@@ -105,7 +105,7 @@ impl PreNorm {
             norm: norm(builder, names.last_norm)?,
             ropes: layers.ropes.each_ref().map(|rope| GrowingRope::new(rope, config.head_dim)),
             recompute,
-            place: builder.place.clone(),
+            device: builder.device.clone(),
         })
     }
 
@@ -119,7 +119,8 @@ impl PreNorm {
             positions: Rc::clone(&batch.positions),
             sequences: Rc::clone(&batch.sequences),
         });
-        let mut x = Value::constant(self.place.put(embed(&self.embedding, &batch.token_ids, self.embedding_scale)?)?);
+        let mut x =
+            Value::constant(self.device.put(embed(&self.embedding, &batch.token_ids, self.embedding_scale)?)?);
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(tape, &x)?;
         }

@@ -2,11 +2,11 @@
 
 use candle_core::Result;
 
-use super::buffer::{elements, scratch, tensor};
-use super::cpu::math::{erf, exp, sigmoid, simd, tanh};
-use super::cpu::{MAP_WIDTH, map_block, par_rows};
 use super::rows_of;
 use super::tape::{Tape, Value};
+use crate::kernels::buffer::{elements, scratch, tensor};
+use crate::kernels::cpu::math::{erf, exp, sigmoid, simd, tanh};
+use crate::kernels::cpu::{MAP_WIDTH, map_block, par_rows};
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn activate(tape: &Tape, x: &Value, f: Activation) -> Result<Value> {
     let shape = x.tensor().dims2()?;
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() {
-        return super::cuda::elementwise::activate(tape, x, None, f);
+        return crate::kernels::cuda::elementwise::activate(tape, x, None, f);
     }
     let mut output = scratch(shape.0 * shape.1);
     forward(&mut output, &elements(x.tensor())?, None, f);
@@ -71,7 +71,7 @@ pub fn gated(tape: &Tape, gate: &Value, up: &Value, f: Activation) -> Result<Val
     rows_of(up.tensor(), shape.1)?;
     #[cfg(feature = "cuda")]
     if gate.tensor().device().is_cuda() {
-        return super::cuda::elementwise::activate(tape, gate, Some(up), f);
+        return crate::kernels::cuda::elementwise::activate(tape, gate, Some(up), f);
     }
     let mut output = scratch(shape.0 * shape.1);
     forward(&mut output, &elements(gate.tensor())?, Some(&elements(up.tensor())?), f);

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::blockwise::{BLOCK, BlockwiseMoments};
-use super::buffer::{elements, modify};
-use super::dynamic_map::DynamicMap;
 use super::tape::Param;
+use crate::kernels::buffer::{elements, modify};
+use crate::kernels::cpu::blockwise::{BLOCK, BlockwiseMoments};
+use crate::kernels::cpu::dynamic_map::DynamicMap;
 
 /// Tensors of fewer elements keep f32 moments, as in bitsandbytes: they are few, and small ones
 /// suffer most from a shared scale.
@@ -40,8 +40,8 @@ pub enum Moments {
 /// What 8-bit moments stand for.
 #[derive(Debug)]
 pub(crate) struct Maps {
-    pub(super) first: DynamicMap,
-    pub(super) second: DynamicMap,
+    pub(crate) first: DynamicMap,
+    pub(crate) second: DynamicMap,
 }
 
 /// The numbers of one step.
@@ -62,10 +62,10 @@ pub(crate) struct Step {
 
 /// Moments where their parameter is.
 #[derive(Debug)]
-pub(crate) enum PlacedMoments {
+pub(crate) enum HeldMoments {
     Host(Moments),
     #[cfg(feature = "cuda")]
-    Device(Box<super::cuda::optimizer::DeviceMoments>),
+    Device(Box<crate::kernels::cuda::optimizer::DeviceMoments>),
 }
 
 impl Maps {
@@ -101,12 +101,12 @@ fn is_8bit(len: usize, storage: MomentStorage) -> bool {
     storage == MomentStorage::EightBit && len >= MIN_8BIT_ELEMENTS
 }
 
-impl PlacedMoments {
+impl HeldMoments {
     /// Puts moments where `param` is.
     pub(crate) fn new(param: &Param, moments: Moments, maps: &Maps) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if param.value().device().is_cuda() {
-            let moments = super::cuda::optimizer::DeviceMoments::new(param.value(), &moments, maps)?;
+            let moments = crate::kernels::cuda::optimizer::DeviceMoments::new(param.value(), &moments, maps)?;
             return Ok(Self::Device(Box::new(moments)));
         }
         let _ = (param, maps);
@@ -173,7 +173,7 @@ pub(crate) fn sum_of_squares<'a>(params: impl IntoIterator<Item = &'a Param>) ->
     let mut sum = 0.0;
     #[cfg(feature = "cuda")]
     {
-        sum += super::cuda::optimizer::sum_of_squares(&on_device)?;
+        sum += crate::kernels::cuda::optimizer::sum_of_squares(&on_device)?;
     }
     debug_assert!(cfg!(feature = "cuda") || on_device.is_empty(), "without CUDA there is no other device");
     for gradient in on_host {

@@ -11,12 +11,12 @@ use std::rc::Rc;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use super::buffer::{elements, scratch, tensor};
-use super::cpu::math::{dot, exp, simd, tanh};
-use super::cpu::matrix::{Matrix, MatrixMut, matmul};
 use super::dropout::{Dropout, threshold};
 use super::rows_of;
 use super::tape::{Tape, Value};
+use crate::kernels::buffer::{elements, scratch, tensor};
+use crate::kernels::cpu::gemm::{Matrix, MatrixMut, matmul};
+use crate::kernels::cpu::math::{dot, exp, simd, tanh};
 use crate::rng::Stream;
 
 /// Heads and who sees whom.
@@ -80,7 +80,7 @@ pub fn attention(tape: &Tape, [q, k, v]: [&Value; 3], kind: AttentionKind, seque
     let plan = Plan::new([q, k, v], kind, sequences, kind.dropout.stream(tape.dropout()))?;
     #[cfg(feature = "cuda")]
     if q.tensor().device().is_cuda() {
-        return super::cuda::attention::attention(tape, [q, k, v], plan);
+        return crate::kernels::cuda::attention::attention(tape, [q, k, v], plan);
     }
     let mut output = scratch(plan.queries * plan.query_width());
     let mut log_sums = scratch(plan.queries * kind.heads);
@@ -130,15 +130,15 @@ pub fn attention(tape: &Tape, [q, k, v]: [&Value; 3], kind: AttentionKind, seque
 }
 
 /// Shapes, and the tasks: one for each sequence and key head, with its group of query heads.
-pub(super) struct Plan {
-    pub(super) kind: AttentionKind,
-    pub(super) offsets: Vec<usize>,
-    pub(super) query_offsets: Vec<usize>,
-    pub(super) first_positions: Vec<usize>,
-    pub(super) queries: usize,
-    pub(super) tokens: usize,
+pub(crate) struct Plan {
+    pub(crate) kind: AttentionKind,
+    pub(crate) offsets: Vec<usize>,
+    pub(crate) query_offsets: Vec<usize>,
+    pub(crate) first_positions: Vec<usize>,
+    pub(crate) queries: usize,
+    pub(crate) tokens: usize,
     /// Draws which probabilities are kept, if not all are.
-    pub(super) mask: Option<Stream>,
+    pub(crate) mask: Option<Stream>,
 }
 
 struct BackwardInputs<'a> {

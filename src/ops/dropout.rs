@@ -8,24 +8,24 @@ use std::rc::Rc;
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::buffer::{elements, modify, scratch, tensor};
-use super::cpu::math::simd;
-use super::cpu::par_rows;
 use super::tape::{DropoutKey, Tape, Value};
+use crate::kernels::buffer::{elements, modify, scratch, tensor};
+use crate::kernels::cpu::math::simd;
+use crate::kernels::cpu::par_rows;
 use crate::rng::{Purpose, Stream};
 
-/// A place in a frozen base where the model itself drops elements while it trains.
+/// A site in a frozen base where the model itself drops elements while it trains.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     /// Probability with which an element is left out.
     pub p: f32,
-    /// Which random stream draws the mask: the place's number in the model.
+    /// Which random stream draws the mask: its number in the model.
     pub site: u32,
 }
 
 impl Dropout {
     /// The stream of the mask, or `None` where nothing is left out.
-    pub(super) fn stream(&self, key: Option<DropoutKey>) -> Option<Stream> {
+    pub(crate) fn stream(&self, key: Option<DropoutKey>) -> Option<Stream> {
         let key = key.filter(|_| self.p > 0.0)?;
         Some(Stream::new(key.seed, self.site, key.micro_batch, Purpose::BaseDropout))
     }
@@ -38,7 +38,7 @@ impl Dropout {
 }
 
 /// Elements whose random number is below this are left out.
-pub(super) fn threshold(p: f32) -> u32 {
+pub(crate) fn threshold(p: f32) -> u32 {
     (f64::from(p) * 4_294_967_296.0) as u32
 }
 
@@ -46,15 +46,15 @@ pub(super) fn threshold(p: f32) -> u32 {
 ///
 /// # Errors
 /// If `x` is not a matrix of f32.
-pub fn dropout(tape: &Tape, x: Value, place: &Dropout) -> Result<Value> {
-    let Some(stream) = place.stream(tape.dropout()) else { return Ok(x) };
+pub fn dropout(tape: &Tape, x: Value, site: &Dropout) -> Result<Value> {
+    let Some(stream) = site.stream(tape.dropout()) else { return Ok(x) };
     let shape = x.tensor().dims2()?;
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() {
-        return super::cuda::elementwise::dropout(tape, &x, stream, place.p);
+        return crate::kernels::cuda::elementwise::dropout(tape, &x, stream, site.p);
     }
-    let mask = Mask::draw(&stream, place.p, shape);
-    let scale = 1.0 / (1.0 - place.p);
+    let mask = Mask::draw(&stream, site.p, shape);
+    let scale = 1.0 / (1.0 - site.p);
     let mut output = scratch(shape.0 * shape.1);
     keep_and_scale(&mut output, &elements(x.tensor())?, shape.1, &mask, scale);
     let output = tensor(output, shape)?;
@@ -96,7 +96,7 @@ simd! {
 }
 
 /// A dropout mask: which elements of a matrix are kept, a bit each.
-pub(super) struct Mask {
+pub(crate) struct Mask {
     /// Row by row, the first element in the lowest bit; each row starts a byte.
     bits: Vec<u8>,
     bytes_per_row: usize,
@@ -104,7 +104,7 @@ pub(super) struct Mask {
 
 impl Mask {
     /// Draws whether each element of a `(rows, width)` matrix is kept, with probability 1 − p.
-    pub(super) fn draw(stream: &Stream, p: f32, (rows, width): (usize, usize)) -> Self {
+    pub(crate) fn draw(stream: &Stream, p: f32, (rows, width): (usize, usize)) -> Self {
         let bytes_per_row = width.div_ceil(8);
         let mut bits = vec![0; rows * bytes_per_row];
         draw_bits(&mut bits, stream, threshold(p), width);
@@ -113,7 +113,7 @@ impl Mask {
 
     /// Clears what is not kept of a row's elements from `column`, a multiple of 8, on.
     #[inline(always)]
-    pub(super) fn apply(&self, row: usize, column: usize, x: &mut [f32]) {
+    pub(crate) fn apply(&self, row: usize, column: usize, x: &mut [f32]) {
         let bits = &self.bits[row * self.bytes_per_row + column / 8..];
         let (bytes, rest) = x.as_chunks_mut::<8>();
         for (x, &byte) in bytes.iter_mut().zip(bits) {
@@ -180,12 +180,12 @@ mod tests {
 
     #[test]
     fn dropout_keeps_the_mean_and_its_gradient_has_the_same_mask() {
-        let place = Dropout { p: 0.25, site: 3 };
+        let site = Dropout { p: 0.25, site: 3 };
         let key = DropoutKey { seed: 1, micro_batch: 2 };
         let x: Vec<f32> = numbers(83 * 41, 1).iter().map(|x| x + 2.0).collect();
         let (value, gradient) = Value::leaf(tensor(x.clone(), (83, 41)).unwrap());
         let tape = Tape::recording(Some(key));
-        let y = dropout(&tape, value, &place).unwrap();
+        let y = dropout(&tape, value, &site).unwrap();
         let output = elements(y.tensor()).unwrap().to_vec();
         let ones = tensor(vec![1.0; x.len()], (83, 41)).unwrap();
         tape.backward(&y, ones).unwrap();

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use candle_core::{Result, Tensor};
 
-use super::buffer::{elements, tensor};
 use super::tape::{Param, Tape, Value};
+use crate::kernels::buffer::{elements, tensor};
 
 /// Fixed, irregular numbers in (-1, 1).
 pub(crate) fn numbers(len: usize, seed: u32) -> Vec<f32> {

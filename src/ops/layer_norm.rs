@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use candle_core::Result;
 
-use super::buffer::{elements, scratch, tensor};
-use super::constant::Constant;
-use super::cpu::math::{dot, simd};
-use super::cpu::par_rows;
 use super::rows_of;
 use super::tape::{Param, Tape, Value};
+use crate::kernels::buffer::{elements, scratch, tensor};
+use crate::kernels::constant::Constant;
+use crate::kernels::cpu::math::{dot, simd};
+use crate::kernels::cpu::par_rows;
 
 /// A frozen scale and shift of width D, and the ε of the norm.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub fn layer_norm(tape: &Tape, x: &Value, norm: &Rc<LayerNorm>) -> Result<Value>
     let rows = rows_of(x.tensor(), width)?;
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() {
-        return super::cuda::norm::layer_norm(tape, x, norm);
+        return crate::kernels::cuda::norm::layer_norm(tape, x, norm);
     }
     let mut moments = Moments { mean: scratch(rows), inverse: scratch(rows) };
     let mut output = scratch(rows * width);

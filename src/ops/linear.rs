@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use candle_core::Result;
 
-use super::buffer::{elements, scratch, tensor};
-use super::cpu::matrix::{Matrix, MatrixMut, matmul};
 use super::rows_of;
 use super::tape::{Param, Tape, Value};
+use crate::kernels::buffer::{elements, scratch, tensor};
+use crate::kernels::cpu::gemm::{Matrix, MatrixMut, matmul};
 
 /// Maps `x` `(N, in)` to `(N, out)` by the parameters `weight` `(out, in)` and `bias` (out values).
 ///

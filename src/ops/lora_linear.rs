@@ -11,15 +11,15 @@ use std::rc::Rc;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use super::buffer::{elements, scratch, tensor};
-use super::constant::Constant;
-use super::cpu::math::{add_rows, dot_rows, simd};
-use super::cpu::matrix::MatrixMut;
-use super::cpu::par_rows;
 use super::dropout::Mask;
-use super::frozen::FrozenMatrix;
 use super::rows_of;
 use super::tape::{Param, Tape, Value};
+use crate::kernels::buffer::{elements, scratch, tensor};
+use crate::kernels::constant::Constant;
+use crate::kernels::cpu::gemm::MatrixMut;
+use crate::kernels::cpu::math::{add_rows, dot_rows, simd};
+use crate::kernels::cpu::par_rows;
+use crate::kernels::matrix::FrozenMatrix;
 use crate::rng::{Purpose, Stream};
 
 /// A frozen `(out, in)` weight, its bias if the model has one, and an adapter if it is trained.
@@ -50,7 +50,7 @@ pub struct Adapter {
 
 impl Adapter {
     /// The stream of the mask, or `None` where nothing is left out.
-    pub(super) fn stream(&self, tape: &Tape) -> Option<Stream> {
+    pub(crate) fn stream(&self, tape: &Tape) -> Option<Stream> {
         let key = tape.dropout().filter(|_| self.dropout > 0.0)?;
         Some(Stream::new(key.seed, self.site, key.micro_batch, Purpose::Dropout))
     }
@@ -70,7 +70,7 @@ pub fn lora_linear(tape: &Tape, x: &Value, layer: &Rc<LoraLinear>, residual: Opt
     }
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() {
-        return super::cuda::lora_linear::lora_linear(tape, x, layer, residual);
+        return crate::kernels::cuda::lora_linear::lora_linear(tape, x, layer, residual);
     }
     let mut output = scratch(rows * outputs);
     if let Some(residual) = residual {
@@ -307,9 +307,9 @@ fn add_transposed(sum: &mut [f32], addend: &[f32], rank: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::cpu::memory::Buffer;
+    use crate::kernels::matrix::Storage;
     use crate::ops::finite_differences::{check, check_params, numbers};
-    use crate::ops::frozen::Storage;
-    use crate::ops::memory::Buffer;
     use crate::ops::tape::DropoutKey;
 
     const INPUTS: usize = 19;

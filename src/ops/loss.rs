@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::buffer::{elements, tensor};
 use super::tape::{Tape, Value};
+use crate::kernels::buffer::{elements, tensor};
 
 /// Weights of the terms of binary cross-entropy.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,26 +6,16 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
-pub mod blockwise;
-pub(crate) mod buffer;
-pub mod constant;
-pub mod cpu;
-#[cfg(feature = "cuda")]
-mod cuda;
 pub mod dropout;
-pub mod dynamic_map;
-pub mod frozen;
 pub mod layer_norm;
 pub mod linear;
 pub mod lora_linear;
 pub mod loss;
-pub mod memory;
-pub mod nf4;
-pub mod place;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
 pub mod tape;
+pub mod to_host;
 
 #[cfg(test)]
 pub(crate) mod finite_differences;

@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use candle_core::{Result, bail};
 
-use super::buffer::{elements, scratch, tensor};
-use super::constant::Constant;
-use super::cpu::math::{dot, simd};
-use super::cpu::par_rows;
 use super::tape::{Tape, Value};
+use crate::kernels::buffer::{elements, scratch, tensor};
+use crate::kernels::constant::Constant;
+use crate::kernels::cpu::math::{dot, simd};
+use crate::kernels::cpu::par_rows;
 
 /// A frozen scale of width D and the ε of its norm.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     }
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() {
-        return super::cuda::norm::rms_norm(tape, x, norm);
+        return crate::kernels::cuda::norm::rms_norm(tape, x, norm);
     }
     let rows = shape.0 * (shape.1 / width);
     let mut inverse = scratch(rows);

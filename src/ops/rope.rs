@@ -5,11 +5,11 @@ use std::rc::Rc;
 
 use candle_core::{Result, bail};
 
-use super::buffer::modify;
-use super::constant::Constant;
-use super::cpu::math::simd;
-use super::cpu::par_rows;
 use super::tape::{Tape, Value};
+use crate::kernels::buffer::modify;
+use crate::kernels::constant::Constant;
+use crate::kernels::cpu::math::simd;
+use crate::kernels::cpu::par_rows;
 
 /// cos and sin of every position's angles.
 #[derive(Debug)]
@@ -50,13 +50,13 @@ impl RopeTable {
 
     /// cos and sin on a GPU.
     #[cfg(feature = "cuda")]
-    pub(super) fn on(&self, device: &candle_core::Device) -> Result<(&candle_core::Tensor, &candle_core::Tensor)> {
+    pub(crate) fn on(&self, device: &candle_core::Device) -> Result<(&candle_core::Tensor, &candle_core::Tensor)> {
         Ok((self.cos.on(device)?, self.sin.on(device)?))
     }
 
     /// The width of a head, and pairs of it that are rotated.
     #[cfg(feature = "cuda")]
-    pub(super) fn widths(&self) -> (usize, usize) {
+    pub(crate) fn widths(&self) -> (usize, usize) {
         (self.head_size, self.half)
     }
 }
@@ -95,7 +95,7 @@ pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>)
     }
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() {
-        return super::cuda::elementwise::rope(tape, x, table, positions);
+        return crate::kernels::cuda::elementwise::rope(tape, x, table, positions);
     }
     modify(x.tensor(), |x| rotate(x, width, table, positions, 1.0))?;
     let Some(gradient) = x.gradient() else {

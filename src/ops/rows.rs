@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use candle_core::{Result, bail};
 
-use super::buffer::{elements, scratch, tensor};
-use super::cpu::math::simd;
-use super::cpu::{MAP_WIDTH, map_block, par_rows};
 use super::tape::{Tape, Value};
+use crate::kernels::buffer::{elements, scratch, tensor};
+use crate::kernels::cpu::math::simd;
+use crate::kernels::cpu::{MAP_WIDTH, map_block, par_rows};
 
 /// Rows `indices` of `x` `(N, D)`, in that order. Indices are distinct.
 ///
@@ -21,7 +21,7 @@ pub fn gather(tape: &Tape, x: &Value, indices: &Rc<[u32]>) -> Result<Value> {
     }
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() {
-        return super::cuda::elementwise::gather(tape, x, indices);
+        return crate::kernels::cuda::elementwise::gather(tape, x, indices);
     }
     let mut output = scratch(indices.len() * width);
     {
@@ -101,7 +101,7 @@ pub fn columns(tape: &Tape, x: &Value, columns: Range<usize>) -> Result<Value> {
     }
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() {
-        return super::cuda::elementwise::columns(tape, x, columns);
+        return crate::kernels::cuda::elementwise::columns(tape, x, columns);
     }
     let mut output = scratch(rows * columns.len());
     copy_columns(&mut output, &elements(x.tensor())?, width, columns.clone());
@@ -142,7 +142,7 @@ pub fn add(tape: &Tape, a: &Value, b: &Value) -> Result<Value> {
     }
     #[cfg(feature = "cuda")]
     if a.tensor().device().is_cuda() {
-        return super::cuda::elementwise::add(tape, a, b);
+        return crate::kernels::cuda::elementwise::add(tape, a, b);
     }
     let mut output = scratch(a.tensor().elem_count());
     sum(&mut output, &elements(a.tensor())?, &elements(b.tensor())?);

@@ -10,9 +10,9 @@ use std::rc::Rc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::buffer;
-use super::cpu::math::simd;
-use super::cpu::{MAP_WIDTH, map_block, par_rows};
+use crate::kernels::buffer;
+use crate::kernels::cpu::math::simd;
+use crate::kernels::cpu::{MAP_WIDTH, map_block, par_rows};
 
 type Step = Box<dyn FnOnce() -> Result<()>>;
 
@@ -294,7 +294,7 @@ fn add_in_place(sum: &Tensor, other: &Tensor) -> Result<()> {
     }
     #[cfg(feature = "cuda")]
     if sum.device().is_cuda() {
-        return super::cuda::elementwise::add_in_place(sum, other);
+        return crate::kernels::cuda::elementwise::add_in_place(sum, other);
     }
     let other = buffer::elements(other)?;
     buffer::modify(sum, |sum| add(sum, &other))

@@ -2,10 +2,10 @@
 //!
 //! Counted from what the ops save for their backward; held to measured peaks in README.md.
 
+use crate::kernels::cpu::nf4;
+use crate::kernels::device::Device;
 use crate::model::config::{BackboneConfig, LayersConfig, Pooling};
 use crate::model::weights::{BaseStorage, Precision};
-use crate::ops::nf4;
-use crate::ops::place::Place;
 
 /// Bytes of program, tokenizer and worker buffers, measured on small models.
 const PROGRAM: u64 = 30 << 20;
@@ -26,7 +26,7 @@ pub struct StepShape<'a> {
     /// Tokens of the largest batch.
     pub tokens: usize,
     /// Where it runs.
-    pub place: &'a Place,
+    pub device: &'a Device,
 }
 
 /// Bytes that a step takes, part by part.
@@ -69,8 +69,8 @@ impl MemoryEstimate {
         let saved = if shape.recompute { layers * d + layer } else { (layers - 1) * layer + last };
         // Gradients of gate, up and their product, and of the residual stream.
         let in_backward = 3 * mlp + 2 * d;
-        let size = shape.place.activation_bytes();
-        let beside = if shape.place.is_gpu() {
+        let size = shape.device.activation_bytes();
+        let beside = if shape.device.is_gpu() {
             // A weight that is widened for a product; an input with what dropout leaves of it, and its gradient.
             let widened = if shape.storage.is_4bit { d * mlp * size } else { 0 };
             widened + shape.tokens * 2 * mlp * size
@@ -79,7 +79,7 @@ impl MemoryEstimate {
             shape.tokens * if shape.recompute { 1 } else { layers } * inputs / 8
         };
         Self {
-            base: base_bytes(config, shape.storage, shape.place),
+            base: base_bytes(config, shape.storage, shape.device),
             trained: 8 * shape.trained as u64,
             optimizer: shape.optimizer_bytes as u64,
             activations: (shape.tokens * size * (saved + in_backward) + beside) as u64,
@@ -95,7 +95,7 @@ impl MemoryEstimate {
 
 /// Bytes of the frozen weights that are where the model computes: embeddings stay on the CPU.
 #[must_use]
-pub fn base_bytes(config: &BackboneConfig, storage: BaseStorage, place: &Place) -> u64 {
+pub fn base_bytes(config: &BackboneConfig, storage: BaseStorage, device: &Device) -> u64 {
     let (linear, embedding) = (config.linear_weights(), config.embedding_weights());
     let dense = match storage.precision {
         Precision::Float32 => 4,
@@ -107,6 +107,6 @@ pub fn base_bytes(config: &BackboneConfig, storage: BaseStorage, place: &Place) 
     } else {
         dense * linear
     };
-    let embedding = if place.is_gpu() { 0 } else { embedding };
+    let embedding = if device.is_gpu() { 0 } else { embedding };
     (linear + dense * embedding + 4 * config.hidden_size * (2 * config.num_hidden_layers + 1)) as u64
 }

@@ -9,8 +9,8 @@ use super::checkpoint::Progress;
 use super::scored::Scored;
 use crate::artifacts::records::History;
 use crate::artifacts::tensorboard::{EventWriter, Hyperparameter};
+use crate::kernels::cpu::memory;
 use crate::metrics::curves::over_thresholds;
-use crate::ops::memory;
 
 /// Where numbers go as training proceeds.
 pub(super) struct Log {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use candle_core::Result;
 
-use crate::ops::adamw::{Maps, PlacedMoments, Step, sum_of_squares};
+use crate::ops::adamw::{HeldMoments, Maps, Step, sum_of_squares};
 pub use crate::ops::adamw::{MomentStorage, Moments};
 use crate::ops::tape::Param;
 
@@ -16,7 +16,7 @@ const EPSILON: f64 = 1e-8;
 /// The state of one optimization.
 #[derive(Debug)]
 pub struct AdamW {
-    params: Vec<(Rc<Param>, PlacedMoments)>,
+    params: Vec<(Rc<Param>, HeldMoments)>,
     maps: Maps,
     weight_decay: f64,
     steps: i32,
@@ -29,11 +29,11 @@ impl AdamW {
     /// If a GPU's memory does not suffice.
     pub fn new(params: &[Rc<Param>], weight_decay: f64, storage: MomentStorage) -> Result<Self> {
         let maps = Maps::new();
-        let placed = |param: &Rc<Param>| {
+        let held = |param: &Rc<Param>| {
             let moments = Moments::zeros(param.value().elem_count(), storage, &maps);
-            Ok((Rc::clone(param), PlacedMoments::new(param, moments, &maps)?))
+            Ok((Rc::clone(param), HeldMoments::new(param, moments, &maps)?))
         };
-        let params = params.iter().map(placed).collect::<Result<_>>()?;
+        let params = params.iter().map(held).collect::<Result<_>>()?;
         Ok(Self { params, maps, weight_decay, steps: 0 })
     }
 
@@ -65,10 +65,10 @@ impl AdamW {
         &mut self,
         f: impl Fn(&Param, &mut Moments) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        for (param, placed) in &mut self.params {
-            let mut moments = placed.read()?.into_owned();
+        for (param, held) in &mut self.params {
+            let mut moments = held.read()?.into_owned();
             f(param, &mut moments)?;
-            *placed = PlacedMoments::new(param, moments, &self.maps)?;
+            *held = HeldMoments::new(param, moments, &self.maps)?;
         }
         Ok(())
     }

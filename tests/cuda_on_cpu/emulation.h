@@ -1,4 +1,4 @@
-// CUDA C++ on a CPU, as far as src/ops/cuda/*.cu use it: included in place of CUDA's headers.
+// CUDA C++ on a CPU, as far as src/kernels/cuda/*.cu use it: included in place of CUDA's headers.
 //
 // A block's threads are fibers that run one after another between barriers, in an order drawn anew each
 // time: a missing barrier gives wrong numbers. A barrier that not all threads reach aborts.

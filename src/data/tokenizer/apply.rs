@@ -33,12 +33,11 @@ pub(super) fn apply(mut tokenizer: Tokenizer, mut settings: Settings, is_built: 
     apply_prefix_space(&mut tokenizer, &settings)?;
     apply_normalizer(&mut tokenizer, &settings)?;
     apply_post_processor(&mut tokenizer, &settings, &special, is_built)?;
-    let splits_special = settings.flag("split_special_tokens")?.unwrap_or(false);
-    tokenizer.set_encode_special_tokens(splits_special);
+    // Special tokens that stand in a text are then split like any other.
+    tokenizer.set_encode_special_tokens(settings.flag("split_special_tokens")?.unwrap_or(false));
     Ok(Resolved {
         tokenizer,
         cuts_left,
-        splits_special,
         settings,
         special,
         source: None,

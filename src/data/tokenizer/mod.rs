@@ -26,8 +26,6 @@ pub(super) struct Resolved {
     pub(super) tokenizer: Tokenizer,
     /// Texts that are too long lose their beginning.
     pub(super) cuts_left: bool,
-    /// Special tokens that stand in a text are split like any other.
-    pub(super) splits_special: bool,
     settings: Settings,
     special: Vec<Special>,
     /// The `tokenizer.json` it was read from, if there is one.

@@ -50,7 +50,7 @@ impl Resolved {
     pub(in crate::data) fn save(&self, directory: &Path) -> Result<()> {
         let bytes = match &self.source {
             // Nothing was changed: the base's own bytes.
-            Some(path) if state(&read(path)?)? == self.state()? => {
+            Some(path) if state(&read(path)?)? == state(&self.tokenizer)? => {
                 fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?
             }
             _ => {
@@ -68,11 +68,6 @@ impl Resolved {
             write("special_tokens_map.json", &self.special_tokens_map())?;
         }
         Ok(())
-    }
-
-    /// What decides the token ids, except for `max_length`.
-    pub(in crate::data) fn state(&self) -> Result<Value> {
-        state(&self.tokenizer)
     }
 
     fn special_tokens_map(&self) -> Map<String, Value> {
@@ -131,6 +126,7 @@ impl Resolved {
     }
 }
 
+/// What decides the token ids, except for truncation.
 fn state(tokenizer: &Tokenizer) -> Result<Value> {
     let mut state = serde_json::to_value(tokenizer)?;
     state["truncation"] = Value::Null;

@@ -136,7 +136,7 @@ impl Settings {
         let mut texts = Vec::new();
         for name in NAMED {
             if let Some((value, _)) = self.attribute(name).filter(|(value, _)| !value.is_null()) {
-                texts.push(token_of(value, true)?.content);
+                texts.push(named(name, token_of(value, true))?.content);
             }
         }
         for value in self.additional_values() {
@@ -184,7 +184,7 @@ impl Settings {
             let token = match self.attribute(name) {
                 Some((Value::Null, _)) => continue,
                 Some((value, is_of_map)) => {
-                    let token = token_of(value, is_of_map).with_context(|| format!("`{name}`"))?;
+                    let token = named(name, token_of(value, is_of_map))?;
                     match by_text.get(token.content.as_str()) {
                         Some(known) => ((*known).clone(), false),
                         None => (token, value.is_string()),
@@ -236,6 +236,10 @@ pub(super) fn file_named<'a>(files: &'a [PathBuf], name: &str) -> Option<&'a Pat
 fn object(path: &Path) -> Result<Map<String, Value>> {
     let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{}: not a JSON object", path.display()))
+}
+
+fn named(name: &str, token: Result<AddedToken>) -> Result<AddedToken> {
+    token.with_context(|| format!("`{name}` in tokenizer_config.json or special_tokens_map.json"))
 }
 
 /// A token as a text, or as an object with its flags. Absent flags are those of transformers' `AddedToken`.

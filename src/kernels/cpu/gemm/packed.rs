@@ -1,0 +1,94 @@
+//! Weights packed once, for one direction and one kind of number.
+
+#![expect(unsafe_code, reason = "packed words are reached by raw pointers")]
+
+use std::fmt;
+
+use rayon::prelude::*;
+
+use super::kernel::{Kernel, Shared, Words};
+use super::panels::Panels;
+use super::weights::Weights;
+use super::{Compute, DEPTH, Path, for_each_task, rows_of, tile, with_kernel};
+
+/// A matrix as the micro-kernels read it.
+pub(crate) struct Packed {
+    strips: Words,
+    outputs: usize,
+    depth: usize,
+    compute: Compute,
+    path: Path,
+}
+
+impl Packed {
+    /// Packs a matrix on all threads.
+    pub(crate) fn new(compute: Compute, weights: &Weights<'_>) -> Self {
+        Self::on(Path::of_this_cpu(compute), compute, weights)
+    }
+
+    pub(super) fn on(path: Path, compute: Compute, weights: &Weights<'_>) -> Self {
+        let (outputs, depth) = (weights.outputs(), weights.depth());
+        let mut packed = Self { strips: Words::NONE, outputs, depth, compute, path };
+        with_kernel!(compute, path, K => packed.fill::<K>(weights));
+        packed
+    }
+
+    fn fill<K: Kernel>(&mut self, weights: &Weights<'_>) {
+        let (outputs, depth) = (self.outputs, self.depth);
+        let strip_words = strip_words::<K>(depth);
+        let words = self.strips.of(outputs.div_ceil(K::STRIP) * strip_words);
+        words.par_chunks_mut(strip_words).enumerate().for_each(|(strip, words)| {
+            let columns = strip * K::STRIP..((strip + 1) * K::STRIP).min(outputs);
+            for start in (0..depth).step_by(DEPTH * K::TERMS) {
+                let terms = start..(start + DEPTH * K::TERMS).min(depth);
+                let words = &mut words[start / K::TERMS * K::WORDS * K::STRIP..];
+                tile::pack::<K>(weights, columns.clone(), terms, words, strip_words);
+            }
+        });
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.strips.bytes()
+    }
+
+    /// Bytes that a matrix takes when packed on this CPU.
+    pub(crate) fn bytes_of(compute: Compute, outputs: usize, depth: usize) -> usize {
+        with_kernel!(compute, Path::of_this_cpu(compute), K => {
+            4 * outputs.div_ceil(K::STRIP) * strip_words::<K>(depth)
+        })
+    }
+
+    /// The product it was packed for.
+    pub(crate) fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
+        let x = rows_of(x, self.depth);
+        assert_eq!(y.len(), x.rows * self.outputs, "the output of {} rows of {}", x.rows, self.outputs);
+        with_kernel!(self.compute, self.path, K => {
+            let panels = Panels::<K>::pack(x, true);
+            let strip_words = strip_words::<K>(self.depth);
+            for_each_task(&panels, self.outputs, Shared(y.as_mut_ptr()), |part| {
+                let first = part.columns.start / K::STRIP * strip_words;
+                for start in (0..self.depth).step_by(DEPTH * K::TERMS) {
+                    let units = (self.depth - start).div_ceil(K::TERMS).min(DEPTH);
+                    let at = first + start / K::TERMS * K::WORDS * K::STRIP;
+                    // SAFETY: tasks have parts of their own; the strips were packed so.
+                    unsafe {
+                        let weights = self.strips.as_ptr().add(at);
+                        panels.multiply(start, units, (weights, strip_words), &part, accumulate || start > 0);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Words of a strip: whole cache lines.
+fn strip_words<K: Kernel>(depth: usize) -> usize {
+    depth.div_ceil(K::TERMS) * K::WORDS * K::STRIP
+}
+
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Packed({} × {}, {:?})", self.outputs, self.depth, self.compute)
+    }
+}

@@ -1,0 +1,175 @@
+//! x, packed: panels of a few rows, unit by unit.
+
+#![expect(unsafe_code, reason = "packed words are reached by raw pointers")]
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::kernel::{Kernel, Number, Shared, Strips, Words};
+use super::weights::Source;
+
+/// Terms that are narrowed at a time.
+const PIECE: usize = 512;
+
+thread_local! {
+    /// Kept from call to call: fresh pages would cost more than the packing.
+    static PANELS: RefCell<Words> = const { RefCell::new(Words::NONE) };
+}
+
+/// The first factor of a product: a matrix whose rows are `stride` apart, or, transposed, its columns.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    pub(super) stride: usize,
+    pub(super) is_transposed: bool,
+    /// Multiplies every number.
+    pub(super) scale: f32,
+}
+
+/// For each panel, for each unit along k, its rows.
+pub(super) struct Panels<K> {
+    kernel: PhantomData<K>,
+    words: Words,
+    pub(super) rows: usize,
+    panel_words: usize,
+}
+
+/// Columns of y that a task computes, and where y is.
+#[derive(Clone)]
+pub(super) struct Part {
+    /// Panels.
+    pub(super) panels: Range<usize>,
+    pub(super) columns: Range<usize>,
+    pub(super) y: Shared<f32>,
+    pub(super) y_stride: usize,
+}
+
+impl<K: Kernel> Panels<K> {
+    /// Packs all rows, on all threads if `is_parallel`.
+    pub(super) fn pack(x: Input<'_>, is_parallel: bool) -> Self {
+        let Input { rows, depth, stride, .. } = x;
+        let (lines, length) = if x.is_transposed { (depth, rows) } else { (rows, depth) };
+        assert!(lines == 0 || (lines - 1) * stride + length <= x.data.len(), "the matrix exceeds its slice");
+        assert!(!x.is_transposed || K::TERMS == 1, "only f32 is packed from columns");
+        // With room for what `transpose` writes behind the last row.
+        let panel_words = (depth.div_ceil(K::TERMS) * K::WORDS * K::ROWS + 16).next_multiple_of(16);
+        let mut words = PANELS.take();
+        let to = Shared(words.of(panel_count::<K>(rows) * panel_words).as_mut_ptr());
+        let pack = |index: usize| {
+            // SAFETY: each panel has its own words, as many as were reserved, and x was checked above.
+            unsafe { pack_panel::<K>(&x, panel::<K>(rows, index), to.get().add(index * panel_words)) }
+        };
+        let count = panel_count::<K>(rows);
+        if is_parallel && count >= 8 {
+            (0..count).into_par_iter().for_each(pack);
+        } else {
+            (0..count).for_each(pack);
+        }
+        Self { kernel: PhantomData, words, rows, panel_words }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        panel_count::<K>(self.rows)
+    }
+
+    /// y's part (+)= x's terms from `start` on times the packed tile of them, `units` long.
+    ///
+    /// # Safety
+    /// The tile was packed so, and nobody else touches the part of y, which exists.
+    pub(super) unsafe fn multiply(
+        &self,
+        start: usize,
+        units: usize,
+        tile: (*const u32, usize),
+        part: &Part,
+        add: bool,
+    ) {
+        for index in part.panels.clone() {
+            let range = panel::<K>(self.rows, index);
+            let width = K::panel_width(range.len());
+            let (weights, strip_words) = tile;
+            // SAFETY: as the caller promised; the panel was packed for this many units.
+            unsafe {
+                let x = self.words.as_ptr().add(index * self.panel_words + start / K::TERMS * K::WORDS * width);
+                let strips = Strips {
+                    weights,
+                    strip_words,
+                    strip: K::STRIP,
+                    columns: part.columns.len(),
+                    y: part.y.get().add(range.start * part.y_stride + part.columns.start),
+                    y_stride: part.y_stride,
+                    add,
+                };
+                K::panel(range.len(), units, x, &strips);
+            }
+        }
+    }
+}
+
+impl<K> Drop for Panels<K> {
+    fn drop(&mut self) {
+        PANELS.set(std::mem::take(&mut self.words));
+    }
+}
+
+fn panel_count<K: Kernel>(rows: usize) -> usize {
+    rows.div_ceil(K::ROWS)
+}
+
+/// The rows of a panel: panels differ by one row at most.
+fn panel<K: Kernel>(rows: usize, index: usize) -> Range<usize> {
+    let count = panel_count::<K>(rows);
+    index * rows / count..(index + 1) * rows / count
+}
+
+/// # Safety
+/// The matrix holds these rows, and there is room for the panel.
+unsafe fn pack_panel<K: Kernel>(x: &Input<'_>, range: Range<usize>, to: *mut u32) {
+    let width = K::panel_width(range.len());
+    if x.is_transposed {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let from = x.data.as_ptr().add(range.start);
+            K::copy_columns(to, range.len(), from, x.stride, x.depth, x.scale);
+        }
+        return;
+    }
+    let in_place = if x.scale == 1.0 { K::in_place(Source::F32(x.data)) } else { None };
+    K::Number::with_buffer(16 * PIECE, |buffer| {
+        for start in (0..x.depth).step_by(PIECE) {
+            let len = PIECE.min(x.depth - start);
+            let mut lines = [std::ptr::null(); 16];
+            for ((line, row), buffer) in lines.iter_mut().zip(range.clone()).zip(buffer.chunks_exact_mut(PIECE)) {
+                let first = row * x.stride + start;
+                *line = match in_place {
+                    Some(data) => data[first..][..len].as_ptr(),
+                    None => narrow::<K>(&mut buffer[..len], &x.data[first..][..len], x.scale),
+                };
+            }
+            // SAFETY: the caller's promises; a line is `len` long.
+            unsafe {
+                let to = to.add(start / K::TERMS * K::WORDS * width);
+                K::transpose(to, width, width, &lines[..range.len()], len, 0);
+            }
+        }
+    });
+}
+
+fn narrow<K: Kernel>(to: &mut [K::Number], from: &[f32], scale: f32) -> *const K::Number {
+    if scale == 1.0 {
+        K::narrow(to, from);
+    } else {
+        let mut scaled = [0.0; PIECE];
+        let scaled = &mut scaled[..from.len()];
+        for (scaled, x) in scaled.iter_mut().zip(from) {
+            *scaled = scale * x;
+        }
+        K::narrow(to, scaled);
+    }
+    to.as_ptr()
+}

@@ -1,0 +1,40 @@
+//! What the CPU kernels share: vector arithmetic, matrix products, and the split over cores.
+
+pub mod blockwise;
+pub mod dynamic_map;
+pub mod flops;
+pub(crate) mod gemm;
+pub(crate) mod math;
+pub mod memory;
+pub mod nf4;
+
+use rayon::prelude::*;
+
+/// Runs `f(first row, rows)` over blocks of whole rows of `out`, on all cores. The cut depends on
+/// the shape alone, never on the number of threads.
+pub(crate) fn par_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    // About 16 Ki elements: large against the cost of a task, small against a core's cache.
+    let rows = (16_384 / width.max(1)).max(1);
+    out.par_chunks_mut(rows * width.max(1)).enumerate().for_each(|(index, block)| f(index * rows, block));
+}
+
+/// Elements that [`map_block`] is called for at a time: pass it to [`par_rows`] as the width.
+pub(crate) const MAP_WIDTH: usize = 1024;
+
+/// `block = f(inputs)`, or `block += f(inputs)` if `accumulate`, element by element; `block` starts
+/// at row `first` of rows of [`MAP_WIDTH`].
+#[inline(always)]
+pub(crate) fn map_block<const K: usize>(
+    first: usize,
+    block: &mut [f32],
+    accumulate: bool,
+    inputs: [&[f32]; K],
+    f: impl Fn([f32; K]) -> f32,
+) {
+    let inputs = inputs.map(|input| &input[first * MAP_WIDTH..][..block.len()]);
+    for (index, out) in block.iter_mut().enumerate() {
+        // Called in one place, `f` is sure to be inlined.
+        let value = f(inputs.map(|input| input[index]));
+        *out = if accumulate { *out + value } else { value };
+    }
+}

@@ -1,0 +1,144 @@
+//! Where a model computes: on the CPU in f32, or on a GPU in f32 or bf16.
+
+use candle_core::{DType, Result, Tensor};
+
+use super::cpu::memory::Limits;
+use super::matrix::FrozenMatrix;
+
+/// A device, and the type of activations on it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    device: candle_core::Device,
+    dtype: DType,
+}
+
+/// What records say of a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuDescription {
+    /// Such as `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// The newest CUDA that its driver knows.
+    pub driver: String,
+    /// The most of its memory that this process has used so far, in bytes.
+    pub peak_bytes: u64,
+}
+
+impl Device {
+    /// The CPU, which computes in f32 whatever weights are stored in.
+    #[must_use]
+    pub fn cpu() -> Self {
+        Self { device: candle_core::Device::Cpu, dtype: DType::F32 }
+    }
+
+    /// Opens the GPU of a number, for bf16.
+    ///
+    /// # Errors
+    /// If there is none, it is too old, or this build is for the CPU only.
+    pub fn gpu(ordinal: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self { device: super::cuda::open(ordinal)?, dtype: DType::BF16 });
+        #[cfg(not(feature = "cuda"))]
+        candle_core::bail!(
+            "cuda:{ordinal}: this build of llmcls computes on the CPU only; use --device cpu, leave it out, or build with \
+             `--features cuda`"
+        )
+    }
+
+    /// The same device with activations of another type; the CPU keeps f32.
+    #[must_use]
+    pub fn with_dtype(&self, dtype: DType) -> Self {
+        Self { device: self.device.clone(), dtype: if self.is_gpu() { dtype } else { DType::F32 } }
+    }
+
+    /// Whether it is a GPU.
+    #[must_use]
+    pub fn is_gpu(&self) -> bool {
+        self.device.is_cuda()
+    }
+
+    /// Bytes of a number of an activation.
+    #[must_use]
+    pub fn activation_bytes(&self) -> usize {
+        self.dtype.size_in_bytes()
+    }
+
+    /// Activations, from f32 on the CPU.
+    ///
+    /// # Errors
+    /// If the GPU's memory does not suffice.
+    pub fn put(&self, tensor: Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = &self.device {
+            return super::cuda::upload(device, &super::buffer::elements(&tensor)?, self.dtype, tensor.shape());
+        }
+        Ok(tensor)
+    }
+
+    /// A trained tensor of zeros: f32 wherever it is.
+    ///
+    /// # Errors
+    /// If the GPU's memory does not suffice.
+    pub fn zeros(&self, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+        Tensor::zeros(shape, DType::F32, &self.device)
+    }
+
+    /// A frozen matrix, moved to the device.
+    ///
+    /// # Errors
+    /// If the GPU's memory does not suffice.
+    pub fn hold(&self, matrix: FrozenMatrix) -> Result<FrozenMatrix> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = &self.device {
+            return matrix.moved_to(device, self.dtype);
+        }
+        Ok(matrix)
+    }
+
+    /// Waits until all that was queued is done: before a clock is read.
+    ///
+    /// # Errors
+    /// If something that was queued failed.
+    pub fn wait(&self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = &self.device {
+            return super::cuda::wait(device);
+        }
+        Ok(())
+    }
+
+    /// Floating-point operations a second of a large matrix product: the best of a few.
+    ///
+    /// # Errors
+    /// If a GPU's memory does not suffice.
+    pub fn measure_rate(&self) -> Result<f64> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = &self.device {
+            return super::cuda::gemm::measure_rate(device, self.dtype);
+        }
+        Ok(super::cpu::flops::measure_rate())
+    }
+
+    /// The device's memory, where the system tells.
+    #[must_use]
+    pub fn memory(&self) -> Option<Limits> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = &self.device {
+            return super::cuda::limits(device).ok();
+        }
+        super::cpu::memory::limits()
+    }
+
+    /// The GPU, if it is one.
+    #[must_use]
+    pub fn description(&self) -> Option<GpuDescription> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = &self.device {
+            return Some(GpuDescription {
+                name: super::cuda::name(device).ok()?,
+                driver: super::cuda::driver_version().ok()?,
+                peak_bytes: super::cuda::peak_bytes(device).ok()?,
+            });
+        }
+        None
+    }
+}

@@ -1,0 +1,194 @@
+//! Frozen weights: `y = x Wᵀ` and `∂L/∂x = g W`, for `W` held in f32, bf16, f16 or NF4.
+//!
+//! `W` never has a gradient. What is stored otherwise than it is computed is converted tile by tile next
+//! to the product, in a core's cache: the matrix never exists in f32.
+
+use half::{bf16, f16};
+
+use super::cpu::flops;
+use super::cpu::gemm::{Compute, Direction, Packed, Source, Weights, product};
+use super::cpu::memory::Buffer;
+use super::cpu::nf4::Nf4;
+
+/// The numbers of a matrix, as stored.
+#[derive(Debug)]
+pub enum Storage {
+    /// 4 bytes a weight.
+    F32(Buffer<f32>),
+    /// 2 bytes a weight.
+    Bf16(Buffer<bf16>),
+    /// 2 bytes a weight.
+    F16(Buffer<f16>),
+    /// About 0.516 bytes a weight.
+    Nf4(Nf4),
+    /// On a GPU.
+    #[cfg(feature = "cuda")]
+    Device(Box<super::cuda::DeviceMatrix>),
+}
+
+/// A frozen `(out, in)` matrix.
+#[derive(Debug)]
+pub struct FrozenMatrix {
+    storage: Storage,
+    rows: usize,
+    columns: usize,
+    compute: Compute,
+    packed: Option<Packed>,
+}
+
+impl FrozenMatrix {
+    /// A matrix of `rows × columns` numbers, row-major.
+    ///
+    /// # Panics
+    /// If the storage holds another number of them.
+    #[must_use]
+    pub fn new(storage: Storage, rows: usize, columns: usize) -> Self {
+        let len = match &storage {
+            Storage::F32(data) => data.len(),
+            Storage::Bf16(data) => data.len(),
+            Storage::F16(data) => data.len(),
+            Storage::Nf4(weights) => weights.len,
+            #[cfg(feature = "cuda")]
+            Storage::Device(_) => rows * columns,
+        };
+        assert_eq!(len, rows * columns, "a {rows} × {columns} matrix of {len} numbers");
+        Self { storage, rows, columns, compute: Compute::Float32, packed: None }
+    }
+
+    /// The width of the output.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The width of the input.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes held, mapped or owned.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let packed = self.packed.as_ref().map_or(0, Packed::bytes);
+        packed
+            + match &self.storage {
+                Storage::F32(data) => 4 * data.len(),
+                Storage::Bf16(data) => 2 * data.len(),
+                Storage::F16(data) => 2 * data.len(),
+                Storage::Nf4(weights) => weights.bytes(),
+                #[cfg(feature = "cuda")]
+                Storage::Device(matrix) => matrix.bytes(),
+            }
+    }
+
+    /// The numbers from flat index `first` on, in f32.
+    pub fn read(&self, first: usize, out: &mut [f32]) {
+        self.weights(Direction::Forward).source.read(first, out);
+    }
+
+    /// The same matrix, whose products on the CPU are computed in `compute`.
+    #[must_use]
+    pub fn computed_in(self, compute: Compute) -> Self {
+        Self { compute, packed: None, ..self }
+    }
+
+    /// Packs the weights once for `y = x Wᵀ`, beside the stored ones: few rows are then several times as
+    /// fast.
+    pub(crate) fn pack(&mut self) {
+        self.packed = Some(Packed::new(self.compute, &self.weights(Direction::Forward)));
+    }
+
+    /// The same matrix on a GPU, for activations of `dtype`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn moved_to(
+        self,
+        device: &candle_core::CudaDevice,
+        dtype: candle_core::DType,
+    ) -> candle_core::Result<Self> {
+        use super::cuda::DeviceMatrix;
+        let (rows, columns) = (self.rows, self.columns);
+        let matrix = match &self.storage {
+            Storage::Nf4(weights) => DeviceMatrix::nf4(device, (rows, columns), dtype, weights)?,
+            _ => DeviceMatrix::dense(device, (rows, columns), dtype, |out| self.read(0, out))?,
+        };
+        Ok(Self { storage: Storage::Device(Box::new(matrix)), packed: None, ..self })
+    }
+
+    /// The matrix on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(&self) -> candle_core::Result<&super::cuda::DeviceMatrix> {
+        match &self.storage {
+            Storage::Device(matrix) => Ok(matrix),
+            _ => candle_core::bail!("activations on a GPU meet weights on the CPU"),
+        }
+    }
+
+    /// `y = x Wᵀ`, or `y += x Wᵀ` if `accumulate`; `x` is `(n, in)`, `y` `(n, out)`.
+    pub(crate) fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
+        flops::count(x.len() / self.columns, self.columns, self.rows);
+        match &self.packed {
+            Some(packed) => packed.product(x, y, accumulate),
+            None => product(self.compute, &self.weights(Direction::Forward), x, y, accumulate),
+        }
+    }
+
+    /// `y = g W`, or `y += g W` if `accumulate`; `g` is `(n, out)`, `y` `(n, in)`.
+    pub(crate) fn product_transposed(&self, g: &[f32], y: &mut [f32], accumulate: bool) {
+        flops::count(g.len() / self.rows, self.rows, self.columns);
+        product(self.compute, &self.weights(Direction::Backward), g, y, accumulate);
+    }
+
+    fn weights(&self, direction: Direction) -> Weights<'_> {
+        let source = match &self.storage {
+            Storage::F32(data) => Source::F32(data),
+            Storage::Bf16(data) => Source::Bf16(data),
+            Storage::F16(data) => Source::F16(data),
+            Storage::Nf4(weights) => Source::Nf4(weights),
+            #[cfg(feature = "cuda")]
+            Storage::Device(_) => unreachable!("only matrices on the CPU take part in its products"),
+        };
+        Weights { source, rows: self.rows, columns: self.columns, stride: self.columns, direction }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::finite_differences::numbers;
+
+    /// Every storage, at shapes that do not divide into tiles or NF4 blocks.
+    #[test]
+    fn products_match_plain_loops_over_the_widened_weights() {
+        for (n, rows, columns) in [(3, 300, 530), (1, 7, 65), (5, 520, 33)] {
+            let weights = numbers(rows * columns, 1);
+            let storages = [
+                Storage::F32(Buffer::Owned(weights.clone())),
+                Storage::Bf16(Buffer::Owned(weights.iter().map(|&w| bf16::from_f32(w)).collect())),
+                Storage::F16(Buffer::Owned(weights.iter().map(|&w| f16::from_f32(w)).collect())),
+                Storage::Nf4(Nf4::quantize(weights.len(), |first, out| {
+                    out.copy_from_slice(&weights[first..first + out.len()]);
+                })),
+            ];
+            for storage in storages {
+                let matrix = FrozenMatrix::new(storage, rows, columns);
+                let mut wide = vec![0.0; rows * columns];
+                matrix.read(0, &mut wide);
+                let (x, g) = (numbers(n * columns, 2), numbers(n * rows, 3));
+                let (mut y, mut back) = (vec![1.0; n * rows], vec![1.0; n * columns]);
+                matrix.product(&x, &mut y, true);
+                matrix.product_transposed(&g, &mut back, false);
+                for i in 0..n {
+                    for row in 0..rows {
+                        let sum: f32 = (0..columns).map(|k| x[i * columns + k] * wide[row * columns + k]).sum();
+                        assert!((y[i * rows + row] - 1.0 - sum).abs() < 1e-4);
+                    }
+                    for k in 0..columns {
+                        let sum: f32 = (0..rows).map(|row| g[i * rows + row] * wide[row * columns + k]).sum();
+                        assert!((back[i * columns + k] - sum).abs() < 1e-4);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Builds models: frozen modules by the names of their weights, adapters, norms.
+
+use std::rc::Rc;
+
+use anyhow::{Result, bail};
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::config::NormKind;
+use super::lora::{AdapterShape, LoraOptions};
+use super::weights::{BaseStorage, Precision, Weights};
+use crate::kernels::buffer;
+use crate::kernels::constant::Constant;
+use crate::kernels::device::Device;
+use crate::kernels::matrix::FrozenMatrix;
+use crate::ops::dropout::{Dropout, dropout};
+use crate::ops::layer_norm::{LayerNorm, layer_norm};
+use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
+use crate::ops::rms_norm::{RmsNorm, rms_norm};
+use crate::ops::rows::add;
+use crate::ops::tape::{Param, Tape, Value};
+
+/// A trained parameter's value at the start of training.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Initial {
+    /// U(±bound)
+    Uniform(f32),
+    /// N(0, std), within `cutoff` deviations if there is one.
+    Normal { std: f32, cutoff: Option<f32> },
+    /// All the same.
+    Constant(f32),
+    /// Those of the base.
+    Values(Vec<f32>),
+}
+
+/// Hands out modules while a model is built, in the order of its state dict.
+pub(super) struct Builder<'a> {
+    weights: &'a Weights,
+    /// What stands before a base's names in the weights' files.
+    prefix: &'static str,
+    /// What stands before them in a classifier: peft's names have it.
+    root: &'static str,
+    storage: BaseStorage,
+    lora: &'a LoraOptions,
+    /// Where modules that are asked for next are to be.
+    pub(super) device: Device,
+    pub(super) params: Vec<Rc<Param>>,
+    pub(super) initial: Vec<Initial>,
+    /// Names of the linear modules of the base.
+    pub(super) modules: Vec<String>,
+    pub(super) size: BaseSize,
+    dropouts: u32,
+}
+
+/// The frozen part of a model, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BaseSize {
+    /// Frozen numbers, embeddings included.
+    pub parameters: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Of these, the embeddings'.
+    pub embedding_bytes: usize,
+}
+
+impl<'a> Builder<'a> {
+    /// `embedding` names the token embeddings, by which it is told whether names in the files have
+    /// their prefix: base models are saved without it.
+    pub(super) fn new(
+        weights: &'a Weights,
+        (root, embedding): (&'static str, &str),
+        storage: BaseStorage,
+        lora: &'a LoraOptions,
+        device: &Device,
+    ) -> Self {
+        let prefix = if weights.has(&format!("{embedding}.weight")) { "" } else { root };
+        Self {
+            weights,
+            prefix,
+            root,
+            storage,
+            lora,
+            device: device.clone(),
+            params: Vec::new(),
+            initial: Vec::new(),
+            modules: Vec::new(),
+            size: BaseSize::default(),
+            dropouts: 0,
+        }
+    }
+
+    /// Whether the files have a module's weight, by its name in the files. Random weights have all.
+    pub(super) fn has(&self, stored: &str) -> bool {
+        matches!(self.weights, Weights::Random { .. }) || self.weights.has(&format!("{stored}.weight"))
+    }
+
+    /// Numbers of a module of the head that the files have, by their name in the files.
+    pub(super) fn stored(&self, name: &str, (rows, columns): (usize, usize)) -> Result<Option<Vec<f32>>> {
+        if !self.weights.has(name) {
+            return Ok(None);
+        }
+        if columns == 1 {
+            return self.weights.norm(name, rows).map(Some);
+        }
+        let storage = BaseStorage { precision: Precision::Float32, is_4bit: false };
+        let mut numbers = vec![0.0; rows * columns];
+        self.weights.matrix(name, rows, columns, storage)?.read(0, &mut numbers);
+        Ok(Some(numbers))
+    }
+
+    /// The numbers that training starts from: the base's if the files have them, else `fresh` ones.
+    pub(super) fn initial(&self, name: &str, shape: (usize, usize), fresh: Initial) -> Result<Initial> {
+        Ok(self.stored(name, shape)?.map_or(fresh, Initial::Values))
+    }
+
+    /// Whether peft saves a module whole, where an adapter says so.
+    pub(super) fn saves_whole(&self, module: &str) -> Option<bool> {
+        self.lora.saves_whole(module)
+    }
+
+    /// Whether a module gets an adapter.
+    pub(super) fn is_target(&self, module: &str) -> bool {
+        self.lora.shape_of(module).is_some()
+    }
+
+    /// A frozen linear layer, with an adapter if it is a target.
+    pub(super) fn linear(
+        &mut self,
+        module: &str,
+        outputs: usize,
+        inputs: usize,
+        has_bias: bool,
+    ) -> Result<Rc<LoraLinear>> {
+        self.linear_named(&self.prefixed(module), self.rooted(module), outputs, inputs, has_bias)
+    }
+
+    /// As [`Builder::linear`], with the module's names in the files and in a classifier.
+    pub(super) fn linear_named(
+        &mut self,
+        stored: &str,
+        module: String,
+        outputs: usize,
+        inputs: usize,
+        has_bias: bool,
+    ) -> Result<Rc<LoraLinear>> {
+        let weights = self.weights;
+        let weight = weights.matrix(&format!("{stored}.weight"), outputs, inputs, self.storage)?;
+        let bias = weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
+        self.count(&weight);
+        let weight = self.device.hold(weight)?;
+        self.count_floats(bias.as_ref());
+        let mut adapter = None;
+        if let Some(AdapterShape { rank, scaling, .. }) = self.lora.shape_of(&module) {
+            let site = self.params.len() as u32;
+            // peft's Kaiming uniform with a = √5.
+            let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
+            adapter = Some(Adapter {
+                a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
+                b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
+                scaling: scaling as f32,
+                dropout: self.lora.dropout as f32,
+                site,
+            });
+        }
+        self.modules.push(module);
+        Ok(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter }))
+    }
+
+    /// A frozen table of embeddings.
+    pub(super) fn embedding(&mut self, module: &str, rows: usize, width: usize) -> Result<FrozenMatrix> {
+        let storage = BaseStorage { is_4bit: false, ..self.storage };
+        let table = self.weights.matrix(&format!("{}{module}.weight", self.prefix), rows, width, storage)?;
+        self.count(&table);
+        self.size.embedding_bytes += table.bytes();
+        Ok(table)
+    }
+
+    /// A frozen norm.
+    pub(super) fn norm(&mut self, module: &str, width: usize, kind: NormKind, epsilon: f32) -> Result<Norm> {
+        let name = format!("{}{module}", self.prefix);
+        // Checkpoints from TensorFlow call them so still.
+        let has_old_names = self.weights.has(&format!("{name}.gamma"));
+        let [weight, bias] = if has_old_names { ["gamma", "beta"] } else { ["weight", "bias"] };
+        let mut weight = self.weights.norm(&format!("{name}.{weight}"), width)?;
+        self.count_floats(Some(&weight));
+        Ok(match kind {
+            NormKind::Layer { has_bias } => {
+                let bias = self.weights.bias(&format!("{name}.{bias}"), width, has_bias)?;
+                self.count_floats(bias.as_ref());
+                Norm::Layer(Rc::new(LayerNorm { weight: weight.into(), bias: bias.map(Constant::from), epsilon }))
+            }
+            NormKind::Rms => Norm::Rms(Rc::new(RmsNorm { weight: weight.into(), epsilon })),
+            NormKind::RmsFromOne => {
+                if !matches!(self.weights, Weights::Random { .. }) {
+                    weight.iter_mut().for_each(|weight| *weight += 1.0);
+                }
+                Norm::Rms(Rc::new(RmsNorm { weight: weight.into(), epsilon }))
+            }
+        })
+    }
+
+    /// A site where the base drops elements with probability `p`.
+    pub(super) fn dropout(&mut self, p: f32) -> Dropout {
+        self.dropouts += 1;
+        Dropout { p, site: self.dropouts - 1 }
+    }
+
+    /// A trained parameter.
+    pub(super) fn param(&mut self, name: String, shape: (usize, usize), initial: Initial) -> Result<Rc<Param>> {
+        self.push(Param::new(name, self.device.zeros(shape)?)?, initial)
+    }
+
+    /// A trained vector.
+    pub(super) fn vector(&mut self, name: String, len: usize, initial: Initial) -> Result<Rc<Param>> {
+        self.push(Param::new(name, self.device.zeros(len)?)?, initial)
+    }
+
+    fn push(&mut self, param: Rc<Param>, initial: Initial) -> Result<Rc<Param>> {
+        self.params.push(Rc::clone(&param));
+        self.initial.push(initial);
+        Ok(param)
+    }
+
+    /// The name of a base's module in the weights' files.
+    pub(super) fn prefixed(&self, module: &str) -> String {
+        format!("{}{module}", self.prefix)
+    }
+
+    /// The name of a base's module in a classifier.
+    pub(super) fn rooted(&self, module: &str) -> String {
+        format!("{}{module}", self.root)
+    }
+
+    fn count(&mut self, matrix: &FrozenMatrix) {
+        self.size.parameters += matrix.rows() * matrix.columns();
+        self.size.bytes += matrix.bytes();
+    }
+
+    fn count_floats(&mut self, floats: Option<&Vec<f32>>) {
+        let len = floats.map_or(0, Vec::len);
+        self.size.parameters += len;
+        self.size.bytes += 4 * len;
+    }
+}
+
+/// A frozen norm.
+#[derive(Clone, Debug)]
+pub(super) enum Norm {
+    Rms(Rc<RmsNorm>),
+    Layer(Rc<LayerNorm>),
+}
+
+impl Norm {
+    pub(super) fn forward(&self, tape: &Tape, x: &Value) -> candle_core::Result<Value> {
+        match self {
+            Self::Rms(norm) => rms_norm(tape, x, norm),
+            Self::Layer(norm) => layer_norm(tape, x, norm),
+        }
+    }
+}
+
+/// `residual + drop(linear(x))`: one op where nothing is dropped.
+pub(super) fn add_linear(
+    tape: &Tape,
+    x: &Value,
+    linear: &Rc<LoraLinear>,
+    site: &Dropout,
+    residual: &Value,
+) -> candle_core::Result<Value> {
+    if !site.is_active(tape) {
+        return lora_linear(tape, x, linear, Some(residual));
+    }
+    let y = dropout(tape, lora_linear(tape, x, linear, None)?, site)?;
+    add(tape, &y, residual)
+}
+
+/// Rows of the embedding table, each times `scale`, `(N, D)`.
+///
+/// # Errors
+/// If a token id is outside the table.
+pub(super) fn embed(table: &FrozenMatrix, token_ids: &[u32], scale: f32) -> Result<Tensor> {
+    if let Some(token) = token_ids.iter().find(|&&token| token as usize >= table.rows()) {
+        bail!(
+            "token id {token} is outside the model's vocabulary of {}: tokenizer.json and config.json do not belong together",
+            table.rows()
+        );
+    }
+    let width = table.columns();
+    let mut x = buffer::scratch(token_ids.len() * width);
+    x.par_chunks_exact_mut(width).zip(token_ids).for_each(|(row, &token)| {
+        table.read(token as usize * width, row);
+        if scale != 1.0 {
+            row.iter_mut().for_each(|x| *x *= scale);
+        }
+    });
+    Ok(buffer::tensor(x, (token_ids.len(), width))?)
+}
