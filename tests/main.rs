@@ -42,6 +42,8 @@ mod readers;
 mod reference;
 /// Reports, and errors by label.
 mod report;
+/// Token ids of transformers, for every class and key.
+mod tokenizers;
 /// Runs that die and go on.
 mod resume;
 /// Rows as other programs write them.

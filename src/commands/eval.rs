@@ -34,7 +34,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let directory = output_directory(args, &loaded, &name, &path)?;
     let problem = loaded.classifier.problem();
     let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
-    let samples = setup::encode(&loaded.encoder, &examples)?;
+    let samples = loaded.encode(&examples, &path.display().to_string(), 0)?;
     warnings::about(&name, &examples, &samples, loaded.file.max_length, console);
     let labels = &loaded.file.labels;
     let batch_size = loaded.batch_size(&args.run);
@@ -201,7 +201,7 @@ fn compared(
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.classifier.problem();
     let examples = setup::read_split(path, &other.columns(true)?, limit, problem, console)?;
-    let samples = setup::encode(&other.encoder, &examples)?;
+    let samples = other.encode(&examples, &path.display().to_string(), 0)?;
     let decision = Decision::above(&other.file.thresholds);
     let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
         .map_err(|error| NotFinite::named(error, |row| predict::place(path, row, &examples[row])))?;
@@ -298,7 +298,7 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
     let examples = setup::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
-    let samples = setup::encode(&loaded.encoder, &examples)?;
+    let samples = loaded.encode(&examples, &data.val_csv.display().to_string(), 0)?;
     let labels = &loaded.file.labels;
     let usual = Decision::above(&loaded.file.thresholds);
     let scored = score(&loaded.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 
-use super::setup::{self, Loaded};
+use super::setup::Loaded;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::records::{PredictionLine, names};
 use crate::atomic_file;
@@ -159,8 +159,8 @@ impl PredictedRows<'_> {
     }
 
     fn write_window(&self, examples: &[Example], before: usize, writer: &mut impl Write) -> Result<()> {
-        let Loaded { classifier, encoder, file, .. } = &self.loaded;
-        let samples = setup::encode(encoder, examples)?;
+        let Loaded { classifier, file, .. } = &self.loaded;
+        let samples = self.loaded.encode(examples, &self.input.display().to_string(), before)?;
         let mut bar = self.console.progress("predicting", samples.len(), "rows");
         let evaluation =
             evaluate(classifier, &samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))

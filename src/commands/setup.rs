@@ -202,22 +202,32 @@ fn explain_missing(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Tokenizes examples.
+/// Rows, and where they come from.
+pub struct Rows<'a> {
+    /// The rows.
+    pub examples: &'a [Example],
+    /// The split or the file.
+    pub source: &'a str,
+    /// How many rows of the source stand before them.
+    pub before: usize,
+}
+
+/// Tokenizes rows for a model with an embedding of `vocab_size` tokens.
 ///
 /// # Errors
-/// If the tokenizer fails, or the user wants to stop.
-pub fn encode(encoder: &TextEncoder, examples: &[Example]) -> Result<Vec<Sample>> {
+/// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
+pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Result<Vec<Sample>> {
     /// Examples between two looks at Ctrl-C.
     const PART: usize = 4096;
-    let mut samples = Vec::with_capacity(examples.len());
+    let Rows { examples, source, before } = *rows;
+    let mut encoded = Vec::with_capacity(examples.len());
     for part in examples.chunks(PART) {
         interrupt::check()?;
-        let tokens = encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?;
-        samples.extend(
-            tokens.into_iter().zip(part).map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() }),
-        );
+        encoded.extend(encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?);
     }
-    Ok(samples)
+    encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
+    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
+    Ok(encoded.into_iter().zip(examples).map(sample).collect())
 }
 
 /// A trained classifier, ready to predict.
@@ -228,6 +238,8 @@ pub struct Loaded {
     pub classifier: Classifier,
     /// Its tokenizer.
     pub encoder: TextEncoder,
+    /// How many tokens the model has.
+    pub vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
     /// The configuration of its run, or the one given for a peft directory.
@@ -281,6 +293,7 @@ impl Loaded {
             )
         })?;
         let own = trained.adapter.join("tokenizer.json");
+        let is_of_a_run = file.is_some();
         let file = match (file, &config) {
             (Some(file), _) => {
                 base.ensure_is(&file.base, !own.is_file(), console)
@@ -305,11 +318,17 @@ impl Loaded {
             device: base.device.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let encoder = match own.is_file() {
-            true => base.encoder_from(&own, file.max_length)?,
-            false => base.encoder(file.max_length)?,
-        };
-        Ok(Self { trained, classifier, encoder, file, config, overrides })
+        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
+        let vocab_size = base.config.vocab_size;
+        Ok(Self { trained, classifier, encoder, vocab_size, file, config, overrides })
+    }
+
+    /// Tokenizes rows of `source`, which follow `before` others.
+    ///
+    /// # Errors
+    /// If the tokenizer fails, or gives a token that the model does not have.
+    pub fn encode(&self, examples: &[Example], source: &str, before: usize) -> Result<Vec<Sample>> {
+        encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
     /// The columns of the rows that a command was given: those of training, as `--set` changes them.
