@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::data::formats::Quoting;
 use crate::thresholds::Objective;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 /// Fine-tune a pretrained language model into a text classifier.
 #[derive(Debug, Parser)]
@@ -23,7 +24,17 @@ Examples:
   llmcls eval --run outputs/tiny-llama/debtags/run_20260102-030405 --split test
   llmcls predict --input_csv new.csv --output_jsonl preds.jsonl
 
-Exit codes: 0 success, 1 failure, 2 wrong usage, 130 or 143 after Ctrl-C or SIGTERM.";
+Exit codes: 0 success (also when the reader of standard output has gone, as `head` does), 1 failure, 2 wrong usage, \
+130 or 143 after Ctrl-C or SIGTERM.";
+
+/// The most rows or tokens that a flag may ask for at once.
+const MOST: usize = 1 << 20;
+
+/// A count that is neither 0 nor beyond any use.
+fn positive(text: &str) -> Result<usize, String> {
+    let count = text.trim().parse().ok().filter(|count| (1..=MOST).contains(count));
+    count.ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
+}
 
 /// Settings of every command.
 #[derive(Args, Debug)]
@@ -31,9 +42,9 @@ pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N in a build with CUDA
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Worker threads [default: one a core]
-    #[arg(long, global = true, default_value_t = 0, hide_default_value = true, value_name = "N")]
-    pub threads: usize,
+    /// Worker threads, at most 1024 [default: one a core]
+    #[arg(long, global = true, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
     /// Say only what went wrong
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -127,7 +138,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
     /// Rows in a batch [default: train.eval_batch_size of the run]
-    #[arg(long = "batch_size", alias = "batch-size", value_name = "N")]
+    #[arg(long = "batch_size", alias = "batch-size", value_name = "N", value_parser = positive)]
     pub batch_size: Option<usize>,
 }
 
@@ -204,10 +215,10 @@ pub struct PredictArgs {
     /// standard input
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: PathBuf,
-    /// Where predictions go; - writes to standard output
+    /// Where predictions go: JSON lines, or by its ending .csv or .tsv; - writes to standard output
     #[arg(long = "output_jsonl", alias = "output-jsonl", default_value = "preds.jsonl", value_name = "FILE")]
     pub output_jsonl: PathBuf,
-    /// Where predictions go, as JSON lines or, if it ends in .csv, as CSV
+    /// The same as --output_jsonl
     #[arg(long, value_name = "FILE", conflicts_with = "output_jsonl")]
     pub output: Option<PathBuf>,
     /// Predict labels above this probability, in place of the classifier's own thresholds: a number for
@@ -218,7 +229,13 @@ pub struct PredictArgs {
     #[arg(long = "always_one", alias = "always-one")]
     pub always_one: bool,
     /// Predict the N most likely labels, whatever their probability
-    #[arg(long = "top_k", alias = "top-k", value_name = "N", conflicts_with_all = ["threshold", "always_one"])]
+    #[arg(
+        long = "top_k",
+        alias = "top-k",
+        value_name = "N",
+        value_parser = positive,
+        conflicts_with_all = ["threshold", "always_one"]
+    )]
     pub top_k: Option<usize>,
 }
 
@@ -235,7 +252,8 @@ pub struct PrepareArgs {
 pub enum PrepareSource {
     /// AmazonCat-13K with its most frequent labels, as configs/default.yaml reads it
     Amazoncat(AmazoncatArgs),
-    /// A CSV, JSON-lines or Parquet file with a column that lists labels
+    /// A CSV, JSON Lines or Parquet file with a column that lists labels, or an export of Label Studio, Argilla,
+    /// Prodigy or fastText
     Lists(ListsArgs),
 }
 
@@ -248,13 +266,19 @@ pub struct PrepareCommon {
     /// Seed of the split
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub seed: u32,
+    /// Quotes in CSV files: `standard`, or `none` to take them as characters
+    #[arg(long, default_value = "standard", value_name = "QUOTING")]
+    pub quoting: Quoting,
     /// Keep rows that have none of the chosen labels
     #[arg(long = "keep_all_rows", alias = "keep-all-rows")]
     pub keep_all_rows: bool,
+    /// Replace files that exist
+    #[arg(long)]
+    pub overwrite: bool,
     /// What label columns' names start with
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     pub prefix: String,
-    /// Names of labels that are numbers from 0: a JSON list, or one a line
+    /// Names of labels that are numbers from 0, or of the places in multi-hot lists: a JSON list, or one a line
     #[arg(long = "label_names", alias = "label-names", value_name = "FILE")]
     pub label_names: Option<PathBuf>,
 }
@@ -306,12 +330,12 @@ pub struct ListsArgs {
     /// Rows; the ending tells their form
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
-    /// The column that lists labels
+    /// The column that lists labels, or the question of an export [default: the only one]
     #[arg(long = "labels_column", alias = "labels-column", value_name = "NAME")]
-    pub labels_column: String,
-    /// Between labels, where they are not a JSON list
-    #[arg(long = "label_separator", alias = "label-separator", default_value = ",", value_name = "TEXT")]
-    pub label_separator: String,
+    pub labels_column: Option<String>,
+    /// Between labels, where they are no list [default: the one of , ; | that the rows use]
+    #[arg(long = "label_separator", alias = "label-separator", value_name = "TEXT")]
+    pub label_separator: Option<String>,
     /// How many labels, the most frequent ones [default: all]
     #[arg(long = "top_k", alias = "top-k", value_name = "N")]
     pub top_k: Option<usize>,
@@ -356,19 +380,19 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value = "train")]
     pub mode: BenchMode,
     /// Sequences in a batch
-    #[arg(long = "batch_size", alias = "batch-size", default_value_t = 4, value_name = "N")]
+    #[arg(long = "batch_size", alias = "batch-size", default_value_t = 4, value_name = "N", value_parser = positive)]
     pub batch_size: usize,
     /// Tokens in a sequence
-    #[arg(long, default_value_t = 128, value_name = "N")]
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = positive)]
     pub length: usize,
     /// Token ids to use instead: a JSON list of batches, each a list of lists
     #[arg(long, value_name = "FILE", conflicts_with_all = ["batch_size", "length"])]
     pub batches: Option<PathBuf>,
     /// Labels of the head
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
     pub labels: usize,
     /// Timed steps
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = positive)]
     pub steps: usize,
     /// Steps before that
     #[arg(long, default_value_t = 1, value_name = "N")]

@@ -4,6 +4,8 @@
 
 /// Adapters of peft in their less usual forms, and heads of the base.
 mod adapters;
+/// Bases that move, change, or are not what a run was trained on.
+mod base;
 /// The linear baseline against scikit-learn.
 mod baseline;
 /// The built program, as a user runs it.
@@ -16,14 +18,20 @@ mod families;
 mod flops;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
+/// Training that starts from an adapter.
+mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
+/// Labels in every form that files have.
+mod labels;
 /// Modules import downwards only.
 mod layers;
 /// Scores of scikit-learn and torchmetrics.
 mod metrics;
 /// Numbers of bitsandbytes.
 mod nf4;
+/// Outputs, logs, signals and sizes at their limits.
+mod outputs;
 /// Numbers of transformers, peft and torch.
 mod parity;
 /// Training files of rows that list labels.
@@ -36,3 +44,5 @@ mod reference;
 mod report;
 /// Runs that die and go on.
 mod resume;
+/// Rows as other programs write them.
+mod rows;

@@ -12,12 +12,17 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
 use crate::config::model::{ModelConfig, ProblemType, TargetModules};
+use crate::config::overrides::Overrides;
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
-use crate::data::table::{Columns, Example, LabelList, check_single_label, find_labels, read_examples};
+use crate::data::formats::{Quoting, clip};
+use crate::data::table::{
+    Columns, Example, Examples, LabelList, abridged, check_single_label, find_labels, read_examples,
+};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::experiment::base_model::BaseModel;
+use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
@@ -69,21 +74,33 @@ pub fn problem(problem_type: ProblemType) -> Problem {
 /// # Errors
 /// If the training file cannot be read or has no label columns.
 pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
+    let list = data.labels_column.as_ref().map(|column| LabelList {
+        column: column.clone(),
+        separator: data.label_separator.clone(),
+        order: None,
+    });
     let mut columns = Columns {
         id: data.id_column.clone(),
         text_fields: data.text_fields.clone(),
         text: data.target_text_column.clone(),
         labels: data.label_columns.clone().unwrap_or_default(),
-        label_list: label_list(data.labels_column.as_ref(), Some(&data.label_separator)),
+        label_list: list,
+        quoting: data.quoting,
+        ..Columns::default()
     };
     if columns.labels.is_empty() {
         let found = find_labels(&data.train_csv, &columns).map_err(explain_missing)?;
+        columns.labels_were_found = columns.label_list.is_none();
         columns.labels = found.labels;
-        let what = match &columns.label_list {
-            Some(list) => format!("that `{}` names", list.column),
+        let what = match &mut columns.label_list {
+            Some(list) => {
+                // The other splits are read as the training rows are.
+                list.separator.clone_from(&found.listing.separator);
+                format!("that `{}` names, {}", list.column, found.listing.describe())
+            }
             None => "columns that hold only 0 and 1".to_owned(),
         };
-        console.say(format!("labels: {} {what}: {}", columns.labels.len(), columns.labels.join(", ")));
+        console.say(format!("labels: {} {what}: {}", columns.labels.len(), abridged(&columns.labels)));
         found.doubts.into_iter().for_each(|doubt| console.warn(doubt));
     }
     Ok(columns)
@@ -141,11 +158,6 @@ pub fn scope(tune: TuneThresholds) -> Option<Scope> {
     }
 }
 
-fn label_list(column: Option<&String>, separator: Option<&String>) -> Option<LabelList> {
-    let separator = separator.map_or_else(|| ",".to_owned(), String::clone);
-    column.map(|column| LabelList { column: column.clone(), separator })
-}
-
 /// Reads a split.
 ///
 /// # Errors
@@ -157,9 +169,12 @@ pub fn read_split(
     problem: Problem,
     console: Console,
 ) -> Result<Vec<Example>> {
-    let (examples, unknown) = read_examples(path, columns, limit).map_err(explain_missing)?;
+    let Examples { examples, unknown, notes, doubts } = read_examples(path, columns, limit).map_err(explain_missing)?;
+    notes.iter().for_each(|note| console.say(note));
+    doubts.iter().for_each(|doubt| console.warn(doubt));
     if !unknown.is_empty() {
-        let shown: Vec<String> = unknown.iter().take(10).map(|(label, rows)| format!("{label} ({rows})")).collect();
+        let shown: Vec<String> =
+            unknown.iter().take(10).map(|(label, rows)| format!("{} ({rows})", clip(label))).collect();
         console.warn(format!(
             "{}: {} labels are listed that are not among the classifier's, and left out: {}{}",
             path.display(),
@@ -190,14 +205,19 @@ fn explain_missing(error: anyhow::Error) -> anyhow::Error {
 /// Tokenizes examples.
 ///
 /// # Errors
-/// If the tokenizer fails.
+/// If the tokenizer fails, or the user wants to stop.
 pub fn encode(encoder: &TextEncoder, examples: &[Example]) -> Result<Vec<Sample>> {
-    let tokens = encoder.encode(examples.iter().map(|example| example.text.as_str()).collect())?;
-    Ok(tokens
-        .into_iter()
-        .zip(examples)
-        .map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() })
-        .collect())
+    /// Examples between two looks at Ctrl-C.
+    const PART: usize = 4096;
+    let mut samples = Vec::with_capacity(examples.len());
+    for part in examples.chunks(PART) {
+        interrupt::check()?;
+        let tokens = encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?;
+        samples.extend(
+            tokens.into_iter().zip(part).map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() }),
+        );
+    }
+    Ok(samples)
 }
 
 /// A trained classifier, ready to predict.
@@ -212,6 +232,7 @@ pub struct Loaded {
     pub file: ClassifierFile,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
+    overrides: Overrides,
 }
 
 impl Loaded {
@@ -220,16 +241,25 @@ impl Loaded {
     /// # Errors
     /// If there is none, or a part of it does not fit the others.
     pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
-        let given = super::load_config(&args.config)?;
+        let given = selecting_config(args)?;
         let run = match &args.run {
             Some(run) => run.clone(),
             None => newest_run(args, given.as_ref())?,
         };
         let trained = find_trained(&run)?;
-        manifest::verify(&trained.adapter)?;
+        if trained.config.is_some() {
+            manifest::verify(&trained.adapter)?;
+        } else {
+            manifest::verify_if_present(&trained.adapter)?;
+        }
         console.say(format!("using {}", trained.adapter.display()));
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;
+        // A directory of peft's has nothing that governs but the given configuration, `--set` and all.
+        let (given, overrides) = match &file {
+            Some(_) => (given, Overrides::read(&args.config.set)?),
+            None => (super::load_config(&args.config)?, Overrides::default()),
+        };
         // The run's own configuration governs; the given one only selects, and brings a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
@@ -241,8 +271,8 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        if let Some(name) = moved_base(&args.config.set) {
-            model.model_name = name;
+        if let Some(name) = &overrides.model_name {
+            model.model_name.clone_from(name);
         }
         let base = BaseModel::open(&model, device, console).with_context(|| {
             format!(
@@ -259,7 +289,7 @@ impl Loaded {
             }
             (None, Some(config)) => {
                 let max_length = max_length(&config.data, &base, console);
-                describe(config, columns(&config.data, console)?.labels, max_length, base.record(console)?)
+                describe(config, columns(&config.data, console)?, max_length, base.record(console)?)
             }
             (None, None) => unreachable!("refused above"),
         };
@@ -279,36 +309,109 @@ impl Loaded {
             true => base.encoder_from(&own, file.max_length)?,
             false => base.encoder(file.max_length)?,
         };
-        Ok(Self { trained, classifier, encoder, file, config })
+        Ok(Self { trained, classifier, encoder, file, config, overrides })
     }
 
-    /// The columns of its text, id and labels.
+    /// The columns of the rows that a command was given: those of training, as `--set` changes them.
+    ///
+    /// # Errors
+    /// If `--set` names labels that are not the classifier's.
+    pub fn columns(&self, with_labels: bool) -> Result<Columns> {
+        let Overrides { id_column, text_fields, target_text_column, .. } = &self.overrides;
+        let mut columns = self.training_columns(with_labels);
+        columns.quoting = self.overrides.quoting.unwrap_or(columns.quoting);
+        if let Some(id) = id_column {
+            columns.id_may_be_absent = false;
+            columns.id.clone_from(id);
+        }
+        if let Some(fields) = text_fields {
+            columns.text_fields.clone_from(fields);
+        }
+        if let Some(text) = target_text_column {
+            columns.text.clone_from(text);
+            // The text is one column, unless fields are given with it.
+            columns.text_fields = text_fields.clone().flatten();
+        }
+        if with_labels {
+            self.override_labels(&mut columns)?;
+        }
+        Ok(columns)
+    }
+
+    /// The columns of the rows that the classifier was trained on.
     #[must_use]
-    pub fn columns(&self, with_labels: bool) -> Columns {
+    pub fn training_columns(&self, with_labels: bool) -> Columns {
+        let list = self.file.labels_column.as_ref().map(|column| LabelList {
+            column: column.clone(),
+            separator: self.file.label_separator.clone(),
+            order: None,
+        });
         Columns {
             id: self.file.id_column.clone(),
+            id_may_be_absent: true,
             text_fields: self.file.text_fields.clone(),
             text: self.file.target_text_column.clone(),
             labels: if with_labels { self.file.labels.clone() } else { Vec::new() },
-            label_list: label_list(self.file.labels_column.as_ref(), self.file.label_separator.as_ref()),
+            label_list: list,
+            labels_were_found: false,
+            quoting: self.config.as_ref().map_or(Quoting::Standard, |config| config.data.quoting),
         }
+    }
+
+    fn override_labels(&self, columns: &mut Columns) -> Result<()> {
+        let Overrides { label_columns, labels_column, label_separator, .. } = &self.overrides;
+        if let Some(names) = label_columns.iter().flatten().next() {
+            let known = &self.file.labels;
+            for (names, others, what) in
+                [(names, known, "is no label of the classifier"), (known, names, "is left out")]
+            {
+                if let Some(name) = names.iter().find(|name| !others.contains(name)) {
+                    bail!("--set data.label_columns: `{name}` {what}; its labels are {}", abridged(known));
+                }
+            }
+            if labels_column.is_none() {
+                columns.label_list = None;
+            }
+        }
+        if let Some(column) = labels_column {
+            columns.label_list =
+                column.as_ref().map(|column| LabelList { column: column.clone(), ..LabelList::default() });
+        }
+        match (&mut columns.label_list, label_separator) {
+            (Some(list), Some(separator)) => {
+                ensure!(separator.as_deref() != Some(""), "--set data.label_separator: is empty");
+                list.separator.clone_from(separator);
+            }
+            (None, Some(Some(_))) => {
+                bail!("--set data.label_separator: set data.labels_column, too, which it separates")
+            }
+            _ => {}
+        }
+        if let Some(list) = &mut columns.label_list {
+            list.order = label_columns.clone().flatten();
+        }
+        Ok(())
     }
 
     /// Rows in a batch: as asked, or as the run evaluated.
     #[must_use]
     pub fn batch_size(&self, args: &RunArgs) -> usize {
         let of_run = self.config.as_ref().map_or(8, |config| config.train.eval_batch_size());
-        args.batch_size.unwrap_or(of_run).max(1)
+        args.batch_size.or(self.overrides.eval_batch_size).unwrap_or(of_run).max(1)
     }
 }
 
-/// Where `--set` says that a run's base lies now.
-fn moved_base(settings: &[String]) -> Option<String> {
-    let values = settings.iter().filter_map(|setting| setting.split_once('='));
-    let (_, name) = values.filter(|(key, _)| key.trim() == "model.model_name").last()?;
-    let name = name.trim();
-    let unquoted = ['"', '\''].iter().find_map(|quote| name.strip_prefix(*quote)?.strip_suffix(*quote));
-    Some(unquoted.unwrap_or(name).to_owned())
+/// The configuration that selects a run: `--set` is for the classifier, unless the files are not whole without.
+fn selecting_config(args: &RunArgs) -> Result<Option<Config>> {
+    if args.config.config.is_empty() {
+        return Ok(None);
+    }
+    let mut config =
+        Config::load(&args.config.config, &[]).or_else(|_| Config::load(&args.config.config, &args.config.set))?;
+    if let Some(root) = &args.config.override_output_root {
+        config.exp.output_root.clone_from(root);
+    }
+    Ok(Some(config))
 }
 
 fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
@@ -320,18 +423,18 @@ fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
 
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
-pub fn describe(config: &Config, labels: Vec<String>, max_length: usize, base: Base) -> ClassifierFile {
+pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base) -> ClassifierFile {
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: ClassifierFile::VERSION,
-        thresholds: vec![0.5; labels.len()],
-        labels,
+        thresholds: vec![0.5; columns.labels.len()],
+        labels: columns.labels,
         problem_type: text(serde_json::json!(config.model.problem_type)),
         text_fields: config.data.text_fields.clone(),
         target_text_column: config.data.target_text_column.clone(),
         id_column: config.data.id_column.clone(),
         labels_column: config.data.labels_column.clone(),
-        label_separator: config.data.labels_column.as_ref().map(|_| config.data.label_separator.clone()),
+        label_separator: columns.label_list.and_then(|list| list.separator),
         max_length,
         base,
         random_init: config.model.random_init,

@@ -1,6 +1,7 @@
 //! The GPU itself: opening it, its memory and its name.
 
 use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::cublas;
 use candle_core::cuda_backend::cudarc::driver::sys;
 use candle_core::{CudaDevice, Device, Result, bail};
 
@@ -33,6 +34,13 @@ pub(in crate::kernels) fn open(ordinal: usize) -> Result<Device> {
             OLDEST.0,
             OLDEST.1
         );
+    }
+    let exact = cublas::sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // Sums stay in f32 to the end: parts of a long product would otherwise be added in bf16.
+    // SAFETY: the handle is this device's own.
+    #[expect(unsafe_code, reason = "cuBLAS takes a pointer")]
+    unsafe {
+        cublas::sys::cublasSetMathMode(*gpu.cublas_handle().handle(), exact).result().w()?;
     }
     // SAFETY: all work of this process is queued on this one stream, by one thread.
     #[expect(unsafe_code, reason = "candle cannot know that there is one stream")]
