@@ -22,8 +22,8 @@ pub mod experiment;
 // Layer 6: the training loop.
 pub mod training;
 // Layer 5: predictions, and the files of a run.
-pub mod artifacts;
 pub mod evaluation;
+pub mod run;
 // Layer 4: models and their weights.
 pub mod model;
 // Layer 3: rows, tokens, scores, and files of the Hub.

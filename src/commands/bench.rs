@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::setup;
-use crate::artifacts::adapter;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::{Console, print};
@@ -20,6 +19,7 @@ use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::ops::loss::BceWeights;
 use crate::ops::tape::{DropoutKey, Tape};
+use crate::run::adapter;
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
 

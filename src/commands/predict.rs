@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 use super::setup::Loaded;
-use crate::artifacts::classifier_file::ClassifierFile;
-use crate::artifacts::records::{PredictionLine, names};
 use crate::atomic_file;
 use crate::cli::PredictArgs;
 use crate::console::{Console, output_error};
@@ -17,6 +15,8 @@ use crate::evaluation::{NotFinite, evaluate};
 use crate::exit::Usage;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
+use crate::run::classifier_file::ClassifierFile;
+use crate::run::records::{PredictionLine, names};
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
 const WINDOW: usize = 2048;

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail, ensure};
 use hf_hub::RepoType;
 use serde_json::json;
 
-use crate::artifacts::records::write_json;
 use crate::atomic_file;
 use crate::cli::{AmazoncatArgs, DeriveFrom, ListsArgs, PrepareSource};
 use crate::console::Console;
@@ -22,6 +21,7 @@ use crate::data::list_column::{ListColumn, Listing};
 use crate::data::sampler::epoch_order;
 use crate::data::table::{abridged, join_fields, label_cell};
 use crate::hub::cache::HubRepo;
+use crate::run::records::write_json;
 
 /// Prepares.
 ///

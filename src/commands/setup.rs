@@ -5,9 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::base_head;
-use crate::artifacts::classifier_file::{Base, ClassifierFile};
-use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
-use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
@@ -28,6 +25,9 @@ use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::ops::loss::BceWeights;
+use crate::run::classifier_file::{Base, ClassifierFile};
+use crate::run::directory::{Trained, find_trained, newest_finished};
+use crate::run::{adapter, manifest};
 use crate::thresholds::Scope;
 
 /// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the

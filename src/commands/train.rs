@@ -11,11 +11,6 @@ use super::report::BOOTSTRAP_SEED;
 use super::setup::{self, Rows};
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::{base_head, resume, warnings};
-use crate::artifacts::adapter::BaseName;
-use crate::artifacts::classifier_file::ClassifierFile;
-use crate::artifacts::model_card::{CardFacts, model_card};
-use crate::artifacts::run_dir::{RunDir, SeedDir};
-use crate::artifacts::{adapter, manifest, records};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
 use crate::config::Config;
@@ -35,6 +30,11 @@ use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::lora::LoraOptions;
+use crate::run::adapter::BaseName;
+use crate::run::classifier_file::ClassifierFile;
+use crate::run::directory::{RunDir, SeedDir};
+use crate::run::model_card::{CardFacts, model_card};
+use crate::run::{adapter, manifest, records};
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -238,8 +238,20 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
-    let setting =
-        Setting { config, base, encoder, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
+    let setting = Setting {
+        config,
+        base,
+        encoder,
+        lora,
+        file,
+        classifier,
+        init_adapter,
+        train,
+        validation,
+        test,
+        inputs,
+        console,
+    };
     let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)

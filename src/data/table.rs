@@ -103,15 +103,15 @@ impl Table {
             }
             id => id.as_deref().map(|id| rows.find(id)).transpose()?,
         };
-        let labels = match &columns.label_list {
-            _ if columns.labels.is_empty() => LabelSource::None,
-            Some(list) => {
-                LabelSource::List { column: rows.find(&list.column)?, found: Box::default(), cells: Vec::new() }
-            }
-            None => {
-                let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
-                LabelSource::Columns(FlagColumns::new(
-                    places.context(
+        let labels =
+            match &columns.label_list {
+                _ if columns.labels.is_empty() => LabelSource::None,
+                Some(list) => {
+                    LabelSource::List { column: rows.find(&list.column)?, found: Box::default(), cells: Vec::new() }
+                }
+                None => {
+                    let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
+                    LabelSource::Columns(FlagColumns::new(places.context(
                         "labels have a column each; if one column lists them, name it with data.labels_column",
                     )?))
                 }

@@ -13,10 +13,6 @@ use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use super::scored::{Scored, score};
-use crate::artifacts::adapter::{self, BaseName};
-use crate::artifacts::records::History;
-use crate::artifacts::run_dir::SeedDir;
-use crate::artifacts::tensorboard::Hyperparameter;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::{epoch_order, group_by_length};
@@ -29,6 +25,10 @@ use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
 use crate::ops::tape::{DropoutKey, Tape};
+use crate::run::adapter::{self, BaseName};
+use crate::run::directory::SeedDir;
+use crate::run::records::History;
+use crate::run::tensorboard::Hyperparameter;
 
 /// What training does, in plain values.
 #[derive(Clone, Debug)]
