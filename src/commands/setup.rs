@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::base_head;
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
 use crate::artifacts::{adapter, manifest};
@@ -24,38 +25,39 @@ use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::config::BackboneConfig;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::ops::loss::BceWeights;
 use crate::thresholds::Scope;
 
-/// The adapters of a configuration's `model` section.
+/// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the
+/// family's models usually get them in.
 ///
 /// # Errors
 /// If the pattern of target modules does not parse.
-pub fn lora_options(model: &ModelConfig) -> Result<LoraOptions> {
+pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
     let targets = match &model.lora_target_modules {
-        TargetModules::Names(names) => Targets::Names(names.clone()),
-        TargetModules::Pattern(pattern) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        Some(TargetModules::Names(names)) => Targets::Names(names.clone()),
+        Some(TargetModules::Pattern(pattern)) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        None if base.default_targets.is_empty() => Targets::AllLinear,
+        None => Targets::names(base.default_targets),
     };
-    Ok(LoraOptions { rank: model.lora_r, alpha: model.lora_alpha, dropout: model.lora_dropout, targets })
+    let lora = LoraOptions::new(model.lora_r, model.lora_alpha, model.lora_dropout, targets);
+    Ok(LoraOptions { use_rslora: model.use_rslora, ..lora })
 }
 
-/// Sets adapters and head from `model.init_adapter`, if it is set: a peft directory of the same shape.
-///
-/// # Errors
-/// If a tensor is missing, or its rank or targets are others.
-pub fn start_from_adapter(classifier: &Classifier, model: &ModelConfig) -> Result<()> {
-    let Some(path) = &model.init_adapter else { return Ok(()) };
-    let context = || format!("model.init_adapter: {}", path.display());
-    let (lora, _) = adapter::read_config(path).with_context(context)?;
-    ensure!(
-        lora.rank == model.lora_r,
-        "model.init_adapter: {} has r = {}, the configuration lora_r = {}",
-        path.display(),
-        lora.rank,
-        model.lora_r
-    );
-    adapter::load(path, classifier).with_context(context)
+/// Tokens after which texts are cut: `data.max_length`, or without it 1,024, and no more than the base can take.
+#[must_use]
+pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usize {
+    let usual = DataConfig::MAX_LENGTH;
+    match (data.max_length, base.config.max_tokens) {
+        (Some(given), _) => given,
+        (None, Some(longest)) if longest < usual => {
+            console.say(format!("data.max_length is not set: {longest}, the most that `{}` can take", base.files.name));
+            longest
+        }
+        (None, _) => usual,
+    }
 }
 
 /// What the labels are to each other.
@@ -281,12 +283,16 @@ impl Loaded {
                     .with_context(|| format!("{}", trained.adapter.display()))?;
                 file
             }
-            (None, Some(config)) => describe(config, columns(&config.data, console)?, base.record(console)?),
+            (None, Some(config)) => {
+                let max_length = max_length(&config.data, &base, console);
+                describe(config, columns(&config.data, console)?, max_length, base.record(console)?)
+            }
             (None, None) => unreachable!("refused above"),
         };
         let (lora, _) = adapter::read_config(&trained.adapter)?;
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
+            base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
             problem: problem(model.problem_type),
             storage: base.storage,
             lora,
@@ -413,7 +419,7 @@ fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
 
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
-pub fn describe(config: &Config, columns: Columns, base: Base) -> ClassifierFile {
+pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base) -> ClassifierFile {
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: ClassifierFile::VERSION,
@@ -425,7 +431,7 @@ pub fn describe(config: &Config, columns: Columns, base: Base) -> ClassifierFile
         id_column: config.data.id_column.clone(),
         labels_column: config.data.labels_column.clone(),
         label_separator: columns.label_list.and_then(|list| list.separator),
-        max_length: config.data.max_length,
+        max_length,
         base,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,

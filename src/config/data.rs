@@ -23,8 +23,9 @@ section! {
         text_fields: Option<Vec<String>> = or(None).normalize(empty_is_none);
         /// Column with the text.
         target_text_column: String = or("text".to_owned());
-        /// Longest sequence, in tokens, special tokens included. Longer texts are cut.
-        max_length: usize = or(1024).at_least(1);
+        /// Longest sequence, in tokens, special tokens included; longer texts are cut. Without it: 1024, or the model's
+        /// limit if that is lower.
+        max_length: Option<usize> = or(None).at_least(1);
         /// Training rows: CSV, JSON Lines or Parquet.
         train_csv: PathBuf = required();
         /// Validation rows, which choose the best epoch.
@@ -53,6 +54,9 @@ section! {
 }
 
 impl DataConfig {
+    /// Tokens after which texts are cut unless `max_length` is set.
+    pub const MAX_LENGTH: usize = 1024;
+
     fn check_names(&self, section: &Section) {
         for (name, list) in [("label_columns", &self.label_columns), ("text_fields", &self.text_fields)] {
             check_names(section, name, list.as_deref().unwrap_or_default());

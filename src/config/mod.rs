@@ -66,6 +66,14 @@ impl Config {
         Self::load(&[path.to_owned()], &[])
     }
 
+    /// Reads the configuration that a record holds as JSON.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn recorded(value: &serde_json::Value) -> Result<Self> {
+        Self::from_tree(Tree::parse(&value.to_string(), "the recorded configuration")?)
+    }
+
     fn from_tree(tree: Tree) -> Result<Self> {
         let mut root = Section::root(tree);
         let config = Self {
