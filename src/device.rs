@@ -4,9 +4,6 @@ use anyhow::Result;
 
 use crate::exit::Usage;
 
-/// Whether this build can use a GPU.
-pub const HAS_CUDA: bool = cfg!(feature = "cuda");
-
 /// What `--device` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {

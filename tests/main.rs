@@ -18,6 +18,8 @@ mod families;
 mod flops;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
+/// Training that starts from an adapter.
+mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
 /// Labels in every form that files have.
@@ -42,3 +44,5 @@ mod reference;
 mod report;
 /// Runs that die and go on.
 mod resume;
+/// Rows as other programs write them.
+mod rows;

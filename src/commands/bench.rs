@@ -17,7 +17,7 @@ use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::model::batch::Batch;
-use crate::model::classifier::{Classifier, ClassifierOptions};
+use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::ops::loss::BceWeights;
 use crate::ops::tape::{DropoutKey, Tape};
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
@@ -34,7 +34,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,
-        problem: setup::problem(config.model.problem_type),
+        problem: Problem::from(config.model.problem_type),
         storage: base.storage,
         lora: setup::lora_options(&config.model, &base.config)?,
         weights: BceWeights::default(),
@@ -121,7 +121,7 @@ impl Timer<'_> {
         }
         let optimizer = self.optimizer.as_mut().expect("it was just made");
         for param in classifier.params() {
-            param.clear_gradient()?;
+            param.clear_gradient();
         }
         let key = DropoutKey { seed: self.config.exp.seeds[0], micro_batch: self.step };
         let loss = forward_backward(classifier, batch, key)?;

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::base_head::abridged;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::run_dir::find_trained;
 use crate::artifacts::{adapter, manifest};
 use crate::config::model::ModelConfig;
 use crate::console::Console;
+use crate::experiment::base_head::abridged;
 use crate::experiment::base_model::BaseModel;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};

@@ -11,7 +11,7 @@ use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
 use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
-use super::{base_head, resume, warnings};
+use super::{resume, warnings};
 use crate::artifacts::adapter::BaseName;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::model_card::{CardFacts, model_card};
@@ -27,14 +27,16 @@ use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{NotFinite, Sample, evaluate};
 use crate::exit::{Resumable, Usage};
+use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
 use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
-use crate::model::classifier::{Classifier, ClassifierOptions};
+use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
+use crate::predictor;
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -183,14 +185,14 @@ fn metric_name(config: &Config) -> &str {
 pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console) -> Result<Setting<'a>> {
     let started = Instant::now();
     check_keys(config)?;
-    let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
+    let (data, problem) = (&config.data, Problem::from(config.model.problem_type));
     let columns = setup::columns(data, console)?;
     let base = BaseModel::open(&config.model, device, console)?;
     let max_length = setup::max_length(data, &base, console);
     let encoder = base.encoder(max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
-        let samples = setup::encode(&encoder, &examples)?;
+        let samples = predictor::encode(&encoder, &examples)?;
         warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
@@ -509,7 +511,7 @@ impl Setting<'_> {
         );
         adapter::load(&best, &self.classifier)?;
         let encoder = self.base.encoder_from(&best.join("tokenizer.json"), self.file.max_length)?;
-        let found = predict(&setup::encode(&encoder, examples)?)?;
+        let found = predict(&predictor::encode(&encoder, examples)?)?;
         ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
         Ok(())
     }

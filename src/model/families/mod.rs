@@ -97,7 +97,8 @@ impl Family {
             Self::Gemma2 => gemma2::read(file),
             Self::Phi3 => phi3::read(file),
             Self::Bert => bert::read(file),
-            Self::Roberta | Self::XlmRoberta => roberta::read(file),
+            Self::Roberta => roberta::read(file),
+            Self::XlmRoberta => roberta::read_xlm(file),
             Self::DistilBert => distilbert::read(file),
             Self::ModernBert => modernbert::read(file),
         }

@@ -8,9 +8,14 @@ use super::file::ConfigFile;
 use crate::model::config::{BackboneConfig, LayersConfig};
 
 pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
-    // XLM-RoBERTa's own default is BERT's.
-    let is_xlm = file.text("model_type")?.is_some_and(|name| name.starts_with("xlm"));
-    let mut config = encoder(file, if is_xlm { 30_522 } else { 50_265 })?;
+    deviate(file, encoder(file, 50_265)?)
+}
+
+pub(super) fn read_xlm(file: &ConfigFile) -> Result<BackboneConfig> {
+    deviate(file, encoder(file, 30_522)?)
+}
+
+fn deviate(file: &ConfigFile, mut config: BackboneConfig) -> Result<BackboneConfig> {
     config.prefix = "roberta.";
     config.empty_token = file.empty_token([Some(0), Some(2)]);
     if let LayersConfig::PostNorm(layers) = &mut config.layers {

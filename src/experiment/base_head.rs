@@ -6,7 +6,7 @@ use crate::model::weights::Weights;
 
 /// The rows of the base's own classifier that the labels go on from, one a label: if it is for labels of the same
 /// names, in whatever order. `console` says so of the base of this name, or warns that its head is not used.
-pub(super) fn rows(
+pub fn rows(
     (config, weights): (&BackboneConfig, &Weights),
     labels: &[String],
     console: Option<(Console, &str)>,
@@ -35,7 +35,7 @@ pub(super) fn rows(
 }
 
 /// The first of some names, and how many there are.
-pub(super) fn abridged<T: AsRef<str>>(names: &[T]) -> String {
+pub fn abridged<T: AsRef<str>>(names: &[T]) -> String {
     const SHOWN: usize = 8;
     let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
     match names.len() {
@@ -47,7 +47,32 @@ pub(super) fn abridged<T: AsRef<str>>(names: &[T]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::model::weights::Checkpoint;
+
+    /// The fixture is a RoBERTa with labels x, y and z, made by `scripts/make_adapter_fixtures.py`.
+    #[test]
+    fn a_head_for_labels_of_the_same_names_is_gone_on_from_in_any_order() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let base = |name: &str| {
+            let directory = fixtures.join(name);
+            let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
+            (config, Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap()))
+        };
+        let (config, weights) = base("adapters/roberta_head_of_the_base");
+        let rows = |labels: &[&str]| {
+            let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+            rows((&config, &weights), &labels, None)
+        };
+        assert_eq!(rows(&["x", "y", "z"]), Some(vec![0, 1, 2]));
+        assert_eq!(rows(&["z", "x", "y"]), Some(vec![2, 0, 1]));
+        assert_eq!(rows(&["x", "y"]), None);
+        assert_eq!(rows(&["x", "y", "w"]), None);
+        let (config, weights) = base("roberta");
+        assert_eq!(super::rows((&config, &weights), &["x".to_owned()], None), None);
+    }
 
     #[test]
     fn long_lists_are_abridged() {
