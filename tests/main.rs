@@ -42,9 +42,9 @@ mod readers;
 mod reference;
 /// Reports, and errors by label.
 mod report;
-/// Token ids of transformers, for every class and key.
-mod tokenizers;
 /// Runs that die and go on.
 mod resume;
 /// Rows as other programs write them.
 mod rows;
+/// Token ids of transformers, for every class and key.
+mod tokenizers;

@@ -152,7 +152,10 @@ fn what_is_not_supported_is_refused_by_its_key() {
         assert!(error.contains(named), "{config}: {error}");
     }
     let error = format!("{:#}", bert("{}", false).err().unwrap());
-    assert!(error.contains("`tokenizer.json` is missing, nor `vocab.txt`") && error.contains("save_pretrained(DIR)"), "{error}");
+    assert!(
+        error.contains("`tokenizer.json` is missing, nor `vocab.txt`") && error.contains("save_pretrained(DIR)"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -238,8 +238,20 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
-    let setting =
-        Setting { config, base, encoder, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
+    let setting = Setting {
+        config,
+        base,
+        encoder,
+        lora,
+        file,
+        classifier,
+        init_adapter,
+        train,
+        validation,
+        test,
+        inputs,
+        console,
+    };
     let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)

@@ -32,12 +32,7 @@ impl TextEncoder {
     /// # Errors
     /// If the files are not a tokenizer or ask for what is not supported, or special tokens alone exceed
     /// `max_length`.
-    pub fn of_model(
-        files: &[PathBuf],
-        model_config: &Path,
-        max_length: usize,
-        fallback: Option<u32>,
-    ) -> Result<Self> {
+    pub fn of_model(files: &[PathBuf], model_config: &Path, max_length: usize, fallback: Option<u32>) -> Result<Self> {
         Self::new(tokenizer::load(files, model_config)?, max_length, fallback)
     }
 

@@ -35,14 +35,7 @@ pub(super) fn apply(mut tokenizer: Tokenizer, mut settings: Settings, is_built: 
     apply_post_processor(&mut tokenizer, &settings, &special, is_built)?;
     // Special tokens that stand in a text are then split like any other.
     tokenizer.set_encode_special_tokens(settings.flag("split_special_tokens")?.unwrap_or(false));
-    Ok(Resolved {
-        tokenizer,
-        cuts_left,
-        settings,
-        special,
-        source: None,
-        has_special_tokens_map: false,
-    })
+    Ok(Resolved { tokenizer, cuts_left, settings, special, source: None, has_special_tokens_map: false })
 }
 
 fn lacks_default_bos(settings: &Settings, tokenizer: &Tokenizer) -> bool {

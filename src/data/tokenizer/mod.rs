@@ -45,7 +45,8 @@ pub(super) fn load(files: &[PathBuf], model_config: &Path) -> Result<Resolved> {
         Some(path) => read(path)?,
         None => {
             let built = serde_json::to_vec(&vocabulary::build(&settings, files)?)?;
-            unless_it_panics(|| Tokenizer::from_bytes(&built)).context("cannot build a tokenizer from the vocabulary")?
+            unless_it_panics(|| Tokenizer::from_bytes(&built))
+                .context("cannot build a tokenizer from the vocabulary")?
         }
     };
     let mut resolved = apply::apply(tokenizer, settings, source.is_none())?;
