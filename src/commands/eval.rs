@@ -49,7 +49,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
     let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, console)
-        .map_err(|error| NotFinite::named(error, |row| predict::place(&path, row, &examples[row])))?;
+        .map_err(|error| NotFinite::named(error, |row| predict::location(&path, row, &examples[row])))?;
     if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
         said.push_str(&format!(
             "with threshold 0.5: f1_micro {:.4}, f1_macro {:.4}; with the classifier's own:\n",
@@ -206,7 +206,7 @@ fn compared(
     let samples = other.predictor.encode(&examples, &path.display().to_string(), 0)?;
     let decision = other.predictor.decision();
     let scored = score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| predict::place(path, row, &examples[row])))?;
+        .map_err(|error| NotFinite::named(error, |row| predict::location(path, row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
         .predictor
@@ -304,8 +304,9 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     let samples = loaded.predictor.encode(&examples, &data.val_csv.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;
     let usual = loaded.predictor.decision();
-    let scored = score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| predict::place(&data.val_csv, row, &examples[row])))?;
+    let scored =
+        score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
+            .map_err(|error| NotFinite::named(error, |row| predict::location(&data.val_csv, row, &examples[row])))?;
     let scope = match scope {
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,

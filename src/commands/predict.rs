@@ -167,7 +167,7 @@ impl PredictedRows<'_> {
         let mut bar = self.console.progress("predicting", samples.len(), "rows");
         let evaluation = predictor
             .evaluate(&samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))
-            .map_err(|error| NotFinite::named(error, |row| place(self.input, before + row, &examples[row])))?;
+            .map_err(|error| NotFinite::named(error, |row| location(self.input, before + row, &examples[row])))?;
         bar.finish();
         let predictions = &evaluation.predictions;
         for (row, example) in examples.iter().enumerate() {
@@ -197,7 +197,7 @@ impl PredictedRows<'_> {
 }
 
 /// Names a row in errors; rows count from 1, the header apart.
-pub(super) fn place(path: &Path, row: usize, example: &Example) -> String {
+pub(super) fn location(path: &Path, row: usize, example: &Example) -> String {
     /// An id may be a text of any length.
     const CHARACTERS: usize = 60;
     let id: String = example.id.chars().take(CHARACTERS).collect();
