@@ -17,6 +17,7 @@ use crate::console::Console;
 use crate::data::table::{Columns, Example, LabelList, check_single_label, find_labels, read_examples};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
+use crate::kernels::Compute;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
@@ -25,6 +26,7 @@ use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
 use crate::thresholds::Scope;
+use crate::training::estimate;
 
 /// The base's files and how they are to be read.
 pub struct BaseModel {
@@ -65,6 +67,15 @@ impl BaseModel {
             },
             is_4bit: model.use_4bit,
         };
+        let device = device.computing_in(model.compute_on_cpu());
+        if let (false, Compute::Bfloat16) = (device.is_gpu(), device.compute())
+            && !Compute::Bfloat16.is_native()
+        {
+            console.say(
+                "model.compute: this CPU has no instructions for bfloat16 (AVX512_BF16): the same numbers take longer \
+                 than float32 would",
+            );
+        }
         let device = match model.torch_dtype {
             TorchDtype::Float32 => device.with_dtype(DType::F32),
             TorchDtype::Bfloat16 => device.with_dtype(DType::BF16),
@@ -74,6 +85,16 @@ impl BaseModel {
             }
         };
         Ok(Self { files, config, weights, storage, fingerprint, device })
+    }
+
+    /// The device, with the weights packed once where memory allows: the same results, in less time for few
+    /// tokens.
+    #[must_use]
+    pub fn device_for_predicting(&self) -> Device {
+        // Whoever quantizes wants them small.
+        let packed = estimate::packed_bytes(&self.config, &self.device);
+        let has_room = self.device.memory().is_none_or(|limits| packed <= limits.available / 2);
+        self.device.packing_weights(has_room && !self.storage.is_4bit)
     }
 
     /// Builds a classifier on this base.
@@ -359,7 +380,7 @@ impl Loaded {
             lora,
             weights: BceWeights::default(),
             recompute: false,
-            device: base.device.clone(),
+            device: base.device_for_predicting(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
         let own = trained.adapter.join("tokenizer.json");
@@ -416,6 +437,7 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
+        compute: text(serde_json::json!(config.model.compute)),
         use_4bit: config.model.use_4bit,
     }
 }
@@ -430,6 +452,7 @@ fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
         ("model_name", name.into()),
         ("problem_type", file.problem_type.clone().into()),
         ("torch_dtype", file.torch_dtype.clone().into()),
+        ("compute", file.compute.clone().into()),
         ("use_4bit", file.use_4bit.into()),
         ("random_init", file.random_init.into()),
         ("init_seed", file.init_seed.into()),

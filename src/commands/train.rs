@@ -66,11 +66,14 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
         return super::check::run(&args.config, device, console);
     }
-    let config = match &args.resume {
+    let mut config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
         None => super::load_config(&args.config)?
             .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
     };
+    if !device.is_gpu() {
+        config.model.settle_compute();
+    }
     interrupt::listen().context("cannot listen to signals")?;
     let setting = prepare(&config, device, console)?;
     let run = match &args.resume {

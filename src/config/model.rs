@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::reader::{FromNode, Section, Value, yaml_enum};
 use super::tree::Tree;
+use crate::kernels::Compute;
 
 /// The section's keys, named as in the original project.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +23,8 @@ pub struct ModelConfig {
     pub use_4bit: bool,
     /// How other frozen weights are held.
     pub torch_dtype: TorchDtype,
+    /// In what products with frozen weights are computed on the CPU.
+    pub compute: ComputeType,
     /// r
     pub lora_r: usize,
     /// α
@@ -57,6 +60,41 @@ yaml_enum! {
         Float16 = "float16",
         /// 4 bytes.
         Float32 = "float32",
+    }
+}
+
+yaml_enum! {
+    /// In what products with frozen weights are computed on the CPU.
+    ComputeType {
+        /// bfloat16 where the CPU has instructions for it and weights are held so, else float32.
+        Auto = "auto",
+        /// f32.
+        Float32 = "float32",
+        /// Operands in bf16, sums in f32.
+        Bfloat16 = "bfloat16",
+    }
+}
+
+impl ModelConfig {
+    /// In what products with frozen weights are computed, where it is the CPU that computes.
+    #[must_use]
+    pub fn compute_on_cpu(&self) -> Compute {
+        match self.compute {
+            ComputeType::Float32 => Compute::Float32,
+            ComputeType::Bfloat16 => Compute::Bfloat16,
+            ComputeType::Auto if self.torch_dtype == TorchDtype::Bfloat16 && Compute::Bfloat16.is_native() => {
+                Compute::Bfloat16
+            }
+            ComputeType::Auto => Compute::Float32,
+        }
+    }
+
+    /// Puts in place of `auto` what it stands for on this CPU: results depend on it, so runs record it.
+    pub fn settle_compute(&mut self) {
+        self.compute = match self.compute_on_cpu() {
+            Compute::Float32 => ComputeType::Float32,
+            Compute::Bfloat16 => ComputeType::Bfloat16,
+        };
     }
 }
 
@@ -128,6 +166,7 @@ impl ModelConfig {
             problem_type: section.key("problem_type", ProblemType::MultiLabel),
             use_4bit: section.key("use_4bit", true),
             torch_dtype: section.key("torch_dtype", TorchDtype::Bfloat16),
+            compute: section.key("compute", ComputeType::Auto),
             lora_r: section.key("lora_r", 16),
             lora_alpha: section.key("lora_alpha", 16.0),
             lora_dropout: section.key("lora_dropout", 0.05),

@@ -1,15 +1,18 @@
-//! Where a model computes: on the CPU in f32, or on a GPU in f32 or bf16.
+//! Where a model computes, and in what: on the CPU or on a GPU, in f32 or bf16.
 
 use candle_core::{DType, Result, Tensor};
 
+use super::cpu::gemm::Compute;
 use super::cpu::memory::Limits;
 use super::matrix::FrozenMatrix;
 
-/// A device, and the type of activations on it.
+/// A device, the type of activations on it, and how it treats frozen weights.
 #[derive(Clone, Debug)]
 pub struct Device {
     device: candle_core::Device,
     dtype: DType,
+    compute: Compute,
+    packs_weights: bool,
 }
 
 /// What records say of a GPU.
@@ -24,10 +27,15 @@ pub struct GpuDescription {
 }
 
 impl Device {
-    /// The CPU, which computes in f32 whatever weights are stored in.
+    /// The CPU, which computes in f32 unless [told otherwise](Device::computing_in), whatever weights are
+    /// stored in.
     #[must_use]
     pub fn cpu() -> Self {
-        Self { device: candle_core::Device::Cpu, dtype: DType::F32 }
+        Self::new(candle_core::Device::Cpu, DType::F32)
+    }
+
+    fn new(device: candle_core::Device, dtype: DType) -> Self {
+        Self { device, dtype, compute: Compute::Float32, packs_weights: false }
     }
 
     /// Opens the GPU of a number, for bf16.
@@ -36,7 +44,7 @@ impl Device {
     /// If there is none, it is too old, or this build is for the CPU only.
     pub fn gpu(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Ok(Self { device: super::cuda::open(ordinal)?, dtype: DType::BF16 });
+        return Ok(Self::new(super::cuda::open(ordinal)?, DType::BF16));
         #[cfg(not(feature = "cuda"))]
         candle_core::bail!(
             "cuda:{ordinal}: this build of llmcls computes on the CPU only; use --device cpu, leave it out, or build with \
@@ -47,7 +55,32 @@ impl Device {
     /// The same device with activations of another type; the CPU keeps f32.
     #[must_use]
     pub fn with_dtype(&self, dtype: DType) -> Self {
-        Self { device: self.device.clone(), dtype: if self.is_gpu() { dtype } else { DType::F32 } }
+        Self { dtype: if self.is_gpu() { dtype } else { DType::F32 }, ..self.clone() }
+    }
+
+    /// The same device with products of frozen weights computed in `compute`, if it is the CPU.
+    #[must_use]
+    pub fn computing_in(&self, compute: Compute) -> Self {
+        Self { compute, ..self.clone() }
+    }
+
+    /// In what products with frozen weights are computed, if it is the CPU.
+    #[must_use]
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// The same device, which packs frozen weights once for their products with x if it is the CPU: for
+    /// predicting, where the gradient's products do not follow.
+    #[must_use]
+    pub fn packing_weights(&self, packs_weights: bool) -> Self {
+        Self { packs_weights, ..self.clone() }
+    }
+
+    /// Whether frozen weights are packed once.
+    #[must_use]
+    pub fn packs_weights(&self) -> bool {
+        self.packs_weights && !self.is_gpu()
     }
 
     /// Whether it is a GPU.
@@ -91,6 +124,11 @@ impl Device {
         if let candle_core::Device::Cuda(device) = &self.device {
             return matrix.moved_to(device, self.dtype);
         }
+        let mut matrix = matrix.computed_in(self.compute);
+        // Where there is no instruction for it, packed weights would take twice the memory.
+        if self.packs_weights && self.compute.is_native() {
+            matrix.pack();
+        }
         Ok(matrix)
     }
 
@@ -115,7 +153,7 @@ impl Device {
         if let candle_core::Device::Cuda(device) = &self.device {
             return super::cuda::gemm::measure_rate(device, self.dtype);
         }
-        Ok(super::cpu::flops::measure_rate())
+        Ok(super::cpu::flops::measure_rate(self.compute))
     }
 
     /// The device's memory, where the system tells.

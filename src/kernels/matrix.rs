@@ -95,8 +95,14 @@ impl FrozenMatrix {
 
     /// Packs the weights once for `y = x Wᵀ`, beside the stored ones: few rows are then several times as
     /// fast.
-    pub(crate) fn pack(&mut self) {
+    pub fn pack(&mut self) {
         self.packed = Some(Packed::new(self.compute, &self.weights(Direction::Forward)));
+        match &self.storage {
+            Storage::F32(data) => data.release(),
+            Storage::Bf16(data) => data.release(),
+            Storage::F16(data) => data.release(),
+            _ => {}
+        }
     }
 
     /// The same matrix on a GPU, for activations of `dtype`.
@@ -125,7 +131,7 @@ impl FrozenMatrix {
     }
 
     /// `y = x Wᵀ`, or `y += x Wᵀ` if `accumulate`; `x` is `(n, in)`, `y` `(n, out)`.
-    pub(crate) fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
+    pub fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
         flops::count(x.len() / self.columns, self.columns, self.rows);
         match &self.packed {
             Some(packed) => packed.product(x, y, accumulate),
@@ -134,7 +140,7 @@ impl FrozenMatrix {
     }
 
     /// `y = g W`, or `y += g W` if `accumulate`; `g` is `(n, out)`, `y` `(n, in)`.
-    pub(crate) fn product_transposed(&self, g: &[f32], y: &mut [f32], accumulate: bool) {
+    pub fn product_transposed(&self, g: &[f32], y: &mut [f32], accumulate: bool) {
         flops::count(g.len() / self.rows, self.rows, self.columns);
         product(self.compute, &self.weights(Direction::Backward), g, y, accumulate);
     }

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::kernels::Compute;
 use crate::kernels::cpu::memory::Buffer;
 use crate::kernels::matrix::{FrozenMatrix, Storage};
 
@@ -20,12 +21,15 @@ pub fn multiply_adds() -> u64 {
     MULTIPLY_ADDS.load(Ordering::Relaxed)
 }
 
-/// Floating-point operations a second of a large f32 product on all threads: the best of a few.
+/// Floating-point operations a second of a large product on all threads: the best of a few.
 #[must_use]
-pub fn measure_rate() -> f64 {
+pub fn measure_rate(compute: Compute) -> f64 {
     const SIZE: usize = 1024;
-    let weights = vec![0.5; SIZE * SIZE];
-    let matrix = FrozenMatrix::new(Storage::F32(Buffer::Owned(weights)), SIZE, SIZE);
+    let storage = match compute {
+        Compute::Float32 => Storage::F32(Buffer::Owned(vec![0.5; SIZE * SIZE])),
+        Compute::Bfloat16 => Storage::Bf16(Buffer::Owned(vec![half::bf16::from_f32(0.5); SIZE * SIZE])),
+    };
+    let matrix = FrozenMatrix::new(storage, SIZE, SIZE).computed_in(compute);
     let (x, mut y) = (vec![0.25; SIZE * SIZE], vec![0.0; SIZE * SIZE]);
     let mut best = f64::INFINITY;
     for _ in 0..10 {

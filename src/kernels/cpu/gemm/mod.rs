@@ -61,6 +61,26 @@ pub enum Compute {
 }
 
 impl Compute {
+    /// As configurations have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    /// The CPU's instructions that compute it.
+    #[must_use]
+    pub fn instructions(self) -> &'static str {
+        match (Path::of_this_cpu(self), self) {
+            (Path::Avx512, Self::Bfloat16) => "AVX512_BF16",
+            (Path::Avx512, Self::Float32) => "AVX-512",
+            (Path::Avx2, _) => "AVX2",
+            (Path::Portable, _) => "none in particular",
+        }
+    }
+
     /// Whether this CPU has an instruction for it, and it is fast therefore.
     #[must_use]
     pub fn is_native(self) -> bool {

@@ -52,13 +52,6 @@ impl Packed {
         self.strips.bytes()
     }
 
-    /// Bytes that a matrix takes when packed on this CPU.
-    pub(crate) fn bytes_of(compute: Compute, outputs: usize, depth: usize) -> usize {
-        with_kernel!(compute, Path::of_this_cpu(compute), K => {
-            4 * outputs.div_ceil(K::STRIP) * strip_words::<K>(depth)
-        })
-    }
-
     /// The product it was packed for.
     pub(crate) fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
         let x = rows_of(x, self.depth);
