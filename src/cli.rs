@@ -72,6 +72,8 @@ pub enum Command {
     /// Prints one JSON object: seconds a step, tokens a second, bytes, and the share of the rate of
     /// this machine's matrix products that a step reaches. The configuration's data are not read.
     Bench(BenchArgs),
+    /// Print a JSON Schema of the configuration file, for editors
+    ConfigSchema,
 }
 
 /// Where a configuration comes from.

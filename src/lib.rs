@@ -14,9 +14,11 @@
 //!
 //! Modules stand in layers; one imports from those below it and from its own folder.
 
-// Layer 6: what the user runs.
+// Layer 7: what the user runs.
 pub mod cli;
 pub mod commands;
+// Layer 6: an experiment's parts, ready to train.
+pub mod experiment;
 // Layer 5: the training loop.
 pub mod training;
 // Layer 4: predictions, and the files of a run.
@@ -24,8 +26,10 @@ pub mod artifacts;
 pub mod evaluation;
 // Layer 3: models and their weights.
 pub mod model;
-// Layer 2: rows, tokens, scores.
+// Layer 2: rows, tokens, scores, and files of the Hub.
+pub mod baseline;
 pub mod data;
+pub mod hub;
 pub mod metrics;
 pub mod thresholds;
 // Layer 1: kernels, differentiable ops on them, the configuration, the terminal.

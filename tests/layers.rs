@@ -4,13 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LAYERS: &[(&str, u8)] = &[
-    ("commands", 6),
-    ("cli", 6),
+    ("commands", 7),
+    ("cli", 7),
+    ("experiment", 6),
     ("training", 5),
     ("artifacts", 4),
     ("evaluation", 4),
     ("model", 3),
+    ("baseline", 2),
     ("data", 2),
+    ("hub", 2),
     ("metrics", 2),
     ("thresholds", 2),
     ("ops", 1),

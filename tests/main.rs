@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test should panic where it failed")]
 
+/// The linear baseline against scikit-learn.
+mod baseline;
 /// The built program, as a user runs it.
 mod cli;
 /// Disks, tokens and files that are not as they should be.
@@ -24,6 +26,8 @@ mod parity;
 mod prepare;
 /// Readers of files from outside, on bytes.
 mod readers;
+/// The documented configuration is the declared one.
+mod reference;
 /// Reports, and errors by label.
 mod report;
 /// Runs that die and go on.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
-use llmcls::artifacts::adapter;
+use llmcls::artifacts::adapter::{self, BaseName};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
@@ -105,6 +105,8 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
         assert!(error <= tolerance * (1.0 + largest), "{name}[{index}]: {found}, expected {expected}");
     }
 }
+
+const BASE: BaseName<'static> = BaseName { name: "base", revision: None };
 
 const NAMES: [&str; 16] = [
     "llama_tied",
@@ -296,7 +298,7 @@ fn logits_do_not_depend_on_batch_order_or_neighbours() {
 fn an_adapter_saved_here_reads_back_the_same() {
     let fixture = open("llama_tied", false);
     let directory = tempfile::tempdir().unwrap();
-    adapter::save(directory.path(), &fixture.classifier, &fixture.lora, "base").unwrap();
+    adapter::save(directory.path(), &fixture.classifier, &fixture.lora, BASE).unwrap();
     let before = fixture.forward_backward().0;
     fixture.classifier.initialize(3).unwrap();
     assert_ne!(fixture.forward_backward().0, before);
@@ -310,7 +312,7 @@ fn an_adapter_lists_the_modules_that_peft_must_save_and_the_names_that_it_reads(
     for name in NAMES {
         let fixture = open(name, false);
         let directory = tempfile::tempdir().unwrap();
-        adapter::save(directory.path(), &fixture.classifier, &fixture.lora, "base").unwrap();
+        adapter::save(directory.path(), &fixture.classifier, &fixture.lora, BASE).unwrap();
         let read = |directory: &Path| -> serde_json::Value {
             serde_json::from_str(&std::fs::read_to_string(directory.join(adapter::CONFIG)).unwrap()).unwrap()
         };

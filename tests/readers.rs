@@ -9,8 +9,8 @@ use llmcls::config::Config;
 use llmcls::console::Console;
 use llmcls::data::table::{Columns, LabelList, find_labels, read_examples};
 use llmcls::data::tokenize::TextEncoder;
+use llmcls::hub::model_files::ModelFiles;
 use llmcls::model::config::BackboneConfig;
-use llmcls::model::files::ModelFiles;
 use llmcls::model::weights::Checkpoint;
 use llmcls::training::checkpoint;
 

@@ -21,11 +21,20 @@ pub const CONFIG: &str = "adapter_config.json";
 /// What peft puts before a parameter's name.
 const PREFIX: &str = "base_model.model.";
 
+/// A base as an adapter's configuration names it.
+#[derive(Clone, Copy, Debug)]
+pub struct BaseName<'a> {
+    /// A directory or a name on the Hub.
+    pub name: &'a str,
+    /// On the Hub, if one was asked for: without it, Python would load `main` under the adapter.
+    pub revision: Option<&'a str>,
+}
+
 /// Writes adapters and head into a directory.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base: &str) -> Result<()> {
+pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base: BaseName<'_>) -> Result<()> {
     let mut data = BTreeMap::new();
     for param in classifier.params() {
         let bytes = bytemuck::cast_slice::<f32, u8>(&elements(param.value())?).to_vec();
@@ -43,7 +52,7 @@ pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base:
 }
 
 /// The fields that peft writes, in its order.
-fn config(lora: &LoraOptions, base: &str, modules_to_save: &[String]) -> Value {
+fn config(lora: &LoraOptions, base: BaseName<'_>, modules_to_save: &[String]) -> Value {
     let targets = match &lora.targets {
         Targets::AllLinear => json!("all-linear"),
         Targets::Names(names) => json!(names),
@@ -53,7 +62,7 @@ fn config(lora: &LoraOptions, base: &str, modules_to_save: &[String]) -> Value {
     json!({
         "alpha_pattern": {},
         "auto_mapping": null,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.name,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -69,7 +78,7 @@ fn config(lora: &LoraOptions, base: &str, modules_to_save: &[String]) -> Value {
         "peft_type": "LORA",
         "r": lora.rank,
         "rank_pattern": {},
-        "revision": null,
+        "revision": base.revision,
         "target_modules": targets,
         "task_type": "SEQ_CLS",
         "use_dora": false,

@@ -6,10 +6,13 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::model::fingerprint::Fingerprint;
 
 /// The file's name.
 pub const NAME: &str = "classifier.json";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
+/// The oldest that is read. Version 1 has a sampled fingerprint of the base, and no commit.
+const OLDEST_VERSION: u32 = 1;
 
 /// All that `predict` needs beside adapter, tokenizer and base.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,8 +62,32 @@ pub struct Base {
     pub name: String,
     /// On the Hub, if one was asked for.
     pub revision: Option<String>,
-    /// Tells whether the weights are still the same.
-    pub fingerprint: String,
+    /// Of the Hub: the commit whose files were used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Tells whether the base is still the same.
+    pub fingerprint: RecordedFingerprint,
+}
+
+/// A fingerprint in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RecordedFingerprint {
+    /// Over all of the base.
+    Whole(Fingerprint),
+    /// Of format version 1: over the configuration's bytes and the beginnings of the tensors.
+    Sampled(String),
+}
+
+impl Base {
+    /// The name that stands for exactly the files that were used: of the Hub, with their commit.
+    #[must_use]
+    pub fn exact_name(&self) -> String {
+        match self.commit.as_ref().or(self.revision.as_ref()) {
+            Some(revision) => format!("{}@{revision}", self.name),
+            None => self.name.clone(),
+        }
+    }
 }
 
 fn float32() -> String {
@@ -70,6 +97,12 @@ fn float32() -> String {
 impl ClassifierFile {
     /// The current format.
     pub const VERSION: u32 = FORMAT_VERSION;
+
+    /// The base's name for titles: weights that were made from a seed are said to be random.
+    #[must_use]
+    pub fn base_title(&self) -> String {
+        if self.random_init { format!("{} (random weights)", self.base.name) } else { self.base.name.clone() }
+    }
 
     /// Writes the file into a directory, replacing the old one whole.
     ///
@@ -91,8 +124,9 @@ impl ClassifierFile {
         let read = || -> Result<Self> {
             let file: Self = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
             ensure!(
-                file.format_version == FORMAT_VERSION,
-                "format_version {} is not {FORMAT_VERSION}: another version of llmcls wrote it",
+                (OLDEST_VERSION..=FORMAT_VERSION).contains(&file.format_version),
+                "format_version is {}, and this llmcls reads {OLDEST_VERSION} to {FORMAT_VERSION}; use the version that \
+                 wrote it",
                 file.format_version
             );
             ensure!(!file.labels.is_empty(), "there are no labels");

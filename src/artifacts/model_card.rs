@@ -86,7 +86,7 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
     writeln!(
         card,
         "A LoRA adapter and a classification head for `{}`, trained by llmcls {} to tell {} labels of a text: {}.\n",
-        file.base.name,
+        file.base_title(),
         env!("CARGO_PKG_VERSION"),
         file.labels.len(),
         file.labels.join(", ")
@@ -149,10 +149,12 @@ fn results(card: &mut String, split: &str, metrics: &Value) -> std::fmt::Result 
 
 fn snippet(file: &ClassifierFile) -> String {
     let is_single = file.problem_type.starts_with("single");
+    let revision =
+        file.base.revision.as_ref().map_or_else(String::new, |revision| format!(", revision={}", json!(revision)));
     format!(
         "from peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
          labels = {}\n\
-         base = AutoModelForSequenceClassification.from_pretrained({}, num_labels=len(labels))\n\
+         base = AutoModelForSequenceClassification.from_pretrained({}{revision}, num_labels=len(labels))\n\
          model = PeftModel.from_pretrained(base, \".\").eval()  # this directory\n\
          tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
          ids = tokenizer(\"a text\", truncation=True, max_length={}, return_tensors=\"pt\")[\"input_ids\"]\n\
@@ -193,7 +195,7 @@ fn license(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifacts::classifier_file::Base;
+    use crate::artifacts::classifier_file::{Base, RecordedFingerprint};
 
     #[test]
     fn a_card_has_metadata_results_and_the_notice_of_its_base() {
@@ -208,7 +210,12 @@ mod tests {
             labels_column: None,
             label_separator: None,
             max_length: 64,
-            base: Base { name: "meta-llama/Llama-3.2-1B".into(), revision: None, fingerprint: String::new() },
+            base: Base {
+                name: "meta-llama/Llama-3.2-1B".into(),
+                revision: Some("v1".into()),
+                commit: None,
+                fingerprint: RecordedFingerprint::Sampled(String::new()),
+            },
             random_init: false,
             init_seed: 0,
             torch_dtype: "bfloat16".into(),
@@ -236,7 +243,7 @@ mod tests {
             "| a\\|b | 1.000 | 0.500 | 0.667 | – | 4 |",
             "2.0 h",
             "labels = [\"a|b\",\"c\"]",
-            "from_pretrained(\"meta-llama/Llama-3.2-1B\", num_labels=len(labels))",
+            "from_pretrained(\"meta-llama/Llama-3.2-1B\", revision=\"v1\", num_labels=len(labels))",
         ] {
             assert!(card.contains(part), "{part} is not in:\n{card}");
         }

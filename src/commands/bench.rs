@@ -6,10 +6,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::setup::{self, BaseModel};
+use super::setup;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::Console;
+use crate::experiment::base_model::BaseModel;
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;

@@ -9,6 +9,7 @@ use super::train::{self, Setting, Split};
 use crate::cli::ConfigArgs;
 use crate::console::{Console, bytes, duration};
 use crate::evaluation::{Sample, evaluate};
+use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
@@ -24,6 +25,7 @@ const TIMED: usize = 3;
 /// If training could not start with it.
 pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
     let config = super::load_config(args)?.context("check needs --config FILE")?;
+    BaseModel::refuse_unused_weights(&config.model, console)?;
     let setting = train::prepare(&config, device, console)?;
     let mut report = String::new();
     describe_data(&setting, &mut report)?;
@@ -88,7 +90,7 @@ fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
     writeln!(
         out,
         "{}: {frozen} frozen parameters; {trained} trained ({:.2}%) in {adapted} adapted modules and the head",
-        setting.base.files.name,
+        setting.file.base_title(),
         100.0 * trained as f64 / (frozen + trained) as f64
     )?;
     let memory = setting.memory_estimate();

@@ -80,7 +80,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let (lengths, cut) = report::lengths(&samples);
     let history = report::history(&loaded.trained.home.join("history.jsonl"))?;
     let report = Report {
-        title: format!("{}: {name}", loaded.file.base.name),
+        title: format!("{}: {name}", loaded.file.base_title()),
         split: &name,
         labels,
         thresholds: &thresholds,

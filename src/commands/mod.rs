@@ -31,12 +31,15 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
     }
+    if let Command::ConfigSchema = &cli.command {
+        return print_json(&crate::config::reference::json_schema());
+    }
     let device = open(choice, console)?;
     match &cli.command {
         Command::Train(args) => train::run(args, &device, console),
         Command::Eval(args) => eval::run(args, &device, console),
         Command::Predict(args) => predict::run(args, &device, console),
-        Command::Prepare(_) => unreachable!("returned above"),
+        Command::Prepare(_) | Command::ConfigSchema => unreachable!("returned above"),
         Command::Check(args) => check::run(&args.config, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }
@@ -65,4 +68,12 @@ fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
         config.exp.output_root.clone_from(root);
     }
     Ok(Some(config))
+}
+
+/// Prints a result to standard output.
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    Ok(writeln!(out)?)
 }

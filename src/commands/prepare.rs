@@ -17,7 +17,7 @@ use crate::data::label_columns::{LabelColumn, LabelCounts};
 use crate::data::rows::Rows;
 use crate::data::sampler::epoch_order;
 use crate::data::table::join_fields;
-use crate::model::hub::HubRepo;
+use crate::hub::cache::HubRepo;
 
 /// Prepares.
 ///
@@ -160,7 +160,9 @@ fn hub_files(dataset: &str, console: Console) -> Result<(Vec<PathBuf>, Vec<PathB
         let file = |name: &String| repo.file(name)?.with_context(|| format!("`{name}` is listed and not there"));
         names.iter().map(|name| file(name).with_context(context)).collect()
     };
-    Ok((fetch(train)?, fetch(test)?))
+    let fetched = (fetch(train)?, fetch(test)?);
+    repo.publish().with_context(context)?;
+    Ok(fetched)
 }
 
 /// Names of labels that are numbers: a JSON list, or one a line.

@@ -78,7 +78,7 @@ pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_
     let seconds: f64 = seeds.iter().filter_map(|seed| seed["train_runtime"].as_f64()).sum();
     facts.push(("training time, all seeds", duration(seconds)));
     facts.push(("seed of this report", number.to_string()));
-    facts.push(("base", setting.base.files.name.clone()));
+    facts.push(("base", setting.file.base_title()));
     for (name, key) in [("frozen parameters", "frozen"), ("trained parameters", "trained")] {
         facts.push((name, summary["parameters"][key].to_string()));
     }
@@ -88,7 +88,7 @@ pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_
         format!("{}, {}", rate("train_samples_per_second"), rate("train_tokens_per_second")),
     ));
     let report = Report {
-        title: format!("{} on {}", setting.base.files.name, setting.config.data.dataset_name),
+        title: format!("{} on {}", setting.file.base_title(), setting.config.data.dataset_name),
         split,
         labels,
         thresholds: &thresholds,

@@ -1,26 +1,40 @@
-//! Going on with a run: what it was given must be what it is given now.
+//! Resumes a run, and refuses if anything that training reads has changed.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
+use crate::artifacts::adapter;
+use crate::artifacts::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::artifacts::run_dir::SeedDir;
 use crate::atomic_file::{self, sha256};
 use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::config::model::ComputeType;
 use crate::console::Console;
+use crate::experiment::base_model::BaseModel;
+use crate::kernels::device::Device;
 use crate::training::checkpoint;
 
-/// Keys that may change while a run is stopped: they change nothing that it computes.
-const MAY_CHANGE: [&str; 6] = [
+/// What decides a run's result, beside its configuration.
+const INPUTS: &str = "inputs.json";
+
+/// Keys that may change while a run is stopped: they change nothing that it computes. Of what the last ones
+/// name, the contents are compared.
+const MAY_CHANGE: [&str; 11] = [
     "exp.output_root",
     "exp.run_name",
     "train.eval_batch_size",
     "train.report_to",
     "train.save_steps",
     "train.save_total_limit",
+    "data.train_csv",
+    "data.val_csv",
+    "data.test_csv",
+    "model.model_name",
+    "model.init_adapter",
 ];
 
 /// The configuration of a run, with what the flags change of it.
@@ -41,11 +55,12 @@ pub(super) fn configuration(run: &Path, args: &ConfigArgs) -> Result<Config> {
     Ok(wanted)
 }
 
-/// What decides a run's result, for its checkpoints.
+/// What decides a run's result, for its checkpoints: the contents of every file that training reads, and where it
+/// computes.
 ///
 /// # Errors
-/// If a data file cannot be read.
-pub(super) fn inputs(config: &Config, base_fingerprint: &str) -> Result<Value> {
+/// If a file cannot be read.
+pub(super) fn inputs(config: &Config, base: &RecordedFingerprint, device: &Device) -> Result<Value> {
     let data = &config.data;
     let mut hashes = Map::new();
     let files =
@@ -56,28 +71,85 @@ pub(super) fn inputs(config: &Config, base_fingerprint: &str) -> Result<Value> {
     Ok(json!({
         "config": config,
         "sha256 of data": hashes,
-        "base model": base_fingerprint,
+        "base model": base,
+        "init adapter": config.model.init_adapter.as_deref().map(adapter_contents).transpose()?,
+        "device": if device.is_gpu() { "cuda" } else { "cpu" },
+        "bytes of an activation": device.activation_bytes(),
         "llmcls": env!("CARGO_PKG_VERSION"),
     }))
 }
 
-/// Checks that a run's checkpoints were made of the same.
+/// An adapter's files by their hashes, and its labels, which decide how its head is taken.
+fn adapter_contents(directory: &Path) -> Result<Value> {
+    let hash = |name: &str| -> Result<Value> {
+        let path = directory.join(name);
+        if path.is_file() { Ok(json!(sha256(&path)?)) } else { Ok(Value::Null) }
+    };
+    let labels = ClassifierFile::load(directory)?.map(|file| file.labels);
+    Ok(json!({
+        adapter::CONFIG: hash(adapter::CONFIG)?,
+        adapter::WEIGHTS: hash(adapter::WEIGHTS)?,
+        "labels": labels,
+    }))
+}
+
+/// Writes what decides the result into the run, for the time before its first checkpoint.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn record_inputs(run: &Path, inputs: &Value) -> Result<()> {
+    atomic_file::write_bytes(&run.join(INPUTS), serde_json::to_string_pretty(inputs)?.as_bytes())
+}
+
+/// Checks that a run and its checkpoints were made of the same.
 ///
 /// # Errors
 /// Shows what differs.
-pub(super) fn check_inputs(run: &Path, now: &Value) -> Result<()> {
-    for entry in std::fs::read_dir(run).with_context(|| format!("{}: cannot read", run.display()))? {
+pub(super) fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console) -> Result<()> {
+    let mut recorded = Vec::new();
+    let path = run.join(INPUTS);
+    if path.is_file() {
+        let text = fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+        recorded.push(serde_json::from_slice(&text).with_context(|| format!("{}: not valid JSON", path.display()))?);
+    }
+    for entry in fs::read_dir(run).with_context(|| format!("{}: cannot read", run.display()))? {
         let seed = entry?.path();
         if !seed.is_dir() {
             continue;
         }
         for (_, path) in checkpoint::list(&seed)? {
-            let then = checkpoint::inputs(&path)?;
-            refuse_changes(run, &then["config"], &now["config"])?;
-            refuse_changes(run, &without_config(&then), &without_config(now))?;
+            recorded.push(checkpoint::inputs(&path)?);
         }
     }
+    let mut has_warned = false;
+    for then in recorded {
+        refuse_changes(run, &then["config"], &now["config"])?;
+        let now = match then["base model"].is_string() {
+            false => without_config(now),
+            true => {
+                if !has_warned {
+                    console.warn(
+                        "an older llmcls started this run and recorded only a sample of its base: changes of the base \
+                         elsewhere, of the tokenizer, the initial adapter or the device would not be seen",
+                    );
+                    has_warned = true;
+                }
+                as_older(&then, now, &base.sampled_fingerprint()?)
+            }
+        };
+        refuse_changes(run, &without_config(&then), &now)?;
+    }
     Ok(())
+}
+
+/// The inputs as an older version would have recorded them.
+fn as_older(then: &Value, now: &Value, sampled: &str) -> Value {
+    let mut now = without_config(now);
+    now["base model"] = json!(sampled);
+    if let Some(entries) = now.as_object_mut() {
+        entries.retain(|key, _| then.get(key).is_some());
+    }
+    now
 }
 
 /// The result of a seed, if it is finished.
@@ -89,7 +161,7 @@ pub(super) fn finished_seed(directory: &SeedDir) -> Result<Option<Value>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
     Ok(Some(serde_json::from_str(&text).with_context(|| format!("{}: not valid JSON", path.display()))?))
 }
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::DType;
 
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
@@ -11,136 +10,18 @@ use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
-use crate::config::model::{ModelConfig, ProblemType, TargetModules, TorchDtype};
+use crate::config::model::{ModelConfig, ProblemType, TargetModules};
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
 use crate::data::table::{Columns, Example, LabelList, check_single_label, find_labels, read_examples};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
-use crate::kernels::Compute;
+use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
-use crate::model::config::BackboneConfig;
-use crate::model::files::ModelFiles;
 use crate::model::lora::{LoraOptions, Targets};
-use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::ops::loss::BceWeights;
 use crate::thresholds::Scope;
-use crate::training::estimate;
-
-/// The base's files and how they are to be read.
-pub struct BaseModel {
-    /// Where they are.
-    pub files: ModelFiles,
-    /// `config.json`
-    pub config: BackboneConfig,
-    /// The weights.
-    pub weights: Weights,
-    /// How they are held.
-    pub storage: BaseStorage,
-    /// What tells whether they changed.
-    pub fingerprint: String,
-    /// Where the model computes.
-    pub device: Device,
-}
-
-impl BaseModel {
-    /// Finds and opens the base of a configuration's `model` section.
-    ///
-    /// # Errors
-    /// If a file is missing or not usable.
-    pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
-        let token = model.hf_token.as_ref().map(|token| token.secret());
-        let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
-        let config = BackboneConfig::from_file(&files.config)?;
-        let weights = if model.random_init {
-            Weights::random(model.init_seed, config.initializer_range)
-        } else {
-            Weights::Checkpoint(Checkpoint::open(&files.weights)?)
-        };
-        let fingerprint = weights.fingerprint(&files.config)?;
-        let storage = BaseStorage {
-            precision: match model.torch_dtype {
-                TorchDtype::Float32 => Precision::Float32,
-                TorchDtype::Bfloat16 => Precision::Bfloat16,
-                TorchDtype::Float16 => Precision::Float16,
-            },
-            is_4bit: model.use_4bit,
-        };
-        let device = device.computing_in(model.compute_on_cpu());
-        if let (false, Compute::Bfloat16) = (device.is_gpu(), device.compute())
-            && !Compute::Bfloat16.is_native()
-        {
-            console.say(
-                "model.compute: this CPU has no instructions for bfloat16 (AVX512_BF16): the same numbers take longer \
-                 than float32 would",
-            );
-        }
-        let device = match model.torch_dtype {
-            TorchDtype::Float32 => device.with_dtype(DType::F32),
-            TorchDtype::Bfloat16 => device.with_dtype(DType::BF16),
-            TorchDtype::Float16 => {
-                ensure!(!device.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
-                device.clone()
-            }
-        };
-        Ok(Self { files, config, weights, storage, fingerprint, device })
-    }
-
-    /// The device, with the weights packed once where memory allows: the same results, in less time for few
-    /// tokens.
-    #[must_use]
-    pub fn device_for_predicting(&self) -> Device {
-        // Whoever quantizes wants them small.
-        let packed = estimate::packed_bytes(&self.config, &self.device);
-        let has_room = self.device.memory().is_none_or(|limits| packed <= limits.available / 2);
-        self.device.packing_weights(has_room && !self.storage.is_4bit)
-    }
-
-    /// Builds a classifier on this base.
-    ///
-    /// # Errors
-    /// If a weight is missing or of another shape, or no module is a LoRA target.
-    pub fn classifier(&self, options: &ClassifierOptions) -> Result<Classifier> {
-        Classifier::new(&self.config, &self.weights, options)
-            .with_context(|| format!("{}: cannot build the model", self.files.name))
-    }
-
-    /// The base's tokenizer.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
-        let tokenizer = self.files.tokenizer.first().filter(|path| path.ends_with("tokenizer.json"));
-        let tokenizer = tokenizer.with_context(|| format!("{}: `tokenizer.json` is missing", self.files.name))?;
-        self.encoder_from(tokenizer, max_length)
-    }
-
-    /// As [`BaseModel::encoder`], with the tokenizer of another directory.
-    ///
-    /// # Errors
-    /// If it is not usable.
-    pub fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
-        if let Some(longest) = self.config.max_tokens {
-            ensure!(
-                max_length <= longest,
-                "data.max_length is {max_length}, and `{}` can take {longest} tokens; set data.max_length={longest} or less",
-                self.files.name
-            );
-        }
-        TextEncoder::open(tokenizer, max_length, self.config.empty_token)
-    }
-
-    /// The base's part of `classifier.json`.
-    #[must_use]
-    pub fn record(&self) -> Base {
-        Base {
-            name: self.files.name.clone(),
-            revision: self.files.revision.clone(),
-            fingerprint: self.fingerprint.clone(),
-        }
-    }
-}
 
 /// The adapters of a configuration's `model` section.
 ///
@@ -358,18 +239,23 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        let base = BaseModel::open(&model, device, console)?;
+        if let Some(name) = moved_base(&args.config.set) {
+            model.model_name = name;
+        }
+        let base = BaseModel::open(&model, device, console).with_context(|| {
+            format!(
+                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+                trained.adapter.display()
+            )
+        })?;
+        let own = trained.adapter.join("tokenizer.json");
         let file = match (file, &config) {
             (Some(file), _) => {
-                ensure!(
-                    file.base.fingerprint == base.fingerprint,
-                    "{}: was trained on another base: the files of `{}` have changed since",
-                    trained.adapter.display(),
-                    file.base.name
-                );
+                base.ensure_is(&file.base, !own.is_file(), console)
+                    .with_context(|| format!("{}", trained.adapter.display()))?;
                 file
             }
-            (None, Some(config)) => describe(config, columns(&config.data, console)?.labels, &base),
+            (None, Some(config)) => describe(config, columns(&config.data, console)?.labels, base.record(console)?),
             (None, None) => unreachable!("refused above"),
         };
         let (lora, _) = adapter::read_config(&trained.adapter)?;
@@ -383,7 +269,6 @@ impl Loaded {
             device: base.device_for_predicting(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let own = trained.adapter.join("tokenizer.json");
         let encoder = match own.is_file() {
             true => base.encoder_from(&own, file.max_length)?,
             false => base.encoder(file.max_length)?,
@@ -411,6 +296,15 @@ impl Loaded {
     }
 }
 
+/// Where `--set` says that a run's base lies now.
+fn moved_base(settings: &[String]) -> Option<String> {
+    let values = settings.iter().filter_map(|setting| setting.split_once('='));
+    let (_, name) = values.filter(|(key, _)| key.trim() == "model.model_name").last()?;
+    let name = name.trim();
+    let unquoted = ['"', '\''].iter().find_map(|quote| name.strip_prefix(*quote)?.strip_suffix(*quote));
+    Some(unquoted.unwrap_or(name).to_owned())
+}
+
 fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
     let default = PathBuf::from("outputs");
     let root = args.config.override_output_root.as_ref();
@@ -420,7 +314,7 @@ fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
 
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
-pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> ClassifierFile {
+pub fn describe(config: &Config, labels: Vec<String>, base: Base) -> ClassifierFile {
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: ClassifierFile::VERSION,
@@ -433,7 +327,7 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
         labels_column: config.data.labels_column.clone(),
         label_separator: config.data.labels_column.as_ref().map(|_| config.data.label_separator.clone()),
         max_length: config.data.max_length,
-        base: base.record(),
+        base,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
@@ -444,12 +338,8 @@ pub fn describe(config: &Config, labels: Vec<String>, base: &BaseModel) -> Class
 
 /// The `model` section that `classifier.json` stands for.
 fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
-    let name = match &file.base.revision {
-        Some(revision) => format!("{}@{revision}", file.base.name),
-        None => file.base.name.clone(),
-    };
     ModelConfig::from_pairs(&[
-        ("model_name", name.into()),
+        ("model_name", file.base.exact_name().into()),
         ("problem_type", file.problem_type.clone().into()),
         ("torch_dtype", file.torch_dtype.clone().into()),
         ("compute", file.compute.clone().into()),

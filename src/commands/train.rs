@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::report::BOOTSTRAP_SEED;
-use super::setup::{self, BaseModel};
+use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::{resume, warnings};
+use crate::artifacts::adapter::BaseName;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::model_card::{CardFacts, model_card};
 use crate::artifacts::run_dir::{RunDir, SeedDir};
@@ -24,7 +25,9 @@ use crate::console::{Console, bytes};
 use crate::data::table::Example;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
+use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
+use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
@@ -75,19 +78,21 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
         config.model.settle_compute();
     }
     interrupt::listen().context("cannot listen to signals")?;
+    if args.resume.is_none() {
+        BaseModel::refuse_unused_weights(&config.model, console)?;
+    }
     let setting = prepare(&config, device, console)?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
-            resume::check_inputs(run.path(), &setting.inputs)?;
+            resume::check_inputs(run.path(), &setting.inputs, &setting.base, console)?;
             run
         }
-        None => {
-            let run = RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?;
-            atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
-            run
-        }
+        None => RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?,
     };
+    // Again on a resumed run: where its base and data lie may have changed.
+    atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
+    resume::record_inputs(run.path(), &setting.inputs)?;
     console.say(format!("run {}", run.path().display()));
     train_all(&setting, &run, !args.no_text)
         .with_context(|| format!("{}: not finished; go on with: llmcls train --resume {0}", run.path().display()))?;
@@ -161,8 +166,10 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
     warnings::about_leaks(&splits, console);
 
+    // Before the base is loaded: the estimates include it.
+    let memory = base.device.memory();
     let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
-    refuse_what_does_not_fit("the base's weights alone take", base_bytes, &base.device, console)?;
+    refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
     let lora = setup::lora_options(&config.model)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
@@ -173,10 +180,10 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         recompute: config.train.gradient_checkpointing,
         device: base.device.clone(),
     })?;
-    let file = setup::describe(config, columns.labels, &base);
+    let file = setup::describe(config, columns.labels, base.record(console)?);
     console.say(format!(
         "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
-        base.files.name,
+        file.base_title(),
         classifier.base().parameters,
         bytes(classifier.base().bytes as u64),
         classifier.trained_parameters(),
@@ -187,18 +194,24 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         file.labels.len(),
         started.elapsed().as_secs_f64()
     ));
-    let inputs = resume::inputs(config, &file.base.fingerprint)?;
+    let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
     let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
-    refuse_what_does_not_fit("training is estimated to take", needed, &setting.base.device, console)?;
+    refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)
 }
 
-/// Compares what is needed with what this machine has.
-fn refuse_what_does_not_fit(what: &str, needed: u64, device: &Device, console: Console) -> Result<()> {
+/// Compares what is needed with what this machine had before the base was loaded.
+fn refuse_what_does_not_fit(
+    what: &str,
+    needed: u64,
+    limits: Option<Limits>,
+    device: &Device,
+    console: Console,
+) -> Result<()> {
     const HELP: &str = "these keys lower it: train.batch_size, data.max_length, train.gradient_checkpointing=true, \
                         model.use_4bit=true, model.torch_dtype=bfloat16";
-    let Some(limits) = device.memory() else { return Ok(()) };
+    let Some(limits) = limits else { return Ok(()) };
     if device.is_gpu() {
         // Nothing is swapped out of a GPU: what is not free now cannot be had.
         ensure!(
@@ -263,7 +276,7 @@ impl Setting<'_> {
             labels: &self.file.labels,
             thresholds: &self.file.thresholds,
             lora: &self.lora,
-            base: &self.base.files.name,
+            base: self.base_name(),
             directory,
             writes_events: self.config.train.report_to.0.contains(&Reporter::Tensorboard),
             resume_from: resume::newest_checkpoint(directory, self.console)?,
@@ -370,6 +383,11 @@ impl Setting<'_> {
         }
     }
 
+    /// The base as peft names it.
+    fn base_name(&self) -> BaseName<'_> {
+        BaseName { name: &self.base.files.name, revision: self.base.files.revision.as_deref() }
+    }
+
     /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
     fn save_best(&self, directory: &SeedDir, file: &ClassifierFile) -> Result<()> {
         // A run that was killed after this.
@@ -377,7 +395,7 @@ impl Setting<'_> {
             return Ok(());
         }
         atomic_file::write_directory(&directory.best(), |inside| {
-            adapter::save(inside, &self.classifier, &self.lora, &self.base.files.name)?;
+            adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
             for file in &self.base.files.tokenizer {
                 let name = file.file_name().context("a tokenizer file has a name")?;
                 let bytes = fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;

@@ -2,79 +2,43 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use super::keys::{empty_is_none, or, required, section};
 
-use super::reader::Section;
-
-/// The section's keys, named as in the original project.
-#[derive(Clone, Debug, Serialize)]
-pub struct DataConfig {
-    /// Names the data set in the output path.
-    pub dataset_name: String,
-    /// The data set's name on the Hub, for the model card.
-    pub hub_dataset: Option<String>,
-    /// The texts' language (ISO 639), for the model card.
-    pub language: Option<String>,
-    /// Column with the id of a row; none: the row's number.
-    pub id_column: Option<String>,
-    /// Columns that make the text, joined; none: `target_text_column` is the text.
-    pub text_fields: Option<Vec<String>>,
-    /// Column with the text.
-    pub target_text_column: String,
-    /// Longest sequence, in tokens, special ones included.
-    pub max_length: usize,
-    /// Training rows.
-    pub train_csv: PathBuf,
-    /// Validation rows.
-    pub val_csv: PathBuf,
-    /// Test rows; none: no test metrics.
-    pub test_csv: Option<PathBuf>,
-    /// Label columns, or, with `labels_column`, the labels; none: every remaining column that holds only 0
-    /// and 1, or every label that `labels_column` of the training rows names.
-    pub label_columns: Option<Vec<String>>,
-    /// One column that lists a row's labels, as text with `label_separator` or as a JSON list; none:
-    /// each label has a column of its own.
-    pub labels_column: Option<String>,
-    /// Between the labels of `labels_column`.
-    pub label_separator: String,
-    /// The first rows of `train_csv`; none: all.
-    pub max_train_samples: Option<usize>,
-    /// The first rows of `val_csv`; none: all.
-    pub max_val_samples: Option<usize>,
-    /// The first rows of `test_csv`; none: all.
-    pub max_test_samples: Option<usize>,
-}
-
-impl DataConfig {
-    pub(super) fn read(section: &mut Section) -> Self {
-        let list = |list: Option<Vec<String>>| list.filter(|list| !list.is_empty());
-        let config = Self {
-            dataset_name: section.required("dataset_name"),
-            hub_dataset: section.optional("hub_dataset"),
-            language: section.optional("language"),
-            id_column: section.optional("id_column"),
-            text_fields: list(section.optional("text_fields")),
-            target_text_column: section.key("target_text_column", "text".into()),
-            max_length: section.key("max_length", 1024),
-            train_csv: section.required("train_csv").into(),
-            val_csv: section.required("val_csv").into(),
-            test_csv: section.optional::<String>("test_csv").map(PathBuf::from),
-            label_columns: list(section.optional("label_columns")),
-            labels_column: section.optional("labels_column"),
-            label_separator: section.key("label_separator", ",".into()),
-            max_train_samples: section.optional("max_train_samples"),
-            max_val_samples: section.optional("max_val_samples"),
-            max_test_samples: section.optional("max_test_samples"),
-        };
-        section.check(!config.label_separator.is_empty(), "label_separator", "is empty");
-        section.check(config.max_length > 0, "max_length", "is 0, expected at least 1 token");
-        for (name, value) in [
-            ("max_train_samples", config.max_train_samples),
-            ("max_val_samples", config.max_val_samples),
-            ("max_test_samples", config.max_test_samples),
-        ] {
-            section.check(value != Some(0), name, "is 0, which leaves no row; leave it out for all rows");
-        }
-        config
+section! {
+    /// The section's keys, named as in the original project.
+    pub struct DataConfig in "data" {
+        /// Names the data set in the output path.
+        dataset_name: String = required();
+        /// The data set's name on the Hub, for the model card.
+        hub_dataset: Option<String> = or(None);
+        /// The texts' language (ISO 639), for the model card.
+        language: Option<String> = or(None);
+        /// Column with a row's id. Without it the id is the row's number, from 0.
+        id_column: Option<String> = or(None);
+        /// Columns that are joined with ". " to make the text. Without it the text is `target_text_column`.
+        text_fields: Option<Vec<String>> = or(None).normalize(empty_is_none);
+        /// Column with the text.
+        target_text_column: String = or("text".to_owned());
+        /// Longest sequence, in tokens, special tokens included. Longer texts are cut.
+        max_length: usize = or(1024).at_least(1);
+        /// Training rows: CSV, JSON Lines or Parquet.
+        train_csv: PathBuf = required();
+        /// Validation rows, which choose the best epoch.
+        val_csv: PathBuf = required();
+        /// Test rows, scored at the end.
+        test_csv: Option<PathBuf> = or(None);
+        /// Label columns, or, with `labels_column`, the labels to use. Without it: every remaining column that holds
+        /// only 0 and 1, or every label that `labels_column` names in the training rows.
+        label_columns: Option<Vec<String>> = or(None).normalize(empty_is_none);
+        /// One column that lists a row's labels, in place of a column for each label.
+        labels_column: Option<String> = or(None);
+        /// The text between two labels in `labels_column`.
+        label_separator: String = or(",".to_owned()).check(|text| !text.is_empty(), "is empty");
+        /// Use only the first n rows of `train_csv`.
+        max_train_samples: Option<usize> = or(None).at_least(1);
+        /// Use only the first n rows of `val_csv`.
+        max_val_samples: Option<usize> = or(None).at_least(1);
+        /// Use only the first n rows of `test_csv`.
+        max_test_samples: Option<usize> = or(None).at_least(1);
     }
 }

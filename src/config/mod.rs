@@ -5,10 +5,13 @@
 
 pub mod data;
 pub mod exp;
+pub mod keys;
 pub mod model;
 pub mod reader;
+pub mod reference;
 pub mod train;
 mod tree;
+pub mod value;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -143,7 +146,7 @@ mod tests {
         let error = load(&text, &["train.num_train_epochs=-3"]).unwrap_err().to_string();
         for part in [
             "c.yaml:4: unknown key `train.learning_rat`; did you mean `learning_rate`?",
-            "c.yaml:5: `train.batch_size` is `many`, expected a positive integer",
+            "c.yaml:5: `train.batch_size` is `many`, expected a whole number",
             "c.yaml:6: unknown key `expo`; did you mean `exp`?",
             "--set train.num_train_epochs=-3: `train.num_train_epochs` is `-3`",
             "4 problems",

@@ -4,41 +4,48 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
+use serde_json::{Value as Json, json};
 
-use super::reader::{FromNode, Section, Value, yaml_enum};
+use super::keys::{or, required, section};
+use super::reader::Section;
 use super::tree::Tree;
+use super::value::{FromNode, Value, yaml_enum};
 use crate::kernels::Compute;
 
-/// The section's keys, named as in the original project.
-#[derive(Clone, Debug, Serialize)]
-pub struct ModelConfig {
-    /// A directory, or `org/name[@revision]` on the Hub.
-    pub model_name: String,
-    /// For gated models. Never recorded or shown.
-    #[serde(skip)]
-    pub hf_token: Option<Token>,
-    /// What the labels are to each other.
-    pub problem_type: ProblemType,
-    /// Hold the base's linear layers in 4-bit NF4.
-    pub use_4bit: bool,
-    /// How other frozen weights are held.
-    pub torch_dtype: TorchDtype,
-    /// In what products with frozen weights are computed on the CPU.
-    pub compute: ComputeType,
-    /// r
-    pub lora_r: usize,
-    /// α
-    pub lora_alpha: f64,
-    /// Dropout before A.
-    pub lora_dropout: f64,
-    /// Which modules get an adapter.
-    pub lora_target_modules: TargetModules,
-    /// Weights from `init_seed` in place of the model's own.
-    pub random_init: bool,
-    /// Seed of random weights.
-    pub init_seed: u32,
-    /// A peft directory that adapters and head start from.
-    pub init_adapter: Option<PathBuf>,
+section! {
+    /// The section's keys, named as in the original project.
+    pub struct ModelConfig in "model" {
+        /// A directory, or `org/name[@revision]` on the Hub.
+        model_name: String = required();
+        /// Access token for gated models; otherwise `HF_TOKEN` is used. Never recorded or shown.
+        #[serde(skip)]
+        hf_token: Option<Token> = or(None).normalize(is_not_empty);
+        /// How labels relate to each other.
+        problem_type: ProblemType = or(ProblemType::MultiLabel);
+        /// Hold the base's linear layers in 4-bit NF4 with double quantization. A checkpoint that bitsandbytes quantized
+        /// this way is read as it is.
+        use_4bit: bool = or(true);
+        /// How other frozen weights are stored.
+        torch_dtype: TorchDtype = or(TorchDtype::Bfloat16);
+        /// In what products with frozen weights are computed on the CPU. `auto` is `bfloat16` where the CPU has
+        /// AVX512_BF16 and `torch_dtype` is `bfloat16`, else `float32`; a run records which it was.
+        compute: ComputeType = or(ComputeType::Auto);
+        /// Rank r of the adapters.
+        lora_r: usize = or(16).at_least(1);
+        /// α: the adapters' output is scaled by α / r.
+        lora_alpha: f64 = or(16.0).above(0);
+        /// Dropout before A.
+        lora_dropout: f64 = or(0.05).at_least(0).below(1);
+        /// Modules that get an adapter: a list of names or dotted suffixes, `all-linear`, or a regular expression that
+        /// matches whole names.
+        lora_target_modules: TargetModules = or(TargetModules::seven());
+        /// Start from random weights in place of the model's own.
+        random_init: bool = or(false);
+        /// Seed of the random weights.
+        init_seed: u32 = or(0);
+        /// PEFT directory that adapters and head start from.
+        init_adapter: Option<PathBuf> = or(None);
+    }
 }
 
 yaml_enum! {
@@ -108,6 +115,13 @@ pub enum TargetModules {
     Pattern(String),
 }
 
+impl TargetModules {
+    fn seven() -> Self {
+        let names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        Self::Names(names.map(String::from).to_vec())
+    }
+}
+
 impl FromNode for TargetModules {
     const EXPECTED: &'static str = "a list of module names, `all-linear`, or a regular expression";
 
@@ -116,6 +130,10 @@ impl FromNode for TargetModules {
             Some(pattern) => Some(Self::Pattern(pattern.to_owned())),
             None => Vec::from_node(node).filter(|names: &Vec<_>| !names.is_empty()).map(Self::Names),
         }
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }] })
     }
 }
 
@@ -129,6 +147,22 @@ impl Token {
     pub fn secret(&self) -> &str {
         &self.0
     }
+}
+
+impl FromNode for Token {
+    const EXPECTED: &'static str = "a token";
+
+    fn from_node(node: Value<'_>) -> Option<Self> {
+        String::from_node(node).map(Self)
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string" })
+    }
+}
+
+fn is_not_empty(token: Option<Token>) -> Option<Token> {
+    token.filter(|token| !token.0.is_empty())
 }
 
 impl fmt::Debug for Token {
@@ -156,29 +190,5 @@ impl ModelConfig {
         let problems = section.finish();
         anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
         Ok(config)
-    }
-
-    pub(super) fn read(section: &mut Section) -> Self {
-        let seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        let config = Self {
-            model_name: section.required("model_name"),
-            hf_token: section.optional::<String>("hf_token").filter(|token| !token.is_empty()).map(Token),
-            problem_type: section.key("problem_type", ProblemType::MultiLabel),
-            use_4bit: section.key("use_4bit", true),
-            torch_dtype: section.key("torch_dtype", TorchDtype::Bfloat16),
-            compute: section.key("compute", ComputeType::Auto),
-            lora_r: section.key("lora_r", 16),
-            lora_alpha: section.key("lora_alpha", 16.0),
-            lora_dropout: section.key("lora_dropout", 0.05),
-            lora_target_modules: section
-                .key("lora_target_modules", TargetModules::Names(seven.map(String::from).to_vec())),
-            random_init: section.key("random_init", false),
-            init_seed: section.key("init_seed", 0),
-            init_adapter: section.optional::<String>("init_adapter").map(PathBuf::from),
-        };
-        section.check(config.lora_r > 0, "lora_r", "is 0, expected at least 1");
-        section.check(config.lora_alpha > 0.0, "lora_alpha", "must be positive");
-        section.check((0.0..1.0).contains(&config.lora_dropout), "lora_dropout", "must be at least 0 and below 1");
-        config
     }
 }

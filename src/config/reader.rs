@@ -1,4 +1,4 @@
-//! Reads typed keys out of a tree and collects everything that is wrong with it.
+//! A mapping of the configuration: its keys are taken one by one, and everything wrong with it is collected.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,19 +12,6 @@ pub struct Section {
     known: Vec<&'static str>,
     problems: Rc<RefCell<Vec<String>>>,
 }
-
-/// A type that a YAML value can become.
-pub trait FromNode: Sized {
-    /// What the error says was expected.
-    const EXPECTED: &'static str;
-
-    /// The value, or `None` if the node has another type.
-    fn from_node(node: Value<'_>) -> Option<Self>;
-}
-
-/// A YAML value, as a type that wants to be read from one sees it.
-#[derive(Clone, Copy)]
-pub struct Value<'a>(&'a Node);
 
 impl Section {
     pub(super) fn root(tree: Tree) -> Self {
@@ -51,42 +38,6 @@ impl Section {
         Self::open(self.full_name(name), tree, Rc::clone(&self.problems))
     }
 
-    /// A key with a default. `null` means the default.
-    pub fn key<T: FromNode>(&mut self, name: &'static str, default: T) -> T {
-        self.optional(name).unwrap_or(default)
-    }
-
-    /// A key that may be absent or null.
-    pub fn optional<T: FromNode>(&mut self, name: &'static str) -> Option<T> {
-        let (_, tree) = self.take(name)?;
-        if matches!(tree.node, Node::Null) {
-            return None;
-        }
-        let value = T::from_node(Value(&tree.node));
-        if value.is_none() {
-            let (key, found) = (self.full_name(name), tree.node.describe());
-            self.push(format!("{}: `{key}` is `{found}`, expected {}", tree.place, T::EXPECTED));
-        }
-        value
-    }
-
-    /// A key that must be there.
-    pub fn required(&mut self, name: &'static str) -> String {
-        let is_present = self.entries.iter().any(|(key, _, tree)| key == name && !matches!(tree.node, Node::Null));
-        let value = self.optional(name);
-        if !is_present {
-            self.push(format!("`{}` is missing", self.full_name(name)));
-        }
-        value.unwrap_or_default()
-    }
-
-    /// A key with a default, whose null means none.
-    pub fn nullable<T: FromNode>(&mut self, name: &'static str, default: T) -> Option<T> {
-        let is_absent = self.entries.iter().all(|(key, ..)| key != name);
-        let value = self.optional(name);
-        if is_absent { Some(default) } else { value }
-    }
-
     /// Records a problem of one key: `message` follows the place and the key's name.
     pub fn problem(&self, name: &str, message: &str) {
         self.push(format!("`{}` {message}", self.full_name(name)));
@@ -106,15 +57,15 @@ impl Section {
         problems.take()
     }
 
-    fn push(&self, problem: String) {
+    pub(super) fn push(&self, problem: String) {
         self.problems.borrow_mut().push(problem);
     }
 
-    fn full_name(&self, name: &str) -> String {
+    pub(super) fn full_name(&self, name: &str) -> String {
         if self.name.is_empty() { name.to_owned() } else { format!("{}.{name}", self.name) }
     }
 
-    fn take(&mut self, name: &'static str) -> Option<(String, Tree)> {
+    pub(super) fn take(&mut self, name: &'static str) -> Option<(String, Tree)> {
         self.known.push(name);
         let index = self.entries.iter().position(|(key, ..)| key == name)?;
         let (_, place, tree) = self.entries.remove(index);
@@ -138,117 +89,3 @@ impl Drop for Section {
         }
     }
 }
-
-impl<'a> Value<'a> {
-    /// The text of a string.
-    #[must_use]
-    pub fn text(self) -> Option<&'a str> {
-        match self.0 {
-            Node::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The entries of a mapping.
-    #[must_use]
-    pub fn entries(self) -> Option<impl Iterator<Item = (&'a str, Self)>> {
-        match self.0 {
-            Node::Map(entries) => Some(entries.iter().map(|(key, _, tree)| (key.as_str(), Self(&tree.node)))),
-            _ => None,
-        }
-    }
-}
-
-impl FromNode for String {
-    const EXPECTED: &'static str = "a string";
-
-    /// Numbers count as text: a data set may be called `2024`.
-    fn from_node(node: Value<'_>) -> Option<Self> {
-        match node.0 {
-            Node::Text(_) | Node::Int(_) | Node::Float(_) => Some(node.0.describe()),
-            _ => None,
-        }
-    }
-}
-
-impl FromNode for bool {
-    const EXPECTED: &'static str = "true or false";
-
-    fn from_node(node: Value<'_>) -> Option<Self> {
-        match node.0 {
-            Node::Bool(value) => Some(*value),
-            _ => None,
-        }
-    }
-}
-
-impl FromNode for f64 {
-    const EXPECTED: &'static str = "a finite number";
-
-    fn from_node(node: Value<'_>) -> Option<Self> {
-        match node.0 {
-            Node::Int(value) => Some(*value as Self),
-            Node::Float(value) => Some(*value),
-            // YAML 1.1, which Python reads, takes `2e-4` for text.
-            Node::Text(text) => text.parse().ok(),
-            _ => None,
-        }
-        .filter(|value: &Self| value.is_finite())
-    }
-}
-
-impl FromNode for u32 {
-    const EXPECTED: &'static str = "an integer from 0 to 4294967295";
-
-    fn from_node(node: Value<'_>) -> Option<Self> {
-        match node.0 {
-            Node::Int(value) => Self::try_from(*value).ok(),
-            _ => None,
-        }
-    }
-}
-
-impl FromNode for usize {
-    const EXPECTED: &'static str = "a positive integer, or 0 where that means off";
-
-    fn from_node(node: Value<'_>) -> Option<Self> {
-        match node.0 {
-            Node::Int(value) => Self::try_from(*value).ok(),
-            _ => None,
-        }
-    }
-}
-
-impl<T: FromNode> FromNode for Vec<T> {
-    const EXPECTED: &'static str = "a list";
-
-    fn from_node(node: Value<'_>) -> Option<Self> {
-        match node.0 {
-            Node::List(items) => items.iter().map(|item| T::from_node(Value(&item.node))).collect(),
-            _ => None,
-        }
-    }
-}
-
-/// Declares an enum whose variants are YAML strings, to and from.
-macro_rules! yaml_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-        pub enum $name {
-            $($(#[$variant_meta])* #[serde(rename = $text)] $variant,)+
-        }
-
-        impl crate::config::reader::FromNode for $name {
-            const EXPECTED: &'static str = concat!("one of", $(" ", $text,)+);
-
-            fn from_node(node: crate::config::reader::Value<'_>) -> Option<Self> {
-                match node.text()? {
-                    $($text => Some(Self::$variant),)+
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-pub(crate) use yaml_enum;

@@ -1,64 +1,69 @@
 //! `train:` how it is trained.
 
 use serde::Serialize;
+use serde_json::{Value as Json, json};
 
-use super::reader::{FromNode, Section, Value, yaml_enum};
+use super::keys::{or, section, zero_is_none};
+use super::reader::Section;
+use super::value::{FromNode, Value, yaml_enum};
 
-/// The section's keys, named as in the original project and in transformers.
-#[derive(Clone, Debug, Serialize)]
-pub struct TrainConfig {
-    /// Examples in a micro-batch.
-    pub batch_size: usize,
-    /// Most passes over the training rows.
-    pub num_train_epochs: usize,
-    /// Largest learning rate.
-    pub learning_rate: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Micro-batches in an optimizer step.
-    pub gradient_accumulation_steps: usize,
-    /// Epochs without improvement after which training stops; none: off.
-    pub early_stopping_patience: Option<usize>,
-    /// The metric that chooses the best epoch.
-    pub metric_for_best_model: String,
-    /// Optimizer steps between two checkpoints, beside that of each epoch; none: each epoch's alone.
-    pub save_steps: Option<usize>,
-    /// Checkpoints kept, beside the best; none: all.
-    pub save_total_limit: Option<usize>,
-    /// What a positive counts for in the loss.
-    pub class_weights: ClassWeights,
-    /// The loss of independent labels.
-    pub loss: Loss,
-    /// γ of the focal loss.
-    pub focal_gamma: f64,
-    /// Find thresholds on the validation split after training.
-    pub tune_thresholds: TuneThresholds,
-    /// Hold AdamW's moments in 8 bits if the base is in 4.
-    pub optim_8bit_when_4bit: bool,
-    /// Where metrics go, beside the run's JSON files.
-    pub report_to: ReportTo,
-    /// Optimizer steps; overrides epochs and sets the schedule's length.
-    pub max_steps: Option<usize>,
-    /// Examples in a batch of evaluation; none: `batch_size`.
-    pub eval_batch_size: Option<usize>,
-    /// Permute the training rows each epoch.
-    pub shuffle: bool,
-    /// Batches of examples of a similar length, in another order than transformers' default.
-    pub group_by_length: bool,
-    /// Largest norm of all gradients together; 0: off.
-    pub max_grad_norm: f64,
-    /// How the learning rate changes.
-    pub lr_scheduler_type: SchedulerType,
-    /// Steps until the largest learning rate; beats `warmup_ratio`.
-    pub warmup_steps: usize,
-    /// The same as a share of all steps.
-    pub warmup_ratio: f64,
-    /// How micro-batches make a gradient.
-    pub accumulation_reduction: Reduction,
-    /// Optimizer steps between two lines of `history.jsonl`.
-    pub logging_steps: usize,
-    /// Keep one input a layer and compute the rest again in the backward.
-    pub gradient_checkpointing: bool,
+section! {
+    /// The section's keys, named as in the original project and in transformers.
+    pub struct TrainConfig in "train" checked by check {
+        /// Examples in a micro-batch.
+        batch_size: usize = or(4).at_least(1);
+        /// Largest number of passes over the training rows.
+        num_train_epochs: usize = or(20).at_least(1);
+        /// Peak learning rate of AdamW.
+        learning_rate: f64 = or(2e-4).at_least(0);
+        /// Decoupled weight decay. Biases and norms are left out, as in transformers.
+        weight_decay: f64 = or(0.01).at_least(0);
+        /// Micro-batches in an optimizer step.
+        gradient_accumulation_steps: usize = or(8).at_least(1);
+        /// Stop after this many epochs without improvement. null: off.
+        early_stopping_patience: Option<usize> = or(Some(2)).at_least(1);
+        /// The metric that chooses the best epoch: any that `eval` reports, with or without `eval_`.
+        metric_for_best_model: String = or("f1_micro".to_owned());
+        /// Optimizer steps between two checkpoints, in addition to one after each epoch.
+        save_steps: Option<usize> = or(None).at_least(1);
+        /// Checkpoints to keep in addition to the best one. Without it all are kept.
+        save_total_limit: Option<usize> = or(None).at_least(1);
+        /// Weight of positives in the loss: `none`, `balanced` (negatives over positives of the label, at most 10), or a
+        /// mapping of labels to numbers.
+        class_weights: ClassWeights = or(ClassWeights::None);
+        /// The loss of independent labels.
+        loss: Loss = or(Loss::Bce);
+        /// γ of the focal loss.
+        focal_gamma: f64 = or(2.0).at_least(0);
+        /// Choose decision thresholds on the validation split after training.
+        tune_thresholds: TuneThresholds = or(TuneThresholds::None);
+        /// Hold AdamW's moments in 8 bits if the base is in 4 bits.
+        optim_8bit_when_4bit: bool = or(true);
+        /// Where metrics go in addition to the run's JSON and CSV files.
+        report_to: ReportTo = or(ReportTo(vec![Reporter::Json]));
+        /// Optimizer steps in all. Overrides the number of epochs and sets the schedule's length. 0: off.
+        max_steps: Option<usize> = or(None).normalize(zero_is_none);
+        /// Examples in a batch of evaluation. Without it: `batch_size`.
+        eval_batch_size: Option<usize> = or(None).at_least(1);
+        /// Shuffle the training rows in each epoch.
+        shuffle: bool = or(true);
+        /// Make batches of texts of similar length.
+        group_by_length: bool = or(false);
+        /// Clip the global norm of the gradients. 0: off.
+        max_grad_norm: f64 = or(1.0).at_least(0);
+        /// The learning-rate schedule, by transformers' formulas.
+        lr_scheduler_type: SchedulerType = or(SchedulerType::Linear);
+        /// Warm-up steps. Takes precedence over `warmup_ratio`.
+        warmup_steps: usize = or(0);
+        /// Warm-up as a share of all steps.
+        warmup_ratio: f64 = or(0.0).at_least(0).at_most(1);
+        /// How the micro-batches' gradients combine: `sum` is what transformers 4.54 and later do.
+        accumulation_reduction: Reduction = or(Reduction::Mean);
+        /// Optimizer steps between two lines of `history.jsonl`.
+        logging_steps: usize = or(10).at_least(1);
+        /// Keep only each layer's input and recompute the rest in the backward pass: less memory, the same gradients.
+        gradient_checkpointing: bool = or(false);
+    }
 }
 
 yaml_enum! {
@@ -110,6 +115,11 @@ impl FromNode for ClassWeights {
                 weights.iter().all(|(_, weight)| *weight > 0.0).then_some(Self::Given(weights))
             }
         }
+    }
+
+    fn schema() -> Json {
+        let given = json!({ "type": "object", "additionalProperties": { "type": "number", "exclusiveMinimum": 0 } });
+        json!({ "anyOf": [{ "enum": ["none", "balanced"] }, given] })
     }
 }
 
@@ -171,64 +181,14 @@ impl FromNode for ReportTo {
     fn from_node(node: Value<'_>) -> Option<Self> {
         Reporter::from_node(node).map(|one| vec![one]).or_else(|| Vec::from_node(node)).map(Self)
     }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [Reporter::schema(), Vec::<Reporter>::schema()] })
+    }
 }
 
 impl TrainConfig {
-    pub(super) fn read(section: &mut Section) -> Self {
-        let config = Self {
-            batch_size: section.key("batch_size", 4),
-            num_train_epochs: section.key("num_train_epochs", 20),
-            learning_rate: section.key("learning_rate", 2e-4),
-            weight_decay: section.key("weight_decay", 0.01),
-            gradient_accumulation_steps: section.key("gradient_accumulation_steps", 8),
-            early_stopping_patience: section.nullable("early_stopping_patience", 2),
-            metric_for_best_model: section.key("metric_for_best_model", "f1_micro".into()),
-            save_steps: section.optional("save_steps"),
-            save_total_limit: section.optional("save_total_limit"),
-            class_weights: section.key("class_weights", ClassWeights::None),
-            loss: section.key("loss", Loss::Bce),
-            focal_gamma: section.key("focal_gamma", 2.0),
-            tune_thresholds: section.key("tune_thresholds", TuneThresholds::None),
-            optim_8bit_when_4bit: section.key("optim_8bit_when_4bit", true),
-            report_to: section.key("report_to", ReportTo(vec![Reporter::Json])),
-            max_steps: section.optional("max_steps").filter(|&steps| steps > 0),
-            eval_batch_size: section.optional("eval_batch_size"),
-            shuffle: section.key("shuffle", true),
-            group_by_length: section.key("group_by_length", false),
-            max_grad_norm: section.key("max_grad_norm", 1.0),
-            lr_scheduler_type: section.key("lr_scheduler_type", SchedulerType::Linear),
-            warmup_steps: section.key("warmup_steps", 0),
-            warmup_ratio: section.key("warmup_ratio", 0.0),
-            accumulation_reduction: section.key("accumulation_reduction", Reduction::Mean),
-            logging_steps: section.key("logging_steps", 10),
-            gradient_checkpointing: section.key("gradient_checkpointing", false),
-        };
-        config.check(section);
-        config
-    }
-
     fn check(&self, section: &Section) {
-        for (name, value) in [
-            ("batch_size", self.batch_size),
-            ("num_train_epochs", self.num_train_epochs),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
-            ("logging_steps", self.logging_steps),
-            ("eval_batch_size", self.eval_batch_size()),
-            ("save_steps", self.save_steps.unwrap_or(1)),
-            ("save_total_limit", self.save_total_limit.unwrap_or(1)),
-            ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1)),
-        ] {
-            section.check(value > 0, name, "is 0, expected at least 1");
-        }
-        for (name, value) in [
-            ("learning_rate", self.learning_rate),
-            ("weight_decay", self.weight_decay),
-            ("max_grad_norm", self.max_grad_norm),
-            ("focal_gamma", self.focal_gamma),
-        ] {
-            section.check(value >= 0.0, name, "must not be negative");
-        }
-        section.check((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "must lie between 0 and 1");
         let has_warmup = self.warmup_steps > 0 || self.warmup_ratio > 0.0;
         section.check(
             !(has_warmup && self.lr_scheduler_type == SchedulerType::Constant),

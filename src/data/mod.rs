@@ -3,5 +3,6 @@
 pub mod label_columns;
 pub mod rows;
 pub mod sampler;
+pub mod split;
 pub mod table;
 pub mod tokenize;

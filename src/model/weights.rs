@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,9 +11,8 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
-use crate::atomic_file::hex;
+use super::digest_cache::Identity;
 use crate::kernels::cpu::dynamic_map::{DynamicMap, MAP_SIZE};
 use crate::kernels::cpu::memory::{Buffer, map_file, release_pages};
 use crate::kernels::cpu::nf4::{self, Nf4};
@@ -62,14 +61,16 @@ pub enum Weights {
 /// Mapped safetensors files.
 pub struct Checkpoint {
     tensors: BTreeMap<String, TensorInFile>,
+    /// What each file was before it was mapped.
+    files: Vec<(PathBuf, Option<Identity>)>,
 }
 
-struct TensorInFile {
-    file: Arc<Mmap>,
-    path: PathBuf,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Range<usize>,
+pub(super) struct TensorInFile {
+    pub(super) file: Arc<Mmap>,
+    pub(super) path: PathBuf,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Range<usize>,
 }
 
 impl Weights {
@@ -131,29 +132,6 @@ impl Weights {
     pub fn has(&self, name: &str) -> bool {
         matches!(self, Self::Checkpoint(checkpoint) if checkpoint.tensors.contains_key(name))
     }
-
-    /// SHA-256 over the configuration, the tensors' names, shapes and dtypes, and a fixed sample of
-    /// their bytes.
-    ///
-    /// # Errors
-    /// If the configuration cannot be read.
-    pub fn fingerprint(&self, config: &Path) -> Result<String> {
-        /// From the start of each tensor: a change of weights changes nearly all bytes.
-        const SAMPLE: usize = 256;
-        let config = std::fs::read(config).with_context(|| format!("{}: cannot read", config.display()))?;
-        let mut hash = Sha256::new_with_prefix(config);
-        match self {
-            Self::Checkpoint(checkpoint) => {
-                for (name, tensor) in &checkpoint.tensors {
-                    hash.update(format!("{name} {:?} {:?}", tensor.dtype, tensor.shape));
-                    let bytes = tensor.bytes();
-                    hash.update(&bytes[..SAMPLE.min(bytes.len())]);
-                }
-            }
-            Self::Random { seed, std, .. } => hash.update(format!("random {seed} {std}")),
-        }
-        Ok(hex(&hash.finalize()))
-    }
 }
 
 impl Checkpoint {
@@ -162,8 +140,9 @@ impl Checkpoint {
     /// # Errors
     /// If a file cannot be read or is not valid safetensors.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut files) = (BTreeMap::new(), Vec::new());
         for path in paths {
+            files.push((path.clone(), Identity::of(path)));
             let file = map_file(path).with_context(|| format!("{}: cannot read", path.display()))?;
             let view = SafeTensors::deserialize(&file)
                 .with_context(|| format!("{}: not a valid safetensors file; it may be cut short", path.display()))?;
@@ -180,7 +159,17 @@ impl Checkpoint {
                 tensors.insert(name.to_owned(), entry);
             }
         }
-        Ok(Self { tensors })
+        Ok(Self { tensors, files })
+    }
+
+    /// All tensors, in the order of their names.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInFile)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The files, and what each was before it was mapped.
+    pub(super) fn files(&self) -> impl Iterator<Item = &(PathBuf, Option<Identity>)> {
+        self.files.iter()
     }
 
     /// The names of all tensors, in order.
@@ -287,7 +276,7 @@ impl Checkpoint {
 }
 
 impl TensorInFile {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.file[self.bytes.clone()]
     }
 

@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 
 use super::early_stopping::EarlyStopping;
 use super::optimizer::{AdamW, Moments};
-use crate::artifacts::{adapter, manifest, records};
+use crate::artifacts::adapter::{self, BaseName};
+use crate::artifacts::{manifest, records};
 use crate::atomic_file;
 use crate::kernels::cpu::blockwise::BlockwiseMoments;
 use crate::model::classifier::Classifier;
@@ -91,7 +92,7 @@ pub struct Checkpoint<'a> {
     /// For `adapter_config.json`.
     pub lora: &'a LoraOptions,
     /// The base's name.
-    pub base: &'a str,
+    pub base: BaseName<'a>,
     /// Moments.
     pub optimizer: &'a AdamW,
     /// Counters.

@@ -13,7 +13,7 @@ use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use super::scored::{Scored, score};
-use crate::artifacts::adapter;
+use crate::artifacts::adapter::{self, BaseName};
 use crate::artifacts::records::History;
 use crate::artifacts::run_dir::SeedDir;
 use crate::artifacts::tensorboard::Hyperparameter;
@@ -103,7 +103,7 @@ pub struct Trainer<'a> {
     /// For `adapter_config.json`.
     pub lora: &'a LoraOptions,
     /// The base's name.
-    pub base: &'a str,
+    pub base: BaseName<'a>,
     /// Where results go.
     pub directory: &'a SeedDir,
     /// Whether to write TensorBoard's event files.
@@ -375,7 +375,7 @@ impl Trainer<'_> {
         let options = &self.options;
         let number = |value: f64| Hyperparameter::Number(value);
         vec![
-            ("base", Hyperparameter::Text(self.base.to_owned())),
+            ("base", Hyperparameter::Text(self.base.name.to_owned())),
             ("seed", number(f64::from(options.seed))),
             ("batch_size", number(options.batch_size as f64)),
             ("gradient_accumulation_steps", number(options.accumulation as f64)),

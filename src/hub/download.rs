@@ -2,11 +2,13 @@
 //!
 //! The token goes to the Hub's own host alone, over https or to this machine; redirects are followed
 //! here, one by one, because that is where it would leak. What arrives is checked against the size and
-//! the checksum that the Hub gave before it takes its name.
+//! the checksum that the Hub gave before it takes its name. A connection that stalls times out and is
+//! tried again; requests run on a thread of their own, so that Ctrl-C works while one waits.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ use sha2::{Digest, Sha256};
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
 
-use super::hub::{endpoint, is_hash};
+use super::environment::{endpoint, stall_timeout};
+use super::names::{is_hash, percent_encode};
 use crate::atomic_file::hex;
 use crate::console::Progress;
 use crate::interrupt;
@@ -24,6 +27,8 @@ use crate::interrupt;
 /// Requests to one Hub.
 pub(super) struct Client {
     agent: Agent,
+    /// The time without a byte after which a connection counts as stalled.
+    stall: Duration,
     endpoint: String,
     token: Option<String>,
 }
@@ -48,58 +53,58 @@ pub(super) enum Answer {
     NoSuchFile(Option<String>),
 }
 
-/// Attempts at a download, and the wait before the second; it doubles.
+/// Attempts that bring nothing new, and the wait before the second; it doubles.
 const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 const MAX_REDIRECTS: usize = 5;
 const MEBIBYTE: u64 = 1 << 20;
+/// How often a wait looks for Ctrl-C.
+const POLL: Duration = Duration::from_millis(100);
+/// The longest answer of the API: a list of a million files.
+const API_BYTES: u64 = 256 * MEBIBYTE;
 
 impl Client {
     pub(super) fn new(token: Option<String>) -> Result<Self> {
+        let stall = stall_timeout();
         let agent = Agent::config_builder()
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .timeout_recv_response(Some(stall.max(Duration::from_secs(1))))
+            .timeout_per_read(Some(stall))
             .user_agent(concat!("llmcls/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Ok(Self { agent, endpoint: endpoint()?, token })
+        Ok(Self { agent, stall, endpoint: endpoint()?, token })
     }
 
     /// Asks for a file's size, checksum and commit.
     pub(super) fn look_at(&self, repository: &str, revision: &str, file: &str) -> Result<Answer> {
-        let revision = revision.replace('/', "%2F");
-        let mut url = format!("{}/{repository}/resolve/{revision}/{file}", self.endpoint);
-        for _ in 0..MAX_REDIRECTS {
+        let at = revision.replace('/', "%2F");
+        let mut url = format!("{}/{repository}/resolve/{at}/{}", self.endpoint, percent_encode(file));
+        for _ in 0..=MAX_REDIRECTS {
             let response = self.with_retries(|| self.request(&url, None, true))?;
-            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-            let status = response.status().as_u16();
-            // A renamed repository; files that lie elsewhere are described by the redirect itself.
-            let is_described =
-                header("x-linked-etag").or(header("etag")).is_some() && header("x-repo-commit").is_some();
-            if response.status().is_redirection() && !is_described {
+            if response.status().is_redirection() {
+                // A large file lies elsewhere: the Hub describes it in headers of its own. Without them, what the
+                // redirect says of size and etag is about the redirect.
+                if let Some(remote) = describe(&response, &url, ["x-linked-etag", "x-linked-size"]) {
+                    return Ok(Answer::File(remote));
+                }
                 url = self.next(&url, &response)?;
                 continue;
             }
-            if status == 404 && matches!(header("x-error-code"), Some("EntryNotFound") | None) {
+            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            if response.status().as_u16() == 404 && matches!(header("x-error-code"), Some("EntryNotFound") | None) {
                 let commit = header("x-repo-commit").filter(|commit| is_hash(commit)).map(str::to_owned);
                 return Ok(Answer::NoSuchFile(commit));
             }
-            ensure!(status < 400, "{}", refusal(&response, repository, &revision));
-            let hash = |name: &str| {
-                let text = header(name)?.trim_start_matches("W/").trim_matches('"');
-                is_hash(text).then(|| text.to_owned())
-            };
-            let size = header("x-linked-size").or(header("content-length")).and_then(|size| size.parse().ok());
-            let incomplete = || format!("{url}: the answer lacks the headers of the Hub; is HF_ENDPOINT right?");
-            return Ok(Answer::File(RemoteFile {
-                commit: hash("x-repo-commit").with_context(incomplete)?,
-                etag: hash("x-linked-etag").or_else(|| hash("etag")).with_context(incomplete)?,
-                size: size.with_context(incomplete)?,
-                url,
-            }));
+            ensure!(response.status().as_u16() < 400, "{}", refusal(&response, repository, revision));
+            let found = describe(&response, &url, ["x-linked-etag", "x-linked-size"])
+                .or_else(|| describe(&response, &url, ["etag", "content-length"]));
+            return found
+                .map(Answer::File)
+                .with_context(|| format!("{url}: the answer lacks the headers of the Hub; is HF_ENDPOINT right?"));
         }
         bail!("{url}: too many redirects")
     }
@@ -107,25 +112,37 @@ impl Client {
     /// An answer of the Hub's API, as text.
     pub(super) fn api(&self, path: &str) -> Result<String> {
         let url = format!("{}/api/{path}", self.endpoint);
-        let mut response = self.with_retries(|| self.request(&url, None, false))?;
+        let response = self.with_retries(|| self.request(&url, None, false))?;
         ensure!(response.status().as_u16() < 400, "{}", refusal(&response, path, ""));
-        response.body_mut().read_to_string().with_context(|| format!("{url}: no answer"))
+        let read = move || response.into_body().into_with_config().limit(API_BYTES).read_to_string();
+        in_background(read)?.with_context(|| format!("{url}: the answer did not arrive"))
     }
 
     /// Downloads a file to `path`, going on with `path.incomplete` if there is one.
     pub(super) fn fetch(&self, remote: &RemoteFile, path: &Path, mut progress: Progress) -> Result<()> {
         let incomplete = path.with_file_name(format!("{}.incomplete", remote.etag));
-        let mut wait = FIRST_WAIT;
-        for attempt in 1.. {
+        let size = || fs::metadata(&incomplete).map_or(0, |file| file.len());
+        let (mut wait, mut attempts, mut before) = (FIRST_WAIT, 0, size());
+        loop {
             let result = self.fetch_rest(remote, &incomplete, &mut progress);
             let Err(error) = result else { break };
+            attempts += 1;
+            let now = size();
+            if now >= before + MEBIBYTE {
+                (wait, attempts, before) = (FIRST_WAIT, 1, now);
+            }
             let is_final = error.is::<interrupt::Interrupted>()
                 || error.downcast_ref::<Refused>().is_some()
                 || error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::StorageFull);
-            if is_final || attempt == ATTEMPTS {
+            if is_final {
                 return Err(explain(error, path, remote.size));
             }
-            thread::sleep(wait);
+            if attempts == ATTEMPTS {
+                return Err(
+                    error.context(format!("{ATTEMPTS} attempts failed; the next run goes on after {now} bytes"))
+                );
+            }
+            pause(wait)?;
             wait *= 2;
         }
         progress.finish();
@@ -150,41 +167,75 @@ impl Client {
         if have == remote.size {
             return Ok(());
         }
-        let mut url = remote.url.clone();
-        let mut redirects = 0;
-        let response = loop {
-            let response = self.request(&url, Some(have), false)?;
-            if !response.status().is_redirection() {
-                break response;
-            }
-            redirects += 1;
-            ensure!(redirects <= MAX_REDIRECTS, Refused("too many redirects".into()));
-            url = self.next(&url, &response)?;
-        };
+        let (response, host) = self.open_at(&remote.url, have)?;
         match response.status().as_u16() {
-            206 => {}
+            206 => ensure!(
+                starts_at(&response, have),
+                Refused(format!("{host}: bytes from {have} on were asked for, others came"))
+            ),
             // The whole file, though a part was asked for.
             200 => {
                 file.set_len(0)?;
                 have = 0;
             }
-            status @ 400..=499 => bail!(Refused(format!("{}: status {status}", host(&url)))),
-            status => bail!("{}: status {status}", host(&url)),
+            status @ (408 | 429 | 500..) => bail!("{host}: status {status}"),
+            status => bail!(Refused(format!("{host}: status {status}"))),
         }
-        let mut body = response.into_body().into_reader();
-        let mut buffer = vec![0; 1 << 18];
+        let body = self.receive(response)?;
         while have < remote.size {
-            interrupt::check()?;
-            let ended = || format!("{}: the connection ended after {have} of {} bytes", host(&url), remote.size);
-            let count = body.read(&mut buffer).map_err(|error| anyhow!("{}: {error}", ended()))?;
-            ensure!(count > 0, "{}", ended());
-            file.write_all(&buffer[..count])?;
+            let ended = || format!("{host}: the connection ended after {have} of {} bytes", remote.size);
+            let Some(piece) = wait_for(&body)? else { bail!("{}", ended()) };
+            let piece = piece.map_err(|error| match error.kind() {
+                ErrorKind::TimedOut => {
+                    let seconds = self.stall.as_secs();
+                    anyhow!("{host}: nothing arrived for {seconds} s after {have} of {} bytes", remote.size)
+                }
+                _ => anyhow!("{}: {error}", ended()),
+            })?;
+            // More than was announced is cut; the checksum tells whether the rest is right.
+            let count = (piece.len() as u64).min(remote.size - have);
+            file.write_all(&piece[..count as usize])?;
             let before = have / MEBIBYTE;
-            have += count as u64;
+            have += count;
             progress.advance((have / MEBIBYTE - before) as usize, String::new);
         }
         file.sync_all()?;
         Ok(())
+    }
+
+    /// Asks for the bytes from `from` on, through redirects; and says which host answered.
+    fn open_at(&self, url: &str, from: u64) -> Result<(Response<Body>, String)> {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.request(&url, Some(from), false)?;
+            if !response.status().is_redirection() {
+                return Ok((response, host(&url)));
+            }
+            url = self.next(&url, &response)?;
+        }
+        bail!(Refused("too many redirects".into()))
+    }
+
+    /// Reads a body on a thread of its own, a few pieces ahead.
+    fn receive(&self, response: Response<Body>) -> Result<Receiver<io::Result<Vec<u8>>>> {
+        let (sender, receiver) = sync_channel(4);
+        let read = move || {
+            let mut body = response.into_body().into_reader();
+            loop {
+                let mut piece = vec![0; 1 << 18];
+                let result = body.read(&mut piece).map(|count| {
+                    piece.truncate(count);
+                    piece
+                });
+                let is_last = result.as_ref().map_or(true, Vec::is_empty);
+                // Nobody listens any more, or the body has ended: an empty piece is not sent.
+                if result.as_ref().is_ok_and(Vec::is_empty) || sender.send(result).is_err() || is_last {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().spawn(read).context("cannot start a thread")?;
+        Ok(receiver)
     }
 
     /// One request, without following redirects. `from`: only the bytes from there on.
@@ -197,7 +248,7 @@ impl Client {
         if let Some(from) = from {
             request = request.header("range", format!("bytes={from}-"));
         }
-        request.call().map_err(|error| {
+        in_background(move || request.call())?.map_err(|error| {
             anyhow!("{}: {error}; is there a network? HF_HUB_OFFLINE=1 uses the cache alone", host(url))
         })
     }
@@ -238,14 +289,69 @@ impl Client {
                 }
                 Ok(response) => return Ok(response),
                 // No connection: a second attempt tells a hiccup from a missing network.
-                Err(error) if attempt == 2 => return Err(error),
+                Err(error) if attempt == 2 || error.is::<interrupt::Interrupted>() => return Err(error),
                 Err(_) => {}
             }
-            thread::sleep(wait);
+            pause(wait)?;
             wait *= 2;
         }
         unreachable!("the loop returns")
     }
+}
+
+/// A file by the headers that hold its etag and its size; `None` if one is missing or not plain.
+fn describe(response: &Response<Body>, url: &str, [etag, size]: [&str; 2]) -> Option<RemoteFile> {
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let hash = |name: &str| {
+        let text = header(name)?.trim_start_matches("W/").trim_matches('"');
+        is_hash(text).then(|| text.to_owned())
+    };
+    Some(RemoteFile {
+        commit: hash("x-repo-commit")?,
+        etag: hash(etag)?,
+        size: header(size)?.parse().ok()?,
+        url: url.to_owned(),
+    })
+}
+
+/// Whether a partial answer begins at the byte that was asked for.
+fn starts_at(response: &Response<Body>, from: u64) -> bool {
+    let range = response.headers().get("content-range").and_then(|value| value.to_str().ok());
+    // A server that does not say is believed: the checksum tells.
+    range.is_none_or(|range| range.trim_start_matches("bytes ").split('-').next() == Some(&from.to_string()))
+}
+
+/// Runs a blocking call on a thread of its own and waits for it; Ctrl-C ends the wait.
+fn in_background<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (sender, receiver) = sync_channel(1);
+    // The receiver may be gone after Ctrl-C.
+    let run = move || drop(sender.send(call()));
+    thread::Builder::new().spawn(run).context("cannot start a thread")?;
+    wait_for(&receiver)?.context("a request ended without an answer")
+}
+
+/// The next of what a thread sends; `None` if it has ended.
+fn wait_for<T>(receiver: &Receiver<T>) -> Result<Option<T>> {
+    loop {
+        interrupt::check()?;
+        match receiver.recv_timeout(POLL) {
+            Ok(value) => return Ok(Some(value)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        }
+    }
+}
+
+/// Sleeps, unless Ctrl-C comes.
+fn pause(time: Duration) -> Result<()> {
+    let mut left = time;
+    while !left.is_zero() {
+        interrupt::check()?;
+        let part = left.min(POLL);
+        thread::sleep(part);
+        left -= part;
+    }
+    Ok(())
 }
 
 /// An error that another attempt would not change.

@@ -8,19 +8,23 @@
 //! to, and check no checksum: requests are made here.
 
 use std::cell::RefCell;
-use std::env;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
 
 use super::download::{Answer, Client, RemoteFile};
+use super::environment::{cache_directory, is_offline, token};
+use super::names::{check_file, is_commit, is_hash, parse_repository};
 use crate::console::Console;
+use crate::interrupt;
 
-/// A repository at a revision.
+/// A repository at a revision. All of its files are of one commit.
 pub struct HubRepo {
     name: String,
     repo: Repo,
@@ -29,7 +33,7 @@ pub struct HubRepo {
     directory: PathBuf,
     /// None: HF_HUB_OFFLINE is set.
     client: Option<Client>,
-    /// The commit that the revision stands for, once it is known: all files are of one commit.
+    /// The commit that the revision stands for, once it is known.
     commit: RefCell<Option<String>>,
     console: Console,
 }
@@ -39,22 +43,13 @@ impl HubRepo {
     ///
     /// # Errors
     /// If the name is not of that form.
-    pub fn new(name: &str, kind: RepoType, token: Option<&str>, console: Console) -> Result<Self> {
-        let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
-        let is_plain = |part: &str| {
-            let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !part.is_empty() && !part.starts_with('.') && part.chars().all(is_allowed)
-        };
-        ensure!(
-            repository.split('/').count() == 2
-                && repository.split('/').all(is_plain)
-                && revision.split('/').all(is_plain),
-            "{name}: no such directory, and not a Hub name of the form org/name[@revision]"
-        );
+    pub fn new(name: &str, kind: RepoType, given_token: Option<&str>, console: Console) -> Result<Self> {
+        let (repository, revision) = parse_repository(name)
+            .with_context(|| format!("`{name}` is not a name on the Hub of the form org/name[@revision]"))?;
         let cache = Cache::new(cache_directory()?);
-        let repo = Repo::with_revision(repository.to_owned(), kind, revision.to_owned());
-        let token = token.map(str::to_owned).or_else(|| set("HF_TOKEN")).or_else(stored_token);
-        let client = if is_offline() { None } else { Some(Client::new(token)?) };
+        let repo = Repo::with_revision(repository.to_owned(), kind, revision.unwrap_or("main").to_owned());
+        let client =
+            if is_offline() { None } else { Some(Client::new(given_token.map(str::to_owned).or_else(token))?) };
         Ok(Self {
             name: repository.to_owned(),
             directory: cache.path().join(repo.folder_name()),
@@ -72,37 +67,74 @@ impl HubRepo {
         &self.name
     }
 
+    /// Whether the cache has anything of this revision.
+    #[must_use]
+    pub fn is_cached(&self) -> bool {
+        self.known_commit().is_some_and(|commit| self.cached.pointer_path(&commit).is_dir())
+    }
+
+    /// The commit that all files are of: the one in use, else the one that the cache has of this revision.
+    #[must_use]
+    pub fn known_commit(&self) -> Option<String> {
+        self.commit.borrow().clone().or_else(|| self.cached_commit())
+    }
+
     /// The file from the cache, else downloaded; `None` if the repository has no such file.
     ///
     /// # Errors
-    /// If the repository cannot be reached or used, or the file cannot be stored.
+    /// If the name leads out of the repository, the repository cannot be reached or used, or the file cannot be stored.
     pub fn file(&self, file: &str) -> Result<Option<PathBuf>> {
-        let revision = self.repo.revision();
-        let commit = self.commit.borrow().clone().or_else(|| self.cached_commit());
+        match self.find(file)? {
+            Found::Here(path) => Ok(Some(path)),
+            Found::OnTheHub(client, remote) => self.store(client, file, &remote).map(Some),
+            Found::Nowhere => Ok(None),
+        }
+    }
+
+    /// Whether the repository has a file, without downloading it.
+    ///
+    /// # Errors
+    /// As [`HubRepo::file`].
+    pub fn has(&self, file: &str) -> Result<bool> {
+        Ok(!matches!(self.find(file)?, Found::Nowhere))
+    }
+
+    fn find(&self, file: &str) -> Result<Found<'_>> {
+        check_file(file)?;
+        let commit = self.known_commit();
         if let Some(commit) = &commit {
             let path = self.cached.pointer_path(commit).join(file);
             if path.exists() {
-                return Ok(Some(path));
+                self.commit.replace(Some(commit.clone()));
+                return Ok(Found::Here(path));
             }
             if self.missing_note(commit, file).exists() {
-                return Ok(None);
+                return Ok(Found::Nowhere);
             }
         }
         let Some(client) = &self.client else {
-            let is_known = commit.is_some_and(|commit| self.cached.pointer_path(&commit).exists());
             ensure!(
-                is_known,
+                self.is_cached(),
                 "`{file}` of `{}` is not in the cache ({}), and HF_HUB_OFFLINE is set",
                 self.name,
                 self.directory.display()
             );
-            return Ok(None);
+            return Ok(Found::Nowhere);
         };
-        let at = self.commit.borrow().clone().unwrap_or_else(|| revision.to_owned());
-        match client.look_at(&self.repo.url(), &at, file)? {
+        // Not the revision: it may stand for a newer commit by now, and the files would not fit together.
+        let at = commit.as_deref().unwrap_or(self.repo.revision());
+        let answer = client.look_at(&self.repo.url(), at, file).with_context(|| match &commit {
+            Some(commit) if commit != self.repo.revision() => format!(
+                "the cache has files of commit {commit}; if the Hub no longer has it, remove {}",
+                self.directory.join("refs").join(self.repo.revision()).display()
+            ),
+            _ => format!("cannot ask the Hub for `{file}` of `{}`", self.name),
+        })?;
+        match answer {
             Answer::File(remote) => {
                 self.pin(&remote.commit)?;
-                self.store(client, file, &remote).map(Some)
+                let path = self.cached.pointer_path(&remote.commit).join(file);
+                Ok(if path.exists() { Found::Here(path) } else { Found::OnTheHub(client, remote) })
             }
             Answer::NoSuchFile(commit) => {
                 if let Some(commit) = commit {
@@ -112,26 +144,28 @@ impl HubRepo {
                     let _ =
                         fs::create_dir_all(note.parent().unwrap_or(&self.directory)).and_then(|()| File::create(note));
                 }
-                Ok(None)
+                Ok(Found::Nowhere)
             }
         }
     }
 
-    /// Names of all files.
+    /// Names of all files, as the server or the cache has them.
     ///
     /// # Errors
     /// If HF_HUB_OFFLINE is set and nothing is in the cache, or the Hub does not answer.
     pub fn list(&self) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct Info {
+            sha: Option<String>,
             siblings: Vec<Sibling>,
         }
         #[derive(Deserialize)]
         struct Sibling {
             rfilename: String,
         }
+        let commit = self.known_commit();
         let Some(client) = &self.client else {
-            let commit = self.cached_commit().with_context(|| {
+            let commit = commit.with_context(|| {
                 format!("`{}` is not in the cache ({}), and HF_HUB_OFFLINE is set", self.name, self.directory.display())
             })?;
             let root = self.cached.pointer_path(&commit);
@@ -139,15 +173,44 @@ impl HubRepo {
             list_files(&root, &root, &mut files)?;
             return Ok(files);
         };
-        let text = client.api(&self.repo.api_url())?;
+        let at = commit.unwrap_or_else(|| self.repo.revision().to_owned());
+        let text = client.api(&Repo::with_revision(self.name.clone(), self.repo_type(), at).api_url())?;
         let info: Info = serde_json::from_str(&text).context("the Hub's list of files is not valid")?;
+        if let Some(commit) = info.sha.filter(|commit| is_hash(commit)) {
+            self.pin(&commit)?;
+        }
         Ok(info.siblings.into_iter().map(|sibling| sibling.rfilename).collect())
+    }
+
+    /// Notes in the cache which commit the revision stands for. To be called when all files are there, so that the
+    /// Python tools, which read the same note, never find a snapshot with half of a model.
+    ///
+    /// # Errors
+    /// If the note cannot be written.
+    pub fn publish(&self) -> Result<()> {
+        let revision = self.repo.revision();
+        let Some(commit) = self.commit.borrow().clone().filter(|_| !is_commit(revision)) else { return Ok(()) };
+        let note = self.directory.join("refs").join(revision);
+        if fs::read_to_string(&note).is_ok_and(|text| text.trim() == commit) {
+            return Ok(());
+        }
+        let write = || -> std::io::Result<()> {
+            let directory = note.parent().unwrap_or(&self.directory);
+            fs::create_dir_all(directory)?;
+            let temporary = directory.join(format!(".{}.tmp", std::process::id()));
+            fs::write(&temporary, &commit)?;
+            fs::rename(temporary, &note)
+        };
+        write().with_context(|| self.cannot_write())
+    }
+
+    fn repo_type(&self) -> RepoType {
+        if self.repo.url().starts_with("datasets/") { RepoType::Dataset } else { RepoType::Model }
     }
 
     fn cached_commit(&self) -> Option<String> {
         let revision = self.repo.revision();
-        let is_commit = revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_commit {
+        if is_commit(revision) {
             return Some(revision.to_owned());
         }
         let text = fs::read_to_string(self.directory.join("refs").join(revision)).ok()?;
@@ -158,12 +221,15 @@ impl HubRepo {
         self.directory.join(".no_exist").join(commit).join(file)
     }
 
-    /// Holds on to the commit of the first answer, and notes it in the cache.
+    /// Holds on to the commit of the first answer.
     fn pin(&self, commit: &str) -> Result<()> {
-        if self.commit.borrow().is_none() {
-            self.cached.create_ref(commit).with_context(|| self.cannot_write())?;
-            self.commit.replace(Some(commit.to_owned()));
-        }
+        let before = self.known_commit();
+        match before {
+            Some(before) if before != commit => bail!(
+                "the Hub answers with commit {commit} where {before} was asked for: its files would not fit those in the cache"
+            ),
+            _ => self.commit.replace(Some(commit.to_owned())),
+        };
         Ok(())
     }
 
@@ -175,10 +241,7 @@ impl HubRepo {
         let locks = self.directory.parent().unwrap_or(&self.directory).join(".locks").join(self.repo.folder_name());
         fs::create_dir_all(&locks).with_context(|| self.cannot_write())?;
         let lock = File::create(locks.join(format!("{}.lock", remote.etag))).with_context(|| self.cannot_write())?;
-        if lock.try_lock().is_err() {
-            self.console.say(format!("waiting for another process that downloads {file} of {}", self.name));
-            lock.lock().with_context(|| self.cannot_write())?;
-        }
+        self.wait_for(&lock, file)?;
         if !blob.exists() {
             let title = format!("downloading {file}");
             let progress = self.console.progress(title, (remote.size >> 20) as usize, "MiB");
@@ -186,9 +249,27 @@ impl HubRepo {
                 .fetch(remote, &blob, progress)
                 .with_context(|| format!("`{file}` of `{}` cannot be downloaded", self.name))?;
         }
-        let pointer = self.cached.pointer_path(&remote.commit).join(file);
-        link(&blob, &pointer).with_context(|| format!("{}: cannot write", pointer.display()))?;
+        let snapshot = self.cached.pointer_path(&remote.commit);
+        let pointer = snapshot.join(file);
+        link(&blob, &snapshot, &pointer).with_context(|| format!("{}: cannot write", pointer.display()))?;
         Ok(pointer)
+    }
+
+    /// Waits until no other process downloads the same blob.
+    fn wait_for(&self, lock: &File, file: &str) -> Result<()> {
+        let mut is_first = true;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(fs::TryLockError::WouldBlock) => interrupt::check()?,
+                Err(fs::TryLockError::Error(error)) => return Err(error).with_context(|| self.cannot_write()),
+            }
+            if is_first {
+                self.console.say(format!("waiting for another process that downloads {file} of {}", self.name));
+                is_first = false;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     fn cannot_write(&self) -> String {
@@ -196,9 +277,11 @@ impl HubRepo {
     }
 }
 
-/// Whether a commit or a blob's name is plain: it becomes a file's name.
-pub(super) fn is_hash(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+/// Where a file is.
+enum Found<'a> {
+    Here(PathBuf),
+    OnTheHub(&'a Client, RemoteFile),
+    Nowhere,
 }
 
 fn list_files(root: &Path, directory: &Path, out: &mut Vec<String>) -> Result<()> {
@@ -216,9 +299,16 @@ fn list_files(root: &Path, directory: &Path, out: &mut Vec<String>) -> Result<()
 }
 
 /// A relative link, so that the cache can be moved; a copy where there are no links.
-fn link(blob: &Path, pointer: &Path) -> std::io::Result<()> {
+fn link(blob: &Path, snapshot: &Path, pointer: &Path) -> std::io::Result<()> {
     let parent = pointer.parent().expect("a pointer lies in a snapshot");
     fs::create_dir_all(parent)?;
+    // A link to a directory inside the snapshot would lead elsewhere.
+    if !fs::canonicalize(parent)?.starts_with(fs::canonicalize(snapshot)?) {
+        return Err(std::io::Error::new(
+            ErrorKind::InvalidInput,
+            "its directory is a link that leads out of the cache",
+        ));
+    }
     #[cfg(unix)]
     {
         let snapshots = blob.parent().and_then(Path::parent).map(|root| root.join("snapshots"));
@@ -239,43 +329,4 @@ fn link(blob: &Path, pointer: &Path) -> std::io::Result<()> {
         let _ = ErrorKind::AlreadyExists;
         fs::copy(blob, pointer).map(drop)
     }
-}
-
-fn set(key: &str) -> Option<String> {
-    env::var(key).ok().filter(|value| !value.is_empty())
-}
-
-fn is_offline() -> bool {
-    set("HF_HUB_OFFLINE").is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "off" | "false" | "no"))
-}
-
-/// Where the Hub's tools keep their files.
-fn home() -> Option<PathBuf> {
-    let base = || {
-        let home = || env::home_dir().map(|home| home.join(".cache"));
-        set("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).map(|cache| cache.join("huggingface"))
-    };
-    set("HF_HOME").map(PathBuf::from).or_else(base)
-}
-
-fn cache_directory() -> Result<PathBuf> {
-    let default = || home().map(|home| home.join("hub"));
-    set("HF_HUB_CACHE").map(PathBuf::from).or_else(default).context("no home directory; set HF_HOME")
-}
-
-/// The token that the `hf` command stored.
-fn stored_token() -> Option<String> {
-    let path = set("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| home().map(|home| home.join("token")))?;
-    let token = fs::read_to_string(path).ok()?.trim().to_owned();
-    (!token.is_empty()).then_some(token)
-}
-
-/// The Hub's address.
-pub(super) fn endpoint() -> Result<String> {
-    let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
-    let endpoint = endpoint.trim_end_matches('/').to_owned();
-    if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-        bail!("HF_ENDPOINT is `{endpoint}`, expected an address such as https://huggingface.co");
-    }
-    Ok(endpoint)
 }

@@ -1,0 +1,196 @@
+//! The base of an experiment: its files, its weights, and what tells whether they have changed.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::DType;
+
+use crate::artifacts::classifier_file::{Base, RecordedFingerprint};
+use crate::config::model::{ModelConfig, TorchDtype};
+use crate::console::Console;
+use crate::data::tokenize::TextEncoder;
+use crate::hub::model_files::ModelFiles;
+use crate::kernels::device::Device;
+use crate::model::classifier::{Classifier, ClassifierOptions};
+use crate::model::config::BackboneConfig;
+use crate::model::fingerprint::{self, Fingerprint};
+use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use crate::training::estimate;
+
+/// The base's files and how they are to be read.
+pub struct BaseModel {
+    /// Where they are.
+    pub files: ModelFiles,
+    /// `config.json`
+    pub config: BackboneConfig,
+    /// The weights.
+    pub weights: Weights,
+    /// How they are held.
+    pub storage: BaseStorage,
+    /// Where the model computes.
+    pub device: Device,
+}
+
+impl BaseModel {
+    /// Finds and opens the base of a configuration's `model` section.
+    ///
+    /// # Errors
+    /// If a file is missing or not usable.
+    pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
+        let token = model.hf_token.as_ref().map(|token| token.secret());
+        let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
+        let config = BackboneConfig::from_file(&files.config)?;
+        let weights = if model.random_init {
+            Weights::random(model.init_seed, config.initializer_range)
+        } else {
+            Weights::Checkpoint(Checkpoint::open(&files.weights)?)
+        };
+        let storage = BaseStorage {
+            precision: match model.torch_dtype {
+                TorchDtype::Float32 => Precision::Float32,
+                TorchDtype::Bfloat16 => Precision::Bfloat16,
+                TorchDtype::Float16 => Precision::Float16,
+            },
+            is_4bit: model.use_4bit,
+        };
+        let device = device.computing_in(model.compute_on_cpu());
+        if !device.is_gpu() && !device.compute().is_native() {
+            console.say(
+                "model.compute: this CPU has no instructions for bfloat16 (AVX512_BF16): the same numbers take longer \
+                 than float32 would",
+            );
+        }
+        let device = match model.torch_dtype {
+            TorchDtype::Float32 => device.with_dtype(DType::F32),
+            TorchDtype::Bfloat16 => device.with_dtype(DType::BF16),
+            TorchDtype::Float16 => {
+                ensure!(!device.is_gpu(), "model.torch_dtype float16 is for the CPU; on a GPU use bfloat16 or float32");
+                device.clone()
+            }
+        };
+        Ok(Self { files, config, weights, storage, device })
+    }
+
+    /// Refuses `model.random_init` over a base that has weights: they would not be used.
+    ///
+    /// # Errors
+    /// If it has weights, or the Hub cannot be asked.
+    pub fn refuse_unused_weights(model: &ModelConfig, console: Console) -> Result<()> {
+        if !model.random_init {
+            return Ok(());
+        }
+        let (name, token) = (&model.model_name, model.hf_token.as_ref().map(|token| token.secret()));
+        if let Some(file) = ModelFiles::find_weights(name, token, console)? {
+            bail!(
+                "model.random_init is true, but `{name}` has weights ({file}), which would not be used: set \
+                 model.random_init=false to train on them; for random weights, name a directory with the configuration and \
+                 the tokenizer alone"
+            );
+        }
+        Ok(())
+    }
+
+    /// The device, with the weights packed once where memory allows: the same results, in less time for few
+    /// tokens.
+    #[must_use]
+    pub fn device_for_predicting(&self) -> Device {
+        // Whoever quantizes wants them small.
+        let packed = estimate::packed_bytes(&self.config, &self.device);
+        let has_room = self.device.memory().is_none_or(|limits| packed <= limits.available / 2);
+        self.device.packing_weights(has_room && !self.storage.is_4bit)
+    }
+
+    /// Builds a classifier on this base.
+    ///
+    /// # Errors
+    /// If a weight is missing or of another shape, or no module is a LoRA target.
+    pub fn classifier(&self, options: &ClassifierOptions) -> Result<Classifier> {
+        Classifier::new(&self.config, &self.weights, options)
+            .with_context(|| format!("{}: cannot build the model", self.files.name))
+    }
+
+    /// The base's tokenizer.
+    ///
+    /// # Errors
+    /// If it is not usable.
+    pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
+        let tokenizer = self.files.tokenizer.first().filter(|path| path.ends_with("tokenizer.json"));
+        let tokenizer = tokenizer.with_context(|| format!("{}: `tokenizer.json` is missing", self.files.name))?;
+        self.encoder_from(tokenizer, max_length)
+    }
+
+    /// As [`BaseModel::encoder`], with the tokenizer of another directory.
+    ///
+    /// # Errors
+    /// If it is not usable.
+    pub fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
+        if let Some(longest) = self.config.max_tokens {
+            ensure!(
+                max_length <= longest,
+                "data.max_length is {max_length}, and `{}` can take {longest} tokens; set data.max_length={longest} or less",
+                self.files.name
+            );
+        }
+        TextEncoder::open(tokenizer, max_length, self.config.empty_token)
+    }
+
+    /// The fingerprint of its files.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn fingerprint(&self, console: Console) -> Result<Fingerprint> {
+        Fingerprint::new(&self.files.config, &self.weights, &self.files.tokenizer, console)
+    }
+
+    /// The fingerprint that older versions took.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn sampled_fingerprint(&self) -> Result<String> {
+        fingerprint::sampled(&self.files.config, &self.weights)
+    }
+
+    /// The base's part of `classifier.json`.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn record(&self, console: Console) -> Result<Base> {
+        Ok(Base {
+            name: self.files.name.clone(),
+            revision: self.files.revision.clone(),
+            commit: self.files.commit.clone(),
+            fingerprint: RecordedFingerprint::Whole(self.fingerprint(console)?),
+        })
+    }
+
+    /// Refuses a base that is not the one that a classifier was trained on. Its tokenizer counts only where the
+    /// classifier has none of its own.
+    ///
+    /// # Errors
+    /// Names what differs.
+    pub fn ensure_is(&self, trained: &Base, needs_tokenizer: bool, console: Console) -> Result<()> {
+        let name = &self.files.name;
+        let changed = match &trained.fingerprint {
+            RecordedFingerprint::Whole(then) => {
+                let mut changed = self.fingerprint(console)?.differences(then);
+                changed.retain(|part| needs_tokenizer || *part != "tokenizer");
+                changed.join(" and ")
+            }
+            RecordedFingerprint::Sampled(then) => {
+                console.warn(format!(
+                    "an older llmcls trained this classifier and recorded only a sample of its base, `{name}`: a change \
+                     of the base elsewhere would not be seen"
+                ));
+                if self.sampled_fingerprint()? == *then { String::new() } else { "configuration or weights".to_owned() }
+            }
+        };
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let way_out = match &trained.commit {
+            Some(_) => format!("--set model.model_name={}", trained.exact_name()),
+            None => "--set model.model_name=DIR, with the directory where the right one lies".to_owned(),
+        };
+        bail!("`{name}` is not the base that this classifier was trained on: its {changed} differ; use {way_out}")
+    }
+}

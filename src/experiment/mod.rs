@@ -1,0 +1,3 @@
+//! An experiment's parts, made ready from its configuration.
+
+pub mod base_model;

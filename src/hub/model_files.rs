@@ -1,0 +1,196 @@
+//! The files of a pretrained model: in a local directory, or of a repository of the Hugging Face Hub.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use hf_hub::RepoType;
+use serde::Deserialize;
+
+use super::cache::HubRepo;
+use super::names::{check_file, parse_repository};
+use crate::console::Console;
+
+/// The files of a pretrained model.
+#[derive(Clone, Debug)]
+pub struct ModelFiles {
+    /// As the user named it, without the revision.
+    pub name: String,
+    /// The revision asked for, if one was.
+    pub revision: Option<String>,
+    /// The commit of all files, if they are of the Hub.
+    pub commit: Option<String>,
+    /// `config.json`
+    pub config: PathBuf,
+    /// Those of `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` that exist, in this
+    /// order.
+    pub tokenizer: Vec<PathBuf>,
+    /// The safetensors files; none if the weights are random.
+    pub weights: Vec<PathBuf>,
+}
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+
+impl ModelFiles {
+    /// Finds the files of `name`: a directory, or `org/name[@revision]` in the Hub's cache, or else
+    /// on the Hub. With `needs_weights` off, weights are neither looked for nor downloaded.
+    ///
+    /// # Errors
+    /// If a file is missing or cannot be fetched; the error says where it was looked for.
+    pub fn find(name: &str, token: Option<&str>, needs_weights: bool, console: Console) -> Result<Self> {
+        match Source::of(name, token, console)? {
+            Source::Directory(directory) => Self::collect(name, None, needs_weights, &|file| {
+                let path = directory.join(file);
+                Ok(path.is_file().then_some(path))
+            })
+            .with_context(|| format!("{name}: not a usable model directory")),
+            Source::Hub(repo) => {
+                let revision = name.split_once('@').map(|(_, revision)| revision.to_owned());
+                let find = || -> Result<Self> {
+                    let files = Self::collect(repo.name(), revision, needs_weights, &|file| repo.file(file))?;
+                    repo.publish()?;
+                    Ok(Self { commit: repo.known_commit(), ..files })
+                };
+                find().with_context(|| nowhere(name))
+            }
+        }
+    }
+
+    /// A file with weights that `name` has, of any format; nothing is downloaded.
+    ///
+    /// # Errors
+    /// If the Hub cannot be asked.
+    pub fn find_weights(name: &str, token: Option<&str>, console: Console) -> Result<Option<String>> {
+        match Source::of(name, token, console)? {
+            Source::Directory(directory) => {
+                let entries =
+                    std::fs::read_dir(&directory).with_context(|| format!("{}: cannot read", directory.display()))?;
+                let mut names = entries
+                    .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                    .collect::<Result<Vec<_>>>()?;
+                names.sort_unstable();
+                Ok(names.into_iter().find(|name| is_weights(name)))
+            }
+            Source::Hub(repo) => {
+                for file in [WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"] {
+                    if repo.has(file).with_context(|| nowhere(name))? {
+                        return Ok(Some(file.to_owned()));
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn collect(
+        name: &str,
+        revision: Option<String>,
+        needs_weights: bool,
+        file: &dyn Fn(&str) -> Result<Option<PathBuf>>,
+    ) -> Result<Self> {
+        let need = |wanted: &str| file(wanted)?.with_context(|| format!("`{wanted}` is missing"));
+        let config = need("config.json")?;
+        let mut tokenizer = Vec::new();
+        for name in TOKENIZER_FILES {
+            tokenizer.extend(file(name)?);
+        }
+        let weights = match (needs_weights, needs_weights.then(|| file(WEIGHTS)).transpose()?.flatten()) {
+            (false, _) => Vec::new(),
+            (true, Some(path)) => vec![path],
+            (true, None) => {
+                let index = file(INDEX)?.with_context(|| {
+                    format!(
+                        "neither `{WEIGHTS}` nor `{INDEX}` is there; pickled weights (.bin, .pt) are not read, \
+                         because loading one can run any code: convert them to safetensors"
+                    )
+                })?;
+                shards(&index)?.iter().map(|shard| need(shard)).collect::<Result<_>>()?
+            }
+        };
+        Ok(Self { name: name.to_owned(), revision, commit: None, config, tokenizer, weights })
+    }
+}
+
+/// Where a model's files are.
+enum Source {
+    Directory(PathBuf),
+    Hub(HubRepo),
+}
+
+impl Source {
+    /// A directory if there is one of this name, else the Hub, unless the name can only be meant as a path.
+    fn of(name: &str, token: Option<&str>, console: Console) -> Result<Self> {
+        let path = Path::new(name);
+        if path.is_dir() {
+            return Ok(Self::Directory(path.to_owned()));
+        }
+        if path.exists() {
+            bail!("{name}: is a file; model.model_name names a directory with config.json, tokenizer and weights");
+        }
+        let Some((_, revision)) = parse_repository(name) else {
+            let hint = if name.starts_with('~') { "; `~` is not expanded, write the path in full" } else { "" };
+            bail!(
+                "there is no directory `{name}` here, and it is not a name on the Hub of the form org/name[@revision]{hint}"
+            );
+        };
+        let repo = HubRepo::new(name, RepoType::Model, token, console)?;
+        // `data/nope` beside a directory `data` is a mistyped path, unless the cache knows better.
+        let first = name.split('/').next().unwrap_or_default();
+        if revision.is_none() && Path::new(first).is_dir() && !repo.is_cached() {
+            bail!(
+                "there is no directory `{name}` here, though there is `{first}`, so it is not asked of the Hub; if you mean \
+                 the Hub's, write {name}@main"
+            );
+        }
+        Ok(Self::Hub(repo))
+    }
+}
+
+/// What else to think of where the Hub does not give a model.
+fn nowhere(name: &str) -> String {
+    format!("{name}: cannot get the model: there is no directory of this name here, and of the Hub")
+}
+
+/// Whether a file of a model's directory holds weights, or says which files do.
+fn is_weights(name: &str) -> bool {
+    let is_named = ["model", "pytorch_model", "tf_model", "flax_model", "consolidated", "ggml"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+    let name = name.strip_suffix(".index.json").unwrap_or(name);
+    let ending = Path::new(name).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    is_named && ["safetensors", "bin", "pt", "pth", "h5", "msgpack"].contains(&ending) || ending == "gguf"
+}
+
+/// The files that an index of shards names, each once.
+fn shards(index: &Path) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index).with_context(|| format!("{}: cannot read", index.display()))?;
+    let parsed: Index =
+        serde_json::from_str(&text).with_context(|| format!("{}: not an index of shards", index.display()))?;
+    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    names.iter().try_for_each(|name| check_file(name)).with_context(|| format!("{}", index.display()))?;
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_told_by_their_names() {
+        for name in ["model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin.index.json", "a.gguf"]
+        {
+            assert!(is_weights(name), "{name}");
+        }
+        for name in ["config.json", "tokenizer.json", "training_args.bin", "optimizer.pt", "adapter_model.safetensors"]
+        {
+            assert!(!is_weights(name), "{name}");
+        }
+    }
+}
