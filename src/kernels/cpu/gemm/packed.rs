@@ -7,7 +7,7 @@ use std::fmt;
 use rayon::prelude::*;
 
 use super::kernel::{Kernel, Shared, Words};
-use super::panels::Panels;
+use super::panels::{Panels, Tile};
 use super::weights::Weights;
 use super::{Compute, DEPTH, Path, for_each_task, rows_of, tile, with_kernel};
 
@@ -66,8 +66,8 @@ impl Packed {
                     let at = first + start / K::TERMS * K::WORDS * K::STRIP;
                     // SAFETY: tasks have parts of their own; the strips were packed so.
                     unsafe {
-                        let weights = self.strips.as_ptr().add(at);
-                        panels.multiply(start, units, (weights, strip_words), &part, accumulate || start > 0);
+                        let tile = Tile::packed::<K>(self.strips.as_ptr().add(at), strip_words);
+                        panels.multiply(start, units, tile, &part, accumulate || start > 0);
                     }
                 }
             });
