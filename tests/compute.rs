@@ -86,7 +86,7 @@ fn a_run_records_in_what_it_was_computed_and_goes_on_in_it() {
         let line = config.lines().find_map(|line| line.trim().strip_prefix("compute:")).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         [
-            line.trim().to_owned(),
+            line.trim().trim_matches('"').to_owned(),
             text(&json(&run.join("seed_3/best/classifier.json"))["compute"]),
             text(&json(&run.join("environment.json"))["compute"]),
         ]
