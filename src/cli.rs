@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::data::formats::Quoting;
 use crate::thresholds::Objective;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -235,7 +236,8 @@ pub struct PrepareArgs {
 pub enum PrepareSource {
     /// AmazonCat-13K with its most frequent labels, as configs/default.yaml reads it
     Amazoncat(AmazoncatArgs),
-    /// A CSV, JSON-lines or Parquet file with a column that lists labels
+    /// A CSV, JSON Lines or Parquet file with a column that lists labels, or an export of Label Studio, Argilla,
+    /// Prodigy or fastText
     Lists(ListsArgs),
 }
 
@@ -248,13 +250,19 @@ pub struct PrepareCommon {
     /// Seed of the split
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub seed: u32,
+    /// Quotes in CSV files: `standard`, or `none` to take them as characters
+    #[arg(long, default_value = "standard", value_name = "QUOTING")]
+    pub quoting: Quoting,
     /// Keep rows that have none of the chosen labels
     #[arg(long = "keep_all_rows", alias = "keep-all-rows")]
     pub keep_all_rows: bool,
+    /// Replace files that exist
+    #[arg(long)]
+    pub overwrite: bool,
     /// What label columns' names start with
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     pub prefix: String,
-    /// Names of labels that are numbers from 0: a JSON list, or one a line
+    /// Names of labels that are numbers from 0, or of the places in multi-hot lists: a JSON list, or one a line
     #[arg(long = "label_names", alias = "label-names", value_name = "FILE")]
     pub label_names: Option<PathBuf>,
 }
@@ -306,12 +314,12 @@ pub struct ListsArgs {
     /// Rows; the ending tells their form
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
-    /// The column that lists labels
+    /// The column that lists labels, or the question of an export [default: the only one]
     #[arg(long = "labels_column", alias = "labels-column", value_name = "NAME")]
-    pub labels_column: String,
-    /// Between labels, where they are not a JSON list
-    #[arg(long = "label_separator", alias = "label-separator", default_value = ",", value_name = "TEXT")]
-    pub label_separator: String,
+    pub labels_column: Option<String>,
+    /// Between labels, where they are no list [default: the one of , ; | that the rows use]
+    #[arg(long = "label_separator", alias = "label-separator", value_name = "TEXT")]
+    pub label_separator: Option<String>,
     /// How many labels, the most frequent ones [default: all]
     #[arg(long = "top_k", alias = "top-k", value_name = "N")]
     pub top_k: Option<usize>,

@@ -198,6 +198,48 @@ fn parts_that_do_not_fit_are_refused_and_never_made_up() {
     assert!(errors(&output).contains("outside the model's vocabulary of 100"), "{}", errors(&output));
 }
 
+/// What fits beside its base is not refused for counting the base twice, as free memory and as needed memory.
+#[cfg(feature = "cuda")]
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+#[test]
+fn the_check_of_a_gpus_memory_counts_the_base_once() {
+    if std::env::var_os("EMULATED_CUDA").is_none() {
+        println!("skipped: this is not the emulation");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny-llama");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(tiny.join("config.json")).unwrap()).unwrap();
+    // About 58 MiB of linear layers in f32, beside which a step takes little.
+    for (key, value) in [("hidden_size", 512), ("intermediate_size", 2048), ("num_hidden_layers", 4)] {
+        config[key] = value.into();
+    }
+    let base = root.path().join("base");
+    fs::create_dir(&base).unwrap();
+    fs::copy(tiny.join("tokenizer.json"), base.join("tokenizer.json")).unwrap();
+    fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let check = |mebibytes: u64| {
+        let mut command = llmcls(&["check", "--config", "configs/tiny.yaml", "--device", "cuda"]);
+        command.env("EMULATED_CUDA_MEMORY", (mebibytes << 20).to_string());
+        command.args(["--set", &format!("model.model_name={}", base.display())]);
+        for setting in [
+            "data.max_train_samples=4",
+            "data.max_val_samples=2",
+            "data.max_test_samples=2",
+            "data.max_length=4",
+            "train.batch_size=1",
+            "model.lora_r=1",
+        ] {
+            command.args(["--set", setting]);
+        }
+        command.output().unwrap()
+    };
+    let fits = check(128);
+    assert!(fits.status.success(), "{}", errors(&fits));
+    let text = errors(&check(64));
+    assert!(text.contains("training is estimated to take") && text.contains("free of"), "{text}");
+}
+
 /// Another process takes the GPU's memory while this one trains: only the emulation can be told to.
 #[cfg(feature = "cuda")]
 #[expect(clippy::print_stdout, reason = "a skipped test says so")]

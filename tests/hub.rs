@@ -16,6 +16,8 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// What `main` stands for on a Hub that has moved on.
+const LATER_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
 const TOKEN: &str = "hf_s3cretT0ken";
 
 /// What the server does beside serving.
@@ -29,6 +31,18 @@ struct Manners {
     is_corrupt: bool,
     /// The Hub fails this many times before it answers.
     failures: Arc<Mutex<usize>>,
+    /// The store sends this many bytes and then nothing, with the connection open, this many times.
+    stalls: Arc<Mutex<Vec<usize>>>,
+    /// Connections that are kept open.
+    held: Arc<Mutex<Vec<TcpStream>>>,
+    /// The store sends this many bytes more than the Hub announced.
+    extra: usize,
+    /// The Hub redirects to itself first, with headers that describe the redirect and not the file.
+    redirects: bool,
+    /// `main` stands for a later commit.
+    has_moved_on: bool,
+    /// Names in the list of files, beside those that are there.
+    listed: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -119,24 +133,41 @@ fn answer_as_hub(
         *failures -= 1;
         return send(stream, "503 Service Unavailable", &empty, b"");
     }
-    if request.path == "/api/datasets/org/tiny/revision/main" {
-        let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
-        let body = serde_json::to_vec(&serde_json::json!({"siblings": siblings})).unwrap();
+    if request.path.starts_with("/api/datasets/org/tiny/revision/") {
+        let names = files.keys().chain(&manners.listed);
+        let siblings: Vec<_> = names.map(|name| serde_json::json!({"rfilename": name})).collect();
+        let body = serde_json::to_vec(&serde_json::json!({"sha": COMMIT, "siblings": siblings})).unwrap();
         return send(stream, "200 OK", &[("content-length", body.len().to_string())], &body);
     }
     let path = request.path.strip_prefix("/datasets").unwrap_or(&request.path);
+    if manners.redirects && !path.starts_with("/cache") {
+        let headers = [
+            ("location", format!("/cache{path}")),
+            ("etag", "\"0000000000000000000000000000000000000000\"".to_owned()),
+            ("x-repo-commit", COMMIT.to_owned()),
+            ("content-length", "278".to_owned()),
+        ];
+        let body = if request.method == "HEAD" { Vec::new() } else { vec![b'r'; 278] };
+        return send(stream, "307 Temporary Redirect", &headers, &body);
+    }
+    let path = path.strip_prefix("/cache").unwrap_or(path);
     let Some(rest) = path.strip_prefix("/org/tiny/resolve/") else {
         // The Hub answers so for what does not exist, to whom it does not know.
         return refuse(stream, "401 Unauthorized", "RepoNotFound");
     };
     let (revision, file) = rest.split_once('/').unwrap();
-    if ![COMMIT, "main", "v1"].contains(&revision) {
+    if ![COMMIT, LATER_COMMIT, "main", "v1"].contains(&revision) {
         return refuse(stream, "404 Not Found", "RevisionNotFound");
     }
     if manners.needs_token && request.headers.get("authorization") != Some(&format!("Bearer {TOKEN}")) {
         return refuse(stream, "401 Unauthorized", "GatedRepo");
     }
-    let commit = ("x-repo-commit", COMMIT.to_owned());
+    let commit = match revision {
+        LATER_COMMIT => LATER_COMMIT,
+        "main" if manners.has_moved_on => LATER_COMMIT,
+        _ => COMMIT,
+    };
+    let commit = ("x-repo-commit", commit.to_owned());
     let Some(bytes) = files.get(file) else {
         let code = ("x-error-code", "EntryNotFound".to_owned());
         return send(stream, "404 Not Found", &[code, commit, empty[0].clone()], b"");
@@ -161,10 +192,15 @@ fn answer_as_store(stream: &mut TcpStream, request: &Request, files: &BTreeMap<S
     if manners.is_corrupt {
         bytes[0] ^= 1;
     }
+    bytes.extend(vec![b'x'; manners.extra]);
     let from: usize = request.headers["range"].strip_prefix("bytes=").unwrap().trim_end_matches('-').parse().unwrap();
     let (total, part) = (bytes.len(), &bytes[from..]);
     let headers =
         [("content-range", format!("bytes {from}-{}/{total}", total - 1)), ("content-length", part.len().to_string())];
+    if let Some(stall) = manners.stalls.lock().unwrap().pop() {
+        send(stream, "206 Partial Content", &headers, &part[..stall]);
+        return manners.held.lock().unwrap().push(stream.try_clone().unwrap());
+    }
     let sent = manners.cuts.lock().unwrap().pop().map_or(part.len(), |cut| cut.min(part.len()));
     send(stream, "206 Partial Content", &headers, &part[..sent]);
 }
@@ -196,6 +232,10 @@ fn repository() -> BTreeMap<String, Vec<u8>> {
 
 /// A step on `model`, with everything of the Hub's in `home`.
 fn step(model: &str, home: &Path, environment: &[(&str, &str)]) -> Output {
+    step_command(model, home, environment).output().unwrap()
+}
+
+fn step_command(model: &str, home: &Path, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::cargo_bin("llmcls").unwrap();
     command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["bench", "--config", "configs/tiny.yaml", "--steps", "1"]);
     command.args(["--warmup", "0", "--length", "5", "--batch_size", "2", "--set", "model.random_init=false", "--set"]);
@@ -204,7 +244,8 @@ fn step(model: &str, home: &Path, environment: &[(&str, &str)]) -> Output {
     {
         command.env_remove(key);
     }
-    command.env("HF_HOME", home).envs(environment.iter().copied()).output().unwrap()
+    command.env("HF_HOME", home).envs(environment.iter().copied());
+    command
 }
 
 fn errors(output: &Output) -> String {
@@ -272,6 +313,8 @@ fn a_download_that_is_cut_off_goes_on_where_it_stopped() {
     expect_error(&output, &["model-00001-of-00002.safetensors", "the connection ended after 1000 of"]);
     let snapshot = home.path().join("hub/models--org--tiny/snapshots").join(COMMIT);
     assert!(!snapshot.join("model-00001-of-00002.safetensors").exists(), "a half file has the name of a whole one");
+    let note = home.path().join("hub/models--org--tiny/refs/main");
+    assert!(!note.exists(), "main stands for a snapshot without weights");
     assert_eq!(&hub.ranges("1-of-00002.safetensors")[..2], ["bytes=0-", "bytes=1000-"]);
     manners.cuts.lock().unwrap().clear();
     // And within one run.
@@ -279,6 +322,116 @@ fn a_download_that_is_cut_off_goes_on_where_it_stopped() {
     let before = hub.ranges("1-of-00002.safetensors").len();
     expect_success(&step("org/tiny", home.path(), address));
     assert_eq!(&hub.ranges("1-of-00002.safetensors")[before..], ["bytes=1000-", "bytes=1500-"]);
+    assert_eq!(fs::read_to_string(note).unwrap(), COMMIT);
+}
+
+#[test]
+fn a_download_that_stalls_goes_on_and_is_given_up_in_the_end() {
+    let manners = Manners { stalls: Arc::new(Mutex::new(vec![700, 300])), ..Manners::default() };
+    let hub = Hub::serve(repository(), manners.clone());
+    let home = tempfile::tempdir().unwrap();
+    let environment: &[(&str, &str)] = &[("HF_ENDPOINT", &hub.endpoint), ("HF_HUB_DOWNLOAD_TIMEOUT", "1")];
+    expect_success(&step("org/tiny", home.path(), environment));
+    assert_eq!(hub.ranges("1-of-00002.safetensors"), ["bytes=0-", "bytes=300-", "bytes=1000-"]);
+
+    *manners.stalls.lock().unwrap() = vec![0; 20];
+    let home = tempfile::tempdir().unwrap();
+    let output = step("org/tiny", home.path(), environment);
+    expect_error(&output, &["1-of-00002.safetensors", "5 attempts failed", "nothing arrived for 1 s after 0 of"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_download_that_stalls() {
+    use std::time::{Duration, Instant};
+    let manners = Manners { stalls: Arc::new(Mutex::new(vec![10; 9])), ..Manners::default() };
+    let hub = Hub::serve(repository(), manners);
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::cargo_bin("llmcls").unwrap();
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["train", "--config", "configs/tiny.yaml", "--set"]);
+    command.args(["model.random_init=false", "--set", "model.model_name=org/tiny", "--override_output_root"]);
+    command.arg(home.path()).env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", &hub.endpoint);
+    let mut child = command.env("HF_HOME", home.path()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while hub.ranges("1-of-00002.safetensors").is_empty() {
+        assert!(Instant::now() < deadline, "nothing was asked for");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let interrupted = Instant::now();
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(interrupted.elapsed() < Duration::from_secs(10), "it took {:?}", interrupted.elapsed());
+}
+
+#[test]
+fn all_files_are_of_the_commit_that_the_cache_knows() {
+    let hub = Hub::serve(repository(), Manners::default());
+    let home = tempfile::tempdir().unwrap();
+    expect_success(&step("org/tiny", home.path(), &[("HF_ENDPOINT", &hub.endpoint)]));
+    let cache = home.path().join("hub/models--org--tiny");
+    let snapshots = cache.join("snapshots");
+    // As where only a tokenizer was ever loaded.
+    for shard in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+        fs::remove_file(snapshots.join(COMMIT).join(shard)).unwrap();
+    }
+    let later = Hub::serve(repository(), Manners { has_moved_on: true, ..Manners::default() });
+    expect_success(&step("org/tiny", home.path(), &[("HF_ENDPOINT", &later.endpoint)]));
+    let asked: Vec<String> = later.requests.lock().unwrap().iter().map(|request| request.path.clone()).collect();
+    assert!(!asked.is_empty() && asked.iter().all(|path| !path.contains("/main/")), "{asked:?}");
+    assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 1);
+    assert_eq!(fs::read_to_string(cache.join("refs/main")).unwrap(), COMMIT);
+}
+
+#[test]
+fn a_redirect_does_not_describe_the_file_that_it_leads_to() {
+    let hub = Hub::serve(repository(), Manners { redirects: true, ..Manners::default() });
+    let home = tempfile::tempdir().unwrap();
+    expect_success(&step("org/tiny", home.path(), &[("HF_ENDPOINT", &hub.endpoint)]));
+    let config = home.path().join("hub/models--org--tiny/snapshots").join(COMMIT).join("config.json");
+    assert_eq!(fs::read(config).unwrap(), repository()["config.json"]);
+}
+
+#[test]
+fn a_body_that_is_longer_than_announced_is_cut() {
+    let hub = Hub::serve(repository(), Manners { extra: 1000, ..Manners::default() });
+    let home = tempfile::tempdir().unwrap();
+    expect_success(&step("org/tiny", home.path(), &[("HF_ENDPOINT", &hub.endpoint)]));
+}
+
+#[test]
+fn names_that_lead_out_of_the_cache_are_refused() {
+    let outside = "../../../../../outside/train.jsonl";
+    let run = |hub: &Hub, home: &Path| {
+        let mut command = Command::cargo_bin("llmcls").unwrap();
+        command.args(["prepare", "amazoncat", "--dataset", "org/tiny", "--top_k", "2", "--out_dir"]);
+        command.arg(home.join("out")).env("HF_HOME", home).env("HF_ENDPOINT", &hub.endpoint).output().unwrap()
+    };
+    for name in [outside, "/tmp/train.jsonl", "a/../../train.jsonl", "..\\train.jsonl", "C:\\train.jsonl"] {
+        let home = tempfile::tempdir().unwrap();
+        let hub = Hub::serve(BTreeMap::new(), Manners { listed: vec![name.to_owned()], ..Manners::default() });
+        expect_error(&run(&hub, home.path()), &["not a plain path inside the repository"]);
+        let asked = hub.requests.lock().unwrap().iter().filter(|request| request.path.contains("resolve")).count();
+        assert_eq!(asked, 0, "{name}");
+    }
+    // And the shards that an index names.
+    let mut files = repository();
+    let index = serde_json::json!({"weight_map": {"a": outside}});
+    files.insert("model.safetensors.index.json".to_owned(), serde_json::to_vec(&index).unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let output = step("org/tiny", home.path(), &[("HF_ENDPOINT", &Hub::serve(files, Manners::default()).endpoint)]);
+    expect_error(&output, &["index.json", "not a plain path inside the repository"]);
+}
+
+#[test]
+fn random_weights_do_not_take_the_place_of_those_on_the_hub() {
+    let hub = Hub::serve(repository(), Manners::default());
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::cargo_bin("llmcls").unwrap();
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["check", "--config", "configs/tiny.yaml", "--set"]);
+    command.args(["model.model_name=org/tiny"]).env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", &hub.endpoint);
+    let output = command.env("HF_HOME", home.path()).output().unwrap();
+    expect_error(&output, &["model.random_init", "model.safetensors.index.json"]);
+    assert!(hub.ranges("").is_empty(), "weights were downloaded to be thrown away");
 }
 
 #[test]
@@ -325,8 +478,10 @@ fn every_refusal_says_what_it_is() {
     let hub = Hub::serve(repository(), Manners::default());
     expect_error(&run("org/nothing", &hub), &["refuses `org/nothing`", "does not exist, or is private"]);
     expect_error(&run("org/tiny@v9", &hub), &["no revision `v9`"]);
-    expect_error(&run("no-such-model", &hub), &["no such directory, and not a Hub name"]);
-    expect_error(&run("../x/y", &hub), &["no such directory, and not a Hub name"]);
+    for name in ["no-such-model", "../x/y", "/no/such", "~/models/x", "a/b/c", "./x"] {
+        expect_error(&run(name, &hub), &["there is no directory", name, "not a name on the Hub"]);
+    }
+    assert!(expect_error_before_asking("data/nope", &hub).contains("data/nope@main"));
 
     let mut pickled = repository();
     pickled.retain(|name, _| !name.contains("safetensors"));
@@ -341,7 +496,17 @@ fn every_refusal_says_what_it_is() {
 
     let home = tempfile::tempdir().unwrap();
     let output = step("org/tiny", home.path(), &[("HF_ENDPOINT", "http://127.0.0.1:9")]);
-    expect_error(&output, &["127.0.0.1:9", "is there a network?"]);
+    expect_error(&output, &["127.0.0.1:9", "is there a network?", "there is no directory of this name here"]);
+}
+
+/// The error for a name that is not asked of the Hub.
+fn expect_error_before_asking(name: &str, hub: &Hub) -> String {
+    let before = hub.requests.lock().unwrap().len();
+    let home = tempfile::tempdir().unwrap();
+    let output = step(name, home.path(), &[("HF_ENDPOINT", &hub.endpoint)]);
+    expect_error(&output, &["there is no directory", name]);
+    assert_eq!(hub.requests.lock().unwrap().len(), before);
+    errors(&output)
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test should panic where it failed")]
 
+/// Adapters of peft in their less usual forms, and heads of the base.
+mod adapters;
+/// Bases that move, change, or are not what a run was trained on.
+mod base;
 /// The linear baseline against scikit-learn.
 mod baseline;
 /// The built program, as a user runs it.
@@ -10,12 +14,18 @@ mod cli;
 mod compute;
 /// Disks, tokens and files that are not as they should be.
 mod failures;
+/// Configurations of every family.
+mod families;
 /// The work of a training step.
 mod flops;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
+/// Training that starts from an adapter.
+mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
+/// Labels in every form that files have.
+mod labels;
 /// Modules import downwards only.
 mod layers;
 /// Scores of scikit-learn and torchmetrics.

@@ -54,6 +54,7 @@ fn open_at(device: &Device, name: &str, recompute: bool, dropout: f64) -> Fixtur
     lora.dropout = dropout;
     let options = ClassifierOptions {
         labels: batch.labels[0].len(),
+        base_rows: None,
         problem: if batch.problem_type.starts_with("single") { Problem::SingleLabel } else { Problem::MultiLabel },
         // What the checkpoint holds in 4 bits stays so, and what it holds in full too.
         storage: BaseStorage { precision: Precision::Float32, is_4bit: name == "llama_4bit" },

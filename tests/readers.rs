@@ -38,16 +38,15 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
         "config.yaml" => Config::of_run(&path).map(drop),
         "rows.csv" => {
             let labels = vec!["interface_daemon".to_owned()];
-            let columns =
-                Columns { id: Some("uid".into()), text_fields: None, text: "text".into(), labels, label_list: None };
+            let columns = Columns { id: Some("uid".into()), text: "text".into(), labels, ..Columns::default() };
             read_examples(&path, &columns, None)?;
             find_labels(&path, &columns).map(drop)
         }
         "rows.jsonl" | "rows.parquet" => {
-            let list = LabelList { column: "target_ind".into(), separator: ",".into() };
+            let list = LabelList { column: "target_ind".into(), ..LabelList::default() };
             let (text_fields, labels) = (Some(vec!["title".into(), "content".into()]), vec!["1".to_owned()]);
             let columns =
-                Columns { id: Some("uid".into()), text_fields, text: String::new(), labels, label_list: Some(list) };
+                Columns { id: Some("uid".into()), text_fields, labels, label_list: Some(list), ..Columns::default() };
             read_examples(&path, &columns, None)?;
             find_labels(&path, &columns).map(drop)
         }

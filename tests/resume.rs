@@ -240,7 +240,14 @@ fn what_decides_the_result_may_not_change_while_a_run_is_stopped() {
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&weights, &bytes).unwrap();
 
-    let allowed = command(&["train", "--resume", directory, "--set", "train.save_total_limit=5"]).output().unwrap();
+    // The same rows in another place are the same.
+    let moved = root.path().join("moved.csv");
+    fs::rename(&data, &moved).unwrap();
+    assert!(refused(&[]).contains("train.csv"));
+    let setting = format!("data.train_csv={}", moved.display());
+    let changes = ["--set", "train.save_total_limit=5", "--set", &setting];
+    let allowed = command(&["train", "--resume", directory]).args(changes).output().unwrap();
     assert!(allowed.status.success(), "{}", errors(&allowed));
     assert!(refused(&[]).contains("this run is finished"));
+    assert!(fs::read_to_string(run.join("config.yaml")).unwrap().contains("moved.csv"));
 }

@@ -1,6 +1,7 @@
 //! The files that a run leaves behind.
 
 pub mod adapter;
+pub mod adapter_config;
 pub mod classifier_file;
 pub mod manifest;
 pub mod model_card;

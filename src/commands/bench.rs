@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::setup;
+use crate::artifacts::adapter;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::Console;
@@ -31,9 +32,10 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let base = BaseModel::open(&config.model, device, console)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
+        base_rows: None,
         problem: setup::problem(config.model.problem_type),
         storage: base.storage,
-        lora: setup::lora_options(&config.model)?,
+        lora: setup::lora_options(&config.model, &base.config)?,
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
         device: match args.mode {
@@ -42,7 +44,9 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
         },
     })?;
     classifier.initialize(config.exp.seeds[0])?;
-    setup::start_from_adapter(&classifier, &config.model)?;
+    if let Some(adapter) = &config.model.init_adapter {
+        adapter::load(adapter, &classifier).with_context(|| format!("model.init_adapter: {}", adapter.display()))?;
+    }
     let batches = batches(args, base.config.vocab_size)?;
     let load_seconds = started.elapsed().as_secs_f64();
     let load_peak = memory::peak_bytes();

@@ -31,7 +31,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, path, limit) = rows(args, &loaded)?;
     let problem = loaded.classifier.problem();
-    let examples = setup::read_split(&path, &loaded.columns(true), limit, problem, console)?;
+    let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
     let samples = setup::encode(&loaded.encoder, &examples)?;
     warnings::about(&name, &examples, &samples, loaded.file.max_length, console);
     let labels = &loaded.file.labels;
@@ -155,7 +155,7 @@ fn compared(
     let is_same = labels.len() == own.file.labels.len() && own.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.classifier.problem();
-    let examples = setup::read_split(path, &other.columns(true), limit, problem, console)?;
+    let examples = setup::read_split(path, &other.columns(true)?, limit, problem, console)?;
     let samples = setup::encode(&other.encoder, &examples)?;
     let decision = Decision::above(&other.file.thresholds);
     let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)?;
@@ -192,7 +192,9 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
         "--tune_thresholds: thresholds do not apply to single_label_classification"
     );
     let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
-    let examples = setup::read_split(&data.val_csv, &loaded.columns(true), data.max_val_samples, problem, console)?;
+    // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
+    let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
+    let examples = setup::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
     let samples = setup::encode(&loaded.encoder, &examples)?;
     let labels = &loaded.file.labels;
     let usual = Decision::above(&loaded.file.thresholds);

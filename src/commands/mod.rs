@@ -1,8 +1,10 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
+mod base_head;
 pub mod bench;
 pub mod check;
 pub mod eval;
+mod init_adapter;
 pub mod predict;
 pub mod prepare;
 mod report;

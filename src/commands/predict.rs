@@ -24,7 +24,8 @@ const WINDOW: usize = 2048;
 /// If the classifier or a row cannot be used; then no output file appears.
 pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
-    let table = Table::open(&args.input_csv, &loaded.columns(false))?;
+    let mut table = Table::open(&args.input_csv, &loaded.columns(false)?)?;
+    table.notes().iter().for_each(|note| console.say(note));
     let batch_size = loaded.batch_size(&args.run);
     let decision = decision(args, &loaded.file)?;
     let output = args.output.as_ref().unwrap_or(&args.output_jsonl);
@@ -32,12 +33,12 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     let predictor = Predictor { loaded, decision, batch_size, is_csv, console };
     if output.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
-        predictor.write_all(table, &mut writer)?;
+        predictor.write_all(&mut table, &mut writer)?;
         return writer.flush().context("cannot write to standard output");
     }
     let mut rows = 0;
     atomic_file::write_file(output, |writer| {
-        rows = predictor.write_all(table, writer)?;
+        rows = predictor.write_all(&mut table, writer)?;
         Ok(())
     })?;
     console.say(format!("wrote {rows} predictions to {}", output.display()));
@@ -80,7 +81,7 @@ struct Predictor {
 
 impl Predictor {
     /// Predicts all rows, a window at a time; returns how many there were.
-    fn write_all(&self, mut table: Table, writer: &mut impl Write) -> Result<usize> {
+    fn write_all(&self, table: &mut Table, writer: &mut impl Write) -> Result<usize> {
         let mut rows = 0;
         if self.is_csv {
             let labels = self.loaded.file.labels.iter().map(String::as_str);
@@ -89,6 +90,7 @@ impl Predictor {
         loop {
             let window = table.by_ref().take(WINDOW).collect::<Result<Vec<_>>>()?;
             if window.is_empty() {
+                table.absences().iter().for_each(|warning| self.console.warn(warning));
                 return Ok(rows);
             }
             self.write_window(&window, writer)?;

@@ -1,11 +1,12 @@
 //! `llmcls prepare`: training files with one column of 0 and 1 for each label, made of rows that list
 //! their labels. Rows are streamed: memory holds one byte a row and the labels' counts.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hf_hub::RepoType;
 use serde_json::json;
 
@@ -13,10 +14,13 @@ use crate::artifacts::records::write_json;
 use crate::atomic_file;
 use crate::cli::{AmazoncatArgs, DeriveFrom, ListsArgs, PrepareSource};
 use crate::console::Console;
+use crate::data::exports;
+use crate::data::formats::{Quoting, Rows};
+use crate::data::label_cell::LabelCell;
 use crate::data::label_columns::{LabelColumn, LabelCounts};
-use crate::data::rows::Rows;
+use crate::data::list_column::{ListColumn, Listing};
 use crate::data::sampler::epoch_order;
-use crate::data::table::join_fields;
+use crate::data::table::{abridged, join_fields, label_cell};
 use crate::hub::cache::HubRepo;
 
 /// Prepares.
@@ -47,8 +51,13 @@ struct Plan {
     validation_size: f64,
     test_size: f64,
     seed: u32,
+    quoting: Quoting,
     labels_column: String,
-    separator: String,
+    /// None: found over the whole column.
+    separator: Option<String>,
+    /// Files that the user named, which must not be written over.
+    sources: Vec<PathBuf>,
+    overwrite: bool,
     /// Columns that are kept; none: all but the labels'.
     kept: Option<Vec<String>>,
     /// Join the kept columns but the first into one column `text`.
@@ -65,14 +74,22 @@ struct Plan {
 fn lists(args: &ListsArgs, console: Console) -> Result<()> {
     let common = &args.common;
     let file = |name: &str| args.out_dir.join(name);
+    let flat = Flat::of_export(args, console)?;
+    let (input, labels_column) = match &flat {
+        Some(flat) => (flat.path.clone(), flat.labels_column.clone()),
+        None => (args.input.clone(), labels_column(args.labels_column.as_ref(), &args.input, common.quoting)?),
+    };
     Plan {
-        pool: vec![args.input.clone()],
+        pool: vec![input],
         test: Vec::new(),
         validation_size: common.val_size,
         test_size: args.test_size,
         seed: common.seed,
-        labels_column: args.labels_column.clone(),
+        quoting: common.quoting,
+        labels_column,
         separator: args.label_separator.clone(),
+        sources: vec![args.input.clone()],
+        overwrite: common.overwrite,
         kept: None,
         joins_text: false,
         top_k: args.top_k,
@@ -92,25 +109,20 @@ fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
         None => hub_files(&args.dataset, console)?,
     };
     ensure!(!pool.is_empty(), "no file of training rows: a name with `train` that ends in .parquet, .jsonl or .json");
-    let columns = Rows::open(&pool[0])?.columns().to_vec();
-    let labels_column = match &args.labels_column {
-        Some(column) => column.clone(),
-        None => ["labels", "target_ind", "label", "targets"]
-            .into_iter()
-            .find(|name| columns.iter().any(|column| column == name))
-            .map(str::to_owned)
-            .with_context(|| format!("--labels_column is needed; the rows have {}", columns.join(", ")))?,
-    };
+    let labels_column = labels_column(args.labels_column.as_ref(), &pool[0], args.common.quoting)?;
     let (common, k) = (&args.common, args.top_k);
     let file = |name: String| args.out_dir.join(name);
     Plan {
+        sources: pool.iter().chain(&test).cloned().collect(),
+        overwrite: common.overwrite,
         pool,
         test,
         validation_size: common.val_size,
         test_size: 0.0,
         seed: common.seed,
+        quoting: common.quoting,
         labels_column,
-        separator: ",".to_owned(),
+        separator: None,
         kept: Some(["uid", "title", "content"].map(str::to_owned).to_vec()),
         joins_text: args.no_title_content,
         top_k: Some(k),
@@ -126,6 +138,53 @@ fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
         mapping: file(format!("top{k}_labels_mapping.json")),
     }
     .make(console)
+}
+
+/// The column that lists labels: the one that is asked for, or the first of the usual names.
+fn labels_column(asked: Option<&String>, path: &Path, quoting: Quoting) -> Result<String> {
+    const USUAL: [&str; 5] = ["labels", "target_ind", "label", "targets", "tags"];
+    if let Some(column) = asked {
+        return Ok(column.clone());
+    }
+    let rows = Rows::open(path, quoting)?;
+    let usual = USUAL.into_iter().find(|name| rows.columns().iter().any(|column| column == name));
+    usual.map(str::to_owned).with_context(|| {
+        format!("{}: --labels_column is needed; the rows have {}", path.display(), abridged(rows.columns()))
+    })
+}
+
+/// The rows of an export, in a file that is removed when they have been read.
+struct Flat {
+    path: PathBuf,
+    labels_column: String,
+}
+
+impl Flat {
+    fn of_export(args: &ListsArgs, console: Console) -> Result<Option<Self>> {
+        let Some(tool) = exports::recognise(&args.input) else { return Ok(None) };
+        create_directory(&args.out_dir)?;
+        // The name is one that is swept if this process is killed.
+        let path = args.out_dir.join(format!(".rows.jsonl.tmp-{}.jsonl", std::process::id()));
+        let mut flat = Self { path, labels_column: String::new() };
+        let file = File::create(&flat.path).with_context(|| format!("{}: cannot write", flat.path.display()))?;
+        let mut writer = BufWriter::new(file);
+        let flattened = exports::flatten(&args.input, tool, args.labels_column.as_deref(), &mut writer)?;
+        writer.flush().with_context(|| format!("{}: cannot write", flat.path.display()))?;
+        flattened.notes.iter().for_each(|note| console.say(note));
+        flattened.doubts.iter().for_each(|doubt| console.warn(doubt));
+        flat.labels_column = flattened.labels_column;
+        Ok(Some(flat))
+    }
+}
+
+impl Drop for Flat {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn create_directory(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("{}: cannot create", directory.display()))
 }
 
 /// Files of rows, those for training and those for testing, by their names.
@@ -175,6 +234,21 @@ fn label_names(path: Option<&Path>) -> Result<Vec<String>> {
     Ok(text.lines().map(|line| line.trim().to_owned()).collect())
 }
 
+/// A writer for each split that has rows.
+type Writers<'a> = [Option<csv::Writer<&'a mut BufWriter<File>>>; 3];
+
+/// Whether two paths lead to one file, through links and other names, too.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    let identity = |path: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(path).map(|data| (data.dev(), data.ino())).ok()
+    };
+    #[cfg(not(unix))]
+    let identity = |path: &Path| fs::canonicalize(path).ok();
+    identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
 impl Plan {
     fn make(&self, console: Console) -> Result<()> {
         for (size, flag) in [(self.validation_size, "--val_size"), (self.test_size, "--test_size")] {
@@ -182,22 +256,21 @@ impl Plan {
         }
         ensure!(self.validation_size + self.test_size < 1.0, "--val_size and --test_size leave no row to train on");
         ensure!(self.top_k != Some(0), "--top_k is 0, expected at least 1");
-        let splits = self.splits(console)?;
+        let (splits, listing) = self.splits(console)?;
         let total = splits.len();
+        self.refuse_outputs(&splits)?;
         let mut counts = LabelCounts::default();
         self.each(&splits, total, "counting labels", console, |rows, column, split| {
             if self.counted.contains(&split) {
-                counts.add(&rows.list(column, &self.separator)?);
+                let cell = label_cell(rows, column)?;
+                counts.add(&self.labels(&listing, &cell));
             }
             Ok(())
         })?;
         let columns = counts.columns(self.top_k, &self.prefix, &self.names);
         ensure!(!columns.is_empty(), "column `{}` names no label", self.labels_column);
-        for path in self.outputs.iter().chain([&self.mapping]) {
-            let directory = path.parent().unwrap_or(Path::new("."));
-            fs::create_dir_all(directory).with_context(|| format!("{}: cannot create", directory.display()))?;
-        }
-        let written = self.write(&splits, total, &columns, console)?;
+        create_directory(self.mapping.parent().unwrap_or(Path::new(".")))?;
+        let written = self.write(&splits, &listing, &columns, console)?;
         write_json(&self.mapping, &json!({"labels_column": self.labels_column, "labels": columns}))?;
         for (path, count) in self.outputs.iter().zip(written) {
             if count > 0 {
@@ -205,24 +278,66 @@ impl Plan {
             }
         }
         let names: Vec<&str> = columns.iter().map(|column| column.column.as_str()).collect();
-        console.say(format!("{} labels, in {}: {}", columns.len(), self.mapping.display(), names.join(", ")));
+        console.say(format!("{} labels, in {}: {}", columns.len(), self.mapping.display(), abridged(&names)));
         Ok(())
     }
 
-    /// Where each row goes: those of the pool by a seeded permutation, the others to the test split.
-    fn splits(&self, console: Console) -> Result<Vec<Split>> {
+    /// Refuses to write over an input, and over any file without `--overwrite`.
+    fn refuse_outputs(&self, splits: &[Split]) -> Result<()> {
+        let is_used = |split: Split| splits.contains(&split);
+        let outputs = [Split::Train, Split::Validation, Split::Test].into_iter().filter(|&split| is_used(split));
+        for path in outputs.map(|split| &self.outputs[split as usize]).chain([&self.mapping]) {
+            if let Some(source) = self.sources.iter().find(|source| is_same_file(source, path)) {
+                bail!(
+                    "{}: is the input {}, which would be lost; choose another --out_dir",
+                    path.display(),
+                    source.display()
+                );
+            }
+            ensure!(
+                self.overwrite || fs::symlink_metadata(path).is_err(),
+                "{}: exists; --overwrite replaces it, or choose another --out_dir",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// The labels of a cell.
+    fn labels<'a>(&'a self, listing: &Listing, cell: &'a LabelCell) -> Vec<&'a str> {
+        match listing.flags(cell) {
+            Some(flags) => {
+                self.names.iter().zip(flags).filter(|(_, flag)| *flag).map(|(name, _)| name.as_str()).collect()
+            }
+            None => listing.labels(cell),
+        }
+    }
+
+    /// Where each row goes: those of the pool by a seeded permutation, the others to the test split. And how
+    /// the column lists labels.
+    fn splits(&self, console: Console) -> Result<(Vec<Split>, Listing)> {
         let mut lengths = [0, 0];
+        let mut found = ListColumn::default();
         for (length, paths) in lengths.iter_mut().zip([&self.pool, &self.test]) {
             for path in paths {
                 console.say(format!("reading {}", path.display()));
-                let mut rows = Rows::open(path)?;
+                let mut rows = Rows::open(path, self.quoting)?;
+                let column = rows.find(&self.labels_column)?;
                 while rows.advance()? {
+                    found.add(&label_cell(&rows, column)?, || rows.place());
                     *length += 1;
                 }
             }
         }
         let [pool, test] = lengths;
         ensure!(pool > 0, "there are no rows");
+        let findings = found.find(&self.labels_column, self.separator.as_deref(), &[])?;
+        findings.listing.check_names(&self.labels_column, &self.names, "--label_names FILE")?;
+        console.say(format!("labels in `{}` are read {}", self.labels_column, findings.listing.describe()));
+        findings
+            .doubts
+            .iter()
+            .for_each(|doubt| console.warn(doubt.replace("data.label_separator", "--label_separator")));
         let mut splits = vec![Split::Train; pool];
         let part = |size: f64| (pool as f64 * size).round() as usize;
         let (validation, tested) = (part(self.validation_size), part(self.test_size));
@@ -234,7 +349,7 @@ impl Plan {
             splits[row] = Split::Test;
         }
         splits.extend(std::iter::repeat_n(Split::Test, test));
-        Ok(splits)
+        Ok((splits, findings.listing))
     }
 
     /// Calls `f` with every row, the place of its list of labels, and its split.
@@ -249,7 +364,7 @@ impl Plan {
         let mut bar = console.progress(title, total, "rows");
         let mut splits = splits.iter();
         for path in self.pool.iter().chain(&self.test) {
-            let mut rows = Rows::open(path)?;
+            let mut rows = Rows::open(path, self.quoting)?;
             let column = rows.find(&self.labels_column)?;
             while rows.advance()? {
                 let split = splits.next().with_context(|| format!("{}: has grown", path.display()))?;
@@ -261,41 +376,66 @@ impl Plan {
         Ok(())
     }
 
-    /// Writes the three files; returns how many rows each got.
-    fn write(&self, splits: &[Split], total: usize, columns: &[LabelColumn], console: Console) -> Result<[usize; 3]> {
+    /// Writes the files of the splits that have rows; returns how many each got.
+    fn write(
+        &self,
+        splits: &[Split],
+        listing: &Listing,
+        columns: &[LabelColumn],
+        console: Console,
+    ) -> Result<[usize; 3]> {
         let kept = match &self.kept {
             Some(kept) => kept.clone(),
             None => {
-                let rows = Rows::open(&self.pool[0])?;
+                let rows = Rows::open(&self.pool[0], self.quoting)?;
                 rows.columns().iter().filter(|column| **column != self.labels_column).cloned().collect()
             }
         };
         if let Some(column) = columns.iter().find(|column| kept.contains(&column.column)) {
-            anyhow::bail!("the label `{}` would have the name of another column; set --prefix", column.column);
+            bail!("the label `{}` would have the name of another column; set --prefix", column.column);
         }
         let mut written = [0; 3];
-        let [train, validation, test] = &self.outputs;
-        atomic_file::write_file(train, |train| {
-            atomic_file::write_file(validation, |validation| {
-                atomic_file::write_file(test, |test| {
-                    let mut writers = [train, validation, test].map(csv::Writer::from_writer);
-                    for writer in &mut writers {
-                        self.write_header(writer, &kept, columns)?;
-                    }
-                    self.each(splits, total, "writing", console, |rows, column, split| {
-                        let labels = rows.list(column, &self.separator)?;
-                        let flags: Vec<bool> = columns.iter().map(|column| labels.contains(&column.label)).collect();
-                        if self.keeps_all_rows || flags.contains(&true) {
-                            written[split as usize] += 1;
-                            self.write_row(&mut writers[split as usize], rows, &kept, &flags)?;
-                        }
-                        Ok(())
-                    })?;
-                    writers.iter_mut().try_for_each(csv::Writer::flush).context("cannot write")
-                })
-            })
+        let outputs = [Split::Train, Split::Validation, Split::Test].into_iter().filter(|split| splits.contains(split));
+        let outputs: Vec<Split> = outputs.collect();
+        self.write_into(&outputs, [None, None, None], &mut |mut writers| {
+            for writer in writers.iter_mut().flatten() {
+                self.write_header(writer, &kept, columns)?;
+            }
+            self.each(splits, splits.len(), "writing", console, |rows, column, split| {
+                let cell = label_cell(rows, column)?;
+                let labels: HashSet<&str> = self.labels(listing, &cell).into_iter().collect();
+                let flags: Vec<bool> = columns.iter().map(|column| labels.contains(column.label.as_str())).collect();
+                if self.keeps_all_rows || flags.contains(&true) {
+                    written[split as usize] += 1;
+                    let writer = writers[split as usize].as_mut().context("a split with rows has a file")?;
+                    self.write_row(writer, rows, &kept, &flags)?;
+                }
+                Ok(())
+            })?;
+            writers.iter_mut().flatten().try_for_each(csv::Writer::flush).context("cannot write")
         })?;
+        for split in outputs {
+            // All its rows had none of the labels.
+            if written[split as usize] == 0 {
+                let _ = fs::remove_file(&self.outputs[split as usize]);
+            }
+        }
         Ok(written)
+    }
+
+    /// Opens the files of these splits, all of which appear when `write` is done, or none.
+    fn write_into<'a>(
+        &self,
+        outputs: &[Split],
+        writers: Writers<'a>,
+        write: &mut dyn for<'b> FnMut(Writers<'b>) -> Result<()>,
+    ) -> Result<()> {
+        let Some((&split, others)) = outputs.split_first() else { return write(writers) };
+        atomic_file::write_file(&self.outputs[split as usize], |file| {
+            let mut writers: Writers<'_> = writers;
+            writers[split as usize] = Some(csv::Writer::from_writer(file));
+            self.write_into(others, writers, write)
+        })
     }
 
     fn write_header(

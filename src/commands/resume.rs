@@ -123,7 +123,9 @@ pub(super) fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: C
     }
     let mut has_warned = false;
     for then in recorded {
-        refuse_changes(run, &then["config"], &now["config"])?;
+        // Read as a configuration is: keys that have come since take their defaults.
+        let config = Config::recorded(&then["config"]).with_context(|| format!("{}: its inputs", run.display()))?;
+        refuse_changes(run, &json!(config), &now["config"])?;
         let now = match then["base model"].is_string() {
             false => without_config(now),
             true => {

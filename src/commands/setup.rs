@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::base_head;
 use crate::artifacts::classifier_file::{Base, ClassifierFile};
 use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
 use crate::artifacts::{adapter, manifest};
@@ -11,46 +12,51 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
 use crate::config::model::{ModelConfig, ProblemType, TargetModules};
+use crate::config::overrides::Overrides;
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
-use crate::data::table::{Columns, Example, LabelList, check_single_label, find_labels, read_examples};
+use crate::data::formats::{Quoting, clip};
+use crate::data::table::{
+    Columns, Example, Examples, LabelList, abridged, check_single_label, find_labels, read_examples,
+};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::config::BackboneConfig;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::ops::loss::BceWeights;
 use crate::thresholds::Scope;
 
-/// The adapters of a configuration's `model` section.
+/// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the
+/// family's models usually get them in.
 ///
 /// # Errors
 /// If the pattern of target modules does not parse.
-pub fn lora_options(model: &ModelConfig) -> Result<LoraOptions> {
+pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
     let targets = match &model.lora_target_modules {
-        TargetModules::Names(names) => Targets::Names(names.clone()),
-        TargetModules::Pattern(pattern) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        Some(TargetModules::Names(names)) => Targets::Names(names.clone()),
+        Some(TargetModules::Pattern(pattern)) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        None if base.default_targets.is_empty() => Targets::AllLinear,
+        None => Targets::names(base.default_targets),
     };
-    Ok(LoraOptions { rank: model.lora_r, alpha: model.lora_alpha, dropout: model.lora_dropout, targets })
+    let lora = LoraOptions::new(model.lora_r, model.lora_alpha, model.lora_dropout, targets);
+    Ok(LoraOptions { use_rslora: model.use_rslora, ..lora })
 }
 
-/// Sets adapters and head from `model.init_adapter`, if it is set: a peft directory of the same shape.
-///
-/// # Errors
-/// If a tensor is missing, or its rank or targets are others.
-pub fn start_from_adapter(classifier: &Classifier, model: &ModelConfig) -> Result<()> {
-    let Some(path) = &model.init_adapter else { return Ok(()) };
-    let context = || format!("model.init_adapter: {}", path.display());
-    let (lora, _) = adapter::read_config(path).with_context(context)?;
-    ensure!(
-        lora.rank == model.lora_r,
-        "model.init_adapter: {} has r = {}, the configuration lora_r = {}",
-        path.display(),
-        lora.rank,
-        model.lora_r
-    );
-    adapter::load(path, classifier).with_context(context)
+/// Tokens after which texts are cut: `data.max_length`, or without it 1,024, and no more than the base can take.
+#[must_use]
+pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usize {
+    let usual = DataConfig::MAX_LENGTH;
+    match (data.max_length, base.config.max_tokens) {
+        (Some(given), _) => given,
+        (None, Some(longest)) if longest < usual => {
+            console.say(format!("data.max_length is not set: {longest}, the most that `{}` can take", base.files.name));
+            longest
+        }
+        (None, _) => usual,
+    }
 }
 
 /// What the labels are to each other.
@@ -67,21 +73,33 @@ pub fn problem(problem_type: ProblemType) -> Problem {
 /// # Errors
 /// If the training file cannot be read or has no label columns.
 pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
+    let list = data.labels_column.as_ref().map(|column| LabelList {
+        column: column.clone(),
+        separator: data.label_separator.clone(),
+        order: None,
+    });
     let mut columns = Columns {
         id: data.id_column.clone(),
         text_fields: data.text_fields.clone(),
         text: data.target_text_column.clone(),
         labels: data.label_columns.clone().unwrap_or_default(),
-        label_list: label_list(data.labels_column.as_ref(), Some(&data.label_separator)),
+        label_list: list,
+        quoting: data.quoting,
+        ..Columns::default()
     };
     if columns.labels.is_empty() {
         let found = find_labels(&data.train_csv, &columns).map_err(explain_missing)?;
+        columns.labels_were_found = columns.label_list.is_none();
         columns.labels = found.labels;
-        let what = match &columns.label_list {
-            Some(list) => format!("that `{}` names", list.column),
+        let what = match &mut columns.label_list {
+            Some(list) => {
+                // The other splits are read as the training rows are.
+                list.separator.clone_from(&found.listing.separator);
+                format!("that `{}` names, {}", list.column, found.listing.describe())
+            }
             None => "columns that hold only 0 and 1".to_owned(),
         };
-        console.say(format!("labels: {} {what}: {}", columns.labels.len(), columns.labels.join(", ")));
+        console.say(format!("labels: {} {what}: {}", columns.labels.len(), abridged(&columns.labels)));
         found.doubts.into_iter().for_each(|doubt| console.warn(doubt));
     }
     Ok(columns)
@@ -139,11 +157,6 @@ pub fn scope(tune: TuneThresholds) -> Option<Scope> {
     }
 }
 
-fn label_list(column: Option<&String>, separator: Option<&String>) -> Option<LabelList> {
-    let separator = separator.map_or_else(|| ",".to_owned(), String::clone);
-    column.map(|column| LabelList { column: column.clone(), separator })
-}
-
 /// Reads a split.
 ///
 /// # Errors
@@ -155,9 +168,12 @@ pub fn read_split(
     problem: Problem,
     console: Console,
 ) -> Result<Vec<Example>> {
-    let (examples, unknown) = read_examples(path, columns, limit).map_err(explain_missing)?;
+    let Examples { examples, unknown, notes, doubts } = read_examples(path, columns, limit).map_err(explain_missing)?;
+    notes.iter().for_each(|note| console.say(note));
+    doubts.iter().for_each(|doubt| console.warn(doubt));
     if !unknown.is_empty() {
-        let shown: Vec<String> = unknown.iter().take(10).map(|(label, rows)| format!("{label} ({rows})")).collect();
+        let shown: Vec<String> =
+            unknown.iter().take(10).map(|(label, rows)| format!("{} ({rows})", clip(label))).collect();
         console.warn(format!(
             "{}: {} labels are listed that are not among the classifier's, and left out: {}{}",
             path.display(),
@@ -210,6 +226,7 @@ pub struct Loaded {
     pub file: ClassifierFile,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
+    overrides: Overrides,
 }
 
 impl Loaded {
@@ -218,7 +235,7 @@ impl Loaded {
     /// # Errors
     /// If there is none, or a part of it does not fit the others.
     pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
-        let given = super::load_config(&args.config)?;
+        let given = selecting_config(args)?;
         let run = match &args.run {
             Some(run) => run.clone(),
             None => newest_run(args, given.as_ref())?,
@@ -228,6 +245,11 @@ impl Loaded {
         console.say(format!("using {}", trained.adapter.display()));
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;
+        // A directory of peft's has nothing that governs but the given configuration, `--set` and all.
+        let (given, overrides) = match &file {
+            Some(_) => (given, Overrides::read(&args.config.set)?),
+            None => (super::load_config(&args.config)?, Overrides::default()),
+        };
         // The run's own configuration governs; the given one only selects, and brings a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
@@ -238,10 +260,10 @@ impl Loaded {
                 trained.adapter.display()
             ),
         };
-        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        if let Some(name) = moved_base(&args.config.set) {
-            model.model_name = name;
+        if let Some(name) = &overrides.model_name {
+            model.model_name.clone_from(name);
         }
+        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
         let base = BaseModel::open(&model, device, console).with_context(|| {
             format!(
                 "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
@@ -255,12 +277,16 @@ impl Loaded {
                     .with_context(|| format!("{}", trained.adapter.display()))?;
                 file
             }
-            (None, Some(config)) => describe(config, columns(&config.data, console)?.labels, base.record(console)?),
+            (None, Some(config)) => {
+                let max_length = max_length(&config.data, &base, console);
+                describe(config, columns(&config.data, console)?, max_length, base.record(console)?)
+            }
             (None, None) => unreachable!("refused above"),
         };
         let (lora, _) = adapter::read_config(&trained.adapter)?;
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
+            base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
             problem: problem(model.problem_type),
             storage: base.storage,
             lora,
@@ -273,36 +299,109 @@ impl Loaded {
             true => base.encoder_from(&own, file.max_length)?,
             false => base.encoder(file.max_length)?,
         };
-        Ok(Self { trained, classifier, encoder, file, config })
+        Ok(Self { trained, classifier, encoder, file, config, overrides })
     }
 
-    /// The columns of its text, id and labels.
+    /// The columns of the rows that a command was given: those of training, as `--set` changes them.
+    ///
+    /// # Errors
+    /// If `--set` names labels that are not the classifier's.
+    pub fn columns(&self, with_labels: bool) -> Result<Columns> {
+        let Overrides { id_column, text_fields, target_text_column, .. } = &self.overrides;
+        let mut columns = self.training_columns(with_labels);
+        if let Some(id) = id_column {
+            columns.id_may_be_absent = false;
+            columns.id.clone_from(id);
+        }
+        if let Some(fields) = text_fields {
+            columns.text_fields.clone_from(fields);
+        }
+        if let Some(text) = target_text_column {
+            columns.text.clone_from(text);
+            // The text is one column, unless fields are given with it.
+            columns.text_fields = text_fields.clone().flatten();
+        }
+        columns.quoting = self.overrides.quoting.unwrap_or(columns.quoting);
+        if with_labels {
+            self.override_labels(&mut columns)?;
+        }
+        Ok(columns)
+    }
+
+    /// The columns of the rows that the classifier was trained on.
     #[must_use]
-    pub fn columns(&self, with_labels: bool) -> Columns {
+    pub fn training_columns(&self, with_labels: bool) -> Columns {
+        let list = self.file.labels_column.as_ref().map(|column| LabelList {
+            column: column.clone(),
+            separator: self.file.label_separator.clone(),
+            order: None,
+        });
         Columns {
             id: self.file.id_column.clone(),
+            id_may_be_absent: true,
             text_fields: self.file.text_fields.clone(),
             text: self.file.target_text_column.clone(),
             labels: if with_labels { self.file.labels.clone() } else { Vec::new() },
-            label_list: label_list(self.file.labels_column.as_ref(), self.file.label_separator.as_ref()),
+            label_list: list,
+            labels_were_found: false,
+            quoting: self.config.as_ref().map_or(Quoting::Standard, |config| config.data.quoting),
         }
+    }
+
+    fn override_labels(&self, columns: &mut Columns) -> Result<()> {
+        let Overrides { label_columns, labels_column, label_separator, .. } = &self.overrides;
+        if let Some(names) = label_columns.iter().flatten().next() {
+            let known = &self.file.labels;
+            for (names, others, what) in
+                [(names, known, "is no label of the classifier"), (known, names, "is left out")]
+            {
+                if let Some(name) = names.iter().find(|name| !others.contains(name)) {
+                    bail!("--set data.label_columns: `{name}` {what}; its labels are {}", abridged(known));
+                }
+            }
+            if labels_column.is_none() {
+                columns.label_list = None;
+            }
+        }
+        if let Some(column) = labels_column {
+            columns.label_list =
+                column.as_ref().map(|column| LabelList { column: column.clone(), ..LabelList::default() });
+        }
+        match (&mut columns.label_list, label_separator) {
+            (Some(list), Some(separator)) => {
+                ensure!(separator.as_deref() != Some(""), "--set data.label_separator: is empty");
+                list.separator.clone_from(separator);
+            }
+            (None, Some(Some(_))) => {
+                bail!("--set data.label_separator: set data.labels_column, too, which it separates")
+            }
+            _ => {}
+        }
+        if let Some(list) = &mut columns.label_list {
+            list.order = label_columns.clone().flatten();
+        }
+        Ok(())
     }
 
     /// Rows in a batch: as asked, or as the run evaluated.
     #[must_use]
     pub fn batch_size(&self, args: &RunArgs) -> usize {
         let of_run = self.config.as_ref().map_or(8, |config| config.train.eval_batch_size());
-        args.batch_size.unwrap_or(of_run).max(1)
+        args.batch_size.or(self.overrides.eval_batch_size).unwrap_or(of_run).max(1)
     }
 }
 
-/// Where `--set` says that a run's base lies now.
-fn moved_base(settings: &[String]) -> Option<String> {
-    let values = settings.iter().filter_map(|setting| setting.split_once('='));
-    let (_, name) = values.filter(|(key, _)| key.trim() == "model.model_name").last()?;
-    let name = name.trim();
-    let unquoted = ['"', '\''].iter().find_map(|quote| name.strip_prefix(*quote)?.strip_suffix(*quote));
-    Some(unquoted.unwrap_or(name).to_owned())
+/// The configuration that selects a run: `--set` is for the classifier, unless the files are not whole without.
+fn selecting_config(args: &RunArgs) -> Result<Option<Config>> {
+    if args.config.config.is_empty() {
+        return Ok(None);
+    }
+    let mut config =
+        Config::load(&args.config.config, &[]).or_else(|_| Config::load(&args.config.config, &args.config.set))?;
+    if let Some(root) = &args.config.override_output_root {
+        config.exp.output_root.clone_from(root);
+    }
+    Ok(Some(config))
 }
 
 fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
@@ -314,19 +413,19 @@ fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
 
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
-pub fn describe(config: &Config, labels: Vec<String>, base: Base) -> ClassifierFile {
+pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base) -> ClassifierFile {
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: ClassifierFile::VERSION,
-        thresholds: vec![0.5; labels.len()],
-        labels,
+        thresholds: vec![0.5; columns.labels.len()],
+        labels: columns.labels,
         problem_type: text(serde_json::json!(config.model.problem_type)),
         text_fields: config.data.text_fields.clone(),
         target_text_column: config.data.target_text_column.clone(),
         id_column: config.data.id_column.clone(),
         labels_column: config.data.labels_column.clone(),
-        label_separator: config.data.labels_column.as_ref().map(|_| config.data.label_separator.clone()),
-        max_length: config.data.max_length,
+        label_separator: columns.label_list.and_then(|list| list.separator),
+        max_length,
         base,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,

@@ -7,10 +7,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
 use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
-use super::{resume, warnings};
+use super::{base_head, resume, warnings};
 use crate::artifacts::adapter::BaseName;
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::model_card::{CardFacts, model_card};
@@ -53,6 +54,7 @@ pub(super) struct Setting<'a> {
     lora: LoraOptions,
     pub(super) file: ClassifierFile,
     pub(super) classifier: Classifier,
+    init_adapter: Option<InitAdapter>,
     pub(super) train: Split,
     pub(super) validation: Split,
     pub(super) test: Option<Split>,
@@ -151,28 +153,32 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
     let columns = setup::columns(data, console)?;
     let base = BaseModel::open(&config.model, device, console)?;
-    let encoder = base.encoder(data.max_length)?;
+    let max_length = setup::max_length(data, &base, console);
+    let encoder = base.encoder(max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
         let samples = setup::encode(&encoder, &examples)?;
-        warnings::about(name, &examples, &samples, data.max_length, console);
+        warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
     let train = split("train", &data.train_csv, data.max_train_samples)?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
-    warnings::about_labels(&columns.labels, &train.examples, console);
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
+    warnings::about_labels(&columns.labels, &splits, problem, console);
     warnings::about_leaks(&splits, console);
 
     // Before the base is loaded: the estimates include it.
     let memory = base.device.memory();
     let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
     refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
-    let lora = setup::lora_options(&config.model)?;
+    let lora = setup::lora_options(&config.model, &base.config)?;
+    // The head of `init_adapter` counts in any case.
+    let messages = config.model.init_adapter.is_none().then_some((console, &*base.files.name));
     let classifier = base.classifier(&ClassifierOptions {
         labels: columns.labels.len(),
+        base_rows: base_head::rows((&base.config, &base.weights), &columns.labels, messages),
         problem,
         storage: base.storage,
         lora: lora.clone(),
@@ -180,7 +186,8 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         recompute: config.train.gradient_checkpointing,
         device: base.device.clone(),
     })?;
-    let file = setup::describe(config, columns.labels, base.record(console)?);
+    let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
+    let file = setup::describe(config, columns, max_length, base.record(console)?);
     console.say(format!(
         "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
         file.base_title(),
@@ -195,7 +202,8 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
-    let setting = Setting { config, base, lora, file, classifier, train, validation, test, inputs, console };
+    let setting =
+        Setting { config, base, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
     let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)
@@ -266,7 +274,9 @@ impl Setting<'_> {
     /// Trains one seed and writes its directory; returns its part of the summary.
     fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<Value> {
         self.classifier.initialize(seed)?;
-        setup::start_from_adapter(&self.classifier, &self.config.model)?;
+        if let Some(adapter) = &self.init_adapter {
+            adapter.apply(&self.classifier)?;
+        }
         let options = self.options(seed);
         let eval_batch_size = options.eval_batch_size;
         let trainer = Trainer {
@@ -433,7 +443,8 @@ impl Setting<'_> {
         atomic_file::write_bytes(&directory.best().join("README.md"), model_card(file, &facts).as_bytes())
     }
 
-    /// Reads `best/` back from disk and checks that it predicts what the model in memory does.
+    /// Reads `best/` back from disk, as `eval` and `predict` do, and checks that it predicts what the model in memory
+    /// does.
     fn verify_best(&self, directory: &SeedDir, batch_size: usize) -> Result<()> {
         const ROWS: usize = 8;
         let best = directory.best();
@@ -445,6 +456,19 @@ impl Setting<'_> {
         };
         let expected = predict(&self.validation.samples[..examples.len()])?;
         manifest::verify(&best)?;
+        let (lora, _) = adapter::read_config(&best)?;
+        let is_same = |module: &String| lora.shape_of(module) == self.lora.shape_of(module);
+        ensure!(
+            self.classifier.modules().iter().all(is_same),
+            "{}: adapter_config.json describes other adapters than were trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
+        let file = ClassifierFile::load(&best)?;
+        ensure!(
+            file.is_some_and(|file| file.labels == self.file.labels && file.base == self.file.base),
+            "{}: classifier.json describes another classifier than was trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
         adapter::load(&best, &self.classifier)?;
         let encoder = self.base.encoder_from(&best.join("tokenizer.json"), self.file.max_length)?;
         let found = predict(&setup::encode(&encoder, examples)?)?;

@@ -1,11 +1,13 @@
 //! Warnings about data and results that are likely mistakes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::console::Console;
-use crate::data::table::Example;
+use crate::data::formats::clip;
+use crate::data::table::{Example, abridged};
 use crate::evaluation::Sample;
 use crate::metrics::Scores;
+use crate::model::classifier::Problem;
 
 /// Warns of what is likely a mistake in a split.
 pub(super) fn about(name: &str, examples: &[Example], samples: &[Sample], max_length: usize, console: Console) {
@@ -28,16 +30,54 @@ pub(super) fn about(name: &str, examples: &[Example], samples: &[Sample], max_le
     }
 }
 
-/// Warns of labels that training cannot learn.
-pub(super) fn about_labels(labels: &[String], train: &[Example], console: Console) {
-    let absent: Vec<&str> = labels
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| train.iter().all(|example| example.labels[*index] < 0.5))
-        .map(|(_, label)| label.as_str())
-        .collect();
-    if !absent.is_empty() {
-        console.warn(format!("train: {} labels have no positive row: {}", absent.len(), absent.join(", ")));
+/// Warns of labels that training cannot learn, or a split cannot score, and of rows that contradict each other.
+pub(super) fn about_labels(labels: &[String], splits: &[(&str, &[Example])], problem: Problem, console: Console) {
+    for (split, examples) in splits {
+        let absent: Vec<&String> = labels
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| examples.iter().all(|example| example.labels[*index] < 0.5))
+            .map(|(_, label)| label)
+            .collect();
+        if !absent.is_empty() {
+            let (count, names) = (absent.len(), abridged(&absent));
+            let labels = if count == 1 { "1 label has" } else { &format!("{count} labels have") };
+            let effect = if *split == "train" { "" } else { "; F1 is 0 there whatever is learned" };
+            console.warn(format!("{split}: {labels} no positive row{effect}: {names}"));
+        }
+        about_contradictions(split, examples, console);
+    }
+    let is_single = |example: &Example| example.labels.iter().filter(|&&label| label > 0.5).count() == 1;
+    if problem == Problem::MultiLabel
+        && labels.len() > 1
+        && splits.iter().all(|(_, examples)| examples.iter().all(is_single))
+    {
+        console.say(
+            "hint: every row has exactly one label; if no row can have two, set \
+             model.problem_type: single_label_classification",
+        );
+    }
+}
+
+/// Warns of texts that stand in a split more than once with different labels.
+fn about_contradictions(split: &str, examples: &[Example], console: Console) {
+    let mut first: HashMap<&str, &Example> = HashMap::new();
+    let mut contradicted: BTreeSet<&str> = BTreeSet::new();
+    let mut sample = None;
+    for example in examples.iter().filter(|example| !example.text.trim().is_empty()) {
+        let earlier = *first.entry(&example.text).or_insert(example);
+        if earlier.labels != example.labels {
+            contradicted.insert(&example.text);
+            sample.get_or_insert((&earlier.id, &example.id));
+        }
+    }
+    if let Some((one, other)) = sample {
+        console.warn(format!(
+            "{split}: {} texts stand in several rows with different labels, such as rows `{}` and `{}`",
+            contradicted.len(),
+            clip(one),
+            clip(other)
+        ));
     }
 }
 
@@ -48,7 +88,7 @@ pub(super) fn about_unpredicted(scores: &Scores, console: Console) {
     if !missing.is_empty() {
         console.warn(format!(
             "never predicted on validation: {}; train.class_weights=balanced or train.tune_thresholds may help",
-            missing.join(", ")
+            abridged(&missing)
         ));
     }
 }
@@ -69,6 +109,6 @@ pub(super) fn about_leaks(splits: &[(&str, &[Example])], console: Console) {
         }
     }
     for ((a, b), count) in leaks {
-        console.warn(format!("{count} texts of {b} stand in {a} too"));
+        console.warn(format!("{count} texts of {b} are also in {a}"));
     }
 }

@@ -1,12 +1,16 @@
 //! `data:` where examples come from.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use super::keys::{empty_is_none, or, required, section};
+use super::reader::Section;
+use super::value::{FromNode, Value};
+use crate::data::formats::Quoting;
 
 section! {
     /// The section's keys, named as in the original project.
-    pub struct DataConfig in "data" {
+    pub struct DataConfig in "data" checked by check_names {
         /// Names the data set in the output path.
         dataset_name: String = required();
         /// The data set's name on the Hub, for the model card.
@@ -19,26 +23,64 @@ section! {
         text_fields: Option<Vec<String>> = or(None).normalize(empty_is_none);
         /// Column with the text.
         target_text_column: String = or("text".to_owned());
-        /// Longest sequence, in tokens, special tokens included. Longer texts are cut.
-        max_length: usize = or(1024).at_least(1);
+        /// Longest sequence, in tokens, special tokens included; longer texts are cut. Without it: 1024, or the model's
+        /// limit if that is lower.
+        max_length: Option<usize> = or(None).at_least(1);
         /// Training rows: CSV, JSON Lines or Parquet.
         train_csv: PathBuf = required();
         /// Validation rows, which choose the best epoch.
         val_csv: PathBuf = required();
         /// Test rows, scored at the end.
         test_csv: Option<PathBuf> = or(None);
-        /// Label columns, or, with `labels_column`, the labels to use. Without it: every remaining column that holds
-        /// only 0 and 1, or every label that `labels_column` names in the training rows.
+        /// Label columns, or, with `labels_column`, the labels to use, in the order of multi-hot lists. Without it: every
+        /// remaining column that holds only 0 and 1 or true and false, or every label that `labels_column` names in the
+        /// training rows. Columns of yes and no, or of marks and empty cells, are read if you list them here.
         label_columns: Option<Vec<String>> = or(None).normalize(empty_is_none);
-        /// One column that lists a row's labels, in place of a column for each label.
+        /// One column that lists a row's labels, in place of a column for each label: text with separators, JSON or
+        /// Python lists, multi-hot lists, `__label__x`, or Label Studio's choices.
         labels_column: Option<String> = or(None);
-        /// The text between two labels in `labels_column`.
-        label_separator: String = or(",".to_owned()).check(|text| !text.is_empty(), "is empty");
+        /// The text between two labels in `labels_column`. Without it: the one of `,`, `;` and `|` that the training
+        /// rows use, which `train` prints.
+        label_separator: Option<String> = or(None).check(|text| text.as_deref() != Some(""), "is empty");
+        /// How the cells of CSV files are quoted: `standard`, or `none` where quotes are characters like others.
+        quoting: Quoting = or(Quoting::Standard);
         /// Use only the first n rows of `train_csv`.
         max_train_samples: Option<usize> = or(None).at_least(1);
         /// Use only the first n rows of `val_csv`.
         max_val_samples: Option<usize> = or(None).at_least(1);
         /// Use only the first n rows of `test_csv`.
         max_test_samples: Option<usize> = or(None).at_least(1);
+    }
+}
+
+impl DataConfig {
+    /// Tokens after which texts are cut unless `max_length` is set.
+    pub const MAX_LENGTH: usize = 1024;
+
+    fn check_names(&self, section: &Section) {
+        for (name, list) in [("label_columns", &self.label_columns), ("text_fields", &self.text_fields)] {
+            check_names(section, name, list.as_deref().unwrap_or_default());
+        }
+    }
+}
+
+/// Refuses names that are empty or given twice.
+pub(super) fn check_names(section: &Section, key: &str, names: &[String]) {
+    let mut seen = HashSet::new();
+    for name in names {
+        section.check(!name.trim().is_empty(), key, "holds an empty name");
+        section.check(seen.insert(name), key, &format!("names `{name}` twice"));
+    }
+}
+
+impl FromNode for Quoting {
+    const EXPECTED: &'static str = "one of standard none";
+
+    fn from_node(node: Value<'_>) -> Option<Self> {
+        node.text()?.parse().ok()
+    }
+
+    fn schema() -> serde_json::Value {
+        serde_json::json!({ "enum": ["standard", "none"] })
     }
 }

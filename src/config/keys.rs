@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::reader::Section;
-use super::tree::Node;
+use super::tree::{Node, Tree};
 use super::value::{FromNode, Value};
 
 /// A key as the reference and the JSON Schema describe it.
@@ -133,6 +133,11 @@ pub(super) fn zero_is_none(count: Option<usize>) -> Option<usize> {
 /// The type of a key: any type that YAML can become, or an `Option` of one, where null means none.
 pub(super) trait KeyType: Sized + Serialize {
     const EXPECTED: &'static str;
+    /// See [`FromNode::IS_TEXT`].
+    const IS_TEXT: bool;
+
+    /// See [`FromNode::fault`].
+    fn fault(node: Value<'_>) -> Option<String>;
 
     /// What `null` means: `None` is the default.
     fn of_null() -> Option<Self>;
@@ -149,6 +154,11 @@ pub(super) trait KeyType: Sized + Serialize {
 
 impl<T: FromNode + Serialize> KeyType for T {
     const EXPECTED: &'static str = <T as FromNode>::EXPECTED;
+    const IS_TEXT: bool = <T as FromNode>::IS_TEXT;
+
+    fn fault(node: Value<'_>) -> Option<String> {
+        <T as FromNode>::fault(node)
+    }
 
     fn of_null() -> Option<Self> {
         None
@@ -169,6 +179,11 @@ impl<T: FromNode + Serialize> KeyType for T {
 
 impl<T: FromNode + Serialize> KeyType for Option<T> {
     const EXPECTED: &'static str = <T as FromNode>::EXPECTED;
+    const IS_TEXT: bool = <T as FromNode>::IS_TEXT;
+
+    fn fault(node: Value<'_>) -> Option<String> {
+        <T as FromNode>::fault(node)
+    }
 
     fn of_null() -> Option<Self> {
         Some(None)
@@ -202,15 +217,48 @@ impl Key {
     }
 }
 
+/// Gives a key that holds text the value of a `--set` as it was typed. Returns why the value is not YAML, if it
+/// is not.
+fn settle<T: KeyType>(tree: &mut Tree) -> Option<String> {
+    let typed = tree.typed.take()?;
+    if T::IS_TEXT {
+        tree.node = typed.as_text(&tree.node);
+    }
+    typed.fault
+}
+
+fn wrong_type<T: KeyType>(key: &str, tree: &Tree) -> String {
+    match T::fault(Value(&tree.node)) {
+        Some(fault) => format!("{}: `{key}`: {fault}", tree.place),
+        None => format!("{}: `{key}` is `{}`, expected {}", tree.place, tree.node.describe(), T::EXPECTED),
+    }
+}
+
 impl Section {
+    /// A key without a default: absent is none, null is `Some(None)`.
+    pub(super) fn given<T: KeyType>(&mut self, name: &'static str) -> Option<Option<T>> {
+        let (_, mut tree) = self.take(name)?;
+        let not_yaml = settle::<T>(&mut tree);
+        if matches!(tree.node, Node::Null) {
+            return Some(None);
+        }
+        let value = T::of_node(Value(&tree.node));
+        if value.is_none() {
+            let key = self.full_name(name);
+            self.push(not_yaml.unwrap_or_else(|| wrong_type::<T>(&key, &tree)));
+        }
+        Some(value)
+    }
+
     /// Takes a key. Absent means the default; so does null, unless the type has a value for it.
     pub(super) fn key<T: KeyType>(&mut self, name: &'static str, rule: Rule<T>) -> T {
-        let Some((_, tree)) = self.take(name) else {
+        let Some((_, mut tree)) = self.take(name) else {
             if rule.is_required {
                 self.push(format!("`{}` is missing", self.full_name(name)));
             }
             return rule.default;
         };
+        let not_yaml = settle::<T>(&mut tree);
         if matches!(tree.node, Node::Null) {
             if rule.is_required {
                 self.push(format!("{}: `{}` is missing", tree.place, self.full_name(name)));
@@ -219,7 +267,7 @@ impl Section {
         }
         let key = self.full_name(name);
         let Some(value) = T::of_node(Value(&tree.node)) else {
-            self.push(format!("{}: `{key}` is `{}`, expected {}", tree.place, tree.node.describe(), T::EXPECTED));
+            self.push(not_yaml.unwrap_or_else(|| wrong_type::<T>(&key, &tree)));
             return rule.default;
         };
         match rule.problem(&value) {

@@ -7,6 +7,7 @@ pub mod data;
 pub mod exp;
 pub mod keys;
 pub mod model;
+pub mod overrides;
 pub mod reader;
 pub mod reference;
 pub mod train;
@@ -52,10 +53,7 @@ impl Config {
             tree.merge(Tree::parse(&text, &file.display().to_string())?);
         }
         for setting in settings {
-            let Some((key, value)) = setting.split_once('=') else {
-                bail!("--set {setting}: expected KEY=VALUE, such as train.learning_rate=1e-4");
-            };
-            tree.merge(Tree::parse(value, &format!("--set {}", redact(key, value)))?.under(key.trim()));
+            tree.merge(parse_setting(setting)?.1);
         }
         Self::from_tree(tree)
     }
@@ -70,6 +68,14 @@ impl Config {
         let is_older = !text.lines().any(|line| line.trim_start().starts_with("compute:"));
         let set = is_older.then(|| "model.compute=float32".to_owned());
         Self::load(&[path.to_owned()], set.as_slice())
+    }
+
+    /// Reads the configuration that a record holds as JSON.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn recorded(value: &serde_json::Value) -> Result<Self> {
+        Self::from_tree(Tree::parse(&value.to_string(), "the recorded configuration")?)
     }
 
     fn from_tree(tree: Tree) -> Result<Self> {
@@ -98,6 +104,15 @@ impl Config {
         let value = serde_json::to_value(self).expect("a configuration is plain data");
         write::yaml(&value)
     }
+}
+
+/// The key of a `--set`, and the tree that it stands for.
+fn parse_setting(setting: &str) -> Result<(&str, Tree)> {
+    let Some((key, value)) = setting.split_once('=') else {
+        bail!("--set {setting}: expected KEY=VALUE, such as train.learning_rate=1e-4");
+    };
+    let key = key.trim();
+    Ok((key, Tree::of_setting(value, &format!("--set {}", redact(key, value))).under(key)))
 }
 
 /// `key=value` for a message or record, without the value of what is, or may be meant as, a token.
@@ -152,6 +167,50 @@ mod tests {
             "4 problems",
         ] {
             assert!(error.contains(part), "{part} is not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn set_takes_the_value_of_a_text_key_as_it_is() {
+        for (typed, held) in [
+            ("|", Some("|")),
+            ("#", Some("#")),
+            (" / ", Some(" / ")),
+            ("[", Some("[")),
+            ("*", Some("*")),
+            ("&", Some("&")),
+            ("1.0", Some("1.0")),
+            ("~", Some("~")),
+            ("\"; \"", Some("; ")),
+            ("'|'", Some("|")),
+            ("\"\\t\"", Some("\t")),
+            ("null", None),
+            ("", None),
+        ] {
+            let config = load(MINIMAL, &[&format!("data.label_separator={typed}")]).unwrap();
+            assert_eq!(config.data.label_separator.as_deref(), held, "{typed}");
+        }
+        assert_eq!(load(MINIMAL, &["data.dataset_name=yes"]).unwrap().data.dataset_name, "yes");
+        let error = load(MINIMAL, &["data.dataset_name=null"]).unwrap_err().to_string();
+        assert!(error.contains("`data.dataset_name` is missing"), "{error}");
+        let error = load(MINIMAL, &["train.batch_size=|"]).unwrap_err().to_string();
+        assert!(error.contains("train.batch_size"), "{error}");
+        let error = load(MINIMAL, &["exp.seeds=[1, 2"]).unwrap_err().to_string();
+        assert!(error.contains("exp.seeds=[1, 2") && error.contains("not valid YAML"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_item_of_a_list_is_named_and_names_are_not_taken_twice() {
+        for (setting, part) in [
+            ("data.label_columns=[a, null]", "item 2 of the list is `null`, expected a string"),
+            ("data.text_fields=[[a], b]", "item 1 of the list is `a list`, expected a string"),
+            ("exp.seeds=[1, x]", "item 2 of the list is `x`, expected a whole number"),
+            ("data.label_columns=[a, b, a]", "`data.label_columns` names `a` twice"),
+            ("data.text_fields=[a, a]", "`data.text_fields` names `a` twice"),
+            ("data.label_columns=[a, '']", "`data.label_columns` holds an empty name"),
+        ] {
+            let error = load(MINIMAL, &[setting]).unwrap_err().to_string();
+            assert!(error.contains(part), "{part} is not in: {error}");
         }
     }
 

@@ -36,9 +36,11 @@ section! {
         lora_alpha: f64 = or(16.0).above(0);
         /// Dropout before A.
         lora_dropout: f64 = or(0.05).at_least(0).below(1);
+        /// Scale the adapters' output by α / √r in place of α / r.
+        use_rslora: bool = or(false);
         /// Modules that get an adapter: a list of names or dotted suffixes, `all-linear`, or a regular expression that
-        /// matches whole names.
-        lora_target_modules: TargetModules = or(TargetModules::seven());
+        /// matches whole names. Without it: all linear layers, by the names of the model's family.
+        lora_target_modules: Option<TargetModules> = or(None);
         /// Start from random weights in place of the model's own.
         random_init: bool = or(false);
         /// Seed of the random weights.
@@ -113,13 +115,6 @@ pub enum TargetModules {
     Names(Vec<String>),
     /// `all-linear`, or an expression that matches whole names.
     Pattern(String),
-}
-
-impl TargetModules {
-    fn seven() -> Self {
-        let names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        Self::Names(names.map(String::from).to_vec())
-    }
 }
 
 impl FromNode for TargetModules {

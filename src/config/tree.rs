@@ -8,6 +8,15 @@ use saphyr::{LoadableYamlNode, MarkedYamlOwned, ScalarOwned, YamlDataOwned};
 pub(super) struct Tree {
     pub(super) node: Node,
     pub(super) place: String,
+    pub(super) typed: Option<Typed>,
+}
+
+/// A value as it was typed after `--set KEY=`: a key that holds text takes it as it is.
+#[derive(Clone, Debug)]
+pub(super) struct Typed {
+    pub(super) text: String,
+    /// Why it is not YAML, if it is not.
+    pub(super) fault: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -24,7 +33,17 @@ pub(super) enum Node {
 
 impl Tree {
     pub(super) fn empty() -> Self {
-        Self { node: Node::Null, place: String::new() }
+        Self { node: Node::Null, place: String::new(), typed: None }
+    }
+
+    /// The value of a `--set`. What is not YAML may still be the text of a key that holds text.
+    pub(super) fn of_setting(value: &str, place: &str) -> Self {
+        let (node, fault) = match Self::parse(value, place) {
+            Ok(tree) => (tree.node, None),
+            Err(error) => (Node::Text(value.to_owned()), Some(format!("{error:#}"))),
+        };
+        let typed = Some(Typed { text: value.to_owned(), fault });
+        Self { node, place: place.to_owned(), typed }
     }
 
     /// Parses one document. `source` names it in errors.
@@ -40,7 +59,7 @@ impl Tree {
         }
         match documents.pop() {
             Some(document) => Self::from_yaml(document, &place),
-            None => Ok(Self { node: Node::Null, place: place(1) }),
+            None => Ok(Self { node: Node::Null, place: place(1), typed: None }),
         }
     }
 
@@ -69,14 +88,14 @@ impl Tree {
             YamlDataOwned::Tagged(..) => bail!("{here}: YAML tags are not used here"),
             _ => bail!("{here}: not a value that can be read"),
         };
-        Ok(Self { node, place: here })
+        Ok(Self { node, place: here, typed: None })
     }
 
     /// Wraps the tree in a mapping for each part of a dotted key.
     pub(super) fn under(self, key: &str) -> Self {
         key.rsplit('.').fold(self, |tree, part| {
             let place = tree.place.clone();
-            Self { node: Node::Map(vec![(part.to_owned(), place.clone(), tree)]), place }
+            Self { node: Node::Map(vec![(part.to_owned(), place.clone(), tree)]), place, typed: None }
         })
     }
 
@@ -99,7 +118,22 @@ impl Tree {
             (mine, theirs) => {
                 *mine = theirs;
                 self.place = other.place;
+                self.typed = other.typed;
             }
+        }
+    }
+}
+
+impl Typed {
+    /// The value of a key that holds text; `parsed` is the same as YAML. Quotes around all of it are YAML's,
+    /// and `null` or nothing is no value.
+    pub(super) fn as_text(&self, parsed: &Node) -> Node {
+        let trimmed = self.text.trim();
+        let is_quoted = self.fault.is_none() && trimmed.starts_with(['"', '\'']);
+        match parsed {
+            Node::Text(text) if is_quoted => Node::Text(text.clone()),
+            _ if self.text.is_empty() || trimmed == "null" => Node::Null,
+            _ => Node::Text(self.text.clone()),
         }
     }
 }

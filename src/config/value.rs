@@ -11,8 +11,16 @@ pub trait FromNode: Sized {
     /// What the error says was expected.
     const EXPECTED: &'static str;
 
+    /// Whether `--set` gives the value as it is typed, whatever it would mean in YAML.
+    const IS_TEXT: bool = false;
+
     /// The value, or `None` if the node has another type.
     fn from_node(node: Value<'_>) -> Option<Self>;
+
+    /// What is wrong inside a node that `from_node` refused, if a part of it is to blame.
+    fn fault(_: Value<'_>) -> Option<String> {
+        None
+    }
 
     /// JSON Schema of its values.
     fn schema() -> Json;
@@ -49,6 +57,7 @@ impl<'a> Value<'a> {
 
 impl FromNode for String {
     const EXPECTED: &'static str = "a string";
+    const IS_TEXT: bool = true;
 
     /// Numbers count as text: a data set may be called `2024`.
     fn from_node(node: Value<'_>) -> Option<Self> {
@@ -65,6 +74,7 @@ impl FromNode for String {
 
 impl FromNode for PathBuf {
     const EXPECTED: &'static str = "a path";
+    const IS_TEXT: bool = true;
 
     fn from_node(node: Value<'_>) -> Option<Self> {
         String::from_node(node).map(Self::from)
@@ -159,6 +169,12 @@ impl<T: FromNode> FromNode for Vec<T> {
             Node::List(items) => items.iter().map(|item| T::from_node(Value(&item.node))).collect(),
             _ => None,
         }
+    }
+
+    fn fault(node: Value<'_>) -> Option<String> {
+        let Node::List(items) = node.0 else { return None };
+        let (number, item) = (1..).zip(items).find(|(_, item)| T::from_node(Value(&item.node)).is_none())?;
+        Some(format!("item {number} of the list is `{}`, expected {}", item.node.describe(), T::EXPECTED))
     }
 
     fn schema() -> Json {

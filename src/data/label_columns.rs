@@ -26,14 +26,14 @@ pub struct LabelColumn {
 
 impl LabelCounts {
     /// Counts the labels of a row, each once.
-    pub fn add(&mut self, labels: &[String]) {
+    pub fn add(&mut self, labels: &[&str]) {
         let mut seen = HashSet::new();
-        for label in labels.iter().filter(|label| seen.insert(*label)) {
+        for label in labels.iter().copied().filter(|label| seen.insert(*label)) {
             let place = match self.places.get(label) {
                 Some(&place) => place,
                 None => {
-                    self.places.insert(label.clone(), self.labels.len());
-                    self.labels.push((label.clone(), 0));
+                    self.places.insert(label.to_owned(), self.labels.len());
+                    self.labels.push((label.to_owned(), 0));
                     self.labels.len() - 1
                 }
             };
@@ -58,29 +58,10 @@ impl LabelCounts {
             .map(|place| {
                 let (label, count) = &self.labels[place];
                 let name = number(label).and_then(|index| names.get(usize::try_from(index).ok()?)).unwrap_or(label);
-                let column = unique(&format!("{prefix}{}", sanitize(name)), &mut taken);
+                let column = unique(&format!("{prefix}{name}"), &mut taken);
                 LabelColumn { column, label: label.clone(), name: name.clone(), count: *count }
             })
             .collect()
-    }
-}
-
-/// Letters, digits and underscores; what else there is becomes one underscore. A name that would be
-/// empty, or start with a digit, gets `label_` before it.
-fn sanitize(name: &str) -> String {
-    let mut out = String::new();
-    for c in name.chars() {
-        if c.is_alphanumeric() {
-            out.push(c);
-        } else if !out.ends_with('_') {
-            out.push('_');
-        }
-    }
-    let out = out.trim_matches('_');
-    if out.is_empty() || out.starts_with(|c: char| c.is_ascii_digit()) {
-        format!("label_{out}")
-    } else {
-        out.to_owned()
     }
 }
 
@@ -98,7 +79,7 @@ mod tests {
     fn counts(rows: &[&[&str]]) -> LabelCounts {
         let mut counts = LabelCounts::default();
         for row in rows {
-            counts.add(&row.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>());
+            counts.add(row);
         }
         counts
     }
@@ -109,14 +90,14 @@ mod tests {
         let columns = counts.columns(Some(3), "", &[]);
         let labels: Vec<(&str, usize)> = columns.iter().map(|column| (&*column.label, column.count)).collect();
         assert_eq!(labels, [("3", 2), ("9", 2), ("10", 2)]);
-        assert_eq!(columns[0].column, "label_3");
+        assert_eq!(columns[0].column, "3");
     }
 
     #[test]
-    fn columns_have_plain_names_of_their_own() {
-        let counts = counts(&[&["home & garden", "home / garden", "Bücher", "!", "0"]]);
-        let columns = counts.columns(None, "l_", &["Zero point".to_owned()]);
+    fn columns_have_the_names_of_their_labels() {
+        let counts = counts(&[&["home & garden", "feature request", "Bücher", "1", "0"]]);
+        let columns = counts.columns(None, "l ", &["Zero".to_owned(), "Bücher".to_owned()]);
         let names: Vec<&str> = columns.iter().map(|column| &*column.column).collect();
-        assert_eq!(names, ["l_Zero_point", "l_home_garden", "l_home_garden_2", "l_Bücher", "l_label_"]);
+        assert_eq!(names, ["l Zero", "l Bücher", "l home & garden", "l feature request", "l Bücher_2"]);
     }
 }

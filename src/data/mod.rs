@@ -1,7 +1,12 @@
 //! From rows to token ids, in the order in which training sees them.
 
+pub mod exports;
+mod flag_columns;
+pub mod formats;
+pub mod label_cell;
 pub mod label_columns;
-pub mod rows;
+pub mod list_column;
+mod python_literal;
 pub mod sampler;
 pub mod split;
 pub mod table;

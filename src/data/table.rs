@@ -1,12 +1,16 @@
 //! Rows of a file as examples, streamed.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::rows::{Rows, clip};
+use super::exports;
+use super::flag_columns::{Candidates, FlagColumns};
+use super::formats::{Quoting, Rows, clip};
+use super::label_cell::LabelCell;
+use super::list_column::{ListColumn, Listing};
 
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,10 +24,12 @@ pub struct Example {
 }
 
 /// Which columns make an example.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Columns {
     /// None: the row's number is the id.
     pub id: Option<String>,
+    /// Whether the row's number is the id where the file has no such column.
+    pub id_may_be_absent: bool,
     /// Joined to make the text; none: `text` is the text.
     pub text_fields: Option<Vec<String>>,
     /// The text, if there are no `text_fields`.
@@ -32,15 +38,21 @@ pub struct Columns {
     pub labels: Vec<String>,
     /// The one column that lists a row's labels; none: each label has a column of 0 and 1.
     pub label_list: Option<LabelList>,
+    /// Whether labels were found among the columns, so that other columns of 0 and 1 are worth a word.
+    pub labels_were_found: bool,
+    /// How the cells of a CSV file are quoted.
+    pub quoting: Quoting,
 }
 
-/// A column that lists a row's labels: a JSON list, or text with a separator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A column that lists a row's labels: a JSON or Python list, or text with a separator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelList {
     /// Its name.
     pub column: String,
-    /// Between labels.
-    pub separator: String,
+    /// Between labels; none: found over the whole column.
+    pub separator: Option<String>,
+    /// The labels in the order of multi-hot lists, if it is not that of [`Columns::labels`].
+    pub order: Option<Vec<String>>,
 }
 
 /// A file that gives one example a row.
@@ -49,7 +61,8 @@ pub struct Table {
     id: Option<usize>,
     text: TextSource,
     labels: LabelSource,
-    unknown: BTreeMap<String, usize>,
+    others: Option<Candidates>,
+    notes: Vec<String>,
     count: usize,
 }
 
@@ -59,8 +72,14 @@ enum TextSource {
 }
 
 enum LabelSource {
-    Columns(Vec<usize>),
-    List { column: usize, separator: String, places: HashMap<String, usize> },
+    None,
+    Columns(FlagColumns),
+    /// Cells are kept until all are seen: what separates labels is found over the whole column.
+    List {
+        column: usize,
+        found: ListColumn,
+        cells: Vec<LabelCell>,
+    },
 }
 
 impl Table {
@@ -70,27 +89,57 @@ impl Table {
     /// If the file cannot be read, is empty, names a column twice, or lacks one; the error lists
     /// the columns that are there.
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
-        let rows = Rows::open(path)?;
+        let rows = Rows::open(path, columns.quoting)?;
+        exports::refuse(path, rows.columns())?;
+        let mut notes = Vec::new();
         let text = match &columns.text_fields {
             Some(fields) => TextSource::Fields(fields.iter().map(|field| rows.find(field)).collect::<Result<_>>()?),
             None => TextSource::Column(rows.find(&columns.text)?),
         };
-        let id = columns.id.as_deref().map(|id| rows.find(id)).transpose()?;
-        let labels = match &columns.label_list {
-            Some(list) if !columns.labels.is_empty() => LabelSource::List {
-                column: rows.find(&list.column)?,
-                separator: list.separator.clone(),
-                places: columns.labels.iter().cloned().zip(0..).collect(),
-            },
-            _ => LabelSource::Columns(columns.labels.iter().map(|label| rows.find(label)).collect::<Result<_>>()?),
+        let id = match &columns.id {
+            Some(id) if columns.id_may_be_absent && !rows.columns().contains(id) => {
+                notes.push(format!("{}: has no column `{id}`; ids are row numbers from 0", path.display()));
+                None
+            }
+            id => id.as_deref().map(|id| rows.find(id)).transpose()?,
         };
-        Ok(Self { rows, id, text, labels, unknown: BTreeMap::new(), count: 0 })
+        let labels = match &columns.label_list {
+            _ if columns.labels.is_empty() => LabelSource::None,
+            Some(list) => {
+                LabelSource::List { column: rows.find(&list.column)?, found: ListColumn::default(), cells: Vec::new() }
+            }
+            None => {
+                let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
+                LabelSource::Columns(FlagColumns::new(
+                    places.context(
+                        "labels have a column each; if one column lists them, name it with data.labels_column",
+                    )?,
+                ))
+            }
+        };
+        let others = columns.labels_were_found.then(|| Candidates::among(&rows, columns));
+        Ok(Self { rows, id, text, labels, others, notes, count: 0 })
     }
 
-    /// Labels that rows listed and that were not asked for, with the number of rows of each.
+    /// What to tell of the file, once it is open.
     #[must_use]
-    pub fn unknown_labels(&self) -> &BTreeMap<String, usize> {
-        &self.unknown
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Warnings of keys that rows lacked, for the rows that were read.
+    #[must_use]
+    pub fn absences(&self) -> Vec<String> {
+        let used: Vec<usize> = match &self.text {
+            TextSource::Column(column) => self.id.iter().chain([column]).copied().collect(),
+            TextSource::Fields(fields) => self.id.iter().chain(fields).copied().collect(),
+        };
+        let labels: Vec<usize> = match &self.labels {
+            LabelSource::Columns(columns) => columns.places().collect(),
+            LabelSource::None | LabelSource::List { .. } => Vec::new(),
+        };
+        let texts = self.rows.absence_warnings(&used, "they are read as empty");
+        texts.chain(self.rows.absence_warnings(&labels, "they count as 0")).collect()
     }
 
     fn read_row(&mut self) -> Result<Option<Example>> {
@@ -109,29 +158,46 @@ impl Table {
             Some(column) => self.rows.text(column)?.into_owned(),
             None => self.count.to_string(),
         };
-        let labels = match &self.labels {
-            LabelSource::Columns(columns) => columns.iter().map(|&column| self.label(column)).collect::<Result<_>>()?,
-            LabelSource::List { column, separator, places } => {
-                let mut labels = vec![0.0; places.len()];
-                for label in self.rows.list(*column, separator)? {
-                    match places.get(&label) {
-                        Some(&place) => labels[place] = 1.0,
-                        None => *self.unknown.entry(label).or_default() += 1,
-                    }
-                }
-                labels
+        let labels = match &mut self.labels {
+            LabelSource::None => Vec::new(),
+            LabelSource::Columns(columns) => columns.read(&self.rows)?,
+            LabelSource::List { column, found, cells } => {
+                let cell = label_cell(&self.rows, *column)?;
+                found.add(&cell, || self.rows.place());
+                cells.push(cell);
+                Vec::new()
             }
         };
+        if let Some(others) = &mut self.others {
+            others.read(&self.rows);
+        }
         self.count += 1;
         Ok(Some(Example { id, text, labels }))
     }
 
-    fn label(&self, column: usize) -> Result<f32> {
-        let cell = self.rows.text(column)?;
-        parse_label(&cell).with_context(|| {
-            let name = &self.rows.columns()[column];
-            format!("{}: column `{name}` holds `{}`, expected 0 or 1", self.rows.place(), clip(&cell))
-        })
+    /// Fills in what only the whole file tells, once all rows were read.
+    fn finish(self, path: &Path, columns: &Columns, examples: Vec<Example>) -> Result<Examples> {
+        let absences = self.absences();
+        let mut read = Examples { examples, notes: self.notes, ..Examples::default() };
+        match self.labels {
+            LabelSource::None => {}
+            LabelSource::Columns(flags) => flags.check(&self.rows)?,
+            LabelSource::List { found, cells, .. } => {
+                let list = columns.label_list.as_ref().context("labels are listed")?;
+                read.fill(&list.column, list, columns, &found, &cells).with_context(|| path.display().to_string())?;
+            }
+        }
+        for doubt in &mut read.doubts {
+            doubt.insert_str(0, &format!("{}: ", path.display()));
+        }
+        read.doubts.extend(absences);
+        for name in self.others.iter().flat_map(|others| others.flags(&self.rows)) {
+            read.doubts.push(format!(
+                "{}: column `{name}` holds only 0 and 1 and is no label of the training rows; it is not used",
+                path.display()
+            ));
+        }
+        Ok(read)
     }
 }
 
@@ -143,19 +209,65 @@ impl Iterator for Table {
     }
 }
 
-/// Reads at most `limit` rows; also gives [`Table::unknown_labels`].
+/// The rows of a file, and what there is to tell of them.
+#[derive(Debug, Default)]
+pub struct Examples {
+    /// The rows.
+    pub examples: Vec<Example>,
+    /// Labels that rows list and that were not asked for, with the number of rows of each.
+    pub unknown: BTreeMap<String, usize>,
+    /// To tell.
+    pub notes: Vec<String>,
+    /// To warn of.
+    pub doubts: Vec<String>,
+}
+
+impl Examples {
+    fn fill(
+        &mut self,
+        name: &str,
+        list: &LabelList,
+        columns: &Columns,
+        found: &ListColumn,
+        cells: &[LabelCell],
+    ) -> Result<()> {
+        let findings = found.find(name, list.separator.as_deref(), &columns.labels)?;
+        let listing = findings.listing;
+        let order = list.order.as_ref().unwrap_or(&columns.labels);
+        listing.check_names(name, order, "data.label_columns")?;
+        let places: HashMap<&str, usize> = columns.labels.iter().map(String::as_str).zip(0..).collect();
+        for (example, cell) in self.examples.iter_mut().zip(cells) {
+            example.labels = vec![0.0; columns.labels.len()];
+            if let Some(flags) = listing.flags(cell) {
+                for (label, _) in order.iter().zip(flags).filter(|(_, flag)| *flag) {
+                    example.labels[places[label.as_str()]] = 1.0;
+                }
+                continue;
+            }
+            for label in listing.labels(cell) {
+                match places.get(label) {
+                    Some(&place) => example.labels[place] = 1.0,
+                    None => *self.unknown.entry(label.to_owned()).or_default() += 1,
+                }
+            }
+        }
+        if list.separator.is_none() && (listing.separator.is_some() || listing.multi_hot.is_some()) {
+            self.notes.push(format!("labels in `{name}` are read {}", listing.describe()));
+        }
+        self.doubts.extend(findings.doubts);
+        Ok(())
+    }
+}
+
+/// Reads at most `limit` rows.
 ///
 /// # Errors
 /// As [`Table::open`], or if a row is malformed, or if there is no row.
-pub fn read_examples(
-    path: &Path,
-    columns: &Columns,
-    limit: Option<usize>,
-) -> Result<(Vec<Example>, BTreeMap<String, usize>)> {
+pub fn read_examples(path: &Path, columns: &Columns, limit: Option<usize>) -> Result<Examples> {
     let mut table = Table::open(path, columns)?;
     let examples = table.by_ref().take(limit.unwrap_or(usize::MAX)).collect::<Result<Vec<_>>>()?;
     ensure!(!examples.is_empty(), "{}: has no rows", path.display());
-    Ok((examples, table.unknown))
+    table.finish(path, columns, examples)
 }
 
 /// Labels that a file was found to have.
@@ -163,16 +275,10 @@ pub fn read_examples(
 pub struct FoundLabels {
     /// Their names.
     pub labels: Vec<String>,
-    /// What to tell of columns that look like labels and are not taken: most of their cells are 0 or 1.
+    /// How one column lists them, if one does.
+    pub listing: Listing,
+    /// What to tell of columns and labels that look like mistakes.
     pub doubts: Vec<String>,
-}
-
-/// A column that may be a label.
-struct Candidate {
-    column: usize,
-    flags: usize,
-    /// Of the first cell that is neither 0 nor 1: its place and text.
-    other: Option<(String, String)>,
 }
 
 /// The labels of a file: those that its list column names, or the columns that `columns` does not use
@@ -181,58 +287,74 @@ struct Candidate {
 /// # Errors
 /// As [`Table::open`], or if there is none.
 pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
-    /// A column of which this part is 0 or 1 was probably meant as a label.
-    const DOUBTFUL: f64 = 0.9;
-    let mut rows = Rows::open(path)?;
+    let mut rows = Rows::open(path, columns.quoting)?;
+    exports::refuse(path, rows.columns())?;
     if let Some(list) = &columns.label_list {
         let column = rows.find(&list.column)?;
-        let mut labels = BTreeSet::new();
+        let mut found = ListColumn::default();
         while rows.advance()? {
-            labels.extend(rows.list(column, &list.separator)?);
+            found.add(&label_cell(&rows, column)?, || rows.place());
         }
-        ensure!(!labels.is_empty(), "{}: column `{}` names no label", path.display(), list.column);
-        return Ok(FoundLabels { labels: labels.into_iter().collect(), doubts: Vec::new() });
+        let findings = found.find(&list.column, list.separator.as_deref(), &[])?;
+        findings
+            .listing
+            .check_names(&list.column, &[], "data.label_columns")
+            .with_context(|| path.display().to_string())?;
+        ensure!(!findings.labels.is_empty(), "{}: column `{}` names no label", path.display(), list.column);
+        return Ok(FoundLabels {
+            labels: findings.labels.into_keys().collect(),
+            listing: findings.listing,
+            doubts: findings.doubts,
+        });
     }
-    let mut is_used: HashSet<&String> = columns.id.iter().chain(columns.text_fields.iter().flatten()).collect();
-    if columns.text_fields.is_none() {
-        is_used.insert(&columns.text);
-    }
-    let mut candidates: Vec<Candidate> = (0..rows.columns().len())
-        .filter(|&column| !is_used.contains(&rows.columns()[column]))
-        .map(|column| Candidate { column, flags: 0, other: None })
-        .collect();
-    let mut count = 0;
+    let mut candidates = Candidates::among(&rows, columns);
     while rows.advance()? {
-        count += 1;
-        for Candidate { column, flags, other } in &mut candidates {
-            let cell = rows.text(*column).unwrap_or_default();
-            if parse_label(&cell).is_some() {
-                *flags += 1;
-            } else if other.is_none() {
-                *other = Some((rows.place(), clip(&cell)));
-            }
-        }
+        candidates.read(&rows);
     }
-    let mut found = FoundLabels::default();
-    for Candidate { column, flags, other } in candidates {
-        let name = &rows.columns()[column];
-        match other {
-            None => found.labels.push(name.clone()),
-            Some((place, cell)) if flags as f64 >= DOUBTFUL * count as f64 => found.doubts.push(format!(
-                "column `{name}` is not taken as a label: {place} holds `{cell}`, where {flags} of {count} rows hold 0 or 1"
-            )),
-            Some(_) => {}
-        }
+    let found =
+        FoundLabels { labels: candidates.flags(&rows), doubts: candidates.doubts(&rows), ..FoundLabels::default() };
+    if found.labels.is_empty() {
+        let doubts: String = found.doubts.iter().map(|doubt| format!("; {doubt}")).collect();
+        bail!(
+            "{}: no column holds only 0 and 1 beside the id and the text; name them in data.label_columns, or one column \
+             that lists labels in data.labels_column. The file has {}{doubts}",
+            path.display(),
+            abridged(rows.columns())
+        );
     }
-    let doubts: String = found.doubts.iter().map(|doubt| format!("; {doubt}")).collect();
-    ensure!(
-        !found.labels.is_empty(),
-        "{}: no column holds only 0 and 1 beside the id and the text; name them in data.label_columns, or one column \
-         that lists labels in data.labels_column. The file has {}{doubts}",
-        path.display(),
-        rows.columns().join(", ")
-    );
     Ok(found)
+}
+
+/// Names of columns that an example is made of, labels left out.
+pub(super) fn used_columns(columns: &Columns) -> HashSet<&str> {
+    let mut used: HashSet<&str> =
+        columns.id.iter().chain(columns.text_fields.iter().flatten()).map(String::as_str).collect();
+    if columns.text_fields.is_none() {
+        used.insert(&columns.text);
+    }
+    used
+}
+
+/// A cell of a column that lists labels.
+pub(crate) fn label_cell(rows: &Rows, column: usize) -> Result<LabelCell> {
+    LabelCell::of_cell(rows.cell(column)?)
+        .with_context(|| format!("{}: column `{}`", rows.place(), rows.columns()[column]))
+}
+
+/// Names for a message: the first twenty.
+#[must_use]
+pub fn abridged<T: AsRef<str>>(names: &[T]) -> String {
+    const SHOWN: usize = 20;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| clip(&one_line(name.as_ref()))).collect();
+    match names.len() > SHOWN {
+        true => format!("{} and {} more", shown.join(", "), names.len() - SHOWN),
+        false => shown.join(", "),
+    }
+}
+
+/// A name that breaks no line.
+fn one_line(name: &str) -> String {
+    name.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
 }
 
 /// Each field trimmed, empty ones skipped, joined with ". ", and a "." at the end.
@@ -246,12 +368,16 @@ pub fn join_fields(fields: &[Cow<'_, str>]) -> String {
     text
 }
 
-fn parse_label(cell: &str) -> Option<f32> {
-    match cell.trim() {
-        "0" | "0.0" => Some(0.0),
-        "1" | "1.0" => Some(1.0),
-        other if other.eq_ignore_ascii_case("false") => Some(0.0),
-        other if other.eq_ignore_ascii_case("true") => Some(1.0),
+/// 0 or 1, as numbers or words that are no language's: `0`, `0.0`, `0.00`, `false`.
+pub(super) fn parse_label(cell: &str) -> Option<f32> {
+    let cell = cell.trim();
+    let number =
+        |rest: &str| rest.is_empty() || rest.strip_prefix('.').is_some_and(|zeros| zeros.bytes().all(|b| b == b'0'));
+    match cell.as_bytes().first()? {
+        b'0' if number(&cell[1..]) => Some(0.0),
+        b'1' if number(&cell[1..]) => Some(1.0),
+        b'f' | b'F' if cell.eq_ignore_ascii_case("false") => Some(0.0),
+        b't' | b'T' if cell.eq_ignore_ascii_case("true") => Some(1.0),
         _ => None,
     }
 }
@@ -281,10 +407,9 @@ mod tests {
     fn columns() -> Columns {
         Columns {
             id: Some("id".into()),
-            text_fields: None,
             text: "text".into(),
             labels: vec!["a".into(), "b".into()],
-            label_list: None,
+            ..Columns::default()
         }
     }
 
@@ -292,7 +417,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("t.csv");
         std::fs::write(&path, bytes).unwrap();
-        read_examples(&path, columns, None).map(|(examples, _)| examples)
+        read_examples(&path, columns, None).map(|read| read.examples)
     }
 
     #[test]
@@ -346,7 +471,10 @@ mod tests {
         let found = find_labels(&path, &unlabelled).unwrap();
         assert_eq!(found.labels, ["a"]);
         let [doubt] = &found.doubts[..] else { panic!("{found:?}") };
-        assert!(doubt.contains("column `b`") && doubt.contains("t.csv:6 holds ``, where 19 of 20 rows"), "{doubt}");
+        assert!(
+            doubt.contains("column `b`") && doubt.contains("`0` and empty cells") && doubt.contains("t.csv:6"),
+            "{doubt}"
+        );
     }
 
     #[test]
@@ -368,7 +496,7 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let list = LabelList { column: "tags".into(), separator: "|".into() };
+        let list = LabelList { column: "tags".into(), separator: Some("|".into()), order: None };
         let columns = Columns { labels: vec![], label_list: Some(list), ..columns() };
         for path in [
             write("t.csv", "id,text,tags\n7,x,b | a\n8,y,\n9,z,\"[\"\"c\"\", \"\"a\"\"]\"\n"),
@@ -380,7 +508,7 @@ mod tests {
         ] {
             assert_eq!(find_labels(&path, &columns).unwrap().labels, ["a", "b", "c"]);
             let asked = Columns { labels: vec!["c".into(), "a".into()], ..columns.clone() };
-            let (examples, unknown) = read_examples(&path, &asked, None).unwrap();
+            let Examples { examples, unknown, .. } = read_examples(&path, &asked, None).unwrap();
             let labels: Vec<&[f32]> = examples.iter().map(|example| &*example.labels).collect();
             assert_eq!(labels, [&[0.0, 1.0], &[0.0, 0.0], &[1.0, 1.0]], "{}", path.display());
             assert_eq!(examples.iter().map(|example| &*example.id).collect::<Vec<_>>(), ["7", "8", "9"]);
@@ -399,7 +527,7 @@ mod tests {
             ),
             ("{\"id\": 1, \"text\": [\"x\"], \"a\": 0, \"b\": 1}\n", &["t.jsonl:1", "`text` holds a list"]),
             ("{\"id\": 1, \"text\": \"x\", \"a\": 2, \"b\": 1}\n", &["t.jsonl:1", "column `a` holds `2`"]),
-            ("{\"id\": 1, \"text\": \"x\", \"a\": 1}\n", &["no column `b`", "`a`, `id`, `text`"]),
+            ("{\"id\": 1, \"text\": \"x\", \"a\": 1}\n", &["no column `b`", "`id`, `text`, `a`"]),
             ("\n", &["is empty"]),
         ] {
             std::fs::write(&path, text).unwrap();

@@ -191,6 +191,6 @@ impl BaseModel {
             Some(_) => format!("--set model.model_name={}", trained.exact_name()),
             None => "--set model.model_name=DIR, with the directory where the right one lies".to_owned(),
         };
-        bail!("`{name}` is not the base that this classifier was trained on: its {changed} differ; use {way_out}")
+        bail!("trained on another base: the {changed} of `{name}` differ from the base's of then; use {way_out}")
     }
 }

@@ -185,12 +185,12 @@ impl Client {
         while have < remote.size {
             let ended = || format!("{host}: the connection ended after {have} of {} bytes", remote.size);
             let Some(piece) = wait_for(&body)? else { bail!("{}", ended()) };
-            let piece = piece.map_err(|error| match error.kind() {
-                ErrorKind::TimedOut => {
+            let piece = piece.map_err(|error| match has_timed_out(&error) {
+                true => {
                     let seconds = self.stall.as_secs();
                     anyhow!("{host}: nothing arrived for {seconds} s after {have} of {} bytes", remote.size)
                 }
-                _ => anyhow!("{}: {error}", ended()),
+                false => anyhow!("{}: {error}", ended()),
             })?;
             // More than was announced is cut; the checksum tells whether the rest is right.
             let count = (piece.len() as u64).min(remote.size - have);
@@ -312,6 +312,12 @@ fn describe(response: &Response<Body>, url: &str, [etag, size]: [&str; 2]) -> Op
         size: header(size)?.parse().ok()?,
         url: url.to_owned(),
     })
+}
+
+/// Whether a read ended because nothing arrived.
+fn has_timed_out(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    error.kind() == ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
 }
 
 /// Whether a partial answer begins at the byte that was asked for.

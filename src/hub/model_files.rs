@@ -73,6 +73,8 @@ impl ModelFiles {
                 Ok(names.into_iter().find(|name| is_weights(name)))
             }
             Source::Hub(repo) => {
+                // What is no model at all is told when its files are looked for.
+                repo.has("config.json").with_context(|| nowhere(name))?;
                 for file in [WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"] {
                     if repo.has(file).with_context(|| nowhere(name))? {
                         return Ok(Some(file.to_owned()));
@@ -149,7 +151,7 @@ impl Source {
 
 /// What else to think of where the Hub does not give a model.
 fn nowhere(name: &str) -> String {
-    format!("{name}: cannot get the model: there is no directory of this name here, and of the Hub")
+    format!("{name}: there is no directory of this name here, and the Hub's model of this name cannot be used")
 }
 
 /// Whether a file of a model's directory holds weights, or says which files do.

@@ -16,7 +16,7 @@ pub(super) fn check_file(name: &str) -> Result<()> {
     let has_drive = matches!(name.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
     ensure!(
         !has_drive && name.split('/').all(is_plain),
-        "the server names a file `{}`, which is not a plain path inside the repository; it is refused",
+        "the file name `{}` is not a plain path inside the repository; it is refused",
         name.escape_debug()
     );
     Ok(())

@@ -6,13 +6,13 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 
 use super::batch::Batch;
+use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, LayersConfig, Pooling};
 use super::head::Head;
 use super::lora::LoraOptions;
-use super::parts::{BaseSize, Builder, Initial};
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
-use super::weights::{BaseStorage, Checkpoint, Weights};
+use super::weights::{BaseStorage, Weights};
 use crate::kernels::buffer::modify;
 use crate::kernels::device::Device;
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
@@ -35,6 +35,8 @@ pub enum Problem {
 pub struct ClassifierOptions {
     /// L
     pub labels: usize,
+    /// Rows of the base's own classifier that the labels go on from, one a label; none: fresh numbers.
+    pub base_rows: Option<Vec<usize>>,
     /// What the labels are to each other.
     pub problem: Problem,
     /// How the base is held.
@@ -54,8 +56,10 @@ pub struct Classifier {
     layers: Layers,
     pooling: Pooling,
     head: Head,
+    classifier_name: &'static str,
     params: Vec<Rc<Param>>,
     initial: Vec<Initial>,
+    modules: Vec<String>,
     base: BaseSize,
     problem: Problem,
     weights: BceWeights,
@@ -68,7 +72,7 @@ enum Layers {
 
 impl Classifier {
     /// Builds the model. Its parameters are zero until [`Classifier::initialize`] or
-    /// [`Classifier::load`].
+    /// [`Classifier::set`].
     ///
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
@@ -89,14 +93,16 @@ impl Classifier {
         };
         // A few rows: not worth a GPU.
         builder.device = Device::cpu();
-        let head = Head::new(&mut builder, config, options.labels)?;
-        options.lora.targets.check(&builder.modules)?;
+        let head = Head::new(&mut builder, config, options.labels, options.base_rows.as_deref())?;
+        options.lora.check(&builder.modules)?;
         Ok(Self {
             layers,
             pooling: config.head.pooling,
             head,
+            classifier_name: config.head.classifier,
             params: builder.params,
             initial: builder.initial,
+            modules: builder.modules,
             base: builder.size,
             problem: options.problem,
             weights: options.weights.clone(),
@@ -113,6 +119,27 @@ impl Classifier {
     #[must_use]
     pub fn base(&self) -> BaseSize {
         self.base
+    }
+
+    /// Names of the base's linear modules.
+    #[must_use]
+    pub fn modules(&self) -> &[String] {
+        &self.modules
+    }
+
+    /// The name of the last layer, whose rows are the labels'.
+    #[must_use]
+    pub fn classifier_name(&self) -> &'static str {
+        self.classifier_name
+    }
+
+    /// The numbers that the base brings for a parameter of the head.
+    #[must_use]
+    pub fn base_values(&self, index: usize) -> Option<&[f32]> {
+        match self.initial.get(index) {
+            Some(Initial::Values(values)) => Some(values),
+            _ => None,
+        }
     }
 
     /// Modules beside the adapters that peft must save whole.
@@ -134,7 +161,8 @@ impl Classifier {
     }
 
     /// Sets the parameters as training starts: A ~ U(±1/√in) (peft's Kaiming uniform with a = √5),
-    /// B = 0, weights of the head ~ N(0, σ) with the σ and the cutoff of its family, biases 0, norms 1.
+    /// B = 0, weights of the head ~ N(0, σ) with the σ and the cutoff of its family, biases 0, norms 1; modules of
+    /// the head that the base brings start from the base's.
     ///
     /// # Errors
     /// If a tensor cannot be written.
@@ -146,32 +174,26 @@ impl Classifier {
                 Initial::Normal { std, cutoff: None } => stream.normal(0, std, values),
                 Initial::Normal { std, cutoff: Some(cutoff) } => stream.truncated_normal(std, cutoff * std, values),
                 Initial::Constant(value) => values.fill(value),
+                Initial::Values(ref base) => values.copy_from_slice(base),
             })?;
             param.clear_gradient()?;
         }
         Ok(())
     }
 
-    /// Sets every parameter from `tensors`, whose names are `prefix` + the parameter's.
+    /// Sets every parameter, in the order of [`Classifier::params`].
     ///
     /// # Errors
-    /// If one is missing or of another shape, holds a number that is not finite, or if a tensor is
-    /// left over.
-    pub fn load(&self, tensors: &Checkpoint, prefix: &str) -> Result<()> {
-        let mut values = Vec::with_capacity(self.params.len());
-        for param in &self.params {
-            let name = format!("{prefix}{}", param.name());
-            let data = tensors.floats(&name, param.value().dims())?;
+    /// If a number is not finite, or a parameter has another count of numbers.
+    pub fn set(&self, values: &[Vec<f32>]) -> Result<()> {
+        ensure!(values.len() == self.params.len(), "{} values for {} parameters", values.len(), self.params.len());
+        for (param, data) in self.params.iter().zip(values) {
+            let name = param.name();
             ensure!(data.iter().all(|x| x.is_finite()), "tensor `{name}` holds numbers that are not finite");
-            values.push(data);
-        }
-        let known: std::collections::HashSet<String> =
-            self.params.iter().map(|param| format!("{prefix}{}", param.name())).collect();
-        if let Some(extra) = tensors.names().find(|name| !known.contains(*name)) {
-            anyhow::bail!("tensor `{extra}` does not belong to this model: another base, or other target modules?");
+            ensure!(data.len() == param.value().elem_count(), "tensor `{name}` has {} numbers", data.len());
         }
         for (param, data) in self.params.iter().zip(values) {
-            modify(param.value(), |values| values.copy_from_slice(&data))?;
+            modify(param.value(), |values| values.copy_from_slice(data))?;
         }
         Ok(())
     }

@@ -1,19 +1,13 @@
-//! `config.json` of a pretrained model, as transformers 4 and 5 write it.
+//! The shape of a pretrained model, whatever its family.
 
-use std::path::Path;
+use anyhow::{Result, ensure};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
-
-use super::rope_config::Rope;
-use super::{decoder_config, encoder_config};
-use crate::ops::activation::{self, Activation};
+use super::rope::Rope;
+use crate::ops::activation::Activation;
 
 /// What a pretrained model is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackboneConfig {
-    /// `model_type`
-    pub family: String,
     /// D
     pub hidden_size: usize,
     /// Width inside the MLP.
@@ -38,8 +32,12 @@ pub struct BackboneConfig {
     pub activation: Activation,
     /// What the model itself leaves out while it trains.
     pub dropouts: Dropouts,
-    /// What stands before a base model's names in a classifier's.
+    /// Comes before a base model's names in a classifier's.
     pub prefix: &'static str,
+    /// Modules that get an adapter if the configuration names none; empty: all linear ones.
+    pub default_targets: &'static [&'static str],
+    /// The labels that the file gives the model's own classifier; empty: none.
+    pub labels: Vec<String>,
     /// How layers are built.
     pub layers: LayersConfig,
     /// What makes logits of hidden states.
@@ -231,58 +229,9 @@ pub struct DenseConfig {
     pub norm: Option<(&'static str, f32, bool)>,
 }
 
-/// The architectures that llmcls computes.
-pub const SUPPORTED: &[&str] = &[
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "phi3",
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "modernbert",
-];
-
 impl BackboneConfig {
-    /// Reads `config.json`.
-    ///
-    /// # Errors
-    /// If it is not valid, or asks for something that llmcls does not compute.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
-    }
-
-    pub(super) fn from_json(text: &str) -> Result<Self> {
-        let json: Value = serde_json::from_str(text)?;
-        let family = match json["model_type"].as_str() {
-            Some(name) if SUPPORTED.contains(&name) => name.to_owned(),
-            Some(name) => bail!("model_type `{name}` is not supported; supported: {}", SUPPORTED.join(", ")),
-            None => bail!("no model_type; supported: {}", SUPPORTED.join(", ")),
-        };
-        ensure!(
-            json["auto_map"].is_null() || is_own_code(&family, &json["auto_map"]),
-            "`auto_map` asks for custom code, which llmcls does not run"
-        );
-        if !json["quantization_config"].is_null() {
-            check_quantization(&json["quantization_config"])?;
-        }
-        let empty_token = first_id(&json["bos_token_id"]).or_else(|| first_id(&json["eos_token_id"]));
-        let config = match family.as_str() {
-            "bert" | "roberta" | "xlm-roberta" => encoder_config::bert(family, text)?,
-            "distilbert" => encoder_config::distilbert(family, text)?,
-            "modernbert" => encoder_config::modernbert(family, text)?,
-            _ => decoder_config::read(family, text)?,
-        };
-        let config = Self { empty_token, ..config };
-        config.check()?;
-        Ok(config)
-    }
-
-    fn check(&self) -> Result<()> {
+    /// Checks sizes that a computation relies on.
+    pub(super) fn check(&self) -> Result<()> {
         let (heads, key_value_heads) = (self.num_attention_heads, self.num_key_value_heads);
         for (key, size, largest) in [
             ("hidden_size", self.hidden_size, 1 << 20),
@@ -344,107 +293,5 @@ impl BackboneConfig {
             LayersConfig::PostNorm(layers) => layers.positions + layers.token_types.unwrap_or(0),
         };
         (self.vocab_size + positions) * self.hidden_size
-    }
-}
-
-/// Whether custom code is what transformers has built in by now: Phi-3's repositories came before that, and
-/// name their own files still.
-fn is_own_code(family: &str, auto_map: &Value) -> bool {
-    let is_own = |class: &Value| {
-        let class = class.as_str().unwrap_or_default();
-        class.starts_with("configuration_phi3.Phi3") || class.starts_with("modeling_phi3.Phi3")
-    };
-    family == "phi3" && auto_map.as_object().is_some_and(|classes| classes.values().all(is_own))
-}
-
-/// Width of a head, where the configuration does not tell it.
-pub(super) fn head_dim(hidden_size: usize, heads: usize) -> Result<usize> {
-    ensure!(
-        heads > 0 && hidden_size.is_multiple_of(heads),
-        "hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}"
-    );
-    Ok(hidden_size / heads)
-}
-
-/// An activation by its name under `key`.
-pub(super) fn activation(key: &str, name: Option<&str>, default: Activation) -> Result<Activation> {
-    let Some(name) = name else { return Ok(default) };
-    Activation::from_name(name)
-        .with_context(|| format!("{key} `{name}` is not supported; supported: {}", activation::NAMES))
-}
-
-/// Accepts weights that bitsandbytes quantized to NF4 with double quantization.
-fn check_quantization(config: &Value) -> Result<()> {
-    for (key, expected) in [
-        ("quant_method", Value::from("bitsandbytes")),
-        ("load_in_4bit", Value::from(true)),
-        ("bnb_4bit_quant_type", Value::from("nf4")),
-        ("bnb_4bit_use_double_quant", Value::from(true)),
-    ] {
-        ensure!(
-            config[key] == expected,
-            "quantization_config: {key} is {}, and only {expected} is read; use the original weights with model.use_4bit",
-            config[key]
-        );
-    }
-    Ok(())
-}
-
-/// A token id, or the first of a list of them.
-fn first_id(value: &Value) -> Option<u32> {
-    value.as_array().map_or(Some(value), |list| list.first())?.as_u64()?.try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SIZES: &str = r#""model_type": "llama", "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2,
-        "num_attention_heads": 6, "vocab_size": 40"#;
-
-    fn parse(more: &str) -> Result<BackboneConfig> {
-        BackboneConfig::from_json(&format!("{{{SIZES}{more}}}"))
-    }
-
-    #[test]
-    fn both_spellings_of_rope_mean_the_same() {
-        let llama3 = r#""rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64"#;
-        let old = parse(&format!(r#", "rope_theta": 500000.0, "rope_scaling": {{{llama3}}}"#)).unwrap();
-        let new = parse(&format!(r#", "rope_parameters": {{"rope_theta": 500000.0, {llama3}}}, "pad_token_id": null"#));
-        assert_eq!(old, new.unwrap());
-        assert_ne!(old.layers, parse("").unwrap().layers);
-    }
-
-    #[test]
-    fn what_is_not_computed_is_refused_by_name() {
-        for (more, name) in [
-            (r#", "hidden_act": "xielu""#, "xielu"),
-            (r#", "rope_scaling": {"type": "yarn", "factor": 2.0}"#, "yarn"),
-            (r#", "auto_map": {"AutoModel": "x.py"}"#, "auto_map"),
-            (r#", "num_key_value_heads": 4"#, "num_key_value_heads 4"),
-            (r#", "quantization_config": {"quant_method": "gptq"}"#, "gptq"),
-        ] {
-            let error = parse(more).unwrap_err().to_string();
-            assert!(error.contains(name), "{error}");
-        }
-        let error = BackboneConfig::from_json(r#"{"model_type": "gpt2"}"#).unwrap_err().to_string();
-        assert!(error.contains("gpt2") && error.contains("supported: llama, mistral"), "{error}");
-    }
-
-    /// As in microsoft/Phi-3-mini-4k-instruct.
-    #[test]
-    fn phi3_may_name_the_code_that_it_came_with() {
-        let parse = |class: &str| {
-            let phi3 = SIZES.replace("llama", "phi3");
-            BackboneConfig::from_json(&format!(r#"{{{phi3}, "auto_map": {{"AutoModelForCausalLM": "{class}"}}}}"#))
-        };
-        parse("modeling_phi3.Phi3ForCausalLM").unwrap();
-        parse("modeling_other.Phi3ForCausalLM").unwrap_err();
-    }
-
-    #[test]
-    fn a_list_of_end_tokens_gives_its_first() {
-        assert_eq!(parse(r#", "eos_token_id": [7, 8]"#).unwrap().empty_token, Some(7));
     }
 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
+use super::builder::{Builder, Initial};
 use super::config::{BackboneConfig, DenseConfig};
-use super::parts::{Builder, Initial};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::layer_norm::{LayerNorm, layer_norm, scale_and_shift};
@@ -50,7 +50,13 @@ struct TrainedNorm {
 }
 
 impl Head {
-    pub(super) fn new(builder: &mut Builder<'_>, config: &BackboneConfig, labels: usize) -> Result<Self> {
+    /// `base_rows`: rows of the base's own classifier that the labels go on from, one a label.
+    pub(super) fn new(
+        builder: &mut Builder<'_>,
+        config: &BackboneConfig,
+        labels: usize,
+        base_rows: Option<&[usize]>,
+    ) -> Result<Self> {
         let head = &config.head;
         let mut modules_to_save: Vec<String> = head.modules_to_save.iter().map(|name| (*name).to_owned()).collect();
         let dense = match &head.dense {
@@ -65,6 +71,20 @@ impl Head {
             }
         };
         modules_to_save.extend(["classifier", "score"].map(str::to_owned));
+        let std = Initial::Normal { std: head.classifier_std, cutoff: head.cutoff };
+        let [weight, bias] = match base_rows {
+            None => [std, Initial::Constant(0.0)],
+            Some(rows) => {
+                let count = config.labels.len();
+                let pick = |name: &str, width: usize, initial: Initial| -> Result<Initial> {
+                    let all = builder.stored(&format!("{}.{name}", head.classifier), (count, width))?;
+                    let picked =
+                        |all: Vec<f32>| rows.iter().flat_map(|row| all[row * width..][..width].to_vec()).collect();
+                    Ok(all.map_or(initial, |all| Initial::Values(picked(all))))
+                };
+                [pick("weight", config.hidden_size, std)?, pick("bias", 1, Initial::Constant(0.0))?]
+            }
+        };
         Ok(Self {
             input_dropout: builder.dropout(head.input_dropout),
             dense,
@@ -74,7 +94,7 @@ impl Head {
                 head.classifier,
                 (labels, config.hidden_size),
                 head.has_bias,
-                Initial::Normal { std: head.classifier_std, cutoff: head.cutoff },
+                [weight, bias],
             )?,
             modules_to_save,
         })
@@ -97,25 +117,39 @@ fn dense_of_base(config: &BackboneConfig) -> Option<(&'static str, &'static str)
 }
 
 impl Dense {
-    /// The layer, and whether it is trained.
+    /// The layer, and whether it is trained. Numbers that the base brings are where training starts.
     fn new(builder: &mut Builder<'_>, config: &DenseConfig, width: usize, cutoff: Option<f32>) -> Result<(Self, bool)> {
-        let is_frozen = config.is_of_base && builder.brings(config.name);
+        let (stored, name) = match config.is_of_base {
+            true => (builder.prefixed(config.name), builder.rooted(config.name)),
+            false => (config.name.to_owned(), config.name.to_owned()),
+        };
+        let is_frozen = match builder.saves_whole(&name) {
+            // peft has an adapter in a layer that the base brings, or nothing.
+            Some(is_whole) => !is_whole && builder.has(&stored) && (config.is_of_base || builder.is_target(&name)),
+            None => config.is_of_base && builder.has(&stored),
+        };
         let layer = if is_frozen {
-            DenseLayer::Frozen(builder.linear(config.name, width, width, config.has_bias)?)
+            DenseLayer::Frozen(builder.linear_named(&stored, name, width, width, config.has_bias)?)
         } else {
-            let name = if config.is_of_base { builder.rooted(config.name) } else { config.name.to_owned() };
-            let initial = Initial::Normal { std: config.std, cutoff };
-            DenseLayer::Trained(Trained::new(builder, &name, (width, width), config.has_bias, initial)?)
+            let weight = builder.initial(
+                &format!("{stored}.weight"),
+                (width, width),
+                Initial::Normal { std: config.std, cutoff },
+            )?;
+            let bias = builder.initial(&format!("{stored}.bias"), (width, 1), Initial::Constant(0.0))?;
+            DenseLayer::Trained(Trained::new(builder, &name, (width, width), config.has_bias, [weight, bias])?)
         };
         let norm = match config.norm {
             None => None,
-            Some((name, epsilon, has_bias)) => Some(TrainedNorm {
-                ones: Rc::new(LayerNorm { weight: vec![1.0; width].into(), bias: None, epsilon }),
-                weight: builder.vector(format!("{name}.weight"), width, Initial::Constant(1.0))?,
-                bias: has_bias
-                    .then(|| builder.vector(format!("{name}.bias"), width, Initial::Constant(0.0)))
-                    .transpose()?,
-            }),
+            Some((name, epsilon, has_bias)) => {
+                let weight = builder.initial(&format!("{name}.weight"), (width, 1), Initial::Constant(1.0))?;
+                let bias = builder.initial(&format!("{name}.bias"), (width, 1), Initial::Constant(0.0))?;
+                Some(TrainedNorm {
+                    ones: Rc::new(LayerNorm { weight: vec![1.0; width].into(), bias: None, epsilon }),
+                    weight: builder.vector(format!("{name}.weight"), width, weight)?,
+                    bias: has_bias.then(|| builder.vector(format!("{name}.bias"), width, bias)).transpose()?,
+                })
+            }
         };
         Ok((Self { layer, activation: config.activation, norm }, !is_frozen))
     }
@@ -139,11 +173,10 @@ impl Trained {
         name: &str,
         shape: (usize, usize),
         has_bias: bool,
-        initial: Initial,
+        [weight, bias]: [Initial; 2],
     ) -> Result<Self> {
-        let weight = builder.param(format!("{name}.weight"), shape, initial)?;
-        let bias =
-            has_bias.then(|| builder.vector(format!("{name}.bias"), shape.0, Initial::Constant(0.0))).transpose()?;
+        let weight = builder.param(format!("{name}.weight"), shape, weight)?;
+        let bias = has_bias.then(|| builder.vector(format!("{name}.bias"), shape.0, bias)).transpose()?;
         Ok(Self { weight, bias })
     }
 

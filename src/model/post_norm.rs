@@ -12,8 +12,8 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 
 use super::batch::{Batch, Pooled};
+use super::builder::{Builder, Norm, add_linear, embed};
 use super::config::{BackboneConfig, NormKind, PostNormConfig};
-use super::parts::{Builder, Norm, add_linear, embed};
 use crate::kernels::buffer;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::FrozenMatrix;

@@ -19,9 +19,9 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
+use super::builder::{Builder, Norm, add_linear, embed};
 use super::config::{BackboneConfig, PreNormConfig};
-use super::parts::{Builder, Norm, add_linear, embed};
-use super::rope_config::Rope;
+use super::rope::Rope;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::activation::{Activation, gated};

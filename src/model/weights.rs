@@ -132,6 +132,15 @@ impl Weights {
     pub fn has(&self, name: &str) -> bool {
         matches!(self, Self::Checkpoint(checkpoint) if checkpoint.tensors.contains_key(name))
     }
+
+    /// The shape of a tensor of the files, if there is one of this name.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.shape(name),
+            Self::Random { .. } => None,
+        }
+    }
 }
 
 impl Checkpoint {
@@ -175,6 +184,12 @@ impl Checkpoint {
     /// The names of all tensors, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor, if there is one of this name.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
     /// A tensor in f32, whatever its dtype in the file.

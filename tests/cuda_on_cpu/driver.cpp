@@ -274,6 +274,8 @@ int cuGetErrorString(int error, const char **text) {
 int cublasCreate_v2(void **handle) { return *handle = (void *)6, 0; }
 int cublasDestroy_v2(void *) { return 0; }
 int cublasSetStream_v2(void *, void *) { return 0; }
+// The emulation sums in f32 whatever the mode.
+int cublasSetMathMode(void *, int) { return 0; }
 int curandCreateGenerator(void **generator, int) { return *generator = (void *)7, 0; }
 int curandDestroyGenerator(void *) { return 0; }
 int curandSetStream(void *, void *) { return 0; }

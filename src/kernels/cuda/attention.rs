@@ -167,7 +167,10 @@ impl Work {
         let head_size = self.plan.kind.head_size;
         let bytes = |tile| shared_bytes(pass, tile, head_size, self.dtype.size_in_bytes());
         let fits = |tile, most| bytes(tile) <= most && tile * head_size.next_multiple_of(16) <= MOST_SUMMED;
-        let found = [most / 2, most].iter().find_map(|&most| [64, 32, 16].into_iter().find(|&tile| fits(tile, most)));
+        // The driver keeps 1 KiB of a multiprocessor for each block, and `most` leaves out one: two blocks share
+        // most + 1024 bytes, less 1024 each.
+        let half = most / 2 - 512;
+        let found = [half, most].iter().find_map(|&most| [64, 32, 16].into_iter().find(|&tile| fits(tile, most)));
         let Some(tile) = found else {
             bail!(
                 "heads of {head_size} in {:?} do not fit the {most} bytes of shared memory of this GPU; set \

@@ -20,6 +20,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use candle_core::cuda_backend::cudarc::cublas;
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, sys};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
@@ -63,6 +64,13 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
             OLDEST.0,
             OLDEST.1
         );
+    }
+    let exact = cublas::sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // Sums stay in f32 to the end: parts of a long product would otherwise be added in bf16.
+    // SAFETY: the handle is this device's own.
+    #[expect(unsafe_code, reason = "cuBLAS takes a pointer")]
+    unsafe {
+        cublas::sys::cublasSetMathMode(*gpu.cublas_handle().handle(), exact).result().w()?;
     }
     // SAFETY: all work of this process is queued on this one stream, by one thread.
     #[expect(unsafe_code, reason = "candle cannot know that there is one stream")]

@@ -1,4 +1,4 @@
-//! What all models are built of: frozen modules by the names of their weights, adapters, norms.
+//! Builds models: frozen modules by the names of their weights, adapters, norms.
 
 use std::rc::Rc;
 
@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::config::NormKind;
-use super::lora::LoraOptions;
-use super::weights::{BaseStorage, Weights};
+use super::lora::{AdapterShape, LoraOptions};
+use super::weights::{BaseStorage, Precision, Weights};
 use crate::kernels::buffer;
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
@@ -21,7 +21,7 @@ use crate::ops::rows::add;
 use crate::ops::tape::{Param, Tape, Value};
 
 /// A trained parameter's value at the start of training.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Initial {
     /// U(±bound)
     Uniform(f32),
@@ -29,6 +29,8 @@ pub(super) enum Initial {
     Normal { std: f32, cutoff: Option<f32> },
     /// All the same.
     Constant(f32),
+    /// Those of the base.
+    Values(Vec<f32>),
 }
 
 /// Hands out modules while a model is built, in the order of its state dict.
@@ -87,9 +89,38 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Whether the files bring a module of the base. Random weights bring all.
-    pub(super) fn brings(&self, module: &str) -> bool {
-        matches!(self.weights, Weights::Random { .. }) || self.weights.has(&format!("{}{module}.weight", self.prefix))
+    /// Whether the files have a module's weight, by its name in the files. Random weights have all.
+    pub(super) fn has(&self, stored: &str) -> bool {
+        matches!(self.weights, Weights::Random { .. }) || self.weights.has(&format!("{stored}.weight"))
+    }
+
+    /// Numbers of a module of the head that the files have, by their name in the files.
+    pub(super) fn stored(&self, name: &str, (rows, columns): (usize, usize)) -> Result<Option<Vec<f32>>> {
+        if !self.weights.has(name) {
+            return Ok(None);
+        }
+        if columns == 1 {
+            return self.weights.norm(name, rows).map(Some);
+        }
+        let storage = BaseStorage { precision: Precision::Float32, is_4bit: false };
+        let mut numbers = vec![0.0; rows * columns];
+        self.weights.matrix(name, rows, columns, storage)?.read(0, &mut numbers);
+        Ok(Some(numbers))
+    }
+
+    /// The numbers that training starts from: the base's if the files have them, else `fresh` ones.
+    pub(super) fn initial(&self, name: &str, shape: (usize, usize), fresh: Initial) -> Result<Initial> {
+        Ok(self.stored(name, shape)?.map_or(fresh, Initial::Values))
+    }
+
+    /// Whether peft saves a module whole, where an adapter says so.
+    pub(super) fn saves_whole(&self, module: &str) -> Option<bool> {
+        self.lora.saves_whole(module)
+    }
+
+    /// Whether a module gets an adapter.
+    pub(super) fn is_target(&self, module: &str) -> bool {
+        self.lora.shape_of(module).is_some()
     }
 
     /// A frozen linear layer, with an adapter if it is a target.
@@ -100,23 +131,33 @@ impl<'a> Builder<'a> {
         inputs: usize,
         has_bias: bool,
     ) -> Result<Rc<LoraLinear>> {
-        let (prefix, weights) = (self.prefix, self.weights);
-        let weight = weights.matrix(&format!("{prefix}{module}.weight"), outputs, inputs, self.storage)?;
-        let bias = weights.bias(&format!("{prefix}{module}.bias"), outputs, has_bias)?;
+        self.linear_named(&self.prefixed(module), self.rooted(module), outputs, inputs, has_bias)
+    }
+
+    /// As [`Builder::linear`], with the module's names in the files and in a classifier.
+    pub(super) fn linear_named(
+        &mut self,
+        stored: &str,
+        module: String,
+        outputs: usize,
+        inputs: usize,
+        has_bias: bool,
+    ) -> Result<Rc<LoraLinear>> {
+        let weights = self.weights;
+        let weight = weights.matrix(&format!("{stored}.weight"), outputs, inputs, self.storage)?;
+        let bias = weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
         self.count(&weight);
         let weight = self.device.hold(weight)?;
         self.count_floats(bias.as_ref());
-        let module = format!("{}{module}", self.root);
         let mut adapter = None;
-        if self.lora.targets.matches(&module) {
-            let rank = self.lora.rank;
+        if let Some(AdapterShape { rank, scaling, .. }) = self.lora.shape_of(&module) {
             let site = self.params.len() as u32;
             // peft's Kaiming uniform with a = √5.
             let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
             adapter = Some(Adapter {
                 a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
                 b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
-                scaling: (self.lora.alpha / rank as f64) as f32,
+                scaling: scaling as f32,
                 dropout: self.lora.dropout as f32,
                 site,
             });
@@ -178,6 +219,11 @@ impl<'a> Builder<'a> {
         self.params.push(Rc::clone(&param));
         self.initial.push(initial);
         Ok(param)
+    }
+
+    /// The name of a base's module in the weights' files.
+    pub(super) fn prefixed(&self, module: &str) -> String {
+        format!("{}{module}", self.prefix)
     }
 
     /// The name of a base's module in a classifier.

@@ -1,0 +1,171 @@
+//! `model.init_adapter`: training starts from an adapter, which must fit the configuration.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::base_head::abridged;
+use crate::artifacts::classifier_file::ClassifierFile;
+use crate::artifacts::run_dir::find_trained;
+use crate::artifacts::{adapter, manifest};
+use crate::config::model::ModelConfig;
+use crate::console::Console;
+use crate::experiment::base_model::BaseModel;
+use crate::model::classifier::Classifier;
+use crate::model::lora::{AdapterShape, LoraOptions};
+
+/// An adapter that training starts from.
+pub(super) struct InitAdapter {
+    directory: PathBuf,
+    tensors: adapter::Stored,
+    /// For each label its row in the adapter's head; none: the label is new. Without it labels stand in the same order.
+    rows: Option<Vec<Option<usize>>>,
+}
+
+impl InitAdapter {
+    /// Opens the adapter that the configuration names, if it names one, and compares it with the configuration.
+    ///
+    /// # Errors
+    /// If it has another rank, α, targets, rsLoRA, base or number of labels, or a tensor does not fit.
+    pub(super) fn open(
+        model: &ModelConfig,
+        base: &BaseModel,
+        labels: &[String],
+        lora: &LoraOptions,
+        classifier: &Classifier,
+        console: Console,
+    ) -> Result<Option<Self>> {
+        let Some(path) = &model.init_adapter else { return Ok(None) };
+        let open = || -> Result<Self> {
+            let directory = find(path, console)?;
+            manifest::verify(&directory)?;
+            let (theirs, base_name) = adapter::read_config(&directory)?;
+            let file = ClassifierFile::load(&directory)?;
+            check_base(base, file.as_ref(), base_name.as_deref(), console)?;
+            check_shape(&theirs, lora, classifier)?;
+            let tensors = adapter::Stored::open(&directory)?;
+            let rows = match &file {
+                Some(file) => Some(match_labels(&file.labels, labels, console)?),
+                None => {
+                    check_count(&tensors, labels, classifier)?;
+                    None
+                }
+            };
+            let opened = Self { directory, tensors, rows };
+            opened.apply(classifier)?;
+            Ok(opened)
+        };
+        open().with_context(|| format!("model.init_adapter: {}", path.display())).map(Some)
+    }
+
+    /// Sets the classifier's adapters and head; new labels keep their numbers.
+    ///
+    /// # Errors
+    /// If a tensor does not fit.
+    pub(super) fn apply(&self, classifier: &Classifier) -> Result<()> {
+        self.tensors
+            .set(classifier, self.rows.as_deref())
+            .with_context(|| format!("model.init_adapter: {}", self.directory.display()))
+    }
+}
+
+/// The adapter's directory, of a run or a seed the best one's.
+fn find(path: &Path, console: Console) -> Result<PathBuf> {
+    ensure!(path.is_dir(), "there is no such directory; it must be a peft directory, a run, or a seed of a run");
+    let found = find_trained(path)?.adapter;
+    if found != *path {
+        console.say(format!("model.init_adapter: using {}", found.display()));
+    }
+    Ok(found)
+}
+
+/// Refuses an adapter of another base: by the base's fingerprint, or where there is none by its name.
+fn check_base(base: &BaseModel, file: Option<&ClassifierFile>, name: Option<&str>, console: Console) -> Result<()> {
+    if let Some(file) = file {
+        base.ensure_is(&file.base, true, console).with_context(|| {
+            format!(
+                "it was trained on another base: `{}`, and model.model_name is `{}`",
+                file.base.name, base.files.name
+            )
+        })?;
+        return Ok(());
+    }
+    // A directory's name in place of the Hub's is the same model.
+    let last = |name: &str| name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_lowercase();
+    match name {
+        Some(name) if last(name) != last(&base.files.name) => bail!(
+            "it was trained on another base: base_model_name_or_path is `{name}`, and model.model_name is `{}`; if they are \
+             the same model, write that name into its adapter_config.json",
+            base.files.name
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an adapter of another shape; the error names both values.
+fn check_shape(theirs: &LoraOptions, ours: &LoraOptions, classifier: &Classifier) -> Result<()> {
+    ensure!(
+        theirs.use_rslora == ours.use_rslora,
+        "`use_rslora` is {} there, and model.use_rslora is {}",
+        theirs.use_rslora,
+        ours.use_rslora
+    );
+    let shapes = || classifier.modules().iter().map(|module| (module, theirs.shape_of(module), ours.shape_of(module)));
+    let mut both = shapes().filter_map(|(module, theirs, ours)| Some((module, theirs?, ours?)));
+    let differs = |(_, theirs, ours): &(&String, AdapterShape, AdapterShape)| theirs != ours;
+    if let Some((module, a, b)) = both.find(differs) {
+        let (r, alpha) = (theirs.rank, theirs.alpha);
+        ensure!(a.rank == r, "`rank_pattern` gives `{module}` r = {} there, and model.lora_r is {}", a.rank, b.rank);
+        ensure!(a.rank == b.rank, "r is {} there, and model.lora_r is {}", a.rank, b.rank);
+        ensure!(
+            a.alpha == alpha,
+            "`alpha_pattern` gives `{module}` lora_alpha = {} there, and model.lora_alpha is {}",
+            a.alpha,
+            b.alpha
+        );
+        bail!("lora_alpha is {} there, and model.lora_alpha is {}", a.alpha, b.alpha);
+    }
+    let only_theirs: Vec<&str> = shapes().filter(|(_, a, b)| a.is_some() && b.is_none()).map(|(m, ..)| &**m).collect();
+    let only_ours: Vec<&str> = shapes().filter(|(_, a, b)| a.is_none() && b.is_some()).map(|(m, ..)| &**m).collect();
+    ensure!(
+        only_theirs.is_empty() && only_ours.is_empty(),
+        "it adapts other modules than model.lora_target_modules: only the adapter has {}; only the configuration has {}",
+        abridged(&only_theirs),
+        abridged(&only_ours)
+    );
+    Ok(())
+}
+
+/// The row of each label in the adapter's head, by name.
+fn match_labels(theirs: &[String], ours: &[String], console: Console) -> Result<Vec<Option<usize>>> {
+    let rows: Vec<Option<usize>> = ours.iter().map(|label| theirs.iter().position(|other| other == label)).collect();
+    ensure!(
+        rows.iter().any(Option::is_some),
+        "none of its labels ({}) is a label of this run ({})",
+        abridged(theirs),
+        abridged(ours)
+    );
+    let new: Vec<&String> = ours.iter().filter(|label| !theirs.contains(label)).collect();
+    let dropped: Vec<&String> = theirs.iter().filter(|label| !ours.contains(label)).collect();
+    if !new.is_empty() {
+        console.warn(format!("model.init_adapter: labels that are new, and start fresh: {}", abridged(&new)));
+    }
+    if !dropped.is_empty() {
+        console
+            .warn(format!("model.init_adapter: labels that this run lacks, and are dropped: {}", abridged(&dropped)));
+    }
+    Ok(rows)
+}
+
+/// Without names the number of labels must be the same.
+fn check_count(tensors: &adapter::Stored, labels: &[String], classifier: &Classifier) -> Result<()> {
+    match tensors.labels(classifier) {
+        Some(count) if count != labels.len() => bail!(
+            "it has {count} labels, and this run has {} ({}); without a classifier.json their names are not known, so the \
+             number must be the same",
+            labels.len(),
+            abridged(labels)
+        ),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,536 @@
+//! JSON: one object a line, objects over several lines, or one array of objects.
+//!
+//! Columns are the keys of all rows, in the order in which they first appear. Of a source that can be read
+//! only once they are the keys of its first rows.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io::BufRead;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use memchr::{memchr2, memmem};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Deserializer;
+use serde_json::value::RawValue;
+
+use super::{Cell, Value, clip, signature};
+use crate::interrupt;
+
+/// The rows of a JSON file or stream.
+pub(super) struct JsonRows {
+    objects: Objects,
+    /// Rows of a stream that were read to learn their keys, with their lines.
+    ahead: VecDeque<(u64, Vec<u8>)>,
+    is_stream: bool,
+    keys: Keys,
+    values: Vec<Value>,
+    lacks_keys: bool,
+    line: u64,
+}
+
+/// Rows of a stream that are read ahead.
+const ROWS_AHEAD: usize = 1000;
+/// Bytes of a stream that are read ahead, and no further row.
+const BYTES_AHEAD: usize = 1 << 24;
+
+/// The keys of all rows of a file.
+pub(super) fn keys_of_all_rows(path: &str, source: Box<dyn BufRead>) -> Result<Vec<String>> {
+    const ROWS_PER_CHECK: u64 = 1024;
+    let mut objects = Objects::new(path, source);
+    let mut keys = Keys::default();
+    let mut count = 0;
+    while objects.advance()? {
+        count += 1;
+        if count % ROWS_PER_CHECK == 0 {
+            interrupt::check()?;
+        }
+        objects.read(&mut CollectKeys(&mut keys))?;
+        if count == 1 && objects.is_last()? {
+            refuse_tables(&objects)?;
+        }
+    }
+    ensure!(count > 0, "{path}: is empty, expected JSON objects, one a row");
+    ensure!(!keys.names.is_empty(), "{path}: the objects have no keys");
+    Ok(keys.names)
+}
+
+impl JsonRows {
+    pub(super) fn open(path: &str, source: Box<dyn BufRead>, columns: &[String]) -> Result<Self> {
+        Ok(Self::new(Objects::new(path, source), Keys::new(columns.to_vec()), VecDeque::new(), false))
+    }
+
+    /// Reads the first rows for their keys, which are the columns.
+    pub(super) fn open_stream(path: &str, source: Box<dyn BufRead>) -> Result<(Self, Vec<String>)> {
+        let mut objects = Objects::new(path, source);
+        let (mut keys, mut ahead, mut size) = (Keys::default(), VecDeque::new(), 0);
+        while ahead.len() < ROWS_AHEAD && size < BYTES_AHEAD && objects.advance()? {
+            objects.read(&mut CollectKeys(&mut keys))?;
+            if ahead.is_empty() && objects.is_last()? {
+                refuse_tables(&objects)?;
+            }
+            size += objects.text.len();
+            ahead.push_back((objects.start, objects.text.clone()));
+        }
+        ensure!(!ahead.is_empty(), "{path}: is empty, expected JSON objects, one a row");
+        ensure!(!keys.names.is_empty(), "{path}: the objects have no keys");
+        let columns = keys.names.clone();
+        Ok((Self::new(objects, keys, ahead, true), columns))
+    }
+
+    fn new(objects: Objects, keys: Keys, ahead: VecDeque<(u64, Vec<u8>)>, is_stream: bool) -> Self {
+        Self { objects, ahead, is_stream, keys, values: Vec::new(), lacks_keys: false, line: 0 }
+    }
+
+    /// Begins the list of columns in an error.
+    pub(super) fn describe_columns(&self) -> &'static str {
+        if self.is_stream { "its first rows have" } else { "the file has" }
+    }
+
+    pub(super) fn advance(&mut self) -> Result<bool> {
+        if let Some((line, text)) = self.ahead.pop_front() {
+            self.objects.start = line;
+            self.objects.text = text;
+        } else if !self.objects.advance()? {
+            return Ok(false);
+        }
+        self.line = self.objects.start;
+        self.values.clear();
+        self.values.resize(self.keys.names.len(), Value::Missing);
+        let found = self.objects.read(&mut ReadValues { keys: &self.keys, values: &mut self.values })?;
+        self.lacks_keys = found < self.values.len();
+        Ok(true)
+    }
+
+    /// Whether the current row lacks a key that others have.
+    pub(super) fn lacks_keys(&self) -> bool {
+        self.lacks_keys
+    }
+
+    pub(super) fn cell(&self, column: usize) -> Cell<'_> {
+        self.values[column].cell()
+    }
+
+    /// Where the current row begins.
+    pub(super) fn line(&self) -> u64 {
+        self.line
+    }
+}
+
+/// The objects of a source, as text.
+struct Objects {
+    path: String,
+    source: Box<dyn BufRead>,
+    form: Form,
+    /// The current object.
+    text: Vec<u8>,
+    /// Where it begins.
+    start: u64,
+    /// Of the next byte.
+    line: u64,
+    /// Objects of an array so far.
+    count: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Unknown,
+    /// One after the other, usually one a line.
+    Lines,
+    Array,
+    /// The array is closed.
+    Ended,
+}
+
+impl Objects {
+    fn new(path: &str, source: Box<dyn BufRead>) -> Self {
+        Self { path: path.to_owned(), source, form: Form::Unknown, text: Vec::new(), start: 1, line: 1, count: 0 }
+    }
+
+    /// Goes to the next object; false at the end.
+    fn advance(&mut self) -> Result<bool> {
+        self.text.clear();
+        if self.form == Form::Unknown {
+            self.form = match self.next_byte()? {
+                Some(b'[') => {
+                    self.source.consume(1);
+                    Form::Array
+                }
+                _ => Form::Lines,
+            };
+        }
+        match self.form {
+            Form::Array => self.advance_in_array(),
+            Form::Ended => self.end(),
+            Form::Unknown | Form::Lines => self.advance_in_lines(),
+        }
+    }
+
+    /// Whether no object follows the current one.
+    fn is_last(&mut self) -> Result<bool> {
+        Ok(match self.next_byte()? {
+            None => true,
+            Some(byte) => self.form == Form::Array && byte == b']',
+        })
+    }
+
+    /// The next byte that is no white space, which stays where it is.
+    fn next_byte(&mut self) -> Result<Option<u8>> {
+        loop {
+            let bytes = self.source.fill_buf().with_context(|| format!("{}:{}: cannot read", self.path, self.line))?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            // A mark may stand at the start of the file, or of each of several that were joined.
+            let blank = bytes.iter().take_while(|byte| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte));
+            let blank = blank.count();
+            self.line += bytes[..blank].iter().filter(|&&byte| byte == b'\n').count() as u64;
+            let found = bytes.get(blank).copied();
+            self.source.consume(blank);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn advance_in_lines(&mut self) -> Result<bool> {
+        if self.next_byte()?.is_none() {
+            return Ok(false);
+        }
+        self.start = self.line;
+        let mut nesting = Nesting::default();
+        loop {
+            let before = self.text.len();
+            let count = self.source.read_until(b'\n', &mut self.text);
+            let count = count.with_context(|| format!("{}:{}: cannot read", self.path, self.line))?;
+            if count == 0 {
+                bail!("{}:{}: not a JSON object: the file ends before it is closed", self.path, self.start);
+            }
+            self.line += u64::from(self.text.ends_with(b"\n"));
+            let is_whole_line = before == 0 && self.text.trim_ascii_end().ends_with(b"}");
+            if is_whole_line && serde_json::from_slice::<IgnoredAny>(&self.text).is_ok() {
+                return Ok(true);
+            }
+            match nesting.end(&self.text[before..]) {
+                // What follows on the line is another row, or an error to be named.
+                Some(_) => return Ok(true),
+                None if nesting.depth == 0 || nesting.is_broken_string() => return Ok(true),
+                None => {}
+            }
+        }
+    }
+
+    fn advance_in_array(&mut self) -> Result<bool> {
+        let mut next = self.next_byte()?;
+        if self.count > 0 && next == Some(b',') {
+            self.source.consume(1);
+            next = self.next_byte()?;
+            ensure!(next != Some(b']'), "{}:{}: a comma before the end of the array", self.path, self.line);
+        } else {
+            let is_due = self.count == 0 || next.is_none() || next == Some(b']');
+            ensure!(is_due, "{}:{}: expected a comma or ] after an object of the array", self.path, self.line);
+        }
+        self.start = self.line;
+        match next {
+            None => bail!("{}:{}: the file ends before its array is closed with ]", self.path, self.line),
+            Some(b']') => {
+                self.source.consume(1);
+                self.form = Form::Ended;
+                return self.end();
+            }
+            Some(b'{') => {}
+            Some(_) => bail!(
+                "{}:{}: item {} of the array is not an object, expected a row such as {{\"text\": \"…\"}}; of a pandas \
+                 table, to_json(orient=\"records\") writes rows",
+                self.path,
+                self.line,
+                self.count + 1
+            ),
+        }
+        let mut nesting = Nesting::default();
+        loop {
+            let bytes = self.source.fill_buf().with_context(|| format!("{}:{}: cannot read", self.path, self.line))?;
+            ensure!(
+                !bytes.is_empty(),
+                "{}:{}: not a JSON object: the file ends before it is closed",
+                self.path,
+                self.start
+            );
+            let end = nesting.end(bytes);
+            let count = end.unwrap_or(bytes.len());
+            self.line += memchr::memchr_iter(b'\n', &bytes[..count]).count() as u64;
+            self.text.extend_from_slice(&bytes[..count]);
+            self.source.consume(count);
+            if end.is_some() {
+                self.count += 1;
+                return Ok(true);
+            }
+        }
+    }
+
+    fn end(&mut self) -> Result<bool> {
+        ensure!(self.next_byte()?.is_none(), "{}:{}: text after the end of the array", self.path, self.line);
+        Ok(false)
+    }
+
+    /// Reads the current object.
+    fn read<V: ReadObject>(&mut self, target: &mut V) -> Result<usize> {
+        let error = match read_object(&self.text, target) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        // Python writes numbers that JSON does not have.
+        if !spell_null(&mut self.text) {
+            return Err(self.broken(&error));
+        }
+        target.forget();
+        read_object(&self.text, target).map_err(|error| self.broken(&error))
+    }
+
+    fn broken(&self, error: &serde_json::Error) -> anyhow::Error {
+        let Self { path, start, .. } = self;
+        let line = *start + (error.line() as u64).max(1) - 1;
+        let text = error.to_string();
+        let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+        let opened = if line == *start { String::new() } else { format!(" that begins in line {start}") };
+        let place = format!("{path}:{line}");
+        match error.classify() {
+            serde_json::error::Category::Eof => {
+                anyhow!("{path}:{start}: not a JSON object: {text}")
+            }
+            _ => anyhow!("{place}: not a JSON object{opened}: {text} (column {})", error.column()),
+        }
+    }
+}
+
+/// How deep in an object the bytes so far end.
+#[derive(Debug, Default)]
+struct Nesting {
+    depth: usize,
+    is_string: bool,
+    is_escaped: bool,
+    has_break: bool,
+}
+
+impl Nesting {
+    /// How many of the bytes belong to the object, if it ends among them.
+    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let byte = bytes[at];
+            if self.is_string {
+                if self.is_escaped {
+                    self.is_escaped = false;
+                    at += 1;
+                    continue;
+                }
+                let Some(offset) = memchr2(b'"', b'\\', &bytes[at..]) else {
+                    self.has_break |= bytes[at..].contains(&b'\n');
+                    return None;
+                };
+                self.has_break |= bytes[at..at + offset].contains(&b'\n');
+                at += offset;
+                match bytes[at] {
+                    b'"' => self.is_string = false,
+                    _ => self.is_escaped = true,
+                }
+            } else {
+                match byte {
+                    b'"' => self.is_string = true,
+                    b'{' | b'[' => self.depth += 1,
+                    b'}' | b']' => {
+                        self.depth = self.depth.saturating_sub(1);
+                        if self.depth == 0 {
+                            return Some(at + 1);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Whether a string holds a line break, which JSON does not allow: its quote was not closed.
+    fn is_broken_string(&self) -> bool {
+        self.has_break
+    }
+}
+
+/// The columns, and their places.
+#[derive(Debug, Default)]
+struct Keys {
+    names: Vec<String>,
+    places: HashMap<String, usize>,
+}
+
+impl Keys {
+    fn new(names: Vec<String>) -> Self {
+        let places = names.iter().cloned().zip(0..).collect();
+        Self { names, places }
+    }
+
+    /// Rows mostly have the same keys in the same order.
+    fn find(&self, key: &str, guess: usize) -> Option<usize> {
+        match self.names.get(guess) {
+            Some(name) if name == key => Some(guess),
+            _ => self.places.get(key).copied(),
+        }
+    }
+}
+
+/// What is made of an object.
+trait ReadObject {
+    /// Takes a key, the `index`-th of its object, and the value that follows.
+    fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error>;
+
+    /// Forgets what was read of a broken object.
+    fn forget(&mut self);
+}
+
+struct CollectKeys<'a>(&'a mut Keys);
+
+impl ReadObject for CollectKeys<'_> {
+    fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error> {
+        if self.0.find(key, index).is_none() {
+            self.0.places.insert(key.to_owned(), self.0.names.len());
+            self.0.names.push(key.to_owned());
+        }
+        map.next_value::<IgnoredAny>().map(drop)
+    }
+
+    fn forget(&mut self) {}
+}
+
+struct ReadValues<'a> {
+    keys: &'a Keys,
+    values: &'a mut [Value],
+}
+
+impl ReadObject for ReadValues<'_> {
+    fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error> {
+        let raw = map.next_value::<&RawValue>()?;
+        let Some(column) = self.keys.find(key, index) else { return Ok(()) };
+        if !matches!(self.values[column], Value::Missing) {
+            return Err(A::Error::custom(format!("the key `{}` stands twice in it", clip(key))));
+        }
+        self.values[column] =
+            Value::of_json(raw.get()).map_err(|error| A::Error::custom(format!("`{}`: {error}", clip(key))))?;
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.values.fill(Value::Missing);
+    }
+}
+
+/// Reads an object, and gives the number of its keys.
+fn read_object<V: ReadObject>(text: &[u8], target: &mut V) -> serde_json::Result<usize> {
+    let mut deserializer = Deserializer::from_slice(text);
+    let count = serde::Deserializer::deserialize_map(&mut deserializer, Object(target))?;
+    deserializer.end()?;
+    Ok(count)
+}
+
+struct Object<'a, V>(&'a mut V);
+
+impl<'de, V: ReadObject> Visitor<'de> for Object<'_, V> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object such as {\"text\": \"…\"}")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        let mut key = String::new();
+        while map.next_key_seed(Key(&mut key))?.is_some() {
+            self.0.entry(&key, count, &mut map)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+/// A key, in memory that is used again.
+struct Key<'a>(&'a mut String);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<(), E> {
+        self.0.clear();
+        self.0.push_str(key);
+        Ok(())
+    }
+}
+
+/// Replaces NaN and infinity by null; false if there are none.
+fn spell_null(text: &mut Vec<u8>) -> bool {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    if memmem::find(text, b"NaN").is_none() && memmem::find(text, b"Infinity").is_none() {
+        return false;
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let (mut is_string, mut at) = (false, 0);
+    while at < text.len() {
+        let rest = &text[at..];
+        if !is_string && let Some(word) = WORDS.iter().find(|word| rest.starts_with(word)) {
+            out.extend_from_slice(b"null");
+            at += word.len();
+            continue;
+        }
+        match rest[0] {
+            b'\\' if is_string && rest.len() > 1 => {
+                out.push(rest[0]);
+                at += 1;
+            }
+            b'"' => is_string = !is_string,
+            _ => {}
+        }
+        out.push(text[at]);
+        at += 1;
+    }
+    *text = out;
+    true
+}
+
+/// Refuses a single object that holds a whole table rather than a row.
+fn refuse_tables(objects: &Objects) -> Result<()> {
+    let text = signature::without_mark(&objects.text);
+    let Ok(entries) = serde_json::from_slice::<HashMap<String, &RawValue>>(text) else { return Ok(()) };
+    let begins =
+        |value: &RawValue, start: &str| value.get().split_ascii_whitespace().collect::<String>().starts_with(start);
+    let rows = entries.iter().find(|(_, value)| begins(value, "[{")).map(|(key, _)| key);
+    let all = |byte: u8| !entries.is_empty() && entries.values().all(|value| value.get().as_bytes()[0] == byte);
+    let path = &objects.path;
+    let way_out = "write one object a row: pandas' to_json(\"rows.jsonl\", orient=\"records\", lines=True)";
+    if entries.contains_key("columns") && entries.contains_key("data") {
+        bail!("{path}: is a table in pandas' orient \"split\", expected rows; {way_out}");
+    }
+    if entries.contains_key("schema") && entries.contains_key("data") {
+        bail!("{path}: is a table in pandas' orient \"table\", expected rows; {way_out}");
+    }
+    if all(b'{') {
+        bail!("{path}: is one object of objects (pandas' orient \"columns\" or \"index\"), expected rows; {way_out}");
+    }
+    if all(b'[') && rows.is_none() && entries.len() > 1 {
+        bail!("{path}: is one object of columns, expected rows; {way_out}");
+    }
+    if let (1, Some(key)) = (entries.len(), rows) {
+        bail!("{path}: is one object whose `{}` holds the rows; write that list alone", clip(key));
+    }
+    Ok(())
+}

@@ -1,0 +1,342 @@
+//! Streams rows from CSV, JSON and Parquet files; the extension selects the format.
+//!
+//! Each format is a reader of its own that gives typed [`Cell`]s. A file whose first bytes belong to another
+//! format is refused by that format's name.
+
+mod csv;
+mod json;
+mod parquet;
+mod signature;
+mod value;
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+use self::csv::CsvRows;
+use self::json::JsonRows;
+use self::parquet::ParquetRows;
+pub use self::value::{Cell, Value};
+use crate::interrupt;
+
+/// How the cells of a CSV file are quoted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quoting {
+    /// A cell may stand in double quotes, and a quote within it is doubled (RFC 4180).
+    #[default]
+    Standard,
+    /// Quotes are characters like others.
+    None,
+}
+
+impl FromStr for Quoting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "standard" => Ok(Self::Standard),
+            "none" => Ok(Self::None),
+            _ => Err("expected standard or none"),
+        }
+    }
+}
+
+/// A file of rows, and the row that was read last.
+pub struct Rows {
+    path: String,
+    columns: Vec<String>,
+    source: Source,
+    count: u64,
+    absences: Vec<Absence>,
+}
+
+enum Source {
+    Csv(CsvRows),
+    Json(JsonRows),
+    Parquet(ParquetRows),
+}
+
+/// How many rows lack a column, and where the first of them is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Absence {
+    /// Rows without the key.
+    pub count: usize,
+    /// `path:line` of the first of them.
+    pub place: String,
+}
+
+/// Bytes that are looked at to recognise a file.
+const HEAD: usize = 512;
+
+/// Rows between two looks at Ctrl-C.
+const ROWS_PER_CHECK: u64 = 1024;
+
+impl Rows {
+    /// Opens a file: `.jsonl`, `.ndjson` and `.json` hold one JSON object a row or one array of them, `.parquet`
+    /// is Parquet, all others are CSV with a header, separated by commas, tabs or semicolons. `-` is standard
+    /// input, CSV or JSON.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is empty or of another format, or a column is named twice.
+    pub fn open(path: &Path, quoting: Quoting) -> Result<Self> {
+        let name = path.display().to_string();
+        if name == "-" {
+            static IS_READ: AtomicBool = AtomicBool::new(false);
+            ensure!(
+                !IS_READ.swap(true, Ordering::Relaxed),
+                "-: standard input can be read only once; write the rows to a file and name that file (`train`, \
+                 `prepare` and `eval --compare` read rows several times)"
+            );
+            return Self::stream(name, Box::new(BufReader::new(io::stdin())), quoting);
+        }
+        ensure!(!path.is_dir(), "{name}: is a directory, expected a file of rows");
+        let file = File::open(path).with_context(|| format!("{name}: cannot open"))?;
+        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let extension = path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
+        match extension.as_deref() {
+            _ if !is_regular => Self::stream(name, Box::new(BufReader::new(file)), quoting),
+            Some("parquet") => {
+                let (source, columns) = ParquetRows::open(&name, file)?;
+                Ok(Self::new(name, columns, Source::Parquet(source)))
+            }
+            Some("jsonl" | "ndjson" | "json") => {
+                let source = recognised(&name, Box::new(BufReader::new(file)), "json")?;
+                let columns = json::keys_of_all_rows(&name, source)?;
+                let again = File::open(path).with_context(|| format!("{name}: cannot open"))?;
+                let source = JsonRows::open(&name, Box::new(BufReader::new(again)), &columns)?;
+                Ok(Self::new(name, columns, Source::Json(source)))
+            }
+            _ => {
+                let source = recognised(&name, Box::new(BufReader::with_capacity(1 << 16, file)), "csv")?;
+                Self::csv(name, source, quoting)
+            }
+        }
+    }
+
+    /// A source that can be read only once: CSV or JSON, as its first character tells. The columns of JSON
+    /// are the keys of its first rows.
+    fn stream(name: String, mut source: Box<dyn BufRead>, quoting: Quoting) -> Result<Self> {
+        let head = head(&mut *source).with_context(|| format!("{name}: cannot read"))?;
+        let is_json = signature::without_mark(&head).trim_ascii_start().starts_with(b"{")
+            || signature::is_json(signature::without_mark(&head));
+        signature::refuse_other_formats(&name, &head, if is_json { "json" } else { "csv" })?;
+        let source = rejoined(head, source);
+        if !is_json {
+            return Self::csv(name, source, quoting);
+        }
+        let (source, columns) = JsonRows::open_stream(&name, source)?;
+        Ok(Self::new(name, columns, Source::Json(source)))
+    }
+
+    fn csv(name: String, source: Box<dyn BufRead>, quoting: Quoting) -> Result<Self> {
+        let (source, columns) = CsvRows::open(&name, source, quoting)?;
+        Ok(Self::new(name, columns, Source::Csv(source)))
+    }
+
+    fn new(path: String, columns: Vec<String>, source: Source) -> Self {
+        let absences = vec![Absence::default(); columns.len()];
+        Self { path, columns, source, count: 0, absences }
+    }
+
+    /// Names of the columns.
+    #[must_use]
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The place of a column.
+    ///
+    /// # Errors
+    /// If there is none of this name; the error lists those that are there.
+    pub fn find(&self, wanted: &str) -> Result<usize> {
+        self.columns.iter().position(|column| column == wanted).with_context(|| {
+            let of = match &self.source {
+                Source::Json(source) => source.describe_columns(),
+                Source::Csv(_) | Source::Parquet(_) => "the file has",
+            };
+            format!("{}: no column `{wanted}`; {of} {}", self.path, quoted(&self.columns))
+        })
+    }
+
+    /// Reads the next row; false at the end.
+    ///
+    /// # Errors
+    /// If it is malformed, or the user wants to stop.
+    pub fn advance(&mut self) -> Result<bool> {
+        self.count += 1;
+        if self.count.is_multiple_of(ROWS_PER_CHECK) {
+            interrupt::check()?;
+        }
+        match &mut self.source {
+            Source::Csv(source) => source.advance(),
+            Source::Parquet(source) => source.advance(),
+            Source::Json(source) => {
+                let is_row = source.advance()?;
+                if is_row && source.lacks_keys() {
+                    self.note_absences();
+                }
+                Ok(is_row)
+            }
+        }
+    }
+
+    fn note_absences(&mut self) {
+        for column in 0..self.columns.len() {
+            if matches!(self.cell(column), Ok(Cell::Missing)) {
+                if self.absences[column].count == 0 {
+                    self.absences[column].place = self.place();
+                }
+                self.absences[column].count += 1;
+            }
+        }
+    }
+
+    /// How many of the rows that were read lack this column, if any does. A null is there.
+    #[must_use]
+    pub fn absence(&self, column: usize) -> Option<&Absence> {
+        self.absences.get(column).filter(|absence| absence.count > 0)
+    }
+
+    /// A warning for each of these columns that some of the rows lack, with what becomes of such rows.
+    pub fn absence_warnings<'a>(&'a self, columns: &'a [usize], meaning: &'a str) -> impl Iterator<Item = String> + 'a {
+        columns.iter().filter_map(move |&column| {
+            let Absence { count, place } = self.absence(column)?;
+            let (rows, lack) = if *count == 1 { ("row", "lacks") } else { ("rows", "lack") };
+            let name = &self.columns[column];
+            Some(format!("{}: {count} {rows} {lack} the key `{name}`, first {place}; {meaning}", self.path))
+        })
+    }
+
+    /// A cell with its type. A CSV holds text alone.
+    ///
+    /// # Errors
+    /// If it is not valid UTF-8.
+    pub fn cell(&self, column: usize) -> Result<Cell<'_>> {
+        match &self.source {
+            Source::Csv(source) => source.text(column, &self.columns[column]).map(Cell::Text),
+            Source::Json(source) => Ok(source.cell(column)),
+            Source::Parquet(source) => Ok(source.cell(column)),
+        }
+    }
+
+    /// A cell as text. What is missing or null is empty; [`Rows::absence`] tells one from the other.
+    ///
+    /// # Errors
+    /// If it is not valid UTF-8, or a list or an object.
+    pub fn text(&self, column: usize) -> Result<Cow<'_, str>> {
+        self.cell(column)?.to_text().map_err(|found| {
+            let way_out = match found {
+                "an object" | "a list of objects" => {
+                    "; `llmcls prepare` writes flat rows of nested exports, or write the field you need into a column \
+                     of its own"
+                }
+                "bytes that are not UTF-8" => "; write the column as UTF-8 text",
+                _ => "",
+            };
+            anyhow::anyhow!("{}: column `{}` holds {found}, expected text{way_out}", self.place(), self.columns[column])
+        })
+    }
+
+    /// A cell as a list: a JSON list, or text with a separator. Empty parts are left out.
+    ///
+    /// # Errors
+    /// If it is not valid UTF-8, or starts as a JSON list and is none.
+    pub fn list(&self, column: usize, separator: &str) -> Result<Vec<String>> {
+        let broken = || format!("{}: column `{}` holds no list of labels", self.place(), self.columns[column]);
+        if let Cell::List(items) = self.cell(column)? {
+            return strings(items).with_context(broken);
+        }
+        let text = self.text(column)?;
+        if text.trim_start().starts_with('[') {
+            let items = value::parse_list(&text).with_context(broken)?;
+            return strings(&items).with_context(broken);
+        }
+        let parts = text.split(separator).map(str::trim).filter(|part| !part.is_empty());
+        Ok(parts.map(str::to_owned).collect())
+    }
+
+    /// `path:line` of the current row, or its number in a Parquet file.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let line = match &self.source {
+            Source::Csv(source) => source.line(),
+            Source::Json(source) => source.line(),
+            Source::Parquet(source) => source.row_number(),
+        };
+        format!("{}:{line}", self.path)
+    }
+}
+
+/// The first bytes of a source: [`HEAD`], fewer if the source ends or pauses after a line.
+fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
+    const ENOUGH: usize = 64;
+    let mut head = Vec::new();
+    // A pipe may give a file in pieces of any size, and may never give more than a line.
+    while head.len() < HEAD && !(head.len() >= ENOUGH && head.contains(&b'\n')) {
+        let bytes = source.fill_buf()?;
+        let count = bytes.len().min(HEAD - head.len());
+        if count == 0 {
+            break;
+        }
+        head.extend_from_slice(&bytes[..count]);
+        source.consume(count);
+    }
+    Ok(head)
+}
+
+fn rejoined(head: Vec<u8>, rest: Box<dyn BufRead>) -> Box<dyn BufRead> {
+    Box::new(Cursor::new(head).chain(rest))
+}
+
+/// The source, unless it begins as a file of another format than `expected`.
+fn recognised(name: &str, mut source: Box<dyn BufRead>, expected: &str) -> Result<Box<dyn BufRead>> {
+    let head = head(&mut *source).with_context(|| format!("{name}: cannot read"))?;
+    signature::refuse_other_formats(name, &head, expected)?;
+    Ok(rejoined(head, source))
+}
+
+/// Checks that no two columns have one name.
+fn refuse_duplicates(place: &str, columns: &[String]) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    for column in columns {
+        if !seen.insert(column) {
+            match column.is_empty() {
+                true => bail!("{place}: two columns have no name; name them, or remove them"),
+                false => bail!("{place}: two columns are called `{}`; rename or remove one", clip(column)),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn strings(items: &[Value]) -> Result<Vec<String>> {
+    let texts =
+        items.iter().map(|item| item.cell().to_text().map_err(|found| anyhow::anyhow!("{found} within a list")));
+    let texts = texts.collect::<Result<Vec<_>>>()?;
+    Ok(texts.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect())
+}
+
+fn quoted(names: &[String]) -> String {
+    const SHOWN: usize = 30;
+    let mut text = names.iter().take(SHOWN).map(|name| format!("`{}`", clip(name))).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// The start of a cell, for messages.
+pub(crate) fn clip(cell: &str) -> String {
+    let mut text: String = cell.chars().take(40).collect();
+    if text.len() < cell.len() {
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,160 @@
+//! Llama, and all that decoders built like it share.
+
+use anyhow::Result;
+
+use super::file::{ConfigFile, head_dim};
+use super::rope::{RopeDefaults, shared};
+use crate::model::config::{
+    BackboneConfig, Dropouts, HeadConfig, LayersConfig, NormKind, Pooling, PreNormConfig, PreNormNames,
+};
+use crate::model::rope::RopeScaling;
+use crate::ops::activation::Activation;
+
+pub(super) static NAMES: PreNormNames = PreNormNames {
+    embedding: "embed_tokens",
+    embedding_norm: None,
+    layers: "layers",
+    attention_norm: "input_layernorm",
+    query_key_value: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    output: "self_attn.o_proj",
+    after_attention: None,
+    mlp_norm: "post_attention_layernorm",
+    gate_up: &["mlp.gate_proj", "mlp.up_proj"],
+    down: "mlp.down_proj",
+    after_mlp: None,
+    last_norm: "norm",
+};
+
+/// The linear modules of a layer, which get adapters by default.
+pub(super) const LINEAR: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
+/// Values that transformers gives to absent keys.
+pub(super) struct Defaults {
+    pub(super) hidden_size: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+    /// None: as many as heads. A null always means that.
+    pub(super) key_value_heads: Option<usize>,
+    /// None: `hidden_size / heads`.
+    pub(super) head_dim: Option<usize>,
+    pub(super) vocab_size: usize,
+    pub(super) max_positions: usize,
+    pub(super) epsilon: f64,
+    /// `bos_token_id` and `eos_token_id`.
+    pub(super) tokens: [Option<u32>; 2],
+    /// Context of pretraining of a LongRoPE, where the family has a key for it.
+    pub(super) original_max_positions: Option<usize>,
+    /// Whether a part of each head may be rotated.
+    pub(super) may_rotate_partly: bool,
+}
+
+pub(super) static DEFAULTS: Defaults = Defaults {
+    hidden_size: 4096,
+    intermediate_size: 11_008,
+    layers: 32,
+    heads: 32,
+    key_value_heads: None,
+    head_dim: None,
+    vocab_size: 32_000,
+    max_positions: 2048,
+    epsilon: 1e-6,
+    tokens: [Some(1), Some(2)],
+    original_max_positions: None,
+    may_rotate_partly: false,
+};
+
+pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
+    decoder(file, &DEFAULTS, |_, layers| {
+        let has_bias = file.flag("attention_bias", false)?;
+        layers.query_key_value_bias = has_bias;
+        layers.output_bias = has_bias;
+        layers.mlp_bias = file.flag("mlp_bias", false)?;
+        file.check_layer_types(&layers.windows)
+    })
+}
+
+/// A decoder without biases and windows; `deviate` changes what its family has differently.
+pub(super) fn decoder(
+    file: &ConfigFile,
+    defaults: &Defaults,
+    deviate: impl FnOnce(&mut BackboneConfig, &mut PreNormConfig) -> Result<()>,
+) -> Result<BackboneConfig> {
+    let hidden_size = file.size("hidden_size", defaults.hidden_size)?;
+    let heads = file.size("num_attention_heads", defaults.heads)?;
+    let key_value_heads = file.nullable_size("num_key_value_heads", defaults.key_value_heads.unwrap_or(heads))?;
+    let given = defaults
+        .head_dim
+        .map_or_else(|| file.optional_size("head_dim"), |head_dim| file.nullable_size("head_dim", head_dim))?;
+    let head_dim = given.map_or_else(|| head_dim(hidden_size, heads), Ok)?;
+    let num_hidden_layers = file.size("num_hidden_layers", defaults.layers)?;
+    let initializer_range = file.float("initializer_range", 0.02)?;
+    let rope = shared(
+        file,
+        &RopeDefaults {
+            theta: 10_000.0,
+            head_dim,
+            longest: file.size("max_position_embeddings", defaults.max_positions)?,
+            original: defaults.original_max_positions,
+            may_be_partial: defaults.may_rotate_partly,
+        },
+    )?;
+    // Beyond the context of pretraining LongRoPE has other factors, which are not computed.
+    let max_tokens = match rope.scaling {
+        RopeScaling::Long { original, .. } => Some(original),
+        _ => None,
+    };
+    let mut layers = PreNormConfig {
+        names: &NAMES,
+        norm: NormKind::Rms,
+        epsilon: file.float("rms_norm_eps", defaults.epsilon)?,
+        query_key_value_bias: false,
+        output_bias: false,
+        has_query_key_norm: false,
+        mlp_bias: false,
+        is_causal: true,
+        windows: vec![None; num_hidden_layers.min(1 << 12)],
+        scale: (head_dim as f64).powf(-0.5) as f32,
+        soft_cap: None,
+        embedding_scale: 1.0,
+        ropes: [rope.clone(), rope],
+    };
+    let mut config = BackboneConfig {
+        hidden_size,
+        intermediate_size: file.size("intermediate_size", defaults.intermediate_size)?,
+        num_hidden_layers,
+        num_attention_heads: heads,
+        num_key_value_heads: key_value_heads.unwrap_or(heads),
+        head_dim,
+        vocab_size: file.size("vocab_size", defaults.vocab_size)?,
+        max_tokens,
+        initializer_range,
+        empty_token: file.empty_token(defaults.tokens),
+        activation: file.activation("hidden_act", Activation::Silu)?,
+        dropouts: Dropouts { attention: file.float("attention_dropout", 0.0)?, ..Dropouts::default() },
+        prefix: "model.",
+        default_targets: LINEAR,
+        labels: file.labels(),
+        layers: LayersConfig::PreNorm(Box::new(layers.clone())),
+        head: HeadConfig {
+            pooling: Pooling::Last,
+            input_dropout: 0.0,
+            dense: None,
+            dropout: 0.0,
+            classifier: "score",
+            has_bias: false,
+            classifier_std: initializer_range,
+            cutoff: None,
+            modules_to_save: &[],
+        },
+    };
+    deviate(&mut config, &mut layers)?;
+    config.layers = LayersConfig::PreNorm(Box::new(layers));
+    Ok(config)
+}
+
+/// Refuses biases, which this family does not have in transformers.
+pub(super) fn refuse_biases(file: &ConfigFile) -> Result<()> {
+    file.refuse_unless("attention_bias", &[false.into()])?;
+    file.refuse_unless("mlp_bias", &[false.into()])
+}

@@ -1,0 +1,232 @@
+//! Model families: one file each, with its `config.json` as transformers 4 and 5 write it, the names of its modules
+//! and its deviations.
+
+mod bert;
+mod custom_code;
+mod distilbert;
+mod file;
+mod gemma2;
+mod llama;
+mod mistral;
+mod modernbert;
+mod phi3;
+mod qwen;
+mod roberta;
+mod rope;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use self::file::ConfigFile;
+use super::config::BackboneConfig;
+
+/// An architecture that llmcls computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+    Gemma2,
+    Phi3,
+    Bert,
+    Roberta,
+    XlmRoberta,
+    DistilBert,
+    ModernBert,
+}
+
+/// In the order in which messages list them.
+const FAMILIES: [Family; 11] = [
+    Family::Llama,
+    Family::Mistral,
+    Family::Qwen2,
+    Family::Qwen3,
+    Family::Gemma2,
+    Family::Phi3,
+    Family::Bert,
+    Family::Roberta,
+    Family::XlmRoberta,
+    Family::DistilBert,
+    Family::ModernBert,
+];
+
+impl Family {
+    /// `model_type` in `config.json`.
+    fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gemma2 => "gemma2",
+            Self::Phi3 => "phi3",
+            Self::Bert => "bert",
+            Self::Roberta => "roberta",
+            Self::XlmRoberta => "xlm-roberta",
+            Self::DistilBert => "distilbert",
+            Self::ModernBert => "modernbert",
+        }
+    }
+
+    /// The beginning of its classes' names in transformers.
+    fn class_prefix(self) -> &'static str {
+        match self {
+            Self::Llama => "Llama",
+            Self::Mistral => "Mistral",
+            Self::Qwen2 => "Qwen2",
+            Self::Qwen3 => "Qwen3",
+            Self::Gemma2 => "Gemma2",
+            Self::Phi3 => "Phi3",
+            Self::Bert => "Bert",
+            Self::Roberta => "Roberta",
+            Self::XlmRoberta => "XLMRoberta",
+            Self::DistilBert => "DistilBert",
+            Self::ModernBert => "ModernBert",
+        }
+    }
+
+    fn read(self, file: &ConfigFile) -> Result<BackboneConfig> {
+        match self {
+            Self::Llama => llama::read(file),
+            Self::Mistral => mistral::read(file),
+            Self::Qwen2 => qwen::read_2(file),
+            Self::Qwen3 => qwen::read_3(file),
+            Self::Gemma2 => gemma2::read(file),
+            Self::Phi3 => phi3::read(file),
+            Self::Bert => bert::read(file),
+            Self::Roberta => roberta::read(file),
+            Self::XlmRoberta => roberta::read_xlm(file),
+            Self::DistilBert => distilbert::read(file),
+            Self::ModernBert => modernbert::read(file),
+        }
+    }
+}
+
+impl BackboneConfig {
+    /// Reads `config.json`.
+    ///
+    /// # Errors
+    /// If it is not valid, or asks for something that llmcls does not compute.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
+    }
+
+    fn from_json(text: &str) -> Result<Self> {
+        let file = ConfigFile::parse(text)?;
+        let supported = || FAMILIES.map(Family::model_type).join(", ");
+        let Some(model_type) = file.text("model_type")? else { bail!("no model_type; supported: {}", supported()) };
+        let family = FAMILIES.into_iter().find(|family| family.model_type() == model_type);
+        let family = family
+            .with_context(|| format!("model_type `{model_type}` is not supported; supported: {}", supported()))?;
+        if let Some(auto_map) = file.value("auto_map") {
+            custom_code::check(auto_map, family.model_type(), family.class_prefix())?;
+        }
+        if let Some(quantization) = file.value("quantization_config") {
+            check_quantization(quantization)?;
+        }
+        for key in ["is_encoder_decoder", "add_cross_attention"] {
+            file.refuse_unless(key, &[false.into()])?;
+        }
+        file.refuse_unless("pruned_heads", &[Value::Object(serde_json::Map::new())])?;
+        let config = family.read(&file)?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Accepts weights that bitsandbytes quantized to NF4 with double quantization.
+fn check_quantization(config: &Value) -> Result<()> {
+    for (key, expected) in [
+        ("quant_method", Value::from("bitsandbytes")),
+        ("load_in_4bit", Value::from(true)),
+        ("bnb_4bit_quant_type", Value::from("nf4")),
+        ("bnb_4bit_use_double_quant", Value::from(true)),
+    ] {
+        ensure!(
+            config[key] == expected,
+            "quantization_config: {key} is {}, and only {expected} is read; use the original weights with model.use_4bit",
+            config[key]
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: &str = r#""model_type": "llama", "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2,
+        "num_attention_heads": 6, "vocab_size": 40"#;
+
+    fn parse(more: &str) -> Result<BackboneConfig> {
+        parse_as("llama", more)
+    }
+
+    fn parse_as(model_type: &str, more: &str) -> Result<BackboneConfig> {
+        let sizes = SIZES.replace("llama", model_type);
+        let sizes = match model_type {
+            "distilbert" => sizes.replace("intermediate_size", "hidden_dim"),
+            "qwen2" | "qwen3" | "gemma2" | "mistral" => format!("{sizes}, \"num_key_value_heads\": 2"),
+            _ => sizes,
+        };
+        BackboneConfig::from_json(&format!("{{{sizes}{more}}}"))
+    }
+
+    #[test]
+    fn both_spellings_of_rope_mean_the_same() {
+        let llama3 = r#""rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64"#;
+        let old = parse(&format!(r#", "rope_theta": 500000.0, "rope_scaling": {{{llama3}}}"#)).unwrap();
+        let new = format!(r#", "rope_parameters": {{"rope_theta": 500000.0, {llama3}}}, "pad_token_id": null"#);
+        assert_eq!(old, parse(&new).unwrap());
+        assert_ne!(old.layers, parse("").unwrap().layers);
+        let both = format!(r#"{new}, "rope_scaling": {{"type": "linear", "factor": 3.0}}"#);
+        assert!(parse(&both).unwrap_err().to_string().contains("different things"));
+    }
+
+    #[test]
+    fn keys_that_llmcls_does_not_compute_are_refused_by_name() {
+        for (model_type, more, name) in [
+            ("llama", r#", "hidden_act": "xielu""#, "xielu"),
+            ("llama", r#", "rope_scaling": {"type": "yarn", "factor": 2.0}"#, "yarn"),
+            ("qwen2", r#", "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}"#, "dynamic"),
+            ("llama", r#", "partial_rotary_factor": 0.5"#, "partial_rotary_factor"),
+            ("llama", r#", "rope_parameters": {"full_attention": {"rope_type": "default"}}"#, "rope_parameters"),
+            ("llama", r#", "layer_types": ["full_attention", "sliding_attention"]"#, "layer_types"),
+            ("qwen3", r#", "layer_types": ["full_attention", "chunked_attention"]"#, "chunked_attention"),
+            ("llama", r#", "auto_map": {"AutoModel": "x.py"}"#, "auto_map"),
+            ("llama", r#", "num_key_value_heads": 4"#, "num_key_value_heads 4"),
+            ("llama", r#", "quantization_config": {"quant_method": "gptq"}"#, "gptq"),
+            ("mistral", r#", "attention_bias": true"#, "attention_bias"),
+            ("gemma2", r#", "use_bidirectional_attention": true"#, "use_bidirectional_attention"),
+            ("bert", r#", "position_embedding_type": "relative_key""#, "position_embedding_type"),
+            ("bert", r#", "is_decoder": true"#, "is_decoder"),
+            ("roberta", r#", "add_cross_attention": true"#, "add_cross_attention"),
+            ("bert", r#", "pruned_heads": {"0": [1]}"#, "pruned_heads"),
+            ("distilbert", r#", "activation": "mish""#, "mish"),
+            ("modernbert", r#", "classifier_pooling": "max""#, "classifier_pooling"),
+            ("modernbert", r#", "rope_parameters": {"rope_type": "default"}"#, "rope_parameters"),
+        ] {
+            let error = parse_as(model_type, more).expect_err(more).to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        let error = BackboneConfig::from_json(r#"{"model_type": "gpt2"}"#).unwrap_err().to_string();
+        assert!(error.contains("gpt2") && error.contains("supported: llama, mistral"), "{error}");
+    }
+
+    #[test]
+    fn a_list_of_end_tokens_gives_its_first() {
+        assert_eq!(parse(r#", "bos_token_id": null, "eos_token_id": [7, 8]"#).unwrap().empty_token, Some(7));
+    }
+
+    #[test]
+    fn labels_stand_in_the_order_of_their_ids() {
+        let labels = |entries: &str| parse(&format!(r#", "id2label": {{{entries}}}"#)).unwrap().labels;
+        assert_eq!(labels(r#""1": "b", "10": "k", "2": "c", "0": "a""#), Vec::<String>::new());
+        assert_eq!(labels(r#""1": "b", "2": "c", "0": "a""#), ["a", "b", "c"]);
+    }
+}
