@@ -10,7 +10,8 @@ fn main() {
 #[cfg(feature = "cuda")]
 fn compile_kernels() {
     const FOLDER: &str = "src/kernels/cuda";
-    const KERNELS: [&str; 5] = ["attention", "elementwise", "nf4", "norm", "optimizer"];
+    const KERNELS: [&str; 9] =
+        ["activation", "attention", "dropout", "elementwise", "nf4", "norm", "optimizer", "rope", "rows"];
     println!("cargo::rerun-if-changed={FOLDER}");
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     cudaforge::KernelBuilder::new()

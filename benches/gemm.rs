@@ -7,6 +7,7 @@
 
 use std::time::Instant;
 
+use candle_core::{Device, Tensor};
 use gemm::Parallelism;
 use half::bf16;
 use llmcls::kernels::Compute;
@@ -69,6 +70,17 @@ fn rates(rounds: usize, n: usize, inputs: usize, outputs: usize) {
     bf16_packed.pack();
     let nf4 = matrix(Storage::Nf4(nf4), Compute::Bfloat16);
     let (mut y, mut dx) = (vec![0.0; n * outputs], vec![0.0; n * inputs]);
+    let tensor = |data: &[f32], width: usize| Tensor::from_slice(data, (n, width), &Device::Cpu).unwrap();
+    let (of_x, of_g) = (tensor(&x, inputs), tensor(&g, outputs));
+    // Products are added to what is there, so that no time goes into new memory.
+    let mut sum = tensor(&y, outputs);
+    let mut forward = |matrix: &FrozenMatrix| {
+        sum = matrix.product(&of_x, Some(sum.clone())).unwrap();
+    };
+    let back = |matrix: &FrozenMatrix, dx: &mut Tensor| {
+        *dx = matrix.product_transposed(&of_g, Some(dx.clone())).unwrap();
+    };
+    let mut of_dx = tensor(&dx, inputs);
     let flops = 2.0 * (n * inputs * outputs) as f64;
     let mut best = [f64::INFINITY; 8];
     // Short products several times: a clock's tick is no measure of them.
@@ -80,18 +92,18 @@ fn rates(rounds: usize, n: usize, inputs: usize, outputs: usize) {
             best[index] = best[index].min(begin.elapsed().as_secs_f64() / times as f64);
         };
         time(0, &mut || by_gemm(&x, &w, &mut y, (n, inputs, outputs), true));
-        time(1, &mut || f32.product(&x, &mut y, false));
-        time(2, &mut || f32_packed.product(&x, &mut y, false));
-        time(3, &mut || bf16.product(&x, &mut y, false));
-        time(4, &mut || bf16_packed.product(&x, &mut y, false));
-        time(5, &mut || nf4.product(&x, &mut y, false));
+        time(1, &mut || forward(&f32));
+        time(2, &mut || forward(&f32_packed));
+        time(3, &mut || forward(&bf16));
+        time(4, &mut || forward(&bf16_packed));
+        time(5, &mut || forward(&nf4));
         time(6, &mut || by_gemm(&g, &w, &mut dx, (n, outputs, inputs), false));
-        time(7, &mut || f32.product_transposed(&g, &mut dx, false));
+        time(7, &mut || back(&f32, &mut of_dx));
     }
     let mut backward = f64::INFINITY;
     for _ in 0..rounds {
         let begin = Instant::now();
-        (0..times).for_each(|_| bf16.product_transposed(&g, &mut dx, false));
+        (0..times).for_each(|_| back(&bf16, &mut of_dx));
         backward = backward.min(begin.elapsed().as_secs_f64() / times as f64);
     }
     let rate = |seconds: f64| flops / seconds / 1e9;
@@ -127,7 +139,7 @@ fn by_gemm(x: &[f32], w: &[f32], y: &mut [f32], (n, depth, columns): (usize, usi
                 { y }.0.add(start),
                 1,
                 columns as isize,
-                false,
+                true,
                 x.as_ptr(),
                 1,
                 depth as isize,

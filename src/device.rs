@@ -2,9 +2,6 @@
 
 use anyhow::{Context, Result, bail};
 
-/// Whether this build can use a GPU.
-pub const HAS_CUDA: bool = cfg!(feature = "cuda");
-
 /// What `--device` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {

@@ -14,29 +14,30 @@
 //!
 //! Modules stand in layers; one imports from those below it and from its own folder.
 
-// Layer 7: what the user runs.
+// Layer 8: what the user runs.
 pub mod cli;
 pub mod commands;
-// Layer 6: an experiment's parts, ready to train.
+// Layer 7: an experiment's parts, ready to train.
 pub mod experiment;
-// Layer 5: the training loop.
+// Layer 6: the training loop.
 pub mod training;
-// Layer 4: predictions, and the files of a run.
+// Layer 5: predictions, and the files of a run.
 pub mod artifacts;
 pub mod evaluation;
-// Layer 3: models and their weights.
+// Layer 4: models and their weights.
 pub mod model;
-// Layer 2: rows, tokens, scores, and files of the Hub.
+// Layer 3: rows, tokens, scores, and files of the Hub.
 pub mod baseline;
 pub mod data;
 pub mod hub;
 pub mod metrics;
 pub mod thresholds;
-// Layer 1: kernels, differentiable ops on them, the configuration, the terminal.
+// Layer 2: differentiable ops.
+pub mod ops;
+// Layer 1: arithmetic on tensors, the configuration, the terminal.
 pub mod config;
 pub mod console;
 pub mod kernels;
-pub mod ops;
 // Layer 0: what needs nothing else.
 pub mod atomic_file;
 pub mod device;

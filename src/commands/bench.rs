@@ -125,7 +125,7 @@ impl Timer<'_> {
         }
         let optimizer = self.optimizer.as_mut().expect("it was just made");
         for param in classifier.params() {
-            param.clear_gradient()?;
+            param.clear_gradient();
         }
         let key = DropoutKey { seed: self.config.exp.seeds[0], micro_batch: self.step };
         let loss = forward_backward(classifier, batch, key)?;

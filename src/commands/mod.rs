@@ -20,7 +20,7 @@ use crate::cli::{Cli, Command, ConfigArgs};
 use crate::config::Config;
 use crate::console::Console;
 use crate::device::{self, Choice};
-use crate::kernels::device::Device;
+use crate::kernels::device::{Device, HAS_CUDA};
 
 /// Runs a command.
 ///
@@ -51,7 +51,7 @@ pub fn run(cli: &Cli) -> Result<()> {
 fn open(choice: Choice, console: Console) -> Result<Device> {
     match choice {
         Choice::Cuda(ordinal) => Ok(Device::gpu(ordinal)?),
-        Choice::Auto if device::HAS_CUDA => Ok(Device::gpu(0).unwrap_or_else(|error| {
+        Choice::Auto if HAS_CUDA => Ok(Device::gpu(0).unwrap_or_else(|error| {
             console.warn(format!("computing on the CPU: {error}"));
             Device::cpu()
         })),

@@ -1,9 +1,13 @@
 //! The bridge between candle's tensors and the slices that CPU kernels work on.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef, Tensor, bail};
+use rayon::prelude::*;
+
+use super::cpu::{block_rows, par_rows};
 
 /// The elements of a contiguous tensor as f32 on the CPU. Those of an f32 tensor there are read in
 /// place, under candle's read lock: drop it before writing to the same tensor.
@@ -39,7 +43,7 @@ impl Deref for Elements<'_> {
 pub(crate) fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
     #[cfg(feature = "cuda")]
     if tensor.device().is_cuda() {
-        return super::cuda::download(tensor).map(Elements::Copied);
+        return super::cuda::memory::download(tensor).map(Elements::Copied);
     }
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
@@ -78,23 +82,49 @@ pub(crate) fn modify(tensor: &Tensor, f: impl FnMut(&mut [f32])) -> Result<()> {
             let slice = storage.as_cuda_slice::<f32>()?;
             let mut data = storage.device.clone_dtoh(&slice.slice(range.0..range.1))?;
             (self.0.borrow_mut())(&mut data);
-            super::cuda::overwrite(storage, range, &data)
+            super::cuda::memory::overwrite(storage, range, &data)
         }
     }
     tensor.inplace_op1(&Modify(RefCell::new(f)))
 }
 
-/// A buffer of `len` floats that the caller overwrites in full before reading.
-#[expect(unsafe_code, clippy::uninit_vec, reason = "an output is written once, by all cores")]
-pub(crate) fn scratch(len: usize) -> Vec<f32> {
+/// New rows of `width`, on all cores: `f(first row, rows)` gets zeros, a block at a time.
+///
+/// The zeros of a block are still in a core's cache when `f` overwrites them, where clearing the
+/// whole buffer first would be one more pass over memory.
+pub(crate) fn new_rows(len: usize, width: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let mut data = Vec::with_capacity(len);
-    // SAFETY: the capacity is there, every bit pattern is an f32, and callers write before they
-    // read. candle's own `alloc_uninit` does the same. Zeroing every intermediate would be one more
-    // pass over memory, on one thread.
+    let rows = block_rows(width);
+    let new = &mut data.spare_capacity_mut()[..len];
+    new.par_chunks_mut(rows * width.max(1)).enumerate().for_each(|(index, block)| {
+        block.fill(MaybeUninit::new(0.0));
+        // SAFETY: every element was just written.
+        #[expect(unsafe_code, reason = "an output is written once, by all cores")]
+        let block = unsafe { block.assume_init_mut() };
+        f(index * rows, block);
+    });
+    // SAFETY: the capacity is there, and the blocks, all of which were written, are the whole of it.
+    #[expect(unsafe_code, reason = "an output is written once, by all cores")]
     unsafe {
         data.set_len(len);
     }
     data
+}
+
+/// Rows of a gradient, on all cores: `f(first row, rows, accumulate)` adds to those of `sum`, or
+/// overwrites the zeros of a new tensor.
+pub(crate) fn sum_rows(
+    sum: Option<Tensor>,
+    shape: impl Into<Shape>,
+    width: usize,
+    f: impl Fn(usize, &mut [f32], bool) + Sync,
+) -> Result<Tensor> {
+    let Some(sum) = sum else {
+        let shape = shape.into();
+        return tensor(new_rows(shape.elem_count(), width, |first, block| f(first, block, false)), shape);
+    };
+    modify(&sum, |data| par_rows(data, width, |first, block| f(first, block, true)))?;
+    Ok(sum)
 }
 
 /// Moves floats into a tensor on the CPU.

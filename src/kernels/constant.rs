@@ -1,22 +1,22 @@
-//! Frozen numbers that ops read beside their inputs: scales, biases, angles.
+//! Frozen numbers that kernels read beside their inputs: scales, biases, angles, positions.
 
 use std::ops::Deref;
 #[cfg(feature = "cuda")]
 use std::sync::OnceLock;
 
 #[cfg(feature = "cuda")]
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 
-/// Frozen f32 numbers, on the CPU; and on a GPU, once an op there has asked for them.
+/// Frozen numbers on the CPU; and on a GPU, once a kernel there has asked for them.
 #[derive(Debug)]
-pub struct Constant {
-    values: Vec<f32>,
+pub struct Constant<T = f32> {
+    values: Vec<T>,
     #[cfg(feature = "cuda")]
-    on_device: OnceLock<Tensor>,
+    on_device: OnceLock<CudaSlice<T>>,
 }
 
-impl From<Vec<f32>> for Constant {
-    fn from(values: Vec<f32>) -> Self {
+impl<T> From<Vec<T>> for Constant<T> {
+    fn from(values: Vec<T>) -> Self {
         Self {
             values,
             #[cfg(feature = "cuda")]
@@ -25,22 +25,21 @@ impl From<Vec<f32>> for Constant {
     }
 }
 
-impl Deref for Constant {
-    type Target = [f32];
+impl<T> Deref for Constant<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         &self.values
     }
 }
 
 #[cfg(feature = "cuda")]
-impl Constant {
+impl<T: DeviceRepr + 'static> Constant<T> {
     /// The numbers on a GPU, always the same one.
-    pub(crate) fn on(&self, device: &Device) -> Result<&Tensor> {
+    pub(crate) fn on(&self, device: &candle_core::CudaDevice) -> candle_core::Result<&CudaSlice<T>> {
         if self.on_device.get().is_none() {
-            let copy = super::cuda::upload(device.as_cuda_device()?, &self.values, DType::F32, &self.len().into())?;
             // Only one thread drives a GPU: nobody else has set it meanwhile.
-            let _ = self.on_device.set(copy);
+            let _ = self.on_device.set(device.clone_htod(&self.values)?);
         }
         Ok(self.on_device.get().expect("it was just set"))
     }

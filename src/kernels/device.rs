@@ -1,18 +1,29 @@
 //! Where a model computes, and in what: on the CPU or on a GPU, in f32 or bf16.
 
+use std::marker::PhantomData;
+use std::time::Instant;
+
 use candle_core::{DType, Result, Tensor};
 
+use super::buffer::tensor;
 use super::cpu::gemm::Compute;
-use super::cpu::memory::Limits;
-use super::matrix::FrozenMatrix;
+use super::cpu::memory::{Buffer, Limits};
+use super::matrix::{FrozenMatrix, Storage};
+
+/// Whether this build can use a GPU.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 
 /// A device, the type of activations on it, and how it treats frozen weights.
+///
+/// It stays on its thread: work for a GPU is queued by one thread, and nothing would keep a second one
+/// from reading what the first is still computing.
 #[derive(Clone, Debug)]
 pub struct Device {
     device: candle_core::Device,
     dtype: DType,
     compute: Compute,
     packs_weights: bool,
+    on_one_thread: PhantomData<*const ()>,
 }
 
 /// What records say of a GPU.
@@ -27,15 +38,15 @@ pub struct GpuDescription {
 }
 
 impl Device {
+    fn new(device: candle_core::Device, dtype: DType) -> Self {
+        Self { device, dtype, compute: Compute::Float32, packs_weights: false, on_one_thread: PhantomData }
+    }
+
     /// The CPU, which computes in f32 unless [told otherwise](Device::computing_in), whatever weights are
     /// stored in.
     #[must_use]
     pub fn cpu() -> Self {
         Self::new(candle_core::Device::Cpu, DType::F32)
-    }
-
-    fn new(device: candle_core::Device, dtype: DType) -> Self {
-        Self { device, dtype, compute: Compute::Float32, packs_weights: false }
     }
 
     /// Opens the GPU of a number, for bf16.
@@ -44,7 +55,7 @@ impl Device {
     /// If there is none, it is too old, or this build is for the CPU only.
     pub fn gpu(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Ok(Self::new(super::cuda::open(ordinal)?, DType::BF16));
+        return Ok(Self::new(super::cuda::driver::open(ordinal)?, DType::BF16));
         #[cfg(not(feature = "cuda"))]
         candle_core::bail!(
             "cuda:{ordinal}: this build of llmcls computes on the CPU only; use --device cpu, leave it out, or build with \
@@ -102,7 +113,7 @@ impl Device {
     pub fn put(&self, tensor: Tensor) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let candle_core::Device::Cuda(device) = &self.device {
-            return super::cuda::upload(device, &super::buffer::elements(&tensor)?, self.dtype, tensor.shape());
+            return super::cuda::memory::upload(device, &super::buffer::elements(&tensor)?, self.dtype, tensor.shape());
         }
         Ok(tensor)
     }
@@ -139,7 +150,7 @@ impl Device {
     pub fn wait(&self) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let candle_core::Device::Cuda(device) = &self.device {
-            return super::cuda::wait(device);
+            return super::cuda::driver::wait(device);
         }
         Ok(())
     }
@@ -153,7 +164,24 @@ impl Device {
         if let candle_core::Device::Cuda(device) = &self.device {
             return super::cuda::gemm::measure_rate(device, self.dtype);
         }
-        Ok(super::cpu::flops::measure_rate(self.compute))
+        self.measure_cpu_rate()
+    }
+
+    fn measure_cpu_rate(&self) -> Result<f64> {
+        const SIZE: usize = 1024;
+        let weights = match self.compute {
+            Compute::Float32 => Storage::F32(Buffer::Owned(vec![0.5; SIZE * SIZE])),
+            Compute::Bfloat16 => Storage::Bf16(Buffer::Owned(vec![half::bf16::from_f32(0.5); SIZE * SIZE])),
+        };
+        let matrix = FrozenMatrix::new(weights, SIZE, SIZE).computed_in(self.compute);
+        let x = self.put(tensor(vec![0.25; SIZE * SIZE], (SIZE, SIZE))?)?;
+        let mut best = f64::INFINITY;
+        for _ in 0..10 {
+            let begin = Instant::now();
+            matrix.product(&x, None)?;
+            best = best.min(begin.elapsed().as_secs_f64());
+        }
+        Ok(2.0 * (SIZE as f64).powi(3) / best)
     }
 
     /// The device's memory, where the system tells.
@@ -161,7 +189,7 @@ impl Device {
     pub fn memory(&self) -> Option<Limits> {
         #[cfg(feature = "cuda")]
         if let candle_core::Device::Cuda(device) = &self.device {
-            return super::cuda::limits(device).ok();
+            return super::cuda::driver::limits(device).ok();
         }
         super::cpu::memory::limits()
     }
@@ -172,11 +200,31 @@ impl Device {
         #[cfg(feature = "cuda")]
         if let candle_core::Device::Cuda(device) = &self.device {
             return Some(GpuDescription {
-                name: super::cuda::name(device).ok()?,
-                driver: super::cuda::driver_version().ok()?,
-                peak_bytes: super::cuda::peak_bytes(device).ok()?,
+                name: super::cuda::driver::name(device).ok()?,
+                driver: super::cuda::driver::driver_version().ok()?,
+                peak_bytes: super::cuda::driver::peak_bytes(device).ok()?,
             });
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Device;
+
+    /// For a type that is `Send`, the compiler cannot tell which of the two `IS_SEND` is meant.
+    trait NotSend<Marker> {
+        const IS_SEND: bool = false;
+    }
+
+    struct Also;
+
+    impl<T: ?Sized> NotSend<()> for T {}
+    impl<T: ?Sized + Send> NotSend<Also> for T {}
+
+    #[test]
+    fn a_device_stays_on_its_thread() {
+        assert!(!<Device as NotSend<_>>::IS_SEND);
     }
 }

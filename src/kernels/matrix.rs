@@ -3,10 +3,12 @@
 //! `W` never has a gradient. What is stored otherwise than it is computed is converted tile by tile next
 //! to the product, in a core's cache: the matrix never exists in f32.
 
+use candle_core::{Result, Tensor};
 use half::{bf16, f16};
 
+use super::buffer::{elements, modify, tensor};
 use super::cpu::flops;
-use super::cpu::gemm::{Compute, Direction, Packed, Source, Weights, product};
+use super::cpu::gemm::{Compute, Direction, MatrixMut, NewMatrix, Packed, Source, Weights, product};
 use super::cpu::memory::Buffer;
 use super::cpu::nf4::Nf4;
 
@@ -23,7 +25,7 @@ pub enum Storage {
     Nf4(Nf4),
     /// On a GPU.
     #[cfg(feature = "cuda")]
-    Device(Box<super::cuda::DeviceMatrix>),
+    Device(Box<super::cuda::matrix::DeviceMatrix>),
 }
 
 /// A frozen `(out, in)` matrix.
@@ -40,7 +42,7 @@ impl FrozenMatrix {
     /// A matrix of `rows × columns` numbers, row-major.
     ///
     /// # Panics
-    /// If the storage holds another number of them.
+    /// If the storage holds another number of them, or none.
     #[must_use]
     pub fn new(storage: Storage, rows: usize, columns: usize) -> Self {
         let len = match &storage {
@@ -52,6 +54,7 @@ impl FrozenMatrix {
             Storage::Device(_) => rows * columns,
         };
         assert_eq!(len, rows * columns, "a {rows} × {columns} matrix of {len} numbers");
+        assert!(len > 0, "a {rows} × {columns} matrix has no products");
         Self { storage, rows, columns, compute: Compute::Float32, packed: None }
     }
 
@@ -107,12 +110,8 @@ impl FrozenMatrix {
 
     /// The same matrix on a GPU, for activations of `dtype`.
     #[cfg(feature = "cuda")]
-    pub(super) fn moved_to(
-        self,
-        device: &candle_core::CudaDevice,
-        dtype: candle_core::DType,
-    ) -> candle_core::Result<Self> {
-        use super::cuda::DeviceMatrix;
+    pub(super) fn moved_to(self, device: &candle_core::CudaDevice, dtype: candle_core::DType) -> Result<Self> {
+        use super::cuda::matrix::DeviceMatrix;
         let (rows, columns) = (self.rows, self.columns);
         let matrix = match &self.storage {
             Storage::Nf4(weights) => DeviceMatrix::nf4(device, (rows, columns), dtype, weights)?,
@@ -123,26 +122,44 @@ impl FrozenMatrix {
 
     /// The matrix on a GPU.
     #[cfg(feature = "cuda")]
-    pub(crate) fn on_device(&self) -> candle_core::Result<&super::cuda::DeviceMatrix> {
+    fn on_device(&self) -> Result<&super::cuda::matrix::DeviceMatrix> {
         match &self.storage {
             Storage::Device(matrix) => Ok(matrix),
             _ => candle_core::bail!("activations on a GPU meet weights on the CPU"),
         }
     }
 
-    /// `y = x Wᵀ`, or `y += x Wᵀ` if `accumulate`; `x` is `(n, in)`, `y` `(n, out)`.
-    pub fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
-        flops::count(x.len() / self.columns, self.columns, self.rows);
-        match &self.packed {
-            Some(packed) => packed.product(x, y, accumulate),
-            None => product(self.compute, &self.weights(Direction::Forward), x, y, accumulate),
+    /// `sum + x Wᵀ`, or `x Wᵀ` without a sum, which is then added to in place; `x` is `(n, in)`.
+    ///
+    /// # Errors
+    /// If the matrix and the tensors are on different devices.
+    pub fn product(&self, x: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return self.on_device()?.product(x, sum);
         }
+        let (n, x) = (x.dim(0)?, elements(x)?);
+        flops::count(n, self.columns, self.rows);
+        summed(sum, n, self.rows, |y, accumulate| match &self.packed {
+            Some(packed) => packed.product(&x, y, accumulate),
+            None => product(self.compute, &self.weights(Direction::Forward), &x, y, accumulate),
+        })
     }
 
-    /// `y = g W`, or `y += g W` if `accumulate`; `g` is `(n, out)`, `y` `(n, in)`.
-    pub fn product_transposed(&self, g: &[f32], y: &mut [f32], accumulate: bool) {
-        flops::count(g.len() / self.rows, self.rows, self.columns);
-        product(self.compute, &self.weights(Direction::Backward), g, y, accumulate);
+    /// `sum + g W`, or `g W` without a sum; `g` is `(n, out)`.
+    ///
+    /// # Errors
+    /// As [`FrozenMatrix::product`].
+    pub fn product_transposed(&self, g: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if g.device().is_cuda() {
+            return self.on_device()?.product_transposed(g, sum);
+        }
+        let (n, g) = (g.dim(0)?, elements(g)?);
+        flops::count(n, self.rows, self.columns);
+        summed(sum, n, self.columns, |y, accumulate| {
+            product(self.compute, &self.weights(Direction::Backward), &g, y, accumulate);
+        })
     }
 
     fn weights(&self, direction: Direction) -> Weights<'_> {
@@ -156,6 +173,22 @@ impl FrozenMatrix {
         };
         Weights { source, rows: self.rows, columns: self.columns, stride: self.columns, direction }
     }
+}
+
+/// Lets `multiply` overwrite a new `(rows, columns)` tensor, or add to `sum`.
+fn summed(sum: Option<Tensor>, rows: usize, columns: usize, multiply: impl Fn(MatrixMut<'_>, bool)) -> Result<Tensor> {
+    let Some(sum) = sum else {
+        let mut output = NewMatrix::new(rows, columns);
+        // SAFETY: a product that does not accumulate writes the whole of its output, and reads none of it.
+        #[expect(unsafe_code, reason = "an output is written once, by all cores")]
+        let output = unsafe {
+            multiply(output.view(), false);
+            output.finish()
+        };
+        return tensor(output, (rows, columns));
+    };
+    modify(&sum, |data| multiply(MatrixMut::new(data, rows, columns, columns), true))?;
+    Ok(sum)
 }
 
 #[cfg(test)]
@@ -181,9 +214,11 @@ mod tests {
                 let mut wide = vec![0.0; rows * columns];
                 matrix.read(0, &mut wide);
                 let (x, g) = (numbers(n * columns, 2), numbers(n * rows, 3));
-                let (mut y, mut back) = (vec![1.0; n * rows], vec![1.0; n * columns]);
-                matrix.product(&x, &mut y, true);
-                matrix.product_transposed(&g, &mut back, false);
+                let [of_x, of_g, ones] = [(&x, columns), (&g, rows), (&vec![1.0; n * rows], rows)]
+                    .map(|(data, width)| tensor(data.clone(), (n, width)).unwrap());
+                let y = matrix.product(&of_x, Some(ones)).unwrap();
+                let back = matrix.product_transposed(&of_g, None).unwrap();
+                let (y, back) = (elements(&y).unwrap(), elements(&back).unwrap());
                 for i in 0..n {
                     for row in 0..rows {
                         let sum: f32 = (0..columns).map(|k| x[i * columns + k] * wide[row * columns + k]).sum();

@@ -1,13 +1,149 @@
 //! Arithmetic on tensors, for the CPU and for NVIDIA GPUs: no gradients, no tape.
 //!
-//! The only module with unsafe code, and the only one that knows which devices there are.
+//! This is the only module with unsafe code, and the only one that knows which devices there are: the
+//! table below has every kernel that an op calls, and passes it on to its namesake in `cpu` or `cuda`,
+//! wherever the first tensor is. A gradient's kernel gets the sum so far, if there is one, to add to in
+//! place; without one it gives a new tensor.
 
+pub mod activation;
+pub mod adamw;
+pub mod attention;
 pub(crate) mod buffer;
 pub mod constant;
 pub mod cpu;
 #[cfg(feature = "cuda")]
-pub(crate) mod cuda;
+mod cuda;
 pub mod device;
+pub(crate) mod low_rank;
+pub mod mask;
 pub mod matrix;
+pub(crate) mod moments;
+pub mod rope;
 
 pub use cpu::gemm::Compute;
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use activation::Activation;
+use attention::Plan;
+use constant::Constant;
+use low_rank::LowRank;
+use mask::Mask;
+use rope::RopeTable;
+
+/// Declares kernels that exist for each device.
+macro_rules! kernels {
+    ($($(#[$meta:meta])* $module:ident::$name:ident($first:ident: &Tensor $(, $argument:ident: $type:ty)*) -> $output:ty;)*) => {$(
+        $(#[$meta])*
+        pub(crate) fn $name($first: &Tensor $(, $argument: $type)*) -> Result<$output> {
+            #[cfg(feature = "cuda")]
+            if $first.device().is_cuda() {
+                return cuda::$module::$name($first $(, $argument)*);
+            }
+            cpu::$module::$name($first $(, $argument)*)
+        }
+    )*};
+}
+
+kernels! {
+    /// `a + b`
+    elementwise::add(a: &Tensor, b: &Tensor) -> Tensor;
+    /// `sum += x`
+    elementwise::add_in_place(sum: &Tensor, x: &Tensor) -> ();
+    /// `y += bias`, row by row.
+    rows::add_bias(y: &Tensor, bias: &Constant) -> ();
+
+    /// `f(x)`, or `f(x) ∘ up`.
+    activation::activate(x: &Tensor, up: Option<&Tensor>, f: Activation) -> Tensor;
+    /// The gradient of `x` in `f(x)`, or in `f(x) ∘ up`.
+    activation::activate_backward(
+        g: &Tensor, sum: Option<Tensor>, x: &Tensor, up: Option<&Tensor>, f: Activation
+    ) -> Tensor;
+    /// The gradient of `up` in `f(gate) ∘ up`.
+    activation::gate_backward(g: &Tensor, sum: Option<Tensor>, gate: &Tensor, f: Activation) -> Tensor;
+
+    /// Normalises each D-wide part of `x`; gives `1/√(mean(x²) + ε)` of each beside it.
+    norm::rms_norm(x: &Tensor, weight: &Constant, epsilon: f32) -> (Tensor, Tensor);
+    /// The gradient of `x` in [`rms_norm`].
+    norm::rms_norm_backward(
+        g: &Tensor, sum: Option<Tensor>, x: &Tensor, weight: &Constant, inverse: &Tensor
+    ) -> Tensor;
+    /// Normalises each row of `x`; gives the means and `1/√(var(x) + ε)` of the rows beside it.
+    norm::layer_norm(
+        x: &Tensor, weight: &Constant, bias: Option<&Constant>, epsilon: f32
+    ) -> (Tensor, [Tensor; 2]);
+    /// The gradient of `x` in [`layer_norm`].
+    norm::layer_norm_backward(
+        g: &Tensor, sum: Option<Tensor>, x: &Tensor, weight: &Constant, moments: &[Tensor; 2]
+    ) -> Tensor;
+
+    /// `x` with what is left out set to zero, and the rest scaled.
+    dropout::dropout(x: &Tensor, mask: &Mask) -> Tensor;
+    /// The same, in place.
+    dropout::dropout_in_place(x: &Tensor, mask: &Mask) -> ();
+
+    /// Rotates every head of the rows of `x` in place, by `sign` times the angles of their positions.
+    rope::rotate(x: &Tensor, table: &RopeTable, positions: &Constant<u32>, sign: f32) -> ();
+
+    /// Rows `indices` of `x`.
+    rows::gather(x: &Tensor, indices: &Constant<u32>) -> Tensor;
+    /// The gradient of `x`, of `rows` rows, in [`gather`] of distinct rows.
+    rows::scatter(g: &Tensor, sum: Option<Tensor>, indices: &Constant<u32>, rows: usize) -> Tensor;
+    /// Some columns of `x`.
+    rows::columns(x: &Tensor, columns: Range<usize>) -> Tensor;
+    /// The gradient of `x`, of `width` columns, in [`columns`]: zero beside those columns.
+    rows::columns_backward(g: &Tensor, sum: Option<Tensor>, columns: Range<usize>, width: usize) -> Tensor;
+
+    /// Attends; gives the output, and of each query and head the log of the sum of its exponentials.
+    attention::attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> (Tensor, Tensor);
+    /// The gradients of q, k and v, at least those that are wanted.
+    attention::attention_backward(
+        g: &Tensor, qkv: &[Tensor; 3], output: &Tensor, log_sums: &Tensor, plan: &Plan, wanted: [bool; 3]
+    ) -> [Option<Tensor>; 3];
+
+    /// A and B for products with rows like `x`.
+    low_rank::low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scaling: f32, mask: Option<Mask>) -> LowRank;
+    /// `y += s · drop(x) Aᵀ Bᵀ`; gives u = drop(x) Aᵀ, `(N, r)`.
+    low_rank::low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRank) -> Tensor;
+    /// ∂L/∂u = s · g B, `(N, r)`.
+    low_rank::gradient_of_u(g: &Tensor, pair: &LowRank) -> Tensor;
+    /// ∂L/∂B = s · gᵀ u, `(out, r)`, to `sum`.
+    low_rank::sum_gradient_of_b(g: &Tensor, sum: &Tensor, accumulate: bool, u: &Tensor, pair: &LowRank) -> ();
+    /// ∂L/∂A = (∂L/∂u)ᵀ drop(x), `(r, in)`, to `sum`.
+    low_rank::sum_gradient_of_a(of_u: &Tensor, sum: &Tensor, accumulate: bool, x: &Tensor, pair: &LowRank) -> ();
+    /// `∂L/∂x += mask(∂L/∂u · A)`
+    low_rank::add_gradient_of_x(of_u: &Tensor, sum: &Tensor, pair: &LowRank) -> ();
+}
+
+// A head is a few rows: it is computed on the CPU, wherever the base is.
+pub(crate) use cpu::linear::{
+    add_numbers, linear, linear_backward, scale_and_shift, scale_backward, sum_columns, sum_outer_products,
+    sum_products,
+};
+pub(crate) use cpu::rows::{mean_rows, mean_rows_backward};
+
+/// `x` in f32 on the CPU, where it may be already.
+pub(crate) fn to_host(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return buffer::tensor(cuda::memory::download(x)?, x.shape().clone());
+    }
+    Ok(x.clone())
+}
+
+/// `x`, of f32 on the CPU, on the device and in the type of `like`.
+pub(crate) fn from_host(x: &Tensor, like: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if like.device().is_cuda() {
+        return cuda::elementwise::from_host(x, like);
+    }
+    let _ = like;
+    Ok(x.clone())
+}
+
+/// Whether both are on one device.
+pub(crate) fn are_together(a: &Tensor, b: &Tensor) -> bool {
+    a.device().same_device(b.device())
+}

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::config::NormKind;
 use super::lora::{AdapterShape, LoraOptions};
@@ -286,11 +285,12 @@ pub(super) fn embed(table: &FrozenMatrix, token_ids: &[u32], scale: f32) -> Resu
         );
     }
     let width = table.columns();
-    let mut x = buffer::scratch(token_ids.len() * width);
-    x.par_chunks_exact_mut(width).zip(token_ids).for_each(|(row, &token)| {
-        table.read(token as usize * width, row);
-        if scale != 1.0 {
-            row.iter_mut().for_each(|x| *x *= scale);
+    let x = buffer::new_rows(token_ids.len() * width, width, |first, block| {
+        for (row, &token) in block.chunks_exact_mut(width).zip(&token_ids[first..]) {
+            table.read(token as usize * width, row);
+            if scale != 1.0 {
+                row.iter_mut().for_each(|x| *x *= scale);
+            }
         }
     });
     Ok(buffer::tensor(x, (token_ids.len(), width))?)

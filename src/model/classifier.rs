@@ -176,7 +176,7 @@ impl Classifier {
                 Initial::Constant(value) => values.fill(value),
                 Initial::Values(ref base) => values.copy_from_slice(base),
             })?;
-            param.clear_gradient()?;
+            param.clear_gradient();
         }
         Ok(())
     }

@@ -1,249 +1,54 @@
 //! Activations, alone and gated: `y = f(x)`, and `y = f(gate) ∘ up` (Shazeer, 2020).
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 
 use super::rows_of;
 use super::tape::{Tape, Value};
-use crate::kernels::buffer::{elements, scratch, tensor};
-use crate::kernels::cpu::math::{erf, exp, sigmoid, simd, tanh};
-use crate::kernels::cpu::{MAP_WIDTH, map_block, par_rows};
-
-/// A function of one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// x · σ(x)
-    Silu,
-    /// x · Φ(x), Φ the normal distribution.
-    Gelu,
-    /// The same with Φ approached by a hyperbolic tangent.
-    GeluTanh,
-    /// max(x, 0)
-    Relu,
-    /// tanh(x)
-    Tanh,
-}
-
-impl Activation {
-    /// By its name in transformers' configurations.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "silu" | "swish" => Self::Silu,
-            "gelu" => Self::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Self::GeluTanh,
-            "relu" => Self::Relu,
-            "tanh" => Self::Tanh,
-            _ => return None,
-        })
-    }
-}
-
-/// Names that [`Activation::from_name`] knows.
-pub const NAMES: &str = "silu, gelu, gelu_new, gelu_pytorch_tanh, relu, tanh";
+use crate::kernels;
+pub use crate::kernels::activation::{Activation, NAMES};
 
 /// `f(x)`, element by element.
 ///
 /// # Errors
-/// If `x` is not a matrix of f32.
+/// If `x` is not a matrix.
 pub fn activate(tape: &Tape, x: &Value, f: Activation) -> Result<Value> {
-    let shape = x.tensor().dims2()?;
-    #[cfg(feature = "cuda")]
-    if x.tensor().device().is_cuda() {
-        return crate::kernels::cuda::elementwise::activate(tape, x, None, f);
-    }
-    let mut output = scratch(shape.0 * shape.1);
-    forward(&mut output, &elements(x.tensor())?, None, f);
-    let output = tensor(output, shape)?;
+    x.tensor().dims2()?;
+    let output = kernels::activate(x.tensor(), None, f)?;
     let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
     let x = x.tensor().clone();
-    Ok(tape.record(output, move |incoming| {
-        let (x, incoming) = (elements(&x)?, elements(&incoming)?);
-        gradient.write(&shape.into(), |gradient, accumulate| backward(gradient, accumulate, &incoming, &x, None, f))
-    }))
+    Ok(tape.record(output, move |g| gradient.accumulate(|sum| kernels::activate_backward(&g, sum, &x, None, f))))
 }
 
 /// `f(gate) ∘ up`, both `(N, I)`.
 ///
 /// # Errors
-/// If the shapes differ or are not f32.
+/// If the shapes differ.
 pub fn gated(tape: &Tape, gate: &Value, up: &Value, f: Activation) -> Result<Value> {
-    let shape = gate.tensor().dims2()?;
-    rows_of(up.tensor(), shape.1)?;
-    #[cfg(feature = "cuda")]
-    if gate.tensor().device().is_cuda() {
-        return crate::kernels::cuda::elementwise::activate(tape, gate, Some(up), f);
+    let (rows, width) = gate.tensor().dims2()?;
+    if rows_of(up.tensor(), width)? != rows {
+        bail!("a gate of {rows} rows for {:?}", up.tensor().dims());
     }
-    let mut output = scratch(shape.0 * shape.1);
-    forward(&mut output, &elements(gate.tensor())?, Some(&elements(up.tensor())?), f);
-    let output = tensor(output, shape)?;
-    let gradients = (gate.gradient(), up.gradient());
-    if gradients.0.is_none() && gradients.1.is_none() {
+    let output = kernels::activate(gate.tensor(), Some(up.tensor()), f)?;
+    let (of_gate, of_up) = (gate.gradient(), up.gradient());
+    if of_gate.is_none() && of_up.is_none() {
         return Ok(Value::constant(output));
     }
     let (gate, up) = (gate.tensor().clone(), up.tensor().clone());
-    Ok(tape.record(output, move |incoming| {
-        let (gate, up, incoming) = (elements(&gate)?, elements(&up)?, elements(&incoming)?);
-        if let Some(gradient) = &gradients.0 {
-            gradient.write(&shape.into(), |gradient, accumulate| {
-                backward(gradient, accumulate, &incoming, &gate, Some(&up), f);
-            })?;
+    Ok(tape.record(output, move |g| {
+        if let Some(gradient) = &of_gate {
+            gradient.accumulate(|sum| kernels::activate_backward(&g, sum, &gate, Some(&up), f))?;
         }
-        if let Some(gradient) = &gradients.1 {
-            gradient.write(&shape.into(), |gradient, accumulate| {
-                gradient_of_up(gradient, accumulate, &incoming, &gate, f);
-            })?;
+        if let Some(gradient) = &of_up {
+            gradient.accumulate(|sum| kernels::gate_backward(&g, sum, &gate, f))?;
         }
         Ok(())
     }))
 }
 
-/// √(2/π), and the cubic term, of the approximation by a tangent.
-const TANH_SCALE: f32 = 0.797_884_6;
-const TANH_CUBIC: f32 = 0.044_715;
-
-/// Φ(x) and its derivative, the normal density.
-#[inline(always)]
-fn normal(x: f32) -> (f32, f32) {
-    const INVERSE_ROOT_TAU: f32 = 0.398_942_3;
-    (0.5 + 0.5 * erf(x * std::f32::consts::FRAC_1_SQRT_2), INVERSE_ROOT_TAU * exp(-0.5 * x * x))
-}
-
-/// The same, approached by a hyperbolic tangent.
-#[inline(always)]
-fn normal_by_tanh(x: f32) -> (f32, f32) {
-    let t = tanh(TANH_SCALE * (x + TANH_CUBIC * x * x * x));
-    let slope = 0.5 * (1.0 - t * t) * TANH_SCALE * (1.0 + 3.0 * TANH_CUBIC * x * x);
-    (0.5 + 0.5 * t, slope)
-}
-
-/// A function and its derivative. Not closures, because only functions can be told to be inlined: where
-/// they were not, an element took ten times as long.
-trait Pointwise {
-    fn value(x: f32) -> f32;
-    fn slope(x: f32) -> f32;
-}
-
-struct Silu;
-struct Gelu;
-struct GeluTanh;
-struct Relu;
-struct Tanh;
-
-impl Pointwise for Silu {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        x * sigmoid(x)
-    }
-
-    #[inline(always)]
-    fn slope(x: f32) -> f32 {
-        let s = sigmoid(x);
-        s * (1.0 + x * (1.0 - s))
-    }
-}
-
-impl Pointwise for Gelu {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        x * normal(x).0
-    }
-
-    #[inline(always)]
-    fn slope(x: f32) -> f32 {
-        let (probability, density) = normal(x);
-        probability + x * density
-    }
-}
-
-impl Pointwise for GeluTanh {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        x * normal_by_tanh(x).0
-    }
-
-    #[inline(always)]
-    fn slope(x: f32) -> f32 {
-        let (probability, density) = normal_by_tanh(x);
-        probability + x * density
-    }
-}
-
-impl Pointwise for Relu {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        if x > 0.0 { x } else { 0.0 }
-    }
-
-    #[inline(always)]
-    fn slope(x: f32) -> f32 {
-        if x > 0.0 { 1.0 } else { 0.0 }
-    }
-}
-
-impl Pointwise for Tanh {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        tanh(x)
-    }
-
-    #[inline(always)]
-    fn slope(x: f32) -> f32 {
-        let t = tanh(x);
-        1.0 - t * t
-    }
-}
-
-/// Runs `$map` with `$function` as the type of an activation, compiled for each on its own.
-macro_rules! by_kind {
-    ($kind:expr, $function:ident => $map:expr) => {
-        match $kind {
-            Activation::Silu => by_kind!(@with Silu, $function, $map),
-            Activation::Gelu => by_kind!(@with Gelu, $function, $map),
-            Activation::GeluTanh => by_kind!(@with GeluTanh, $function, $map),
-            Activation::Relu => by_kind!(@with Relu, $function, $map),
-            Activation::Tanh => by_kind!(@with Tanh, $function, $map),
-        }
-    };
-    (@with $kind:ident, $function:ident, $map:expr) => {{
-        type $function = $kind;
-        $map
-    }};
-}
-
-simd! {
-    fn forward(output: &mut [f32], x: &[f32], up: Option<&[f32]>, f: Activation) {
-        par_rows(output, MAP_WIDTH, |first, block| {
-            by_kind!(f, F => match up {
-                None => map_block(first, block, false, [x], |[x]| F::value(x)),
-                Some(up) => map_block(first, block, false, [x, up], |[x, up]| F::value(x) * up),
-            });
-        });
-    }
-}
-
-simd! {
-    /// Of `f(x)`, or of the gate of `f(x) ∘ up`.
-    fn backward(gradient: &mut [f32], accumulate: bool, incoming: &[f32], x: &[f32], up: Option<&[f32]>, f: Activation) {
-        par_rows(gradient, MAP_WIDTH, |first, block| {
-            by_kind!(f, F => match up {
-                None => map_block(first, block, accumulate, [incoming, x], |[g, x]| g * F::slope(x)),
-                Some(up) => map_block(first, block, accumulate, [incoming, x, up], |[g, x, up]| g * up * F::slope(x)),
-            });
-        });
-    }
-}
-
-simd! {
-    fn gradient_of_up(gradient: &mut [f32], accumulate: bool, incoming: &[f32], gate: &[f32], f: Activation) {
-        par_rows(gradient, MAP_WIDTH, |first, block| {
-            by_kind!(f, F => map_block(first, block, accumulate, [incoming, gate], |[g, gate]| g * F::value(gate)));
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::buffer::{elements, tensor};
     use crate::ops::finite_differences::{check, numbers};
 
     const ALL: [Activation; 5] =

@@ -1,5 +1,7 @@
 //! The two losses, as means, in f32 with f64 sums.
 
+use std::rc::Rc;
+
 use candle_core::{Result, Tensor, bail};
 
 use super::tape::{Tape, Value};
@@ -91,11 +93,7 @@ fn mean_loss(
     };
     Ok(tape.record(loss, move |incoming| {
         let scale = elements(&incoming)?[0];
-        gradient.write(&shape.into(), |gradient, accumulate| {
-            for (gradient, slope) in gradient.iter_mut().zip(&slopes) {
-                *gradient = scale * slope + if accumulate { *gradient } else { 0.0 };
-            }
-        })
+        gradient.add(Rc::new(tensor(slopes.iter().map(|slope| scale * slope).collect(), shape)?))
     }))
 }
 

@@ -5,81 +5,10 @@ use std::rc::Rc;
 
 use candle_core::{Result, bail};
 
-use super::tape::{Tape, Value};
-use crate::kernels::buffer::modify;
+use super::tape::{Tape, Value, owned};
+use crate::kernels;
 use crate::kernels::constant::Constant;
-use crate::kernels::cpu::math::simd;
-use crate::kernels::cpu::par_rows;
-
-/// cos and sin of every position's angles.
-#[derive(Debug)]
-pub struct RopeTable {
-    /// `(positions, half)`
-    cos: Constant,
-    /// `(positions, half)`
-    sin: Constant,
-    /// Pairs of a head that are rotated: d/2, or fewer.
-    half: usize,
-    /// d
-    head_size: usize,
-}
-
-impl RopeTable {
-    /// Angles `position · frequency` for positions `0 .. positions`, for heads of width `head_size`, of
-    /// which the first `2 · frequencies` elements are rotated. cos and sin are multiplied by `scale`.
-    ///
-    /// # Panics
-    /// If a head has fewer elements than that.
-    #[must_use]
-    pub fn new(frequencies: &[f32], head_size: usize, scale: f32, positions: usize) -> Self {
-        assert!(2 * frequencies.len() <= head_size, "{} frequencies for heads of {head_size}", frequencies.len());
-        let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-        Self {
-            cos: angles().map(|angle| scale * angle.cos()).collect::<Vec<_>>().into(),
-            sin: angles().map(|angle| scale * angle.sin()).collect::<Vec<_>>().into(),
-            half: frequencies.len(),
-            head_size,
-        }
-    }
-
-    /// How many positions it holds.
-    #[must_use]
-    pub fn positions(&self) -> usize {
-        self.cos.len() / self.half
-    }
-
-    /// cos and sin on a GPU.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn on(&self, device: &candle_core::Device) -> Result<(&candle_core::Tensor, &candle_core::Tensor)> {
-        Ok((self.cos.on(device)?, self.sin.on(device)?))
-    }
-
-    /// The width of a head, and pairs of it that are rotated.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn widths(&self) -> (usize, usize) {
-        (self.head_size, self.half)
-    }
-}
-
-simd! {
-    /// Rotates every head of the rows of `x`, by `sign` times their angles.
-    fn rotate(x: &mut [f32], width: usize, table: &RopeTable, positions: &[u32], sign: f32) {
-        let half = table.half;
-        par_rows(x, width, |first, block| {
-            for (row, x) in (first..).zip(block.chunks_exact_mut(width)) {
-                let at = positions[row] as usize * half;
-                let (cos, sin) = (&table.cos[at..at + half], &table.sin[at..at + half]);
-                for head in x.chunks_exact_mut(table.head_size) {
-                    let (a, b) = head[..2 * half].split_at_mut(half);
-                    for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                        let sin = sign * sin;
-                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                    }
-                }
-            }
-        });
-    }
-}
+pub use crate::kernels::rope::RopeTable;
 
 /// Rotates `x` `(N, heads · d)` by `positions` (N entries), in place: `x` is consumed.
 ///
@@ -93,22 +22,14 @@ pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>)
     if let Some(position) = positions.iter().find(|&&p| p as usize >= table.positions()) {
         bail!("position {position} is outside the rope table of {}", table.positions());
     }
-    #[cfg(feature = "cuda")]
-    if x.tensor().device().is_cuda() {
-        return crate::kernels::cuda::elementwise::rope(tape, x, table, positions);
-    }
-    modify(x.tensor(), |x| rotate(x, width, table, positions, 1.0))?;
-    let Some(gradient) = x.gradient() else {
-        return Ok(x);
-    };
-    let (table, positions) = (Rc::clone(table), Rc::clone(positions));
-    Ok(tape.record(x.tensor().clone(), move |mut incoming| {
-        if Rc::get_mut(&mut incoming).is_none() {
-            let copy = incoming.copy()?;
-            incoming = Rc::new(copy);
-        }
-        modify(&incoming, |g| rotate(g, width, &table, &positions, -1.0))?;
-        gradient.add(incoming)
+    let positions = Constant::from(positions.to_vec());
+    kernels::rotate(x.tensor(), table, &positions, 1.0)?;
+    let Some(gradient) = x.gradient() else { return Ok(x) };
+    let table = Rc::clone(table);
+    Ok(tape.record(x.tensor().clone(), move |g| {
+        let g = owned(g)?;
+        kernels::rotate(&g, &table, &positions, -1.0)?;
+        gradient.add(Rc::new(g))
     }))
 }
 

@@ -10,20 +10,10 @@ use std::rc::Rc;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::kernels::buffer;
-use crate::kernels::cpu::math::simd;
-use crate::kernels::cpu::{MAP_WIDTH, map_block, par_rows};
+use crate::kernels;
+pub use crate::kernels::mask::DropoutKey;
 
 type Step = Box<dyn FnOnce() -> Result<()>>;
-
-/// What a dropout mask is drawn from, beside the site (see [`crate::rng`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DropoutKey {
-    /// The training seed.
-    pub seed: u32,
-    /// Micro-batches since the start of training.
-    pub micro_batch: u32,
-}
 
 /// A record of one forward pass.
 pub struct Tape {
@@ -31,13 +21,13 @@ pub struct Tape {
     dropout: Option<DropoutKey>,
 }
 
-/// A tensor in a forward pass and, if it needs one, the place of its gradient.
+/// A tensor in a forward pass and, if it needs one, its gradient.
 pub struct Value {
     tensor: Tensor,
     gradient: Option<Gradient>,
 }
 
-/// The place where gradients for one value arrive.
+/// The gradients of one value, as they arrive.
 ///
 /// The first to arrive is kept as it is; later ones are added, in place if nobody else holds the
 /// tensor: both inputs of a sum receive the very same one.
@@ -168,48 +158,24 @@ impl Default for Gradient {
 impl Gradient {
     /// Adds a gradient.
     pub(crate) fn add(&self, gradient: Rc<Tensor>) -> Result<()> {
-        let Some(mut present) = self.take() else {
+        let Some(present) = self.take() else {
             self.0.replace(Some(gradient));
             return Ok(());
         };
-        if Rc::get_mut(&mut present).is_none() {
-            present = Rc::new(present.copy()?);
+        if present.shape() != gradient.shape() {
+            bail!("gradients of shapes {:?} and {:?} meet", present.shape(), gradient.shape());
         }
-        add_in_place(&present, &gradient)?;
-        self.0.replace(Some(present));
+        let present = owned(present)?;
+        kernels::add_in_place(&present, &gradient)?;
+        self.0.replace(Some(Rc::new(present)));
         Ok(())
     }
 
-    /// Lets an op write its gradient of `len` elements itself: `f(buffer, accumulate)` must
-    /// overwrite the buffer, or add to it if `accumulate`.
-    pub(crate) fn write(&self, shape: &candle_core::Shape, f: impl Fn(&mut [f32], bool)) -> Result<()> {
-        self.write_tensor(
-            || buffer::tensor(buffer::scratch(shape.elem_count()), shape.clone()),
-            |gradient, accumulate| buffer::modify(gradient, |data| f(data, accumulate)),
-        )
-    }
-
-    /// As [`Gradient::write`], wherever the tensor is: `make` gives one to overwrite.
-    pub(crate) fn write_tensor(
-        &self,
-        make: impl FnOnce() -> Result<Tensor>,
-        f: impl FnOnce(&Tensor, bool) -> Result<()>,
-    ) -> Result<()> {
-        let gradient = match self.take() {
-            Some(mut present) => {
-                if Rc::get_mut(&mut present).is_none() {
-                    present = Rc::new(present.copy()?);
-                }
-                f(&present, true)?;
-                present
-            }
-            None => {
-                let gradient = make()?;
-                f(&gradient, false)?;
-                Rc::new(gradient)
-            }
-        };
-        self.0.replace(Some(gradient));
+    /// Lets a kernel add a gradient: `f` gets the sum of those that arrived, to add to in place, or gives
+    /// the first.
+    pub(crate) fn accumulate(&self, f: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
+        let sum = f(self.take().map(owned).transpose()?)?;
+        self.0.replace(Some(Rc::new(sum)));
         Ok(())
     }
 
@@ -242,7 +208,8 @@ impl Param {
         &self.value
     }
 
-    /// The sum of the gradients since the last [`Param::clear_gradient`], if there were any.
+    /// The sum of the gradients since the last [`Param::clear_gradient`]; an old one if none has arrived,
+    /// as [`Param::has_gradient`] tells.
     #[must_use]
     pub fn gradient(&self) -> &Tensor {
         &self.gradient
@@ -254,54 +221,26 @@ impl Param {
         self.has_gradient.get()
     }
 
-    /// Forgets the gradient.
-    ///
-    /// # Errors
-    /// If the tensor cannot be written.
-    pub fn clear_gradient(&self) -> Result<()> {
+    /// Forgets the gradient: the next to arrive overwrites it.
+    pub fn clear_gradient(&self) {
         self.has_gradient.set(false);
-        if self.gradient.device().is_cuda() {
-            // The first gradient to arrive overwrites it.
-            return Ok(());
-        }
-        buffer::modify(&self.gradient, |gradient| gradient.fill(0.0))
     }
 
     /// Adds numbers to the gradient, as the backward of an op does.
     ///
     /// # Errors
-    /// If the tensor cannot be written.
+    /// If there are more or fewer of them than the parameter has.
     pub fn add_to_gradient(&self, addend: &[f32]) -> Result<()> {
-        self.accumulate(|gradient| add(gradient, addend))
+        self.accumulate(|sum, accumulate| kernels::add_numbers(sum, accumulate, addend))
     }
 
-    /// Lets an op add to the gradient.
-    pub(crate) fn accumulate(&self, f: impl Fn(&mut [f32])) -> Result<()> {
-        self.has_gradient.set(true);
-        buffer::modify(&self.gradient, f)
-    }
-
-    /// As [`Param::accumulate`] on a GPU: `f(gradient, accumulate)` must overwrite it, or add to it.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn accumulate_on_device(&self, f: impl FnOnce(&Tensor, bool) -> Result<()>) -> Result<()> {
+    /// Lets a kernel add to the gradient: `f(gradient, accumulate)` must overwrite it, or add to it.
+    pub(crate) fn accumulate(&self, f: impl FnOnce(&Tensor, bool) -> Result<()>) -> Result<()> {
         f(&self.gradient, self.has_gradient.replace(true))
     }
 }
 
-fn add_in_place(sum: &Tensor, other: &Tensor) -> Result<()> {
-    if sum.shape() != other.shape() {
-        bail!("gradients of shapes {:?} and {:?} meet", sum.shape(), other.shape());
-    }
-    #[cfg(feature = "cuda")]
-    if sum.device().is_cuda() {
-        return crate::kernels::cuda::elementwise::add_in_place(sum, other);
-    }
-    let other = buffer::elements(other)?;
-    buffer::modify(sum, |sum| add(sum, &other))
-}
-
-simd! {
-    fn add(sum: &mut [f32], other: &[f32]) {
-        par_rows(sum, MAP_WIDTH, |first, block| map_block(first, block, true, [other], |[x]| x));
-    }
+/// A gradient that may be changed: itself if nobody else holds it, else a copy.
+pub(crate) fn owned(gradient: Rc<Tensor>) -> Result<Tensor> {
+    Rc::try_unwrap(gradient).or_else(|shared| shared.copy())
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use candle_core::Result;
 
-use crate::ops::adamw::{HeldMoments, Maps, Step, sum_of_squares};
+use crate::ops::adamw::{Maps, ParamMoments, Step, sum_of_squares};
 pub use crate::ops::adamw::{MomentStorage, Moments};
 use crate::ops::tape::Param;
 
@@ -16,7 +16,7 @@ const EPSILON: f64 = 1e-8;
 /// The state of one optimization.
 #[derive(Debug)]
 pub struct AdamW {
-    params: Vec<(Rc<Param>, HeldMoments)>,
+    params: Vec<(Rc<Param>, ParamMoments)>,
     maps: Maps,
     weight_decay: f64,
     steps: i32,
@@ -31,7 +31,7 @@ impl AdamW {
         let maps = Maps::new();
         let held = |param: &Rc<Param>| {
             let moments = Moments::zeros(param.value().elem_count(), storage, &maps);
-            Ok((Rc::clone(param), HeldMoments::new(param, moments, &maps)?))
+            Ok((Rc::clone(param), ParamMoments::new(param, moments, &maps)?))
         };
         let params = params.iter().map(held).collect::<Result<_>>()?;
         Ok(Self { params, maps, weight_decay, steps: 0 })
@@ -68,7 +68,7 @@ impl AdamW {
         for (param, held) in &mut self.params {
             let mut moments = held.read()?.into_owned();
             f(param, &mut moments)?;
-            *held = HeldMoments::new(param, moments, &self.maps)?;
+            *held = ParamMoments::new(param, moments, &self.maps)?;
         }
         Ok(())
     }

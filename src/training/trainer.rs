@@ -249,7 +249,7 @@ impl Trainer<'_> {
     fn accumulate(&self, window: &[&[usize]], progress: &mut Progress) -> Result<f64> {
         let mut sum = 0.0;
         for param in self.classifier.params() {
-            param.clear_gradient()?;
+            param.clear_gradient();
         }
         for indices in window {
             let samples = indices.iter().map(|&index| &self.train[index]);

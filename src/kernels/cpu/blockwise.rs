@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::dynamic_map::DynamicMap;
-use crate::ops::adamw::{Maps, Step};
+use crate::kernels::adamw::{Maps, Step};
 
 /// Moments that share a scale.
 pub const BLOCK: usize = 256;

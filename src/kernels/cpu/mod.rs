@@ -1,21 +1,36 @@
 //! What the CPU kernels share: vector arithmetic, matrix products, and the split over cores.
 
+pub(crate) mod activation;
+pub(crate) mod adamw;
+pub(crate) mod attention;
 pub mod blockwise;
+pub(crate) mod dropout;
 pub mod dynamic_map;
+pub(crate) mod elementwise;
 pub mod flops;
 pub(crate) mod gemm;
+pub(crate) mod linear;
+pub(crate) mod low_rank;
 pub(crate) mod math;
 pub mod memory;
 pub mod nf4;
+pub(crate) mod norm;
+pub(crate) mod rope;
+pub(crate) mod rows;
 
 use rayon::prelude::*;
 
 /// Runs `f(first row, rows)` over blocks of whole rows of `out`, on all cores. The cut depends on
 /// the shape alone, never on the number of threads.
 pub(crate) fn par_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    // About 16 Ki elements: large against the cost of a task, small against a core's cache.
-    let rows = (16_384 / width.max(1)).max(1);
+    let rows = block_rows(width);
     out.par_chunks_mut(rows * width.max(1)).enumerate().for_each(|(index, block)| f(index * rows, block));
+}
+
+/// Rows of a task of [`par_rows`]: about 16 Ki elements, large against the cost of a task, small against
+/// a core's cache.
+pub(crate) fn block_rows(width: usize) -> usize {
+    (16_384 / width.max(1)).max(1)
 }
 
 /// Elements that [`map_block`] is called for at a time: pass it to [`par_rows`] as the width.

@@ -13,7 +13,7 @@ struct Sequence {
     uint32_t query, queries, position, key, length;
 };
 
-// What all tiles share; the order is that of `launch` in attention.rs.
+// What all tiles share: `Shape` in attention.rs.
 struct Shape {
     uint32_t heads, key_heads, head_size, tokens, tile;
     // 0: no window, no cap.
@@ -24,16 +24,6 @@ struct Shape {
     uint32_t threshold;
     float kept_scale;
 };
-
-#define SHAPE_PARAMS                                                                                                   \
-    uint32_t heads, uint32_t key_heads, uint32_t head_size, uint32_t tokens, uint32_t tile, uint32_t is_causal,        \
-        uint32_t window, float scale, float cap, uint32_t seed, uint32_t site, uint32_t step, uint32_t purpose,        \
-        uint32_t threshold, float kept_scale
-#define SHAPE                                                                                                          \
-    Shape {                                                                                                            \
-        heads, key_heads, head_size, tokens, tile, is_causal, window, scale, cap, {seed, site, step, purpose},         \
-            threshold, kept_scale                                                                                      \
-    }
 
 __device__ __forceinline__ uint32_t ceil16(uint32_t x) { return (x + 15) / 16 * 16; }
 
@@ -308,8 +298,8 @@ __device__ void attention(T *out, float *log_sums, const T *q, const T *k, const
 }
 #define PARAMS(T)                                                                                                      \
     (T * out, float *log_sums, const T *q, const T *k, const T *v, const Sequence *sequences, const uint32_t *tiles,   \
-     SHAPE_PARAMS)
-KERNEL(attention, PARAMS, (out, log_sums, q, k, v, sequences, tiles, SHAPE))
+     Shape shape)
+KERNEL(attention, PARAMS, (out, log_sums, q, k, v, sequences, tiles, shape))
 #undef PARAMS
 
 // δ = Σ ∂L/∂o · o of each query and head: a warp each.
@@ -410,9 +400,9 @@ __device__ void attention_backward_q(T *gq, const T *g, const T *q, const T *k, 
 }
 #define BACKWARD_PARAMS(T)                                                                                             \
     const T *g, const T *q, const T *k, const T *v, const float *log_sums, const float *deltas,                        \
-        const Sequence *sequences, const uint32_t *tiles, SHAPE_PARAMS
+        const Sequence *sequences, const uint32_t *tiles, Shape shape
 #define PARAMS(T) (T * gq, BACKWARD_PARAMS(T))
-KERNEL(attention_backward_q, PARAMS, (gq, g, q, k, v, log_sums, deltas, sequences, tiles, SHAPE))
+KERNEL(attention_backward_q, PARAMS, (gq, g, q, k, v, log_sums, deltas, sequences, tiles, shape))
 #undef PARAMS
 
 // The gradients of k and v, summed over the heads that share them. tiles: pairs (sequence, its first key).
@@ -467,5 +457,5 @@ __device__ void attention_backward_kv(T *gk, T *gv, const T *g, const T *q, cons
     store_rows(gv, done, key, keys, key_width, key_head * d, d, 1.0f);
 }
 #define PARAMS(T) (T * gk, T *gv, BACKWARD_PARAMS(T))
-KERNEL(attention_backward_kv, PARAMS, (gk, gv, g, q, k, v, log_sums, deltas, sequences, tiles, SHAPE))
+KERNEL(attention_backward_kv, PARAMS, (gk, gv, g, q, k, v, log_sums, deltas, sequences, tiles, shape))
 #undef PARAMS

@@ -5,24 +5,28 @@ use std::time::Instant;
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
-use candle_core::{CudaDevice, DType, Result, bail};
+use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
 
+use super::driver::wait;
+use super::memory::bytes_of;
 use crate::kernels::cpu::flops;
 
 /// A row-major matrix in the GPU's memory, or the transpose of one.
 #[derive(Clone, Copy)]
 pub(super) struct Operand {
-    pub(super) address: u64,
-    pub(super) dtype: DType,
+    address: u64,
+    dtype: DType,
     /// As stored.
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) is_transposed: bool,
+    rows: usize,
+    columns: usize,
+    is_transposed: bool,
 }
 
 impl Operand {
-    pub(super) fn new(address: u64, dtype: DType, (rows, columns): (usize, usize)) -> Self {
-        Self { address, dtype, rows, columns, is_transposed: false }
+    /// A tensor of two dimensions.
+    pub(super) fn of(tensor: &Tensor) -> Result<Self> {
+        let (rows, columns) = tensor.dims2()?;
+        Ok(Self { address: bytes_of(tensor)?, dtype: tensor.dtype(), rows, columns, is_transposed: false })
     }
 
     pub(super) fn transposed(self) -> Self {
@@ -85,17 +89,16 @@ pub(super) fn gemm(
 }
 
 /// Floating-point operations a second of a large product of activations: the best of a few.
-pub(crate) fn measure_rate(device: &CudaDevice, dtype: DType) -> Result<f64> {
+pub(in crate::kernels) fn measure_rate(device: &CudaDevice, dtype: DType) -> Result<f64> {
     const SIZE: usize = 4096;
-    let zeros = || device.alloc_zeros::<f32>(SIZE * SIZE);
+    let zeros = || Tensor::zeros((SIZE, SIZE), dtype, &Device::Cuda(device.clone()));
     let [a, b, out] = [zeros()?, zeros()?, zeros()?];
-    let operand = |slice| Operand::new(super::address_of(slice), dtype, (SIZE, SIZE));
     let mut best = f64::INFINITY;
     for _ in 0..10 {
-        super::wait(device)?;
+        wait(device)?;
         let begin = Instant::now();
-        gemm(device, operand(&out), false, 1.0, operand(&a), operand(&b).transposed())?;
-        super::wait(device)?;
+        gemm(device, Operand::of(&out)?, false, 1.0, Operand::of(&a)?, Operand::of(&b)?.transposed())?;
+        wait(device)?;
         best = best.min(begin.elapsed().as_secs_f64());
     }
     Ok(2.0 * (SIZE as f64).powi(3) / best)

@@ -7,8 +7,18 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{CudaDevice, DType, Result, Tensor};
 
 use super::gemm::{Operand, gemm};
-use super::{Grid, address, address_of, args, kernel, launch, scratch, upload};
+use super::launch::{Code, Grid, kernels, ptx};
+use super::memory::{Activations, Address, activations, address_of, scratch, sum_or_new, upload};
 use crate::kernels::cpu::nf4::{LEVELS, Nf4};
+
+const CODE: Code = Code { name: "nf4", ptx: ptx::NF4 };
+
+kernels! { CODE:
+    fn dequantize_nf4<T>(
+        out: Address<Activations>, codes: Address<u8>, absmax: Address<u8>, nested_map: Address<f32>,
+        nested_absmax: Address<f32>, level_values: Address<f32>, offset: f32, n: usize,
+    );
+}
 
 /// A `(rows, columns)` matrix.
 #[derive(Debug)]
@@ -40,7 +50,7 @@ struct Codes {
 
 impl DeviceMatrix {
     /// Copies a matrix; `read` gives its numbers. It is held in `dtype`.
-    pub(crate) fn dense(
+    pub(in crate::kernels) fn dense(
         device: &CudaDevice,
         shape: (usize, usize),
         dtype: DType,
@@ -53,7 +63,12 @@ impl DeviceMatrix {
     }
 
     /// Copies a quantized matrix, for activations of `dtype`.
-    pub(crate) fn nf4(device: &CudaDevice, shape: (usize, usize), dtype: DType, weights: &Nf4) -> Result<Self> {
+    pub(in crate::kernels) fn nf4(
+        device: &CudaDevice,
+        shape: (usize, usize),
+        dtype: DType,
+        weights: &Nf4,
+    ) -> Result<Self> {
         let codes = Codes {
             codes: device.clone_htod(&weights.codes)?,
             absmax: device.clone_htod(&weights.absmax)?,
@@ -67,54 +82,50 @@ impl DeviceMatrix {
     }
 
     /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(in crate::kernels) fn bytes(&self) -> usize {
         match &self.held {
             Held::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
             Held::Nf4(codes) => codes.bytes,
         }
     }
 
-    /// `y = x Wᵀ`, or `y += x Wᵀ` if `accumulate`; `x` is `(n, in)`, `y` `(n, out)`.
-    pub(super) fn product(&self, x: u64, y: u64, n: usize, accumulate: bool) -> Result<()> {
-        let (rows, columns) = self.shape;
-        let (x, y) = (Operand::new(x, self.dtype, (n, columns)), Operand::new(y, self.dtype, (n, rows)));
-        self.with_weights(|weights| gemm(&self.device, y, accumulate, 1.0, x, weights.transposed()))
+    /// `sum + x Wᵀ`, or `x Wᵀ` without a sum; `x` is `(n, in)`.
+    pub(in crate::kernels) fn product(&self, x: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
+        let (sum, accumulate) = sum_or_new(sum, x, (x.dim(0)?, self.shape.0))?;
+        let weights = self.weights()?;
+        let transposed = Operand::of(&weights)?.transposed();
+        gemm(&self.device, Operand::of(&sum)?, accumulate, 1.0, Operand::of(x)?, transposed)?;
+        Ok(sum)
     }
 
-    /// `y = g W`, or `y += g W` if `accumulate`; `g` is `(n, out)`, `y` `(n, in)`.
-    pub(super) fn product_transposed(&self, g: u64, y: u64, n: usize, accumulate: bool) -> Result<()> {
-        let (rows, columns) = self.shape;
-        let (g, y) = (Operand::new(g, self.dtype, (n, rows)), Operand::new(y, self.dtype, (n, columns)));
-        self.with_weights(|weights| gemm(&self.device, y, accumulate, 1.0, g, weights))
+    /// `sum + g W`, or `g W` without a sum; `g` is `(n, out)`.
+    pub(in crate::kernels) fn product_transposed(&self, g: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
+        let (sum, accumulate) = sum_or_new(sum, g, (g.dim(0)?, self.shape.1))?;
+        let weights = self.weights()?;
+        gemm(&self.device, Operand::of(&sum)?, accumulate, 1.0, Operand::of(g)?, Operand::of(&weights)?)?;
+        Ok(sum)
     }
 
-    fn with_weights(&self, f: impl FnOnce(Operand) -> Result<()>) -> Result<()> {
-        match &self.held {
-            Held::Dense(tensor) => f(Operand::new(address(tensor)?, self.dtype, self.shape)),
-            Held::Nf4(codes) => {
-                let wide = self.dequantized(codes)?;
-                f(Operand::new(address(&wide)?, self.dtype, self.shape))
-            }
-        }
-    }
-
-    fn dequantized(&self, held: &Codes) -> Result<Tensor> {
+    /// The numbers in the type of activations.
+    fn weights(&self) -> Result<Tensor> {
+        let held = match &self.held {
+            Held::Dense(tensor) => return Ok(tensor.clone()),
+            Held::Nf4(held) => held,
+        };
         let wide = scratch(&self.device, self.dtype, self.shape)?;
         let len = self.shape.0 * self.shape.1;
-        launch(
+        kernel::dequantize_nf4(
             &self.device,
-            &kernel("dequantize_nf4", self.dtype)?,
+            self.dtype,
             Grid::over(len.div_ceil(8)),
-            args![
-                address(&wide)?,
-                address_of(&held.codes),
-                address_of(&held.absmax),
-                address_of(&held.nested_map),
-                address_of(&held.nested_absmax),
-                address_of(&held.levels),
-                held.offset,
-                len
-            ],
+            activations(&wide)?,
+            address_of(&held.codes),
+            address_of(&held.absmax),
+            address_of(&held.nested_map),
+            address_of(&held.nested_absmax),
+            address_of(&held.levels),
+            held.offset,
+            len,
         )?;
         Ok(wide)
     }

@@ -1,105 +1,98 @@
-//! Root-mean-square and layer normalisation.
+//! Root-mean-square and layer normalisation, a warp for each row: see `norm.cu`.
 
-use std::rc::Rc;
+use candle_core::{DType, Result, Tensor};
 
-use candle_core::{DType, Result};
+use super::launch::{Code, Flag, Grid, kernels, ptx};
+use super::memory::{Activations, Address, activations, address_of, device_of, floats, scratch, sum_or_new};
+use crate::kernels::constant::Constant;
 
-use super::{Grid, address, args, device_of, kernel, launch, scratch, write_gradient};
-use crate::ops::layer_norm::LayerNorm;
-use crate::ops::rms_norm::RmsNorm;
-use crate::ops::tape::{Tape, Value};
+const CODE: Code = Code { name: "norm", ptx: ptx::NORM };
 
-/// As `ops::rms_norm`: each D-wide part of the rows of `x`.
-pub(crate) fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
-    let device = device_of(x.tensor())?;
-    let (dtype, width) = (x.tensor().dtype(), norm.weight.len());
-    let rows = x.tensor().elem_count() / width;
-    let output = scratch(&device, dtype, x.tensor().shape())?;
-    let inverse = scratch(&device, DType::F32, rows)?;
-    let weight = norm.weight.on(x.tensor().device())?;
-    launch(
-        &device,
-        &kernel("rms_norm", dtype)?,
-        Grid::warp_each(rows),
-        args![
-            address(&output)?,
-            address(&inverse)?,
-            address(x.tensor())?,
-            address(weight)?,
-            rows as u32,
-            width as u32,
-            norm.epsilon
-        ],
-    )?;
-    let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
-    let (x, norm) = (x.tensor().clone(), Rc::clone(norm));
-    Ok(tape.record(output, move |incoming| {
-        let weight = norm.weight.on(x.device())?;
-        write_gradient(&gradient, &x, |gradient, accumulate| {
-            launch(
-                &device,
-                &kernel("rms_norm_backward", dtype)?,
-                Grid::warp_each(rows),
-                args![
-                    gradient,
-                    address(&incoming)?,
-                    address(&x)?,
-                    address(weight)?,
-                    address(&inverse)?,
-                    rows as u32,
-                    width as u32,
-                    accumulate
-                ],
-            )
-        })
-    }))
+kernels! { CODE:
+    fn rms_norm<T>(
+        out: Address<Activations>, inverse: Address<f32>, x: Address<Activations>, weight: Address<f32>, rows: u32,
+        width: u32, epsilon: f32,
+    );
+    fn rms_norm_backward<T>(
+        gradient: Address<Activations>, g: Address<Activations>, x: Address<Activations>, weight: Address<f32>,
+        inverse: Address<f32>, rows: u32, width: u32, accumulate: Flag,
+    );
+    fn layer_norm<T>(
+        out: Address<Activations>, means: Address<f32>, inverse: Address<f32>, x: Address<Activations>,
+        weight: Address<f32>, bias: Address<f32>, rows: u32, width: u32, epsilon: f32,
+    );
+    fn layer_norm_backward<T>(
+        gradient: Address<Activations>, g: Address<Activations>, x: Address<Activations>, weight: Address<f32>,
+        means: Address<f32>, inverse: Address<f32>, rows: u32, width: u32, accumulate: Flag,
+    );
 }
 
-/// As `ops::layer_norm`.
-pub(crate) fn layer_norm(tape: &Tape, x: &Value, norm: &Rc<LayerNorm>) -> Result<Value> {
-    let device = device_of(x.tensor())?;
-    let (dtype, (rows, width)) = (x.tensor().dtype(), x.tensor().dims2()?);
-    let output = scratch(&device, dtype, (rows, width))?;
-    let [means, inverse] = [scratch(&device, DType::F32, rows)?, scratch(&device, DType::F32, rows)?];
-    let weight = norm.weight.on(x.tensor().device())?;
-    let bias = norm.bias.as_ref().map_or(Ok(0), |bias| address(bias.on(x.tensor().device())?))?;
-    launch(
-        &device,
-        &kernel("layer_norm", dtype)?,
-        Grid::warp_each(rows),
-        args![
-            address(&output)?,
-            address(&means)?,
-            address(&inverse)?,
-            address(x.tensor())?,
-            address(weight)?,
-            bias,
-            rows as u32,
-            width as u32,
-            norm.epsilon
-        ],
-    )?;
-    let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
-    let (x, norm) = (x.tensor().clone(), Rc::clone(norm));
-    Ok(tape.record(output, move |incoming| {
-        let weight = norm.weight.on(x.device())?;
-        write_gradient(&gradient, &x, |gradient, accumulate| {
-            launch(
-                &device,
-                &kernel("layer_norm_backward", dtype)?,
-                Grid::warp_each(rows),
-                args![
-                    gradient,
-                    address(&incoming)?,
-                    address(&x)?,
-                    address(weight)?,
-                    address(&means)?,
-                    address(&inverse)?,
-                    rows as u32,
-                    width as u32,
-                    accumulate
-                ],
-            )
-        })
-    }))
+/// Rows of a norm's width in `x`, and the width.
+fn sizes(x: &Tensor, weight: &Constant) -> (u32, u32, Grid) {
+    let rows = x.elem_count() / weight.len();
+    (rows as u32, weight.len() as u32, Grid::warp_each(rows))
+}
+
+/// Normalises each D-wide part of `x`; gives `1/√(mean(x²) + ε)` of each beside it.
+pub(in crate::kernels) fn rms_norm(x: &Tensor, weight: &Constant, epsilon: f32) -> Result<(Tensor, Tensor)> {
+    let (device, dtype, (rows, width, grid)) = (device_of(x)?, x.dtype(), sizes(x, weight));
+    let output = scratch(&device, dtype, x.shape())?;
+    let inverse = scratch(&device, DType::F32, rows as usize)?;
+    let weight = address_of(weight.on(&device)?);
+    let (out, inverses) = (activations(&output)?, floats(&inverse)?);
+    kernel::rms_norm(&device, dtype, grid, out, inverses, activations(x)?, weight, rows, width, epsilon)?;
+    Ok((output, inverse))
+}
+
+/// The gradient of `x` in [`rms_norm`].
+pub(in crate::kernels) fn rms_norm_backward(
+    g: &Tensor,
+    sum: Option<Tensor>,
+    x: &Tensor,
+    weight: &Constant,
+    inverse: &Tensor,
+) -> Result<Tensor> {
+    let (device, dtype, (rows, width, grid)) = (device_of(x)?, x.dtype(), sizes(x, weight));
+    let (sum, accumulate) = sum_or_new(sum, x, x.shape())?;
+    let [out, g, x] = [activations(&sum)?, activations(g)?, activations(x)?];
+    let (weight, inverse) = (address_of(weight.on(&device)?), floats(inverse)?);
+    kernel::rms_norm_backward(&device, dtype, grid, out, g, x, weight, inverse, rows, width, accumulate)?;
+    Ok(sum)
+}
+
+/// Normalises each row of `x`; gives the means and `1/√(var(x) + ε)` of the rows beside it.
+pub(in crate::kernels) fn layer_norm(
+    x: &Tensor,
+    weight: &Constant,
+    bias: Option<&Constant>,
+    epsilon: f32,
+) -> Result<(Tensor, [Tensor; 2])> {
+    let (device, dtype, (rows, width, grid)) = (device_of(x)?, x.dtype(), sizes(x, weight));
+    let output = scratch(&device, dtype, x.shape())?;
+    let [means, inverse] = [scratch(&device, DType::F32, rows as usize)?, scratch(&device, DType::F32, rows as usize)?];
+    let weight = address_of(weight.on(&device)?);
+    let bias = match bias {
+        Some(bias) => address_of(bias.on(&device)?),
+        None => Address::none(),
+    };
+    let (out, of_means, of_inverse) = (activations(&output)?, floats(&means)?, floats(&inverse)?);
+    let x = activations(x)?;
+    kernel::layer_norm(&device, dtype, grid, out, of_means, of_inverse, x, weight, bias, rows, width, epsilon)?;
+    Ok((output, [means, inverse]))
+}
+
+/// The gradient of `x` in [`layer_norm`].
+pub(in crate::kernels) fn layer_norm_backward(
+    g: &Tensor,
+    sum: Option<Tensor>,
+    x: &Tensor,
+    weight: &Constant,
+    [means, inverse]: &[Tensor; 2],
+) -> Result<Tensor> {
+    let (device, dtype, (rows, width, grid)) = (device_of(x)?, x.dtype(), sizes(x, weight));
+    let (sum, accumulate) = sum_or_new(sum, x, x.shape())?;
+    let [out, g, x] = [activations(&sum)?, activations(g)?, activations(x)?];
+    let (weight, means, inverse) = (address_of(weight.on(&device)?), floats(means)?, floats(inverse)?);
+    kernel::layer_norm_backward(&device, dtype, grid, out, g, x, weight, means, inverse, rows, width, accumulate)?;
+    Ok(sum)
 }

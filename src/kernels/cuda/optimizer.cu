@@ -6,14 +6,9 @@
 struct Step {
     float learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay;
 };
-#define STEP_PARAMS                                                                                                    \
-    float learning_rate, float gradient_scale, float beta1, float beta2, float epsilon, float correction1,             \
-        float correction2, float decay
-#define STEP Step{learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay}
 
 extern "C" __global__ void adamw(float *values, float *first, float *second, const float *gradient, size_t n,
-                                 STEP_PARAMS) {
-    Step step = STEP;
+                                 Step step) {
     float step_size = step.learning_rate / step.correction1;
     for (size_t e = global_thread(); e < n; e += global_threads()) {
         float g = gradient[e] * step.gradient_scale, m = first[e], v = second[e];
@@ -49,8 +44,7 @@ __device__ float block_max(float x) {
 // With moments in 8 bits (see blockwise.rs): a block of 256 threads for each block of 256 moments.
 extern "C" __global__ void adamw_8bit(float *values, uint8_t *first, uint8_t *second, float *first_scales,
                                       float *second_scales, const float *first_map, const float *second_map,
-                                      const float *gradient, size_t n, STEP_PARAMS) {
-    Step step = STEP;
+                                      const float *gradient, size_t n, Step step) {
     __shared__ float signed_map[256], unsigned_map[256];
     signed_map[threadIdx.x] = first_map[threadIdx.x];
     unsigned_map[threadIdx.x] = second_map[threadIdx.x];

@@ -1,11 +1,53 @@
 //! AdamW's step, and the norm of gradients.
 
-use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::{CudaDevice, DType, Result, Tensor};
 
-use super::{Grid, THREADS, address, address_of, args, device_of, launch, scratch_buffer, upload};
+use super::launch::{Code, Grid, THREADS, kernels, ptx};
+use super::memory::{Address, address_of, device_of, download, floats, scratch_buffer, upload};
+use crate::kernels::adamw::{Maps, Step};
+use crate::kernels::cpu::adamw::Moments;
 use crate::kernels::cpu::blockwise::{BLOCK, BlockwiseMoments};
-use crate::ops::adamw::{Maps, Moments, Step};
+
+const CODE: Code = Code { name: "optimizer", ptx: ptx::OPTIMIZER };
+
+kernels! { CODE:
+    fn adamw(
+        values: Address<f32>, first: Address<f32>, second: Address<f32>, gradient: Address<f32>, n: usize,
+        step: StepNumbers,
+    );
+    fn adamw_8bit(
+        values: Address<f32>, first: Address<u8>, second: Address<u8>, first_scales: Address<f32>,
+        second_scales: Address<f32>, first_map: Address<f32>, second_map: Address<f32>, gradient: Address<f32>,
+        n: usize, step: StepNumbers,
+    );
+    fn sum_of_squares(out: Address<f64>, x: Address<f32>, n: usize);
+}
+
+/// The numbers of a step: `Step` in optimizer.cu.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct StepNumbers {
+    learning_rate: f32,
+    gradient_scale: f32,
+    beta1: f32,
+    beta2: f32,
+    epsilon: f32,
+    correction1: f32,
+    correction2: f32,
+    decay: f32,
+}
+
+// SAFETY: laid out as in C.
+#[expect(unsafe_code, reason = "a parameter of a kernel")]
+unsafe impl DeviceRepr for StepNumbers {}
+
+impl From<&Step> for StepNumbers {
+    fn from(step: &Step) -> Self {
+        let Step { learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay } = *step;
+        Self { learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay }
+    }
+}
 
 /// The moments of one parameter.
 #[derive(Debug)]
@@ -28,7 +70,7 @@ pub(crate) enum DeviceMoments {
 
 impl DeviceMoments {
     /// Copies moments to where `param` is.
-    pub(crate) fn new(param: &Tensor, moments: &Moments, maps: &Maps) -> Result<Self> {
+    pub(in crate::kernels) fn new(param: &Tensor, moments: &Moments, maps: &Maps) -> Result<Self> {
         let device = device_of(param)?;
         Ok(match moments {
             Moments::Float32 { first, second } => Self::Float32 {
@@ -48,7 +90,7 @@ impl DeviceMoments {
     }
 
     /// Bytes of state.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(in crate::kernels) fn bytes(&self) -> usize {
         match self {
             Self::Float32 { first, second } => 4 * (first.elem_count() + second.elem_count()),
             Self::Blockwise { first, second, first_scales, second_scales, .. } => {
@@ -58,11 +100,9 @@ impl DeviceMoments {
     }
 
     /// Copies moments back.
-    pub(crate) fn to_host(&self) -> Result<Moments> {
+    pub(in crate::kernels) fn to_host(&self) -> Result<Moments> {
         Ok(match self {
-            Self::Float32 { first, second } => {
-                Moments::Float32 { first: super::download(first)?, second: super::download(second)? }
-            }
+            Self::Float32 { first, second } => Moments::Float32 { first: download(first)?, second: download(second)? },
             Self::Blockwise { device, first, second, first_scales, second_scales, .. } => {
                 Moments::Blockwise(BlockwiseMoments {
                     first: device.clone_dtoh(first)?,
@@ -75,30 +115,32 @@ impl DeviceMoments {
     }
 
     /// Updates moments and `value`.
-    pub(crate) fn step(&self, step: &Step, value: &Tensor, gradient: &Tensor) -> Result<()> {
+    pub(in crate::kernels) fn step(&self, step: &Step, value: &Tensor, gradient: &Tensor) -> Result<()> {
         let (device, n) = (device_of(value)?, value.elem_count());
-        let Step { learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay } = *step;
-        let numbers = args![learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay];
-        let [value, gradient] = [address(value)?, address(gradient)?];
+        let [value, gradient] = [floats(value)?, floats(gradient)?];
         match self {
             Self::Float32 { first, second } => {
-                let tensors = args![value, address(first)?, address(second)?, gradient, n];
-                launch(&device, "adamw", Grid::over(n), &[tensors, numbers].concat())
+                kernel::adamw(&device, Grid::over(n), value, floats(first)?, floats(second)?, gradient, n, step)
             }
             Self::Blockwise { first, second, first_scales, second_scales, first_map, second_map, .. } => {
-                let tensors = args![
-                    value,
-                    address_of(first),
-                    address_of(second),
-                    address_of(first_scales),
-                    address_of(second_scales),
-                    address_of(first_map),
-                    address_of(second_map),
-                    gradient,
-                    n
-                ];
                 let grid = Grid { blocks: (n.div_ceil(BLOCK) as u32, 1), threads: THREADS, shared_bytes: 0 };
-                launch(&device, "adamw_8bit", grid, &[tensors, numbers].concat())
+                let [codes, of_squares] = [address_of(first), address_of(second)];
+                let [scales, more_scales] = [address_of(first_scales), address_of(second_scales)];
+                let [map, map_of_squares] = [address_of(first_map), address_of(second_map)];
+                kernel::adamw_8bit(
+                    &device,
+                    grid,
+                    value,
+                    codes,
+                    of_squares,
+                    scales,
+                    more_scales,
+                    map,
+                    map_of_squares,
+                    gradient,
+                    n,
+                    step,
+                )
             }
         }
     }
@@ -107,16 +149,16 @@ impl DeviceMoments {
 const _: () = assert!(BLOCK == THREADS as usize, "adamw_8bit has a thread for each moment of a block");
 
 /// Σ x² over all tensors, which are of f32: in a fixed order.
-pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
+pub(in crate::kernels) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
     /// Partial sums of a tensor.
     const PARTS: usize = 64;
     let Some(first) = tensors.first() else { return Ok(0.0) };
     let device = device_of(first)?;
     let sums = scratch_buffer::<f64>(&device, PARTS * tensors.len())?;
     for (index, tensor) in tensors.iter().enumerate() {
-        let out = address_of(&sums) + (8 * PARTS * index) as u64;
+        let out = address_of(&sums).after(PARTS * index);
         let grid = Grid { blocks: (PARTS as u32, 1), threads: THREADS, shared_bytes: 0 };
-        launch(&device, "sum_of_squares", grid, args![out, address(tensor)?, tensor.elem_count()])?;
+        kernel::sum_of_squares(&device, grid, out, floats(tensor)?, tensor.elem_count())?;
     }
     Ok(device.clone_dtoh(&sums)?.iter().sum())
 }

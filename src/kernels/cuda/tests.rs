@@ -10,7 +10,7 @@ use crate::kernels::cpu::nf4::Nf4;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::{FrozenMatrix, Storage};
 use crate::ops::activation::{Activation, activate, gated};
-use crate::ops::adamw::{HeldMoments, Maps, MomentStorage, Moments, Step, sum_of_squares};
+use crate::ops::adamw::{Maps, MomentStorage, Moments, ParamMoments, Step, sum_of_squares};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::finite_differences::numbers;
@@ -24,14 +24,8 @@ use crate::ops::to_host::to_host;
 
 type Input = (Vec<f32>, (usize, usize));
 
-/// A GPU, or `None`, said, where there is none.
-#[expect(clippy::print_stderr, reason = "what was not tested is said")]
-fn gpu() -> Option<Device> {
-    let device = Device::gpu(0).ok();
-    if device.is_none() {
-        eprintln!("skipped: no CUDA device");
-    }
-    device
+fn gpu() -> Device {
+    Device::gpu(0).expect("the tests with `--ignored` need a GPU")
 }
 
 /// An op's output, the gradients of its inputs, and those of its parameters.
@@ -47,7 +41,7 @@ fn run(
         .map(|(data, shape)| Value::leaf(device.put(tensor(data.clone(), *shape).unwrap()).unwrap()))
         .unzip();
     for param in params {
-        param.clear_gradient().unwrap();
+        param.clear_gradient();
     }
     let output = f(&tape, &values, device).unwrap();
     let mut results = vec![elements(output.tensor()).unwrap().to_vec()];
@@ -91,7 +85,7 @@ fn compare_with_params(
     make: &dyn Fn(&Device) -> Vec<Rc<Param>>,
     f: &dyn Fn(&Tape, &[Value], &Device, &[Rc<Param>]) -> Result<Value>,
 ) {
-    let Some(gpu) = gpu() else { return };
+    let gpu = gpu();
     let rounded: Vec<Input> = inputs.iter().map(|(data, shape)| (rounded(data), *shape)).collect();
     let on = |device: &Device, inputs: &[Input]| {
         let params = make(device);
@@ -114,6 +108,7 @@ fn input(rows: usize, columns: usize, seed: u32) -> Input {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn norms_match_the_cpu() {
     for (rows, width, parts) in [(5, 21, 1), (9, 64, 3), (3, 1032, 1)] {
         let weight: Vec<f32> = numbers(width, 3).iter().map(|w| 1.0 + w).collect();
@@ -127,6 +122,7 @@ fn norms_match_the_cpu() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn activations_match_the_cpu() {
     use Activation::{Gelu, GeluTanh, Relu, Silu, Tanh};
     for f in [Silu, Gelu, GeluTanh, Relu, Tanh] {
@@ -142,6 +138,7 @@ fn activations_match_the_cpu() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn dropout_draws_the_mask_of_the_cpu() {
     for (rows, width) in [(5, 24), (3, 37)] {
         let site = Dropout { p: 0.3, site: 5 };
@@ -153,6 +150,7 @@ fn dropout_draws_the_mask_of_the_cpu() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn rope_matches_the_cpu() {
     for (frequencies, head_size) in [(&[1.0, 0.3, 0.05][..], 6), (&[1.0, 0.3], 6), (&[1.0; 16], 32)] {
         let table = Rc::new(RopeTable::new(frequencies, head_size, 1.2, 11));
@@ -166,6 +164,7 @@ fn rope_matches_the_cpu() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn rows_and_columns_match_the_cpu() {
     let indices: Rc<[u32]> = vec![4, 0, 2].into();
     compare("gather", &[input(5, 19, 1)], &|tape, x| gather(tape, &x[0], &indices));
@@ -201,6 +200,7 @@ fn param(device: &Device, rows: usize, columns: usize, seed: u32) -> Rc<Param> {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn lora_linear_matches_the_cpu() {
     for (rows, inputs, outputs, rank) in [(11, 19, 13, 2), (5, 130, 66, 6)] {
         let given = [input(rows, inputs, 2), input(rows, outputs, 3)];
@@ -233,6 +233,7 @@ fn lora_linear_matches_the_cpu() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn attention_matches_the_cpu() {
     let plain = AttentionKind {
         heads: 4,
@@ -271,8 +272,9 @@ fn attention_matches_the_cpu() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn nf4_widens_to_the_same_bits() {
-    let Some(gpu) = gpu() else { return };
+    let gpu = gpu();
     let exact = gpu.with_dtype(DType::F32);
     // The product with the identity is the matrix itself.
     for (rows, columns) in [(7, 37), (64, 300)] {
@@ -289,15 +291,16 @@ fn nf4_widens_to_the_same_bits() {
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn adamw_matches_the_cpu() {
-    let Some(gpu) = gpu() else { return };
+    let gpu = gpu();
     for storage in [MomentStorage::Float32, MomentStorage::EightBit] {
         let maps = Maps::new();
         let devices = [Device::cpu(), gpu.clone()];
         let [cpu, device] = devices.map(|device| {
             let param = param(&device, 51, 131, 1);
             let zeros = Moments::zeros(51 * 131, storage, &maps);
-            let mut moments = HeldMoments::new(&param, zeros, &maps).unwrap();
+            let mut moments = ParamMoments::new(&param, zeros, &maps).unwrap();
             for number in 1..4 {
                 let gradient = numbers(51 * 131, 10 + number as u32);
                 modify(param.gradient(), |to| to.copy_from_slice(&gradient)).unwrap();
@@ -338,14 +341,15 @@ fn adamw_matches_the_cpu() {
         assert!(far <= 4, "{far} values differ");
         // What a checkpoint holds comes back.
         let again = param(&gpu, 51, 131, 1);
-        let held = HeldMoments::new(&again, device.1.clone(), &maps).unwrap();
+        let held = ParamMoments::new(&again, device.1.clone(), &maps).unwrap();
         assert_eq!(*held.read().unwrap(), device.1);
     }
 }
 
 #[test]
+#[ignore = "needs a GPU"]
 fn too_large_a_tensor_is_an_error_and_leaves_the_device_usable() {
-    let Some(gpu) = gpu() else { return };
+    let gpu = gpu();
     let error = gpu.zeros((1 << 20, 1 << 20)).unwrap_err().to_string();
     assert!(error.contains("memory"), "{error}");
     let x: Tensor = gpu.zeros((2, 3)).unwrap();

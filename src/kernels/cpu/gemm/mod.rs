@@ -40,7 +40,7 @@ use kernel::{Kernel, Shared};
 use panels::{Input, Panels, Part, Tile};
 
 pub(crate) use packed::Packed;
-pub(crate) use strided::{Matrix, MatrixMut, matmul};
+pub(crate) use strided::{Matrix, MatrixMut, NewMatrix, matmul};
 pub(crate) use weights::{Direction, Source, Weights};
 
 /// Units of a chain done before the next columns: a panel of 14 rows takes 14 KiB of L1.
@@ -169,18 +169,19 @@ use with_kernel;
 
 /// `y = x Wᵀ` or `g W`, by the direction of `weights`, or `y +=` if `accumulate`; packs the weights as
 /// it goes, on all threads. `x` is `(n, depth)`, `y` `(n, outputs)`.
-pub(crate) fn product(compute: Compute, weights: &Weights<'_>, x: &[f32], y: &mut [f32], accumulate: bool) {
+pub(crate) fn product(compute: Compute, weights: &Weights<'_>, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
     product_on(Path::of_this_cpu(compute), compute, weights, x, y, accumulate);
 }
 
 /// The same by given instructions, which this CPU must have.
-fn product_on(path: Path, compute: Compute, weights: &Weights<'_>, x: &[f32], y: &mut [f32], accumulate: bool) {
+fn product_on(path: Path, compute: Compute, weights: &Weights<'_>, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
     let (outputs, depth) = (weights.outputs(), weights.depth());
     let x = rows_of(x, depth);
-    assert_eq!(y.len(), x.rows * outputs, "the output of {} rows of {outputs}", x.rows);
+    assert!(depth > 0, "products of nothing");
+    let y = y.shared(x.rows, outputs);
     with_kernel!(compute, path, K => {
         let panels = Panels::<K>::pack(x, true);
-        for_each_task(&panels, outputs, Shared(y.as_mut_ptr()), |part| {
+        for_each_task(&panels, outputs, y, |part| {
             multiply_part(&panels, weights, &part, accumulate);
         });
     });

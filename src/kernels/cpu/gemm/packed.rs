@@ -6,10 +6,10 @@ use std::fmt;
 
 use rayon::prelude::*;
 
-use super::kernel::{Kernel, Shared, Words};
+use super::kernel::{Kernel, Words};
 use super::panels::{Panels, Tile};
 use super::weights::Weights;
-use super::{Compute, DEPTH, Path, for_each_task, rows_of, tile, with_kernel};
+use super::{Compute, DEPTH, MatrixMut, Path, for_each_task, rows_of, tile, with_kernel};
 
 /// A matrix as the micro-kernels read it.
 pub(crate) struct Packed {
@@ -53,13 +53,14 @@ impl Packed {
     }
 
     /// The product it was packed for.
-    pub(crate) fn product(&self, x: &[f32], y: &mut [f32], accumulate: bool) {
+    pub(crate) fn product(&self, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
         let x = rows_of(x, self.depth);
-        assert_eq!(y.len(), x.rows * self.outputs, "the output of {} rows of {}", x.rows, self.outputs);
+        assert!(self.depth > 0, "products of nothing");
+        let y = y.shared(x.rows, self.outputs);
         with_kernel!(self.compute, self.path, K => {
             let panels = Panels::<K>::pack(x, true);
             let strip_words = strip_words::<K>(self.depth);
-            for_each_task(&panels, self.outputs, Shared(y.as_mut_ptr()), |part| {
+            for_each_task(&panels, self.outputs, y, |part| {
                 let first = part.columns.start / K::STRIP * strip_words;
                 for start in (0..self.depth).step_by(DEPTH * K::TERMS) {
                     let units = (self.depth - start).div_ceil(K::TERMS).min(DEPTH);

@@ -36,6 +36,44 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// A row-major matrix that is about to be written: its memory holds nothing yet.
+pub(crate) struct NewMatrix {
+    data: Vec<f32>,
+    rows: usize,
+    columns: usize,
+}
+
+impl NewMatrix {
+    pub(crate) fn new(rows: usize, columns: usize) -> Self {
+        Self { data: Vec::with_capacity(rows * columns), rows, columns }
+    }
+
+    /// The matrix, to be written.
+    ///
+    /// # Safety
+    /// Of each element, the first access must be a write: by [`MatrixMut::clear`], or by a product that
+    /// does not accumulate.
+    pub(crate) unsafe fn view(&mut self) -> MatrixMut<'_> {
+        MatrixMut {
+            data: self.data.as_mut_ptr(),
+            rows: self.rows,
+            columns: self.columns,
+            row_stride: self.columns,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// The numbers.
+    ///
+    /// # Safety
+    /// Every element must have been written.
+    pub(crate) unsafe fn finish(mut self) -> Vec<f32> {
+        // SAFETY: the capacity is there, and the caller wrote every element.
+        unsafe { self.data.set_len(self.rows * self.columns) };
+        self.data
+    }
+}
+
 /// A writable row-major matrix whose rows are `row_stride` elements apart.
 pub(crate) struct MatrixMut<'a> {
     data: *mut f32,
@@ -54,6 +92,23 @@ impl<'a> MatrixMut<'a> {
         assert!(is_inside(data.len(), rows, columns, row_stride), "matrix exceeds its slice");
         assert!(rows <= 1 || columns <= row_stride, "rows overlap");
         Self { data: data.as_mut_ptr(), rows, columns, row_stride, lifetime: PhantomData }
+    }
+
+    /// All of it, to tasks that write parts of their own.
+    pub(super) fn shared(self, rows: usize, columns: usize) -> Shared<f32> {
+        let is_whole = (self.rows, self.columns, self.row_stride) == (rows, columns, columns);
+        assert!(is_whole, "the output of {rows} rows of {columns} is {} of {}", self.rows, self.columns);
+        Shared(self.data)
+    }
+
+    /// Sets all to zero.
+    pub(crate) fn clear(&mut self) {
+        for row in 0..self.rows {
+            // SAFETY: the row is inside the slice, as in `row`; all bits zero are a zero of f32.
+            unsafe {
+                self.data.add(row * self.row_stride).write_bytes(0, self.columns);
+            }
+        }
     }
 
     /// One row.

@@ -6,6 +6,12 @@ use super::strided::matmul_on;
 use super::*;
 use crate::kernels::cpu::nf4::Nf4;
 
+/// An output of `columns`.
+fn whole(y: &mut [f32], columns: usize) -> MatrixMut<'_> {
+    let rows = y.len() / columns;
+    MatrixMut::new(y, rows, columns, columns)
+}
+
 struct Random(u64);
 
 impl Random {
@@ -118,10 +124,10 @@ fn check(random: &mut Random, compute: Compute, (n, rows, columns): (usize, usiz
                 for path in paths(compute) {
                     let what = format!("{n}×{rows}×{columns} {direction:?} {accumulate} {path:?} {compute:?}");
                     let mut y = start.clone();
-                    product_on(path, compute, &weights, &x, &mut y, accumulate);
+                    product_on(path, compute, &weights, &x, whole(&mut y, outputs), accumulate);
                     assert_same_bits(compute, &y, &expected, &what);
                     let mut y = start.clone();
-                    Packed::on(path, compute, &weights).product(&x, &mut y, accumulate);
+                    Packed::on(path, compute, &weights).product(&x, whole(&mut y, outputs), accumulate);
                     assert_same_bits(compute, &y, &expected, &format!("{what} packed"));
                 }
             }
@@ -172,7 +178,7 @@ fn specials_give_the_same_bits() {
             Weights { source: Source::Bf16(&w), rows, columns, stride: columns, direction: Direction::Forward };
         for path in paths(Compute::Bfloat16) {
             let mut y = vec![0.0; n * rows];
-            product_on(path, Compute::Bfloat16, &weights, &x, &mut y, false);
+            product_on(path, Compute::Bfloat16, &weights, &x, whole(&mut y, rows), false);
             assert_same_bits(Compute::Bfloat16, &y, &expected, &format!("round {round} {path:?}"));
         }
     }
@@ -188,16 +194,16 @@ fn a_row_does_not_depend_on_its_batch_nor_on_the_threads() {
     for compute in [Compute::Float32, Compute::Bfloat16] {
         for path in paths(compute) {
             let mut all = vec![0.0; n * rows];
-            product_on(path, compute, &weights, &x, &mut all, false);
+            product_on(path, compute, &weights, &x, whole(&mut all, rows), false);
             for threads in [1, 2, 5, 24] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let mut again = vec![0.0; n * rows];
-                pool.install(|| product_on(path, compute, &weights, &x, &mut again, false));
+                pool.install(|| product_on(path, compute, &weights, &x, whole(&mut again, rows), false));
                 assert_same_bits(compute, &again, &all, "all rows");
                 for row in [0, 13, 44] {
                     let mut one = vec![0.0; rows];
                     let x = &x[row * columns..][..columns];
-                    pool.install(|| product_on(path, compute, &weights, x, &mut one, false));
+                    pool.install(|| product_on(path, compute, &weights, x, whole(&mut one, rows), false));
                     assert_same_bits(compute, &one, &all[row * rows..][..rows], "one row");
                 }
             }

@@ -1,0 +1,140 @@
+//! Dropout with a mask that is drawn once, a bit for each element.
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use super::math::simd;
+use super::par_rows;
+use crate::kernels::buffer::{elements, modify, new_rows, tensor};
+use crate::kernels::mask::{Bits, Mask};
+use crate::rng::Stream;
+
+/// `x` with what is left out set to zero, and the rest scaled.
+pub(crate) fn dropout(x: &Tensor, mask: &Mask) -> Result<Tensor> {
+    tensor(keep_and_scale(&elements(x)?, mask.width, mask.bits(), mask.choice.scale()), x.shape().clone())
+}
+
+/// The same, in place.
+pub(crate) fn dropout_in_place(x: &Tensor, mask: &Mask) -> Result<()> {
+    modify(x, |x| keep_and_scale_in_place(x, mask.width, mask.bits(), mask.choice.scale()))
+}
+
+simd! {
+    fn keep_and_scale(x: &[f32], width: usize, bits: &Bits, scale: f32) -> Vec<f32> {
+        new_rows(x.len(), width, |first, block| {
+            for (row, out) in (first..).zip(block.chunks_exact_mut(width)) {
+                for (out, x) in out.iter_mut().zip(&x[row * width..]) {
+                    *out = scale * x;
+                }
+                bits.apply(row, 0, out);
+            }
+        })
+    }
+}
+
+simd! {
+    fn keep_and_scale_in_place(x: &mut [f32], width: usize, bits: &Bits, scale: f32) {
+        par_rows(x, width, |first, block| {
+            for (row, x) in (first..).zip(block.chunks_exact_mut(width)) {
+                for x in x.iter_mut() {
+                    *x *= scale;
+                }
+                bits.apply(row, 0, x);
+            }
+        });
+    }
+}
+
+impl Mask {
+    /// What is kept, drawn when it is first asked for.
+    pub(super) fn bits(&self) -> &Bits {
+        self.bits.get_or_init(|| {
+            let bytes_per_row = self.width.div_ceil(8);
+            let mut bits = vec![0; self.rows * bytes_per_row];
+            draw_bits(&mut bits, &self.choice.stream, self.choice.threshold(), self.width);
+            Bits { bits, bytes_per_row }
+        })
+    }
+}
+
+impl Bits {
+    /// Clears what is not kept of a row's elements from `column`, a multiple of 8, on.
+    #[inline(always)]
+    pub(super) fn apply(&self, row: usize, column: usize, x: &mut [f32]) {
+        let bits = &self.bits[row * self.bytes_per_row + column / 8..];
+        let (bytes, rest) = x.as_chunks_mut::<8>();
+        for (x, &byte) in bytes.iter_mut().zip(bits) {
+            keep(x, byte);
+        }
+        if !rest.is_empty() {
+            let mut last = [0.0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            keep(&mut last, bits[bytes.len()]);
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+}
+
+/// Clears the elements whose bit is not set.
+#[inline(always)]
+fn keep(x: &mut [f32; 8], byte: u8) {
+    /// Each bit of a byte as 32 bits: loading them is faster than making them.
+    static SPREAD: [[u32; 8]; 256] = {
+        let mut spread = [[0; 8]; 256];
+        let mut index = 0;
+        while index < 8 * 256 {
+            spread[index / 8][index % 8] = if ((index / 8) >> (index % 8)) & 1 == 0 { 0 } else { u32::MAX };
+            index += 1;
+        }
+        spread
+    };
+    for (x, bits) in x.iter_mut().zip(SPREAD[usize::from(byte)]) {
+        *x = f32::from_bits(x.to_bits() & bits);
+    }
+}
+
+simd! {
+    /// Sets the bits of the elements whose random number is at least `threshold`.
+    fn draw_bits(bits: &mut [u8], stream: &Stream, threshold: u32, width: usize) {
+        const PIECE: usize = 256;
+        let bytes_per_row = width.div_ceil(8);
+        // A few rows a task: drawing is slow enough to be worth one.
+        let rows = (16_384 / width).max(1);
+        bits.par_chunks_mut(rows * bytes_per_row).enumerate().for_each(|(index, block)| {
+            let (mut numbers, mut flags) = ([0; PIECE], [0u8; PIECE]);
+            for (row, bits) in (index * rows..).zip(block.chunks_exact_mut(bytes_per_row)) {
+                for (piece, bits) in bits.chunks_mut(PIECE / 8).enumerate() {
+                    let column = piece * PIECE;
+                    let numbers = &mut numbers[..PIECE.min(width - column)];
+                    stream.fill((row * width + column) as u64, numbers);
+                    for (flag, &number) in flags.iter_mut().zip(numbers.iter()) {
+                        *flag = u8::from(number >= threshold);
+                    }
+                    for (byte, flags) in bits.iter_mut().zip(flags.as_chunks::<8>().0) {
+                        // The product moves bit 8i to bit 56 + i.
+                        *byte = (u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::mask::Choice;
+    use crate::rng::Purpose;
+
+    #[test]
+    fn the_same_elements_are_kept_whatever_the_cut_into_rows() {
+        let choice = Choice { stream: Stream::new(1, 2, 3, Purpose::Dropout), p: 0.3 };
+        let mut ones = vec![1.0; 100_000];
+        Mask::new(choice, (1, ones.len())).bits().apply(0, 0, &mut ones);
+        let share = ones.iter().filter(|&&x| x > 0.0).count() as f64 / 1e5;
+        assert!((share - 0.7).abs() < 0.01, "{share}");
+        let mut part = vec![1.0; 301];
+        Mask::new(choice, (10, 333)).bits().apply(7, 32, &mut part);
+        assert_eq!(part, ones[7 * 333 + 32..8 * 333]);
+    }
+}

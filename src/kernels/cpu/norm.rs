@@ -1,0 +1,199 @@
+//! Root-mean-square and layer normalisation, row by row.
+
+use candle_core::{Result, Tensor};
+
+use super::math::{dot, simd};
+use super::par_rows;
+use crate::kernels::buffer::{elements, new_rows, sum_rows, tensor};
+use crate::kernels::constant::Constant;
+
+/// Normalises each D-wide part of `x`; gives `1/√(mean(x²) + ε)` of each beside it.
+pub(crate) fn rms_norm(x: &Tensor, weight: &Constant, epsilon: f32) -> Result<(Tensor, Tensor)> {
+    let data = elements(x)?;
+    let inverse = inverse_roots(&data, weight.len(), epsilon);
+    let output = scaled_rows(&data, weight, &inverse);
+    let rows = inverse.len();
+    Ok((tensor(output, x.shape().clone())?, tensor(inverse, rows)?))
+}
+
+/// The gradient of `x` in [`rms_norm`].
+pub(crate) fn rms_norm_backward(
+    g: &Tensor,
+    sum: Option<Tensor>,
+    x: &Tensor,
+    weight: &Constant,
+    inverse: &Tensor,
+) -> Result<Tensor> {
+    rms_norm_slopes(sum, x, &elements(g)?, &elements(x)?, weight, &elements(inverse)?)
+}
+
+/// Normalises each row of `x`; gives the means and `1/√(var(x) + ε)` of the rows beside it.
+pub(crate) fn layer_norm(
+    x: &Tensor,
+    weight: &Constant,
+    bias: Option<&Constant>,
+    epsilon: f32,
+) -> Result<(Tensor, [Tensor; 2])> {
+    let data = elements(x)?;
+    let (rows, width) = (data.len() / weight.len(), weight.len());
+    let means = means(&data, width);
+    let inverse = inverse_deviations(&data, &means, width, epsilon);
+    let output = normalized_rows(&data, [&means, &inverse], weight, bias);
+    Ok((tensor(output, x.shape().clone())?, [tensor(means, rows)?, tensor(inverse, rows)?]))
+}
+
+/// The gradient of `x` in [`layer_norm`].
+pub(crate) fn layer_norm_backward(
+    g: &Tensor,
+    sum: Option<Tensor>,
+    x: &Tensor,
+    weight: &Constant,
+    [means, inverse]: &[Tensor; 2],
+) -> Result<Tensor> {
+    layer_norm_slopes(sum, x, &elements(g)?, &elements(x)?, weight, [&elements(means)?, &elements(inverse)?])
+}
+
+simd! {
+    fn inverse_roots(x: &[f32], width: usize, epsilon: f32) -> Vec<f32> {
+        let mut inverse = vec![0.0; x.len() / width];
+        par_rows(&mut inverse, 1, |first, inverse| {
+            for (row, inverse) in (first..).zip(inverse) {
+                let x = &x[row * width..][..width];
+                *inverse = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
+            }
+        });
+        inverse
+    }
+}
+
+simd! {
+    fn scaled_rows(x: &[f32], weight: &[f32], inverse: &[f32]) -> Vec<f32> {
+        let width = weight.len();
+        new_rows(x.len(), width, |first, block| {
+            for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
+                let x = &x[row * width..][..width];
+                for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+                    *y = x * inverse[row] * weight;
+                }
+            }
+        })
+    }
+}
+
+simd! {
+    /// With s = 1/√(mean(x²) + ε): `∂L/∂x = s·(g∘w) − x · s³/D · Σ g∘w∘x`.
+    fn rms_norm_slopes(
+        sum: Option<Tensor>,
+        like: &Tensor,
+        g: &[f32],
+        x: &[f32],
+        weight: &[f32],
+        inverse: &[f32],
+    ) -> Result<Tensor> {
+        let width = weight.len();
+        sum_rows(sum, like.shape().clone(), width, |first, block, _| {
+            let mut weighted = vec![0.0; width];
+            for (row, gradient) in (first..).zip(block.chunks_exact_mut(width)) {
+                let (x, g) = (&x[row * width..][..width], &g[row * width..][..width]);
+                for ((weighted, g), w) in weighted.iter_mut().zip(g).zip(weight) {
+                    *weighted = g * w;
+                }
+                let scale = inverse[row];
+                let pull = dot(&weighted, x) * scale * scale * scale / width as f32;
+                for ((gradient, x), weighted) in gradient.iter_mut().zip(x).zip(&weighted) {
+                    *gradient += scale * weighted - pull * x;
+                }
+            }
+        })
+    }
+}
+
+simd! {
+    fn means(x: &[f32], width: usize) -> Vec<f32> {
+        let mut means = vec![0.0; x.len() / width];
+        par_rows(&mut means, 1, |first, block| {
+            for (row, mean) in (first..).zip(block) {
+                *mean = total(&x[row * width..][..width]) / width as f32;
+            }
+        });
+        means
+    }
+}
+
+simd! {
+    fn inverse_deviations(x: &[f32], means: &[f32], width: usize, epsilon: f32) -> Vec<f32> {
+        let mut inverse = vec![0.0; means.len()];
+        par_rows(&mut inverse, 1, |first, block| {
+            let mut centered = vec![0.0; width];
+            for (row, inverse) in (first..).zip(block) {
+                for (centered, x) in centered.iter_mut().zip(&x[row * width..]) {
+                    *centered = x - means[row];
+                }
+                *inverse = 1.0 / (dot(&centered, &centered) / width as f32 + epsilon).sqrt();
+            }
+        });
+        inverse
+    }
+}
+
+simd! {
+    fn normalized_rows(x: &[f32], moments: [&[f32]; 2], weight: &[f32], bias: Option<&Constant>) -> Vec<f32> {
+        let width = weight.len();
+        new_rows(x.len(), width, |first, block| {
+            for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
+                let [mean, inverse] = moments.map(|moments| moments[row]);
+                for ((y, x), weight) in y.iter_mut().zip(&x[row * width..]).zip(weight) {
+                    *y = (x - mean) * inverse * weight;
+                }
+                for (y, bias) in y.iter_mut().zip(bias.iter().flat_map(|bias| bias.iter())) {
+                    *y += bias;
+                }
+            }
+        })
+    }
+}
+
+simd! {
+    /// With x̂ the normalised row and h = g ∘ w: `∂L/∂x = s · (h − mean(h) − x̂ · mean(h ∘ x̂))`.
+    fn layer_norm_slopes(
+        sum: Option<Tensor>,
+        like: &Tensor,
+        g: &[f32],
+        x: &[f32],
+        weight: &[f32],
+        moments: [&[f32]; 2],
+    ) -> Result<Tensor> {
+        let width = weight.len();
+        sum_rows(sum, like.shape().clone(), width, |first, block, _| {
+            let (mut weighted, mut normalized) = (vec![0.0; width], vec![0.0; width]);
+            for (row, gradient) in (first..).zip(block.chunks_exact_mut(width)) {
+                let [mean, inverse] = moments.map(|moments| moments[row]);
+                for ((weighted, g), w) in weighted.iter_mut().zip(&g[row * width..]).zip(weight) {
+                    *weighted = g * w;
+                }
+                for (normalized, x) in normalized.iter_mut().zip(&x[row * width..]) {
+                    *normalized = (x - mean) * inverse;
+                }
+                let middle = total(&weighted) / width as f32;
+                let pull = dot(&weighted, &normalized) / width as f32;
+                for ((gradient, weighted), normalized) in gradient.iter_mut().zip(&weighted).zip(&normalized) {
+                    *gradient += inverse * (weighted - middle - normalized * pull);
+                }
+            }
+        })
+    }
+}
+
+/// Σ x, in a fixed order that vectors can follow.
+#[inline(always)]
+fn total(x: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            sums[lane] += chunk[lane];
+        }
+    }
+    sums.iter().chain(rest).sum()
+}

@@ -1,0 +1,74 @@
+//! Moments where their parameter is, and the step there.
+
+use std::borrow::Cow;
+
+use candle_core::{Result, Tensor};
+
+use super::adamw::{Maps, Step};
+use super::buffer::{elements, modify};
+use super::cpu::adamw::{self, Moments};
+
+/// The moments of one parameter, on its device.
+#[derive(Debug)]
+pub(crate) enum HeldMoments {
+    Host(Moments),
+    #[cfg(feature = "cuda")]
+    Device(Box<super::cuda::optimizer::DeviceMoments>),
+}
+
+impl HeldMoments {
+    /// Puts moments where `param` is.
+    pub(crate) fn new(param: &Tensor, moments: Moments, maps: &Maps) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if param.device().is_cuda() {
+            let moments = super::cuda::optimizer::DeviceMoments::new(param, &moments, maps)?;
+            return Ok(Self::Device(Box::new(moments)));
+        }
+        let _ = (param, maps);
+        Ok(Self::Host(moments))
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Host(moments) => moments.bytes(),
+            #[cfg(feature = "cuda")]
+            Self::Device(moments) => moments.bytes(),
+        }
+    }
+
+    /// The moments on the CPU.
+    pub(crate) fn read(&self) -> Result<Cow<'_, Moments>> {
+        match self {
+            Self::Host(moments) => Ok(Cow::Borrowed(moments)),
+            #[cfg(feature = "cuda")]
+            Self::Device(moments) => moments.to_host().map(Cow::Owned),
+        }
+    }
+
+    /// Updates the moments and `value` with `gradient`.
+    pub(crate) fn step(&mut self, maps: &Maps, step: &Step, value: &Tensor, gradient: &Tensor) -> Result<()> {
+        match self {
+            Self::Host(moments) => {
+                let gradient = elements(gradient)?;
+                modify(value, |values| moments.step(maps, step, &gradient, values))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Device(moments) => moments.step(step, value, gradient),
+        }
+    }
+}
+
+/// Σ x² over all tensors, which are of f32, in f64.
+pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
+    let (on_device, on_host): (Vec<_>, Vec<_>) = tensors.iter().partition(|tensor| tensor.device().is_cuda());
+    let mut sum = 0.0;
+    #[cfg(feature = "cuda")]
+    {
+        sum += super::cuda::optimizer::sum_of_squares(&on_device)?;
+    }
+    debug_assert!(cfg!(feature = "cuda") || on_device.is_empty(), "without CUDA there is no other device");
+    for tensor in on_host {
+        sum += adamw::sum_of_squares(&elements(tensor)?);
+    }
+    Ok(sum)
+}
