@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::data::formats::Quoting;
 use crate::thresholds::Objective;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 /// Fine-tune a pretrained language model into a text classifier.
 #[derive(Debug, Parser)]
@@ -24,7 +24,17 @@ Examples:
   llmcls eval --run outputs/tiny-llama/debtags/run_20260102-030405 --split test
   llmcls predict --input_csv new.csv --output_jsonl preds.jsonl
 
-Exit codes: 0 success, 1 failure, 2 wrong usage, 130 or 143 after Ctrl-C or SIGTERM.";
+Exit codes: 0 success (also when the reader of standard output has gone, as `head` does), 1 failure, 2 wrong usage, \
+130 or 143 after Ctrl-C or SIGTERM.";
+
+/// The most rows or tokens that a flag may ask for at once.
+const MOST: usize = 1 << 20;
+
+/// A count that is neither 0 nor beyond any use.
+fn positive(text: &str) -> Result<usize, String> {
+    let count = text.trim().parse().ok().filter(|count| (1..=MOST).contains(count));
+    count.ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
+}
 
 /// Settings of every command.
 #[derive(Args, Debug)]
@@ -32,9 +42,9 @@ pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N in a build with CUDA
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Worker threads [default: one a core]
-    #[arg(long, global = true, default_value_t = 0, hide_default_value = true, value_name = "N")]
-    pub threads: usize,
+    /// Worker threads, at most 1024 [default: one a core]
+    #[arg(long, global = true, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
     /// Say only what went wrong
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -128,7 +138,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
     /// Rows in a batch [default: train.eval_batch_size of the run]
-    #[arg(long = "batch_size", alias = "batch-size", value_name = "N")]
+    #[arg(long = "batch_size", alias = "batch-size", value_name = "N", value_parser = positive)]
     pub batch_size: Option<usize>,
 }
 
@@ -205,10 +215,10 @@ pub struct PredictArgs {
     /// standard input
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: PathBuf,
-    /// Where predictions go; - writes to standard output
+    /// Where predictions go: JSON lines, or by its ending .csv or .tsv; - writes to standard output
     #[arg(long = "output_jsonl", alias = "output-jsonl", default_value = "preds.jsonl", value_name = "FILE")]
     pub output_jsonl: PathBuf,
-    /// Where predictions go, as JSON lines or, if it ends in .csv, as CSV
+    /// The same as --output_jsonl
     #[arg(long, value_name = "FILE", conflicts_with = "output_jsonl")]
     pub output: Option<PathBuf>,
     /// Predict labels above this probability, in place of the classifier's own thresholds: a number for
@@ -219,7 +229,13 @@ pub struct PredictArgs {
     #[arg(long = "always_one", alias = "always-one")]
     pub always_one: bool,
     /// Predict the N most likely labels, whatever their probability
-    #[arg(long = "top_k", alias = "top-k", value_name = "N", conflicts_with_all = ["threshold", "always_one"])]
+    #[arg(
+        long = "top_k",
+        alias = "top-k",
+        value_name = "N",
+        value_parser = positive,
+        conflicts_with_all = ["threshold", "always_one"]
+    )]
     pub top_k: Option<usize>,
 }
 
@@ -364,19 +380,19 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value = "train")]
     pub mode: BenchMode,
     /// Sequences in a batch
-    #[arg(long = "batch_size", alias = "batch-size", default_value_t = 4, value_name = "N")]
+    #[arg(long = "batch_size", alias = "batch-size", default_value_t = 4, value_name = "N", value_parser = positive)]
     pub batch_size: usize,
     /// Tokens in a sequence
-    #[arg(long, default_value_t = 128, value_name = "N")]
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = positive)]
     pub length: usize,
     /// Token ids to use instead: a JSON list of batches, each a list of lists
     #[arg(long, value_name = "FILE", conflicts_with_all = ["batch_size", "length"])]
     pub batches: Option<PathBuf>,
     /// Labels of the head
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive)]
     pub labels: usize,
     /// Timed steps
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = positive)]
     pub steps: usize,
     /// Steps before that
     #[arg(long, default_value_t = 1, value_name = "N")]

@@ -1,11 +1,15 @@
 //! What the user sees while it runs: progress bars on a terminal, plain lines elsewhere, all on
 //! standard error.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::exit::ReaderGone;
+use crate::secret::masked;
 
 /// Where messages go.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +40,32 @@ fn bars() -> &'static MultiProgress {
     BARS.get_or_init(MultiProgress::new)
 }
 
+/// Writes a line to standard error, tokens masked. A log that cannot be written (a full disk, a reader that
+/// has gone) ends nothing: neither this nor the bars may fail or panic.
+pub fn complain(message: impl AsRef<str>) {
+    // Not `suspend`, which panics where the terminal is gone; the next step draws the bars again.
+    let _ = bars().clear();
+    let _ = writeln!(stderr().lock(), "{}", masked(message.as_ref()));
+}
+
+/// Writes a command's result to standard output.
+///
+/// # Errors
+/// [`ReaderGone`] if the reader has closed it, or the error of the system.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_error)
+}
+
+/// What an error of writing to standard output means.
+#[must_use]
+pub fn output_error(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return ReaderGone.into();
+    }
+    anyhow::Error::new(error).context("cannot write to standard output")
+}
+
 /// Between two plain lines of progress.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -47,17 +77,15 @@ impl Console {
     }
 
     /// Says something.
-    #[expect(clippy::print_stderr, reason = "this is the printer")]
     pub fn say(self, message: impl AsRef<str>) {
         if !self.is_quiet {
-            bars().suspend(|| eprintln!("{}", message.as_ref()));
+            complain(message);
         }
     }
 
     /// Warns, even if quiet.
-    #[expect(clippy::print_stderr, reason = "this is the printer")]
     pub fn warn(self, message: impl AsRef<str>) {
-        bars().suspend(|| eprintln!("warning: {}", message.as_ref()));
+        complain(format!("warning: {}", message.as_ref()));
     }
 
     /// Shows the progress of `total` units of work, each a `unit`.
@@ -95,7 +123,6 @@ impl Progress {
     }
 
     /// `count` more units are done.
-    #[expect(clippy::print_stderr, reason = "this is the printer")]
     pub fn advance(&mut self, count: usize, message: impl FnOnce() -> String) {
         self.done += count as u64;
         match &self.display {
@@ -108,7 +135,7 @@ impl Progress {
                 self.last_line = Instant::now();
                 let done = (self.done - self.done_before).max(1);
                 let left = self.started.elapsed().mul_f64((self.total - self.done) as f64 / done as f64);
-                eprintln!("{} {}/{} {} eta {}s", self.title, self.done, self.total, message(), left.as_secs());
+                complain(format!("{} {}/{} {} eta {}s", self.title, self.done, self.total, message(), left.as_secs()));
             }
             Display::Lines => {}
         }

@@ -1,6 +1,8 @@
 //! Which device computes.
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+
+use crate::exit::Usage;
 
 /// What `--device` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +25,9 @@ impl Choice {
             None if name == "auto" => Ok(Self::Auto),
             None if name == "cpu" => Ok(Self::Cpu),
             None if name == "cuda" => Ok(Self::Cuda(0)),
-            Some(("cuda", index)) => {
-                let ordinal = index.parse::<u16>();
-                let ordinal =
-                    ordinal.with_context(|| format!("--device {name}: expected cuda:<n> with a device number"))?;
-                Ok(Self::Cuda(ordinal.into()))
-            }
-            _ => bail!("--device {name}: expected auto, cpu, cuda or cuda:<n>"),
+            Some(("cuda", index)) if index.parse::<u16>().is_ok() => Ok(Self::Cuda(index.parse()?)),
+            Some(("cuda", _)) => Err(Usage(format!("--device {name}: expected cuda:<n> with a device number")).into()),
+            _ => Err(Usage(format!("--device {name}: expected auto, cpu, cuda or cuda:<n>")).into()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A model and examples give predictions and a mean loss.
 
+use std::fmt;
+
 use anyhow::Result;
 
 use crate::data::tokenize::Encoded;
@@ -27,12 +29,48 @@ pub struct Evaluation {
     pub loss: f64,
 }
 
+/// A loss, gradient or logit that is NaN or infinite: nothing after it means anything.
+#[derive(Debug)]
+pub struct NotFinite {
+    /// What it is, and why.
+    pub message: String,
+    /// Which of the samples that were evaluated, if it is one's logit.
+    pub sample: Option<usize>,
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for NotFinite {}
+
+impl NotFinite {
+    fn logit(value: f32, label: usize, sample: usize) -> Self {
+        let message = format!(
+            "the model's output for label {} is {value}, not a finite number: a weight of the base or of the adapter is \
+             too large, or the text overflows model.torch_dtype",
+            label + 1
+        );
+        Self { message, sample: Some(sample) }
+    }
+
+    /// The error with `name(sample)` in front of it, if it is of one sample's logit.
+    pub fn named(error: anyhow::Error, name: impl FnOnce(usize) -> String) -> anyhow::Error {
+        match error.downcast_ref::<Self>().and_then(|error| error.sample) {
+            Some(sample) => error.context(name(sample)),
+            None => error,
+        }
+    }
+}
+
 /// Evaluates `samples` in batches of `batch_size`, sorted by length so that a batch's matrices are
 /// of a similar size. Logits do not depend on the batch, so the order changes nothing.
 /// `on_batch` hears how many samples a batch had.
 ///
 /// # Errors
-/// If the model fails on a batch.
+/// If the model fails on a batch, or with [`NotFinite`] if it gives a sample a logit that is not finite.
 pub fn evaluate(
     classifier: &Classifier,
     samples: &[Sample],
@@ -55,6 +93,9 @@ pub fn evaluate(
         }
         let logits = elements(logits.tensor())?;
         for (&index, logits) in indices.iter().zip(logits.chunks_exact(logits.len() / indices.len())) {
+            if let Some(label) = logits.iter().position(|logit| !logit.is_finite()) {
+                return Err(NotFinite::logit(logits[label], label, index).into());
+            }
             probabilities[index] = to_probabilities(logits, classifier.problem());
         }
         on_batch(indices.len());

@@ -1,14 +1,20 @@
-//! Ctrl-C and SIGTERM: the first asks training to stop at the next step, the second stops at once.
+//! Ctrl-C and SIGTERM. Before training has begun, and in commands that keep nothing, a signal ends the program
+//! at once. In training the first asks it to stop at the next step, the second stops at once.
 
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 static REQUESTED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
+
+/// Whether work goes on to the next step before the program stops.
+static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
 
 /// The error of a run that was asked to stop and did.
 #[derive(Clone, Copy, Debug)]
@@ -32,20 +38,49 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// What the listener does, beside ending the program.
+#[derive(Clone, Copy)]
+pub struct Listener {
+    /// Writes a line for the user.
+    pub say: fn(&str),
+    /// Removes what is half-written.
+    pub clean: fn(),
+}
+
 /// Starts to listen. Without this, a signal ends the program as usual.
 ///
 /// # Errors
 /// If the system refuses the handlers.
-pub fn listen() -> io::Result<()> {
+pub fn listen(listener: Listener) -> io::Result<()> {
     let requested = REQUESTED.get_or_init(Arc::default);
-    let is_second = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // Handlers run in the order of registration: the first signal finds the flag unset.
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&is_second))?;
-        flag::register(signal, Arc::clone(&is_second))?;
+        // In the handler itself, so that a step that ends now already sees it.
         flag::register_usize(signal, Arc::clone(requested), signal as usize)?;
     }
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut is_first = true;
+        for signal in signals.forever() {
+            if is_first && FINISHES_STEP.load(Ordering::SeqCst) {
+                is_first = false;
+                (listener.say)("stopping after this step; Ctrl-C again stops now");
+                continue;
+            }
+            (listener.clean)();
+            (listener.say)(&format!("stopped: {}", Interrupted { signal: signal as u8 }));
+            std::process::exit(128 + signal);
+        }
+    })?;
     Ok(())
+}
+
+/// From here on, the first signal lets the current step finish; [`check`] tells of it.
+///
+/// # Errors
+/// [`Interrupted`], if one has come already.
+pub fn finish_steps() -> Result<(), Interrupted> {
+    FINISHES_STEP.store(true, Ordering::SeqCst);
+    check()
 }
 
 /// Whether a signal has come.

@@ -41,6 +41,8 @@ pub mod kernels;
 // Layer 0: what needs nothing else.
 pub mod atomic_file;
 pub mod device;
+pub mod exit;
 pub mod failpoint;
 pub mod interrupt;
 pub mod rng;
+pub mod secret;

@@ -3,30 +3,56 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use llmcls::{cli::Cli, commands, interrupt::Interrupted, kernels::cpu::memory};
+use llmcls::console::{complain, print};
+use llmcls::exit::{self, ReaderGone, Resumable, Usage};
+use llmcls::interrupt::{self, Interrupted, Listener};
+use llmcls::kernels::cpu::memory;
+use llmcls::{atomic_file, cli::Cli, commands, secret};
 
 fn main() -> ExitCode {
     memory::keep_large_blocks();
-    let cli = Cli::parse();
-    match commands::run(&cli) {
+    secret::remember_surroundings();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    let listener = Listener { say: |line| complain(line), clean: atomic_file::remove_temporaries };
+    let result = interrupt::listen(listener).map_err(anyhow::Error::from).and_then(|()| commands::run(&cli));
+    ExitCode::from(result.map_or_else(|error| fail(&error), |()| exit::SUCCESS))
+}
+
+/// Help and version go to standard output, wrong usage to standard error.
+fn explain(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        // Plain text where a token has to be taken out of it.
+        let text = error.render().to_string();
+        if secret::masked(&text) == text {
+            let _ = error.print();
+        } else {
+            complain(text.trim_end());
+        }
+        return ExitCode::from(exit::USAGE);
+    }
+    match error.print() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(_) => ExitCode::from(print("").map_or(exit::FAILURE, |()| exit::SUCCESS)),
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the one place that reports a failure")]
-fn fail(error: &anyhow::Error) -> ExitCode {
-    // A reader such as `head` that went away is not a failure worth words.
-    if error
-        .chain()
-        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
-    {
-        return ExitCode::FAILURE;
+/// Says what went wrong, and how to go on; returns the exit status.
+fn fail(error: &anyhow::Error) -> u8 {
+    if error.is::<ReaderGone>() {
+        // `head` has read enough: that is no failure.
+        return exit::SUCCESS;
     }
-    if let Some(interrupted) = error.chain().find_map(|cause| cause.downcast_ref::<Interrupted>()) {
-        eprintln!("stopped: {error:#}");
-        return ExitCode::from(interrupted.exit_code());
+    let interrupted = error.downcast_ref::<Interrupted>();
+    complain(format!("{}: {error:#}", if interrupted.is_some() { "stopped" } else { "error" }));
+    if let Some(resumable) = error.downcast_ref::<Resumable>() {
+        complain(format!("to resume it:\n  {}", resumable.command()));
     }
-    eprintln!("error: {error:#}");
-    ExitCode::FAILURE
+    match interrupted {
+        Some(interrupted) => interrupted.exit_code(),
+        None if error.is::<Usage>() => exit::USAGE,
+        None => exit::FAILURE,
+    }
 }

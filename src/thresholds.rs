@@ -3,7 +3,10 @@
 //! A label's own best threshold is noise where it has few positive rows, so it is drawn towards the
 //! one that is best for all labels together.
 
+use std::fmt;
 use std::str::FromStr;
+
+use serde::Serialize;
 
 use crate::metrics::Predictions;
 
@@ -59,11 +62,86 @@ pub fn tune(predictions: &Predictions, labels: usize, scope: Scope, objective: O
             Scope::Global => global,
             Scope::PerLabel => {
                 let support = column(label).filter(|(_, holds)| *holds).count();
-                let weight = (support as f32 / FULL_SUPPORT as f32).min(1.0);
-                global + weight * (best(column(label).collect(), objective) - global)
+                let own = best(column(label).collect(), objective);
+                // With full support, its very number: sums round, and it may stand between neighbouring floats.
+                if support >= FULL_SUPPORT {
+                    own
+                } else {
+                    global + support as f32 / FULL_SUPPORT as f32 * (own - global)
+                }
             }
         })
         .collect()
+}
+
+/// What a label's threshold does on the rows that it was found on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reached {
+    /// The label.
+    pub label: String,
+    /// The threshold.
+    pub threshold: f32,
+    /// None if nothing is predicted.
+    pub precision: Option<f64>,
+    /// None without a positive row.
+    pub recall: Option<f64>,
+    /// Rows that have the label.
+    pub positives: usize,
+    /// Rows for which it is predicted.
+    pub predicted: usize,
+    /// Whether the global threshold stands for the label's own, in full or in part.
+    pub is_drawn_to_global: bool,
+}
+
+/// What thresholds reach for each label.
+#[must_use]
+pub fn reached(predictions: &Predictions, labels: &[String], thresholds: &[f32], scope: Scope) -> Vec<Reached> {
+    let rows = || predictions.probabilities.iter().zip(&predictions.targets);
+    let count = |holds: &dyn Fn(f32, bool) -> bool, label: usize| {
+        rows().filter(|(probabilities, targets)| holds(probabilities[label], targets[label])).count()
+    };
+    let share = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
+    (labels.iter().zip(thresholds).enumerate())
+        .map(|(label, (name, &threshold))| {
+            let positives = count(&|_, target| target, label);
+            let predicted = count(&|probability, _| probability > threshold, label);
+            let found = count(&|probability, target| target && probability > threshold, label);
+            Reached {
+                label: name.clone(),
+                threshold,
+                precision: share(found, predicted),
+                recall: share(found, positives),
+                positives,
+                predicted,
+                is_drawn_to_global: scope == Scope::PerLabel && positives < FULL_SUPPORT,
+            }
+        })
+        .collect()
+}
+
+impl Objective {
+    /// Whether a label misses it on the rows that its threshold was found on. Nothing can be said of a label
+    /// without a positive row; a label that is never predicted misses every precision.
+    #[must_use]
+    pub fn is_missed(self, label: &Reached) -> bool {
+        match self {
+            Self::F1 => false,
+            Self::PrecisionAtLeast(target) => {
+                label.positives > 0 && label.precision.is_none_or(|precision| precision < target)
+            }
+            Self::RecallAtLeast(target) => label.recall.is_some_and(|recall| recall < target),
+        }
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F1 => f.write_str("f1"),
+            Self::PrecisionAtLeast(target) => write!(f, "precision>={target}"),
+            Self::RecallAtLeast(target) => write!(f, "recall>={target}"),
+        }
+    }
 }
 
 /// The best threshold for pairs of probability and truth: halfway between two probabilities, so that
@@ -79,10 +157,14 @@ fn best(mut pairs: Vec<(f32, bool)>, objective: Objective) -> f32 {
     for (index, &(probability, holds)) in pairs.iter().enumerate() {
         found += usize::from(holds);
         let next = pairs.get(index + 1).map_or(0.0, |pair| pair.0);
-        if next == probability {
+        // No threshold is below 0, so nothing predicts a probability of 0.
+        if next == probability || probability <= 0.0 {
             continue;
         }
-        let candidate = (value(objective, found, index + 1, positives), f32::midpoint(probability, next));
+        // Halfway between neighbouring floats may be the upper one, and predicting is strictly above.
+        let halfway = f32::midpoint(probability, next);
+        let threshold = if halfway < probability { halfway } else { next };
+        let candidate = (value(objective, found, index + 1, positives), threshold);
         let is_nearer = (candidate.1 - 0.5).abs() < (chosen.1 - 0.5).abs();
         if candidate.0 > chosen.0 || candidate.0 == chosen.0 && is_nearer {
             chosen = candidate;
@@ -151,6 +233,79 @@ mod tests {
         assert!((global - 0.8).abs() < 1e-6 && (per_label[0] - 0.8).abs() < 1e-6, "{global} {per_label:?}");
         // Its own best is 0.15; one positive of fifty moves it a fiftieth of the way.
         assert!((per_label[1] - (0.8 - 0.65 / 50.0)).abs() < 1e-6, "{}", per_label[1]);
+    }
+
+    /// Against counting again what each threshold predicts, for probabilities that stand side by side.
+    #[test]
+    fn thresholds_between_neighbouring_floats_decide_as_they_did_when_tuned() {
+        let below = |x: f32| f32::from_bits(x.to_bits() - 1);
+        let one = 1.0f32;
+        let (tiny, half) = (f32::from_bits(1), 0.5f32);
+        let ladders = [
+            vec![one, below(one), below(below(one)), 0.3],
+            vec![half, below(half), below(below(half)), 0.0],
+            vec![tiny, 0.0, 0.0],
+            vec![one, one, 0.0],
+            vec![0.7, below(0.7), tiny, 0.0],
+        ];
+        for ladder in &ladders {
+            // Every pattern of truth that has a positive.
+            for bits in 1..1u32 << ladder.len() {
+                let pairs: Vec<(f32, bool)> =
+                    ladder.iter().enumerate().map(|(index, &p)| (p, bits >> index & 1 == 1)).collect();
+                let positives = pairs.iter().filter(|pair| pair.1).count();
+                for objective in ["f1", "precision>=0.9", "precision>=1", "recall>=0.6", "recall>=1"] {
+                    let objective: Objective = objective.parse().unwrap();
+                    let worth = |threshold: f32| {
+                        let predicted = pairs.iter().filter(|pair| pair.0 > threshold).count();
+                        let found = pairs.iter().filter(|pair| pair.0 > threshold && pair.1).count();
+                        value(objective, found, predicted, positives)
+                    };
+                    let searched = ladder
+                        .iter()
+                        .map(|&p| worth(p))
+                        .chain([worth(0.0)])
+                        .fold((0.0, 0.0), |a, b| if b > a { b } else { a });
+                    assert_eq!(worth(best(pairs.clone(), objective)), searched, "{pairs:?} {objective}");
+                }
+            }
+        }
+        // A label with full support gets its very threshold, not one that a sum has rounded.
+        let rows: Vec<([f32; 2], [bool; 2])> = (0..120)
+            .map(|row| {
+                if row % 2 == 0 {
+                    ([below(one), 0.2], [true, true])
+                } else {
+                    ([below(below(one)), 0.1], [false, false])
+                }
+            })
+            .collect();
+        let predictions = predictions(&rows);
+        let tuned = tune(&predictions, 2, Scope::PerLabel, Objective::F1);
+        let names = ["a", "b"].map(String::from);
+        for label in reached(&predictions, &names, &tuned, Scope::PerLabel) {
+            assert_eq!((label.precision, label.recall, label.positives), (Some(1.0), Some(1.0), 60), "{label:?}");
+            assert!(!label.is_drawn_to_global && !Objective::PrecisionAtLeast(1.0).is_missed(&label));
+        }
+    }
+
+    #[test]
+    fn an_objective_that_is_out_of_reach_is_missed() {
+        let rows: Vec<([f32; 2], [bool; 2])> = (0..8).map(|row| ([0.5, 0.25], [row % 2 == 0, false])).collect();
+        let predictions = predictions(&rows);
+        let names = ["a", "b"].map(String::from);
+        for (objective, thresholds, misses) in [
+            (Objective::PrecisionAtLeast(0.9), [0.4, 0.5], true),
+            (Objective::PrecisionAtLeast(0.5), [0.4, 0.5], false),
+            // Nothing predicted is no precision.
+            (Objective::PrecisionAtLeast(0.5), [0.6, 0.5], true),
+            (Objective::RecallAtLeast(0.1), [0.6, 0.5], true),
+            (Objective::F1, [0.6, 0.5], false),
+        ] {
+            let labels = reached(&predictions, &names, &thresholds, Scope::PerLabel);
+            assert_eq!(objective.is_missed(&labels[0]), misses, "{objective} {labels:?}");
+            assert!(!objective.is_missed(&labels[1]) && labels[1].recall.is_none());
+        }
     }
 
     #[test]

@@ -154,7 +154,7 @@ fn thresholds_are_tuned_stored_and_overridden() {
     assert!(predict(&["--threshold", "1"]).1.iter().all(|&count| count == 0));
     assert!(predict(&["--threshold", "1", "--always_one"]).1.iter().all(|&count| count == 1));
     let (code, _, errors) = predict(&["--threshold", "nolabel=0.5"]);
-    assert!(code == 1 && errors.contains("no such label") && errors.contains("use_editing"), "{errors}");
+    assert!(code == 2 && errors.contains("no such label") && errors.contains("use_editing"), "{errors}");
 }
 
 /// Every configuration that ships, and every data set with every model.

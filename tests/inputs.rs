@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::readers::{KINDS, example, read};
+use crate::readers::{KINDS, chosen, example, read};
 
 /// What is done to a valid file.
 #[derive(Clone, Debug)]
@@ -82,6 +82,33 @@ proptest! {
             // The place is named: a path, or the key of a configuration.
             let text = format!("{error:#}");
             prop_assert!(text.contains(kind) || text.contains("problem") || text.contains(directory.path().to_str().unwrap()), "{text}");
+        }
+    }
+}
+
+/// Also writes the seeds, where `scripts/fuzz` asks for them.
+#[test]
+fn seeds_of_the_fuzzer_reach_their_own_readers() {
+    /// As `scripts/fuzz` limits inputs.
+    const LONGEST: usize = 8192;
+    let corpus = std::env::var_os("LLMCLS_FUZZ_SEEDS").map(std::path::PathBuf::from);
+    for (place, kind) in (0u8..).zip(KINDS) {
+        let seed = [&[place][..], &example(kind)].concat();
+        let (reader, bytes) = chosen(&seed).unwrap();
+        assert_eq!((reader, bytes), (kind, &*example(kind)));
+        if let Some(corpus) = &corpus {
+            std::fs::write(corpus.join(format!("seed-{kind}")), &seed[..seed.len().min(LONGEST)]).unwrap();
+        }
+    }
+    // Files of other programs, beside one's own.
+    for entry in std::fs::read_dir("tests/fixtures/rows").unwrap() {
+        let path = entry.unwrap().path();
+        let kind = format!("rows.{}", path.extension().unwrap().to_str().unwrap());
+        let place = KINDS.iter().position(|&name| name == kind).unwrap();
+        let seed = [&[place as u8][..], &std::fs::read(&path).unwrap()].concat();
+        assert_eq!(chosen(&seed).unwrap().0, kind);
+        if let Some(corpus) = &corpus {
+            std::fs::write(corpus.join(path.file_name().unwrap()), &seed[..seed.len().min(LONGEST)]).unwrap();
         }
     }
 }

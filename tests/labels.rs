@@ -113,7 +113,7 @@ fn columns_of_words_and_marks_are_named_and_read_when_listed() {
     let path = |text: &str| write(directory.path(), "t.csv", text);
     let columns = Columns { text: "text".into(), labels: vec!["a".into(), "b".into()], ..Columns::default() };
     for (text, part) in [
-        ("text,a,b\nx,1,0\ny,,1\n", "t.csv:3: column `a` is empty here and says 0 or no"),
+        ("text,a,b\nx,1,0\ny,,1\nz,0,1\n", "t.csv:3: column `a` is empty here and says 0 or no"),
         ("text,a,b\nx,,1\ny,0,\nz,,0\n", "column `a` is empty here"),
         ("text,a,b\nx,,\ny,,\n", "column `a` is empty in every row"),
         ("text,a,b\nx,,1\ny,,0\n", "column `a` is empty in every row"),

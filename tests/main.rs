@@ -32,6 +32,8 @@ mod layers;
 mod metrics;
 /// Numbers of bitsandbytes.
 mod nf4;
+/// Outputs, logs, signals and sizes at their limits.
+mod outputs;
 /// Numbers of transformers, peft and torch.
 mod parity;
 /// Training files of rows that list labels.
@@ -44,3 +46,7 @@ mod reference;
 mod report;
 /// Runs that die and go on.
 mod resume;
+/// Rows as other programs write them.
+mod rows;
+/// Token ids of transformers, for every class and key.
+mod tokenizers;

@@ -7,6 +7,7 @@ use llmcls::artifacts::classifier_file::ClassifierFile;
 use llmcls::artifacts::{adapter, manifest};
 use llmcls::config::Config;
 use llmcls::console::Console;
+use llmcls::data::formats::{Quoting, Rows};
 use llmcls::data::table::{Columns, LabelList, find_labels, read_examples};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::hub::model_files::ModelFiles;
@@ -15,10 +16,12 @@ use llmcls::model::weights::Checkpoint;
 use llmcls::training::checkpoint;
 
 /// The kinds of files, each with a valid example.
-pub(crate) const KINDS: [&str; 12] = [
+pub(crate) const KINDS: [&str; 14] = [
     "config.yaml",
     "rows.csv",
+    "rows.tsv",
     "rows.jsonl",
+    "rows.json",
     "rows.parquet",
     "config.json",
     "tokenizer.json",
@@ -29,6 +32,12 @@ pub(crate) const KINDS: [&str; 12] = [
     "state.json",
     "manifest.json",
 ];
+
+/// The reader that the first byte of a fuzzer's input chooses, and what it reads.
+pub(crate) fn chosen(input: &[u8]) -> Option<(&'static str, &[u8])> {
+    let (&first, bytes) = input.split_first()?;
+    Some((KINDS[usize::from(first) % KINDS.len()], bytes))
+}
 
 /// Reads `bytes` as a file of `kind`. Errors are fine, panics are not.
 pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), anyhow::Error> {
@@ -42,7 +51,17 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
             read_examples(&path, &columns, None)?;
             find_labels(&path, &columns).map(drop)
         }
-        "rows.jsonl" | "rows.parquet" => {
+        // Without quoting, and every cell whatever its column.
+        "rows.tsv" => {
+            let mut rows = Rows::open(&path, Quoting::None)?;
+            while rows.advance()? {
+                for column in 0..rows.columns().len() {
+                    rows.text(column)?;
+                }
+            }
+            Ok(())
+        }
+        "rows.jsonl" | "rows.json" | "rows.parquet" => {
             let list = LabelList { column: "target_ind".into(), ..LabelList::default() };
             let (text_fields, labels) = (Some(vec!["title".into(), "content".into()]), vec!["1".to_owned()]);
             let columns =
@@ -90,6 +109,10 @@ pub(crate) fn example(kind: &str) -> Vec<u8> {
             let text = fs::read_to_string(root.join("data/debtags/test.csv")).expect("it is there");
             text.lines().take(5).collect::<Vec<_>>().join("\n").into_bytes()
         }
+        "rows.tsv" => b"id\ttext\r\n1\t\"open\r\n2\t5\" disk\r\n".into(),
+        "rows.json" => br#"[{"uid": 123456789012345678901234, "title": "a", "content": null, "target_ind": [1, 2]},
+            {"uid": "b", "title": NaN, "score": -Infinity, "content": "\u00e9 {[", "target_ind": "['1']"}]"#
+            .into(),
         "rows.jsonl" => fs::read(root.join("tests/fixtures/amazoncat/train-00001.jsonl")).expect("it is there"),
         "rows.parquet" => fs::read(root.join("tests/fixtures/amazoncat/test-00000.parquet")).expect("it is there"),
         "config.json" | "tokenizer.json" => fs::read(root.join("data/tiny-llama").join(kind)).expect("it is there"),

@@ -231,15 +231,6 @@ fn what_decides_the_result_may_not_change_while_a_run_is_stopped() {
     assert!(refused(&[]).contains("sha256 of data.train_csv"));
     fs::write(&data, rows).unwrap();
 
-    let weights = run.join("seed_1/checkpoint-4/adapter_model.safetensors");
-    let mut bytes = fs::read(&weights).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&weights, &bytes).unwrap();
-    let text = refused(&[]);
-    assert!(text.contains("adapter_model.safetensors: has changed since it was written"), "{text}");
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&weights, &bytes).unwrap();
-
     // The same rows in another place are the same.
     let moved = root.path().join("moved.csv");
     fs::rename(&data, &moved).unwrap();
@@ -250,4 +241,55 @@ fn what_decides_the_result_may_not_change_while_a_run_is_stopped() {
     assert!(allowed.status.success(), "{}", errors(&allowed));
     assert!(refused(&[]).contains("this run is finished"));
     assert!(fs::read_to_string(run.join("config.yaml")).unwrap().contains("moved.csv"));
+}
+
+/// What a bad disk or a copy that broke off leaves of the newest checkpoint.
+#[test]
+fn a_damaged_newest_checkpoint_falls_back_to_the_newest_that_verifies() {
+    let whole = tempfile::tempdir().unwrap();
+    assert!(train(whole.path(), &[], None).status.success());
+    let expected = contents(&run_of(whole.path()));
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 4] = [
+        ("cut short", |path| {
+            let file = fs::File::options().write(true).open(path.join("adapter_model.safetensors")).unwrap();
+            file.set_len(5000).unwrap();
+        }),
+        ("no manifest", |path| fs::remove_file(path.join("manifest.json")).unwrap()),
+        ("no state", |path| fs::remove_file(path.join("state.json")).unwrap()),
+        ("another number", |path| {
+            let path = path.join("optimizer.safetensors");
+            let mut bytes = fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }),
+    ];
+    for (name, damage) in damages {
+        let root = tempfile::tempdir().unwrap();
+        // In the second epoch: checkpoint-4 is of the first one's end, and the best there is.
+        let stopped = train(root.path(), &["--set", "train.save_total_limit=4"], Some("step:7:-INT"));
+        assert_eq!(stopped.status.code(), Some(130), "{}", errors(&stopped));
+        let run = run_of(root.path());
+        damage(&run.join("seed_1/checkpoint-7"));
+        let resumed = resume(&run);
+        let text = errors(&resumed);
+        assert!(resumed.status.success(), "{name}: {text}");
+        assert!(text.contains("checkpoint-7 cannot be resumed from"), "{name}: {text}");
+        let found = contents(&run);
+        for file in ["seed_1/best/adapter_model.safetensors", "seed_4/best/adapter_model.safetensors", "summary.json"] {
+            assert!(found[file] == expected[file], "{name}: {file}");
+        }
+    }
+
+    let root = tempfile::tempdir().unwrap();
+    train(root.path(), &[], Some("step:7:-INT"));
+    let run = run_of(root.path());
+    for entry in fs::read_dir(run.join("seed_1")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            fs::write(path.join("adapter_model.safetensors"), "").unwrap();
+        }
+    }
+    let text = errors(&resume(&run));
+    assert!(text.contains("every checkpoint is damaged") && text.contains("seed_1"), "{text}");
 }

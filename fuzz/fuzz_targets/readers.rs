@@ -13,8 +13,7 @@ mod readers;
 static DIRECTORY: OnceLock<TempDir> = OnceLock::new();
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&first, bytes)) = data.split_first() else { return };
-    let kind = readers::KINDS[usize::from(first) % readers::KINDS.len()];
+    let Some((kind, bytes)) = readers::chosen(data) else { return };
     let directory = DIRECTORY.get_or_init(|| tempfile::tempdir().expect("a temporary directory"));
     let _ = readers::read(kind, bytes, directory.path());
 });

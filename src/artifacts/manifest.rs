@@ -36,15 +36,21 @@ pub fn write(directory: &Path) -> Result<()> {
     atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(&entries)?.as_bytes())
 }
 
-/// Checks every file that the manifest names. A directory without one, as peft saves, passes.
+/// Checks every file that the manifest names, where there is one: peft saves none.
 ///
 /// # Errors
-/// Names the first file that is missing or changed.
+/// As [`verify`].
+pub fn verify_if_present(directory: &Path) -> Result<()> {
+    if directory.join(NAME).is_file() { verify(directory) } else { Ok(()) }
+}
+
+/// Checks every file that the manifest names.
+///
+/// # Errors
+/// Names the first file that is missing or changed; a manifest that is missing is damage, too, as it is the
+/// last file to be written.
 pub fn verify(directory: &Path) -> Result<()> {
     let path = directory.join(NAME);
-    if !path.is_file() {
-        return Ok(());
-    }
     let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
     let entries: BTreeMap<String, Entry> =
         serde_json::from_str(&text).with_context(|| format!("{}: not a valid manifest", path.display()))?;
@@ -74,7 +80,8 @@ mod tests {
     fn a_changed_or_missing_file_is_named_and_a_replaceable_one_may_change() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        verify(directory.path()).unwrap();
+        verify_if_present(directory.path()).unwrap();
+        assert!(format!("{:#}", verify(directory.path()).unwrap_err()).contains("manifest.json: cannot read"));
         for name in ["a", "b", "classifier.json"] {
             fs::write(path(name), name).unwrap();
         }

@@ -4,11 +4,14 @@ use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::adapter;
+use crate::console::complain;
+use crate::exit::Resumable;
 
 const CONFIG: &str = "config.yaml";
 const SUMMARY: &str = "summary.json";
@@ -56,8 +59,14 @@ impl RunDir {
         let file = path.join(".lock");
         let lock = File::create(&file).with_context(|| format!("{}: cannot create", file.display()))?;
         match lock.try_lock() {
-            // Where the filesystem knows no locks, there is none.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(Self { path, lock: Arc::new(lock) }),
+            Ok(()) => Ok(Self { path, lock: Arc::new(lock) }),
+            Err(TryLockError::Error(error)) => {
+                complain(format!(
+                    "warning: {}: this filesystem cannot lock ({error}); do not train or resume this run twice at once",
+                    path.display()
+                ));
+                Ok(Self { path, lock: Arc::new(lock) })
+            }
             Err(TryLockError::WouldBlock) => bail!("{}: another process trains there", path.display()),
         }
     }
@@ -67,6 +76,12 @@ impl RunDir {
         // A file that stays is in nobody's way.
         let _ = fs::remove_file(self.path.join(".lock"));
         drop(self.lock);
+    }
+
+    /// The newest checkpoint of the seed that was trained last, whole or not.
+    #[must_use]
+    pub fn newest_checkpoint(&self) -> Option<PathBuf> {
+        newest_checkpoint(&self.path)
     }
 
     /// The directory.
@@ -183,6 +198,15 @@ pub struct Trained {
     pub config: Option<PathBuf>,
 }
 
+impl Trained {
+    /// The files that it is read from.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let inside = fs::read_dir(&self.adapter).into_iter().flatten().flatten().map(|entry| entry.path());
+        inside.chain(self.config.clone()).collect()
+    }
+}
+
 /// Finds the classifier that `--run` names: a run (then its seed with the best validation metric),
 /// a seed's directory, or a peft directory.
 ///
@@ -203,17 +227,72 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
         return Ok(Trained { adapter: best, home: path.to_owned(), config: config.is_file().then_some(config) });
     }
     let summary = path.join(SUMMARY);
-    let text = fs::read_to_string(&summary).with_context(|| {
-        format!(
-            "{}: neither a finished run (no summary.json), nor a seed with a best/ directory, nor a peft directory \
-             (no adapter_config.json)",
-            path.display()
-        )
-    })?;
+    if !summary.is_file() {
+        return find_below(path);
+    }
+    let text = fs::read_to_string(&summary).with_context(|| format!("{}: cannot read", summary.display()))?;
     let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
     let seed = path.join(format!("seed_{seed}"));
     ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
     Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
+}
+
+/// The newest finished run below a directory that is none itself.
+fn find_below(path: &Path) -> Result<Trained> {
+    let is_seed = path.join("../config.yaml").is_file() && path.join("history.jsonl").is_file();
+    let run = if is_seed { path.parent().filter(|_| !path.ends_with("..")) } else { Some(path) };
+    if let Some(run) = run.filter(|run| run.join(CONFIG).is_file()) {
+        bail!("{}", unfinished(run));
+    }
+    let mut runs = runs_below(path, 2);
+    runs.sort();
+    if let Some((_, run)) = runs.iter().rev().find(|(_, run)| run.join(SUMMARY).is_file()) {
+        return find_trained(run);
+    }
+    if let Some((_, run)) = runs.last() {
+        bail!("{}: holds no finished run; the newest is {}", path.display(), unfinished(run));
+    }
+    bail!(
+        "{}: neither a finished run (no summary.json), nor a seed with a best/ directory, nor a peft directory \
+         (no adapter_config.json), nor a directory with such runs below it",
+        path.display()
+    )
+}
+
+fn unfinished(run: &Path) -> String {
+    let resumable = Resumable { run: run.to_owned() };
+    let seeds: Vec<String> = subdirectories(run)
+        .into_iter()
+        .filter(|seed| adapter::is_adapter(&seed.join("best")))
+        .map(|seed| seed.display().to_string())
+        .collect();
+    let finished = match seeds.as_slice() {
+        [] => String::new(),
+        seeds => format!("\nor use a seed that is finished: --run {}", seeds.join(", ")),
+    };
+    format!("{}: this run is not finished; to resume it:\n  {}{finished}", run.display(), resumable.command())
+}
+
+/// The runs in a directory and up to `depth` directories below it, with their order in time.
+fn runs_below(path: &Path, depth: usize) -> Vec<((String, usize), PathBuf)> {
+    let mut runs = Vec::new();
+    for directory in subdirectories(path) {
+        match directory.file_name().and_then(|name| run_order(&name.to_string_lossy())) {
+            Some(age) if directory.join(CONFIG).is_file() => runs.push((age, directory)),
+            _ if depth > 0 => runs.extend(runs_below(&directory, depth - 1)),
+            _ => {}
+        }
+    }
+    runs
+}
+
+fn newest_checkpoint(run: &Path) -> Option<PathBuf> {
+    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse::<usize>().ok();
+    let checkpoints = subdirectories(run).into_iter().flat_map(|seed| subdirectories(&seed));
+    let mut checkpoints: Vec<(SystemTime, usize, PathBuf)> =
+        checkpoints.filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, step(&path)?, path))).collect();
+    checkpoints.sort();
+    checkpoints.pop().map(|(.., path)| path)
 }
 
 fn best_seed(summary: &str) -> Result<u64> {
@@ -297,6 +376,39 @@ mod tests {
         distinct.sort();
         distinct.dedup();
         assert_eq!(distinct.len(), 3);
+    }
+
+    #[test]
+    fn a_directory_that_is_no_run_leads_to_the_newest_below_or_says_how_to_go_on() {
+        let root = tempfile::tempdir().unwrap();
+        let create = |path: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, r#"{"best_seed": 3}"#).unwrap();
+        };
+        create("m/d/run_20260301-000000/config.yaml");
+        create("m/d/run_20260301-000000/seed_1/history.jsonl");
+        create("m/d/run_20260301-000000/seed_2/best/adapter_config.json");
+        for at in ["m/d/run_20260301-000000", "m/d/run_20260301-000000/seed_1", "m/d", "m", ""] {
+            let error = find_trained(&root.path().join(at)).unwrap_err().to_string();
+            let lines: Vec<&str> = error.lines().collect();
+            assert!(
+                lines[0].contains("not finished") && lines[1].ends_with("m/d/run_20260301-000000"),
+                "{at}: {error}"
+            );
+            assert!(lines[2].contains("seed_2"), "{at}: {error}");
+        }
+        for run in ["run_20260101-000000", "run_20260201-000000"] {
+            for file in ["config.yaml", "summary.json", "seed_3/best/adapter_config.json"] {
+                create(&format!("m/d/{run}/{file}"));
+            }
+        }
+        for above in ["m/d", "m", ""] {
+            let found = find_trained(&root.path().join(above)).unwrap();
+            assert!(found.home.ends_with("run_20260201-000000/seed_3"), "{above}: {found:?}");
+        }
+        create("other/file");
+        assert!(find_trained(&root.path().join("other")).unwrap_err().to_string().contains("neither a finished run"));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use super::setup;
 use crate::artifacts::adapter;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
-use crate::console::Console;
+use crate::console::{Console, print};
+use crate::exit::Usage;
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
@@ -28,7 +29,7 @@ use crate::training::trainer::{forward_backward, moment_storage};
 /// If the configuration, the batches or the model cannot be used.
 pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
-    let config = super::load_config(&args.config)?.context("bench needs --config FILE")?;
+    let config = super::load_config(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
     let base = BaseModel::open(&config.model, device, console)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
@@ -75,7 +76,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let rate = base.device.measure_rate()?;
     let compute = if gpu.is_some() { "gpu" } else { base.device.compute().name() };
     let base = classifier.base();
-    print(&json!({
+    let result = json!({
         "mode": args.mode.name(),
         "seconds": seconds,
         "tokens": tokens,
@@ -98,8 +99,8 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
         "gpu_peak_bytes": gpu.as_ref().map(|gpu| gpu.peak_bytes),
         "compute": compute,
         "threads": rayon::current_num_threads(),
-    }));
-    Ok(())
+    });
+    print(&format!("{result}\n"))
 }
 
 struct Timer<'a> {
@@ -160,9 +161,4 @@ fn batches(args: &BenchArgs, vocabulary: usize) -> Result<Vec<Batch>> {
         Batch::new(batch.iter().zip(&labels).map(|(tokens, labels)| (&**tokens, &**labels)))
     };
     tokens.iter().map(|tokens| Ok(batch(tokens)?)).collect()
-}
-
-#[expect(clippy::print_stdout, reason = "the object is this command's result")]
-fn print(result: &serde_json::Value) {
-    println!("{result}");
 }

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::train::{self, Setting, Split};
 use crate::cli::ConfigArgs;
-use crate::console::{Console, bytes, duration};
+use crate::console::{Console, bytes, duration, print};
 use crate::evaluation::{Sample, evaluate};
+use crate::exit::Usage;
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
@@ -24,20 +25,14 @@ const TIMED: usize = 3;
 /// # Errors
 /// If training could not start with it.
 pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
-    let config = super::load_config(args)?.context("check needs --config FILE")?;
+    let config = super::load_config(args)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
     BaseModel::refuse_unused_weights(&config.model, console)?;
     let setting = train::prepare(&config, device, console)?;
     let mut report = String::new();
     describe_data(&setting, &mut report)?;
     describe_model(&setting, &mut report)?;
     describe_time(&setting, &mut report)?;
-    print(&report);
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "the report is this command's result")]
-fn print(report: &str) {
-    print!("{report}");
+    print(&report)
 }
 
 /// Each label's share of each split, and the lengths of the texts.

@@ -8,19 +8,20 @@ use serde_json::json;
 
 use super::report::{self, BOOTSTRAP_SEED};
 use super::setup::{self, Loaded};
-use super::warnings;
+use super::{predict, warnings};
 use crate::artifacts::classifier_file::ClassifierFile;
 use crate::artifacts::records;
 use crate::artifacts::report::Report;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
-use crate::console::Console;
+use crate::console::{Console, print};
+use crate::evaluation::NotFinite;
 use crate::kernels::device::Device;
-use crate::metrics::bootstrap::Intervals;
+use crate::metrics::bootstrap::{Interval, Intervals, describe};
 use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
-use crate::thresholds::{Scope, tune};
+use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
 use crate::training::scored::score;
 
 /// Evaluates.
@@ -30,46 +31,53 @@ use crate::training::scored::score;
 pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, path, limit) = rows(args, &loaded)?;
+    let directory = output_directory(args, &loaded, &name, &path)?;
     let problem = loaded.classifier.problem();
     let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
-    let samples = setup::encode(&loaded.encoder, &examples)?;
+    let samples = loaded.encode(&examples, &path.display().to_string(), 0)?;
     warnings::about(&name, &examples, &samples, loaded.file.max_length, console);
     let labels = &loaded.file.labels;
     let batch_size = loaded.batch_size(&args.run);
-    let thresholds = match args.tune_thresholds {
+    let mut said = String::new();
+    let tuned = args.tune_thresholds.map(|scope| tuned(args, scope, &loaded, console)).transpose()?;
+    let thresholds = match &tuned {
         None => loaded.file.thresholds.clone(),
-        Some(scope) => tuned(args, scope, &loaded, console)?,
+        Some(tuned) => {
+            said.push_str(&tuned.table());
+            tuned.labels.iter().map(|label| label.threshold).collect()
+        }
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
-    let mut scored = score(&loaded.classifier, &samples, labels, &usual, batch_size, console)?;
+    let mut scored = score(&loaded.classifier, &samples, labels, &usual, batch_size, console)
+        .map_err(|error| NotFinite::named(error, |row| predict::place(&path, row, &examples[row])))?;
     if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
-        print_table(&format!(
+        said.push_str(&format!(
             "with threshold 0.5: f1_micro {:.4}, f1_macro {:.4}; with the classifier's own:\n",
             scored.scores.f1_micro, scored.scores.f1_macro
         ));
         scored.decide(&Decision::above(&thresholds), labels);
     }
-    print_table(&records::score_table(&scored.scores, scored.evaluation.loss));
+    said.push_str(&records::score_table(&scored.scores, scored.evaluation.loss));
 
     let predictions = &scored.evaluation.predictions;
     let intervals = Intervals::new(predictions, BOOTSTRAP_SEED);
-    let [low, high] = intervals.f1_micro;
-    print_table(&format!("f1_micro {:.4}, 95% interval {low:.4} to {high:.4}\n", scored.scores.f1_micro));
+    said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        comparison.push(compared(args, run, (&loaded, predictions), (&path, limit), device, console)?);
+        let other = compared(args, run, (&loaded, predictions), (&path, limit), device, console)?;
+        said.push_str(&other.to_line());
+        comparison.push(other);
     }
 
-    let directory = match &args.output_dir {
-        Some(directory) => directory.clone(),
-        None => loaded.trained.home.join(format!("eval_{name}")),
-    };
     fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
     let mut metrics = scored.record;
     metrics.insert("rows".into(), json!(path.display().to_string()));
     metrics.insert("per_label".into(), json!(scored.scores.per_label));
     metrics.insert("labels_together".into(), records::label_pairs(labels, predictions));
     metrics.extend(records::interval_entries(&intervals));
+    if let Some(tuned) = &tuned {
+        metrics.insert("tuned".into(), json!({"objective": tuned.objective.to_string(), "labels": tuned.labels}));
+    }
     if !comparison.is_empty() {
         metrics.insert("compared".into(), comparison.iter().map(Comparison::to_json).collect());
     }
@@ -101,7 +109,35 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     };
     atomic_file::write_bytes(&directory.join("report.html"), report.to_html().as_bytes())?;
     console.say(format!("wrote {}", directory.display()));
-    Ok(())
+    // After the files: a reader that goes away, as `head` does, costs none of them.
+    print(&said)
+}
+
+/// What `eval` writes, in the order in which it does.
+const OUTPUTS: [&str; 4] = ["metrics.json", "predictions.jsonl", "errors.jsonl", "report.html"];
+
+/// Where the files go; refused if one would replace what is read, or belongs to a run.
+fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -> Result<PathBuf> {
+    let directory = match &args.output_dir {
+        Some(directory) => directory.clone(),
+        None => loaded.trained.home.join(format!("eval_{name}")),
+    };
+    for own in ["config.yaml", "history.jsonl", "state.json", "adapter_config.json"] {
+        ensure!(
+            !directory.join(own).is_file(),
+            "--output_dir {}: is a directory of a run or classifier (it has {own}); name another one",
+            directory.display()
+        );
+    }
+    let data = loaded.config.as_ref().map(|config| &config.data);
+    let splits = data.into_iter().flat_map(|data| [Some(&data.train_csv), Some(&data.val_csv), data.test_csv.as_ref()]);
+    let mut inputs: Vec<PathBuf> = splits.flatten().cloned().collect();
+    inputs.push(rows.to_owned());
+    inputs.extend(loaded.trained.files());
+    for output in OUTPUTS {
+        atomic_file::refuse_input_as_output(&directory.join(output), inputs.iter().map(PathBuf::as_path))?;
+    }
+    Ok(directory)
 }
 
 /// Another run on the same rows.
@@ -130,8 +166,17 @@ impl Comparison {
         })
     }
 
+    /// For the terminal.
+    fn to_line(&self) -> String {
+        let [run, micro, difference, macro_] = self.to_row();
+        format!("{run}: f1_micro {micro}, {difference}; f1_macro {macro_}\n")
+    }
+
     fn to_row(&self) -> [String; 4] {
-        let difference = |value: f64, [low, high]: [f64; 2]| format!("{value:+.4} ({low:+.4} to {high:+.4})");
+        let difference = |value: f64, [low, high]: Interval| match low.is_nan() {
+            true => format!("{value:+.4}"),
+            false => format!("{value:+.4} ({low:+.4} to {high:+.4})"),
+        };
         [
             self.run.clone(),
             format!("{:.4}", self.scores.f1_micro),
@@ -156,9 +201,10 @@ fn compared(
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.classifier.problem();
     let examples = setup::read_split(path, &other.columns(true)?, limit, problem, console)?;
-    let samples = setup::encode(&other.encoder, &examples)?;
+    let samples = other.encode(&examples, &path.display().to_string(), 0)?;
     let decision = Decision::above(&other.file.thresholds);
-    let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)?;
+    let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
+        .map_err(|error| NotFinite::named(error, |row| predict::place(path, row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
         .file
@@ -179,13 +225,70 @@ fn compared(
         f1_macro: scored.scores.f1_macro - own_scores.f1_macro,
         scores: scored.scores,
     };
-    let [_, micro, difference, macro_] = comparison.to_row();
-    print_table(&format!("{}: f1_micro {micro}, {difference}; f1_macro {macro_}\n", run.display()));
     Ok(comparison)
 }
 
-/// Finds thresholds on the run's validation split, stores them in `classifier.json`, and returns them.
-fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Vec<f32>> {
+/// Thresholds, and what they reach on the rows that they were found on.
+struct Tuned {
+    objective: Objective,
+    labels: Vec<Reached>,
+}
+
+impl Tuned {
+    /// For the terminal.
+    fn table(&self) -> String {
+        let width = self.labels.iter().map(|row| row.label.chars().count()).max().unwrap_or(0).max(5);
+        let shown = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"));
+        let mut out = format!("{:width$}  threshold  precision  recall  positives  on validation\n", "label");
+        for row in &self.labels {
+            out.push_str(&format!(
+                "{:width$}  {:9.4}  {:>9}  {:>6}  {:9}{}\n",
+                row.label,
+                row.threshold,
+                shown(row.precision),
+                shown(row.recall),
+                row.positives,
+                if row.is_drawn_to_global { "  drawn to the global threshold" } else { "" }
+            ));
+        }
+        out
+    }
+
+    /// Warns of labels that miss what was asked for on the very rows that the thresholds were found on.
+    fn warn(&self, console: Console) {
+        /// Labels that are named.
+        const SHOWN: usize = 20;
+        let missed: Vec<&Reached> = self.labels.iter().filter(|label| self.objective.is_missed(label)).collect();
+        if missed.is_empty() {
+            return;
+        }
+        let shown = missed.iter().take(SHOWN).map(|row| {
+            let share = |share: Option<f64>| share.map_or_else(|| "none".to_owned(), |share| format!("{share:.3}"));
+            match row.predicted {
+                0 => format!("{} (never predicted)", row.label),
+                _ => format!("{} (precision {}, recall {})", row.label, share(row.precision), share(row.recall)),
+            }
+        });
+        let rest = missed.len().saturating_sub(SHOWN);
+        console.warn(format!(
+            "{} of {} labels miss {} on validation: {}{}",
+            missed.len(),
+            self.labels.len(),
+            self.objective,
+            shown.collect::<Vec<_>>().join(", "),
+            if rest > 0 { format!(" and {rest} more") } else { String::new() }
+        ));
+        if missed.iter().any(|row| row.is_drawn_to_global) {
+            console.warn(format!(
+                "a label with fewer than {FULL_SUPPORT} positive rows is drawn to the global threshold, which may miss the \
+                 objective where its own would not: more validation rows help"
+            ));
+        }
+    }
+}
+
+/// Finds thresholds on the run's validation split, and stores them in `classifier.json`.
+fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Tuned> {
     let problem = loaded.classifier.problem();
     ensure!(
         problem == Problem::MultiLabel,
@@ -195,23 +298,22 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
     let examples = setup::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
-    let samples = setup::encode(&loaded.encoder, &examples)?;
+    let samples = loaded.encode(&examples, &data.val_csv.display().to_string(), 0)?;
     let labels = &loaded.file.labels;
     let usual = Decision::above(&loaded.file.thresholds);
-    let scored = score(&loaded.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)?;
+    let scored = score(&loaded.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
+        .map_err(|error| NotFinite::named(error, |row| predict::place(&data.val_csv, row, &examples[row])))?;
     let scope = match scope {
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
     };
-    let thresholds = tune(&scored.evaluation.predictions, labels.len(), scope, args.objective);
-    ClassifierFile { thresholds: thresholds.clone(), ..loaded.file.clone() }.save(&loaded.trained.adapter)?;
+    let predictions = &scored.evaluation.predictions;
+    let thresholds = tune(predictions, labels.len(), scope, args.objective);
+    let tuned = Tuned { objective: args.objective, labels: reached(predictions, labels, &thresholds, scope) };
+    tuned.warn(console);
+    ClassifierFile { thresholds, ..loaded.file.clone() }.save(&loaded.trained.adapter)?;
     console.say(format!("stored thresholds in {}", loaded.trained.adapter.display()));
-    Ok(thresholds)
-}
-
-#[expect(clippy::print_stdout, reason = "the table is this command's result")]
-fn print_table(table: &str) {
-    print!("{table}");
+    Ok(tuned)
 }
 
 /// The rows to score: their name, their file, and how many of them.

@@ -18,8 +18,9 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command, ConfigArgs};
 use crate::config::Config;
-use crate::console::Console;
+use crate::console::{Console, print};
 use crate::device::{self, Choice};
+use crate::exit::Usage;
 use crate::kernels::device::{Device, HAS_CUDA};
 
 /// Runs a command.
@@ -28,7 +29,7 @@ use crate::kernels::device::{Device, HAS_CUDA};
 /// If it fails; the message is for the user.
 pub fn run(cli: &Cli) -> Result<()> {
     let choice = Choice::parse(&cli.global.device)?;
-    device::start_threads(cli.global.threads)?;
+    device::start_threads(cli.global.threads.map_or(0, usize::from))?;
     let console = Console::new(cli.global.quiet);
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
@@ -62,7 +63,9 @@ fn open(choice: Choice, console: Console) -> Result<Device> {
 /// The configuration that the flags name; `None` if they name none.
 fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
     if args.config.is_empty() {
-        anyhow::ensure!(args.set.is_empty(), "--set needs --config: it changes a key of a configuration");
+        if !args.set.is_empty() {
+            return Err(Usage("--set needs --config: it changes a key of a configuration".to_owned()).into());
+        }
         return Ok(None);
     }
     let mut config = Config::load(&args.config, &args.set)?;
@@ -74,8 +77,5 @@ fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
 
 /// Prints a result to standard output.
 fn print_json(value: &serde_json::Value) -> Result<()> {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    Ok(writeln!(out)?)
+    print(&format!("{value:#}\n"))
 }

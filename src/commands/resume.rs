@@ -117,9 +117,8 @@ pub(super) fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: C
         if !seed.is_dir() {
             continue;
         }
-        for (_, path) in checkpoint::list(&seed)? {
-            recorded.push(checkpoint::inputs(&path)?);
-        }
+        // A damaged checkpoint says nothing; it is not resumed from.
+        recorded.extend(checkpoint::list(&seed)?.iter().filter_map(|(_, path)| checkpoint::inputs(path).ok()));
     }
     let mut has_warned = false;
     for then in recorded {
@@ -167,17 +166,28 @@ pub(super) fn finished_seed(directory: &SeedDir) -> Result<Option<Value>> {
     Ok(Some(serde_json::from_str(&text).with_context(|| format!("{}: not valid JSON", path.display()))?))
 }
 
-/// The newest checkpoint of a seed, if it has one.
+/// The newest checkpoint of a seed that verifies, if it has any.
 ///
 /// # Errors
-/// If the directory cannot be read.
+/// If the directory cannot be read, or all checkpoints are damaged.
 pub(super) fn newest_checkpoint(directory: &SeedDir, console: Console) -> Result<Option<std::path::PathBuf>> {
     atomic_file::sweep(directory.path(), "");
-    let newest = checkpoint::list(directory.path())?.pop();
-    if let Some((_, path)) = &newest {
-        console.say(format!("resuming from {}", path.display()));
+    let checkpoints = checkpoint::list(directory.path())?;
+    for (_, path) in checkpoints.iter().rev() {
+        match checkpoint::verify(path) {
+            Ok(()) => {
+                console.say(format!("resuming from {}", path.display()));
+                return Ok(Some(path.clone()));
+            }
+            Err(error) => console.warn(format!("{} cannot be resumed from: {error:#}", path.display())),
+        }
     }
-    Ok(newest.map(|(_, path)| path))
+    ensure!(
+        checkpoints.is_empty(),
+        "{}: every checkpoint is damaged; remove its checkpoint-* directories to train this seed from the start",
+        directory.path().display()
+    );
+    Ok(None)
 }
 
 fn without_config(inputs: &Value) -> Value {

@@ -22,6 +22,7 @@ use crate::data::table::{
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::experiment::base_model::BaseModel;
+use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::config::BackboneConfig;
@@ -201,17 +202,32 @@ fn explain_missing(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Tokenizes examples.
+/// Rows, and where they come from.
+pub struct Rows<'a> {
+    /// The rows.
+    pub examples: &'a [Example],
+    /// The split or the file.
+    pub source: &'a str,
+    /// How many rows of the source stand before them.
+    pub before: usize,
+}
+
+/// Tokenizes rows for a model with an embedding of `vocab_size` tokens.
 ///
 /// # Errors
-/// If the tokenizer fails.
-pub fn encode(encoder: &TextEncoder, examples: &[Example]) -> Result<Vec<Sample>> {
-    let tokens = encoder.encode(examples.iter().map(|example| example.text.as_str()).collect())?;
-    Ok(tokens
-        .into_iter()
-        .zip(examples)
-        .map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() })
-        .collect())
+/// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
+pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Result<Vec<Sample>> {
+    /// Examples between two looks at Ctrl-C.
+    const PART: usize = 4096;
+    let Rows { examples, source, before } = *rows;
+    let mut encoded = Vec::with_capacity(examples.len());
+    for part in examples.chunks(PART) {
+        interrupt::check()?;
+        encoded.extend(encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?);
+    }
+    encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
+    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
+    Ok(encoded.into_iter().zip(examples).map(sample).collect())
 }
 
 /// A trained classifier, ready to predict.
@@ -222,6 +238,8 @@ pub struct Loaded {
     pub classifier: Classifier,
     /// Its tokenizer.
     pub encoder: TextEncoder,
+    /// How many tokens the model has.
+    pub vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
     /// The configuration of its run, or the one given for a peft directory.
@@ -241,7 +259,11 @@ impl Loaded {
             None => newest_run(args, given.as_ref())?,
         };
         let trained = find_trained(&run)?;
-        manifest::verify(&trained.adapter)?;
+        if trained.config.is_some() {
+            manifest::verify(&trained.adapter)?;
+        } else {
+            manifest::verify_if_present(&trained.adapter)?;
+        }
         console.say(format!("using {}", trained.adapter.display()));
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;
@@ -260,10 +282,10 @@ impl Loaded {
                 trained.adapter.display()
             ),
         };
+        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
         if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
-        model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
         let base = BaseModel::open(&model, device, console).with_context(|| {
             format!(
                 "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
@@ -271,6 +293,7 @@ impl Loaded {
             )
         })?;
         let own = trained.adapter.join("tokenizer.json");
+        let is_of_a_run = file.is_some();
         let file = match (file, &config) {
             (Some(file), _) => {
                 base.ensure_is(&file.base, !own.is_file(), console)
@@ -295,11 +318,17 @@ impl Loaded {
             device: base.device_for_predicting(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let encoder = match own.is_file() {
-            true => base.encoder_from(&own, file.max_length)?,
-            false => base.encoder(file.max_length)?,
-        };
-        Ok(Self { trained, classifier, encoder, file, config, overrides })
+        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
+        let vocab_size = base.config.vocab_size;
+        Ok(Self { trained, classifier, encoder, vocab_size, file, config, overrides })
+    }
+
+    /// Tokenizes rows of `source`, which follow `before` others.
+    ///
+    /// # Errors
+    /// If the tokenizer fails, or gives a token that the model does not have.
+    pub fn encode(&self, examples: &[Example], source: &str, before: usize) -> Result<Vec<Sample>> {
+        encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
     /// The columns of the rows that a command was given: those of training, as `--set` changes them.
@@ -309,6 +338,7 @@ impl Loaded {
     pub fn columns(&self, with_labels: bool) -> Result<Columns> {
         let Overrides { id_column, text_fields, target_text_column, .. } = &self.overrides;
         let mut columns = self.training_columns(with_labels);
+        columns.quoting = self.overrides.quoting.unwrap_or(columns.quoting);
         if let Some(id) = id_column {
             columns.id_may_be_absent = false;
             columns.id.clone_from(id);
@@ -321,7 +351,6 @@ impl Loaded {
             // The text is one column, unless fields are given with it.
             columns.text_fields = text_fields.clone().flatten();
         }
-        columns.quoting = self.overrides.quoting.unwrap_or(columns.quoting);
         if with_labels {
             self.override_labels(&mut columns)?;
         }

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use super::train::Setting;
 use crate::artifacts::records;
 use crate::artifacts::run_dir::RunDir;
-use crate::config::redact;
 use crate::console::{Console, bytes};
 use crate::device;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::metrics::{METRICS, lower_is_better};
+use crate::secret;
 use crate::training::trainer::TrainOutcome;
 
 /// What training one seed took.
@@ -131,7 +131,11 @@ fn redacted_command_line() -> Vec<String> {
                 Some(setting) => ("--set=", setting),
                 None => ("", argument.as_str()),
             };
-            setting.split_once('=').map_or(argument.clone(), |(key, value)| format!("{flag}{}", redact(key, value)))
+            let shown = setting.split_once('=').map_or(argument.clone(), |(key, value)| {
+                // A path may hold a word that is like one for a token, and an `=`.
+                if key.contains('/') { argument.clone() } else { format!("{flag}{}", secret::setting(key, value)) }
+            });
+            secret::masked(&shown)
         })
         .collect()
 }

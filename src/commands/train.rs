@@ -1,15 +1,14 @@
 //! `llmcls train`: one run, one training a seed.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
-use super::setup;
+use super::setup::{self, Rows};
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::{base_head, resume, warnings};
 use crate::artifacts::adapter::BaseName;
@@ -24,8 +23,10 @@ use crate::config::model::ProblemType;
 use crate::config::train::{Reduction, Reporter, SchedulerType};
 use crate::console::{Console, bytes};
 use crate::data::table::Example;
+use crate::data::tokenize::TextEncoder;
 use crate::device;
-use crate::evaluation::{Sample, evaluate};
+use crate::evaluation::{NotFinite, Sample, evaluate};
+use crate::exit::{Resumable, Usage};
 use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
 use crate::kernels::cpu::memory::Limits;
@@ -51,6 +52,7 @@ pub(super) struct Split {
 pub(super) struct Setting<'a> {
     pub(super) config: &'a Config,
     pub(super) base: BaseModel,
+    encoder: TextEncoder,
     lora: LoraOptions,
     pub(super) file: ClassifierFile,
     pub(super) classifier: Classifier,
@@ -73,17 +75,19 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     }
     let mut config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
-        None => super::load_config(&args.config)?
-            .context("train needs --config FILE; configs/tiny.yaml is one that works as it is")?,
+        None => super::load_config(&args.config)?.ok_or_else(|| {
+            Usage("train needs --config FILE; configs/tiny.yaml is one that works as it is".to_owned())
+        })?,
     };
     if !device.is_gpu() {
         config.model.settle_compute();
     }
-    interrupt::listen().context("cannot listen to signals")?;
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
     }
     let setting = prepare(&config, device, console)?;
+    // Until here Ctrl-C ends at once, and leaves nothing.
+    interrupt::finish_steps()?;
     let run = match &args.resume {
         Some(run) => {
             let run = RunDir::reopen(run)?;
@@ -96,11 +100,19 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
     resume::record_inputs(run.path(), &setting.inputs)?;
     console.say(format!("run {}", run.path().display()));
-    train_all(&setting, &run, !args.no_text)
-        .with_context(|| format!("{}: not finished; go on with: llmcls train --resume {0}", run.path().display()))?;
+    train_all(&setting, &run, !args.no_text).map_err(|error| explain_unfinished(error, &run))?;
     console.say(format!("finished {}", run.path().display()));
     run.unlock();
     Ok(())
+}
+
+/// Adds how to go on, where going on can help: a number that is not finite comes again.
+fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
+    if error.is::<NotFinite>() {
+        let stands = run.newest_checkpoint().map_or_else(String::new, |path| format!("; {} stands", path.display()));
+        return error.context(format!("{}: not finished{stands}", run.path().display()));
+    }
+    error.context(Resumable { run: run.path().to_owned() })
 }
 
 /// Trains the seeds that are not finished, and writes the summary.
@@ -112,7 +124,10 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
         seeds.push(match resume::finished_seed(&directory)? {
             Some(result) => result,
             None => {
-                interrupt::check()?;
+                // Of the first one a step is done first, so that there is something to go on from.
+                if !seeds.is_empty() {
+                    interrupt::check()?;
+                }
                 setting.train_seed(seed, &directory)?
             }
         });
@@ -141,6 +156,28 @@ fn check_keys(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Refuses trainings that are longer than the counters of steps and of randomness.
+fn check_steps(config: &Config, rows: usize) -> Result<()> {
+    let train = &config.train;
+    let batches = rows.div_ceil(train.batch_size);
+    let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
+    let (key, steps) = match train.max_steps {
+        Some(steps) => ("train.max_steps", Some(steps)),
+        None => ("train.num_train_epochs", per_epoch.checked_mul(train.num_train_epochs)),
+    };
+    let epochs = steps.map(|steps| steps.div_ceil(per_epoch));
+    let micro_batches = epochs.and_then(|epochs| epochs.checked_mul(batches));
+    ensure!(
+        steps.is_some_and(|steps| i32::try_from(steps).is_ok())
+            && micro_batches.is_some_and(|count| u32::try_from(count).is_ok()),
+        "{key} is too large: {rows} rows make {batches} micro-batches a pass, and training may have {} steps and {} \
+         micro-batches at most; use fewer steps, and early stopping",
+        i32::MAX,
+        u32::MAX
+    );
+    Ok(())
+}
+
 fn metric_name(config: &Config) -> &str {
     let name = &config.train.metric_for_best_model;
     name.strip_prefix("eval_").unwrap_or(name)
@@ -157,11 +194,13 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let encoder = base.encoder(max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
-        let samples = setup::encode(&encoder, &examples)?;
+        let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
+        let samples = setup::encode(&encoder, base.config.vocab_size, &rows)?;
         warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
     let train = split("train", &data.train_csv, data.max_train_samples)?;
+    check_steps(config, train.samples.len())?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
@@ -202,8 +241,20 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
-    let setting =
-        Setting { config, base, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
+    let setting = Setting {
+        config,
+        base,
+        encoder,
+        lora,
+        file,
+        classifier,
+        init_adapter,
+        train,
+        validation,
+        test,
+        inputs,
+        console,
+    };
     let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)
@@ -246,14 +297,18 @@ fn refuse_what_does_not_fit(
 impl Setting<'_> {
     /// What the largest step of any seed and epoch will take.
     pub(super) fn memory_estimate(&self) -> MemoryEstimate {
+        /// Rows that are put in order for this, a seed: about two seconds.
+        const MOST_ROWS: usize = 50_000_000;
         let train = &self.config.train;
         let length = |&index: &usize| self.train.samples[index].tokens.token_ids.len();
         let mut tokens = 0;
         for &seed in &self.config.exp.seeds {
             let options = self.options(seed);
-            let per_epoch =
-                TrainOptions::steps_per_epoch(self.train.samples.len(), options.batch_size, options.accumulation);
-            for epoch in 0..options.total_steps.div_ceil(per_epoch) {
+            let rows = self.train.samples.len();
+            let per_epoch = TrainOptions::steps_per_epoch(rows, options.batch_size, options.accumulation);
+            // Early stopping ends most trainings long before; more orders would change little and take long.
+            let epochs = options.total_steps.div_ceil(per_epoch).min((MOST_ROWS / rows).max(1));
+            for epoch in 0..epochs {
                 let order = options.order(&self.train.samples, epoch);
                 let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
                 tokens = batches.fold(tokens, usize::max);
@@ -406,11 +461,7 @@ impl Setting<'_> {
         }
         atomic_file::write_directory(&directory.best(), |inside| {
             adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
-            for file in &self.base.files.tokenizer {
-                let name = file.file_name().context("a tokenizer file has a name")?;
-                let bytes = fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
-                atomic_file::write_bytes(&inside.join(name), &bytes)?;
-            }
+            self.encoder.save(inside)?;
             file.save(inside)?;
             manifest::write(inside)
         })
@@ -470,8 +521,9 @@ impl Setting<'_> {
             best.display()
         );
         adapter::load(&best, &self.classifier)?;
-        let encoder = self.base.encoder_from(&best.join("tokenizer.json"), self.file.max_length)?;
-        let found = predict(&setup::encode(&encoder, examples)?)?;
+        let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
+        let rows = Rows { examples, source: "validation", before: 0 };
+        let found = predict(&setup::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
         ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
         Ok(())
     }

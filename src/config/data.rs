@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use super::keys::{empty_is_none, or, required, section};
 use super::reader::Section;
-use super::value::{FromNode, Value};
-use crate::data::formats::Quoting;
+use super::value::yaml_enum;
 
 section! {
     /// The section's keys, named as in the original project.
@@ -25,7 +25,7 @@ section! {
         target_text_column: String = or("text".to_owned());
         /// Longest sequence, in tokens, special tokens included; longer texts are cut. Without it: 1024, or the model's
         /// limit if that is lower.
-        max_length: Option<usize> = or(None).at_least(1);
+        max_length: Option<usize> = or(None).at_least(1).at_most(i32::MAX);
         /// Training rows: CSV, JSON Lines or Parquet.
         train_csv: PathBuf = required();
         /// Validation rows, which choose the best epoch.
@@ -73,14 +73,31 @@ pub(super) fn check_names(section: &Section, key: &str, names: &[String]) {
     }
 }
 
-impl FromNode for Quoting {
-    const EXPECTED: &'static str = "one of standard none";
-
-    fn from_node(node: Value<'_>) -> Option<Self> {
-        node.text()?.parse().ok()
+yaml_enum! {
+    /// How the cells of a CSV file are quoted.
+    Quoting {
+        /// A cell may stand in double quotes, and a quote within it is doubled (RFC 4180).
+        Standard = "standard",
+        /// Quotes are characters like others.
+        None = "none",
     }
+}
 
-    fn schema() -> serde_json::Value {
-        serde_json::json!({ "enum": ["standard", "none"] })
+#[expect(clippy::derivable_impls, reason = "the macro declares the enum for all keys, most of which have no default")]
+impl Default for Quoting {
+    fn default() -> Self {
+        Self::Standard
+    }
+}
+
+impl FromStr for Quoting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "standard" => Ok(Self::Standard),
+            "none" => Ok(Self::None),
+            _ => Err("expected standard or none"),
+        }
     }
 }

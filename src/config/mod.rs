@@ -27,6 +27,9 @@ use reader::Section;
 use train::TrainConfig;
 use tree::Tree;
 
+use crate::exit::Usage;
+use crate::secret;
+
 /// Everything that a run is told.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
@@ -109,17 +112,14 @@ impl Config {
 /// The key of a `--set`, and the tree that it stands for.
 fn parse_setting(setting: &str) -> Result<(&str, Tree)> {
     let Some((key, value)) = setting.split_once('=') else {
-        bail!("--set {setting}: expected KEY=VALUE, such as train.learning_rate=1e-4");
+        // What stands behind the key may be a token.
+        let key: String = setting.chars().take_while(|c| c.is_alphanumeric() || "._".contains(*c)).collect();
+        let message = format!("--set {key}: expected KEY=VALUE, such as train.learning_rate=1e-4");
+        return Err(Usage(message).into());
     };
+    let place = format!("--set {}", secret::setting(key, value));
     let key = key.trim();
-    Ok((key, Tree::of_setting(value, &format!("--set {}", redact(key, value))).under(key)))
-}
-
-/// `key=value` for a message or record, without the value of what is, or may be meant as, a token.
-#[must_use]
-pub fn redact(key: &str, value: &str) -> String {
-    let is_secret = key.contains("tok") || value.contains("hf_");
-    format!("{}={}", key.trim(), if is_secret { "***" } else { value })
+    Ok((key, Tree::of_setting(value, &place).under(key)))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::reader::Section;
 use super::tree::Tree;
 use super::value::{FromNode, Value, yaml_enum};
 use crate::kernels::Compute;
+use crate::secret;
 
 section! {
     /// The section's keys, named as in the original project.
@@ -31,9 +32,9 @@ section! {
         /// AVX512_BF16 and `torch_dtype` is `bfloat16`, else `float32`; a run records which it was.
         compute: ComputeType = or(ComputeType::Auto);
         /// Rank r of the adapters.
-        lora_r: usize = or(16).at_least(1);
+        lora_r: usize = or(16).at_least(1).at_most(65_536);
         /// α: the adapters' output is scaled by α / r.
-        lora_alpha: f64 = or(16.0).above(0);
+        lora_alpha: f64 = or(16.0).above(0).at_most(1e9);
         /// Dropout before A.
         lora_dropout: f64 = or(0.05).at_least(0).below(1);
         /// Scale the adapters' output by α / √r in place of α / r.
@@ -137,6 +138,12 @@ impl FromNode for TargetModules {
 pub struct Token(String);
 
 impl Token {
+    /// Hides the token in every message from here on.
+    fn new(token: String) -> Self {
+        secret::remember(&token);
+        Self(token)
+    }
+
     /// The token itself, for the Hub alone.
     #[must_use]
     pub fn secret(&self) -> &str {
@@ -148,7 +155,7 @@ impl FromNode for Token {
     const EXPECTED: &'static str = "a token";
 
     fn from_node(node: Value<'_>) -> Option<Self> {
-        String::from_node(node).map(Self)
+        String::from_node(node).map(Self::new)
     }
 
     fn schema() -> Json {

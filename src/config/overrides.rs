@@ -2,11 +2,10 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::data::check_names;
+use super::data::{Quoting, check_names};
 use super::parse_setting;
 use super::reader::Section;
 use super::tree::Tree;
-use crate::data::formats::Quoting;
 
 /// The keys. All others are those of training, and the run has decided them.
 const KEYS: [&str; 9] = [

@@ -7,34 +7,37 @@ use super::keys::{or, section, zero_is_none};
 use super::reader::Section;
 use super::value::{FromNode, Value, yaml_enum};
 
+/// The most rows in a micro-batch, and micro-batches in a step: larger ones overflow sizes derived from them.
+const MOST_ROWS: i32 = 1 << 20;
+
 section! {
     /// The section's keys, named as in the original project and in transformers.
     pub struct TrainConfig in "train" checked by check {
         /// Examples in a micro-batch.
-        batch_size: usize = or(4).at_least(1);
+        batch_size: usize = or(4).at_least(1).at_most(MOST_ROWS);
         /// Largest number of passes over the training rows.
-        num_train_epochs: usize = or(20).at_least(1);
+        num_train_epochs: usize = or(20).at_least(1).at_most(i32::MAX);
         /// Peak learning rate of AdamW.
         learning_rate: f64 = or(2e-4).at_least(0);
         /// Decoupled weight decay. Biases and norms are left out, as in transformers.
         weight_decay: f64 = or(0.01).at_least(0);
         /// Micro-batches in an optimizer step.
-        gradient_accumulation_steps: usize = or(8).at_least(1);
+        gradient_accumulation_steps: usize = or(8).at_least(1).at_most(MOST_ROWS);
         /// Stop after this many epochs without improvement. null: off.
-        early_stopping_patience: Option<usize> = or(Some(2)).at_least(1);
+        early_stopping_patience: Option<usize> = or(Some(2)).at_least(1).at_most(i32::MAX);
         /// The metric that chooses the best epoch: any that `eval` reports, with or without `eval_`.
         metric_for_best_model: String = or("f1_micro".to_owned());
         /// Optimizer steps between two checkpoints, in addition to one after each epoch.
-        save_steps: Option<usize> = or(None).at_least(1);
+        save_steps: Option<usize> = or(None).at_least(1).at_most(i32::MAX);
         /// Checkpoints to keep in addition to the best one. Without it all are kept.
-        save_total_limit: Option<usize> = or(None).at_least(1);
+        save_total_limit: Option<usize> = or(None).at_least(1).at_most(i32::MAX);
         /// Weight of positives in the loss: `none`, `balanced` (negatives over positives of the label, at most 10), or a
         /// mapping of labels to numbers.
         class_weights: ClassWeights = or(ClassWeights::None);
         /// The loss of independent labels.
         loss: Loss = or(Loss::Bce);
         /// γ of the focal loss.
-        focal_gamma: f64 = or(2.0).at_least(0);
+        focal_gamma: f64 = or(2.0).at_least(0).at_most(100);
         /// Choose decision thresholds on the validation split after training.
         tune_thresholds: TuneThresholds = or(TuneThresholds::None);
         /// Hold AdamW's moments in 8 bits if the base is in 4 bits.
@@ -42,9 +45,9 @@ section! {
         /// Where metrics go in addition to the run's JSON and CSV files.
         report_to: ReportTo = or(ReportTo(vec![Reporter::Json]));
         /// Optimizer steps in all. Overrides the number of epochs and sets the schedule's length. 0: off.
-        max_steps: Option<usize> = or(None).normalize(zero_is_none);
+        max_steps: Option<usize> = or(None).at_most(i32::MAX).normalize(zero_is_none);
         /// Examples in a batch of evaluation. Without it: `batch_size`.
-        eval_batch_size: Option<usize> = or(None).at_least(1);
+        eval_batch_size: Option<usize> = or(None).at_least(1).at_most(MOST_ROWS);
         /// Shuffle the training rows in each epoch.
         shuffle: bool = or(true);
         /// Make batches of texts of similar length.
@@ -54,13 +57,13 @@ section! {
         /// The learning-rate schedule, by transformers' formulas.
         lr_scheduler_type: SchedulerType = or(SchedulerType::Linear);
         /// Warm-up steps. Takes precedence over `warmup_ratio`.
-        warmup_steps: usize = or(0);
+        warmup_steps: usize = or(0).at_most(i32::MAX);
         /// Warm-up as a share of all steps.
         warmup_ratio: f64 = or(0.0).at_least(0).at_most(1);
         /// How the micro-batches' gradients combine: `sum` is what transformers 4.54 and later do.
         accumulation_reduction: Reduction = or(Reduction::Mean);
         /// Optimizer steps between two lines of `history.jsonl`.
-        logging_steps: usize = or(10).at_least(1);
+        logging_steps: usize = or(10).at_least(1).at_most(i32::MAX);
         /// Keep only each layer's input and recompute the rest in the backward pass: less memory, the same gradients.
         gradient_checkpointing: bool = or(false);
     }
@@ -112,7 +115,10 @@ impl FromNode for ClassWeights {
             None => {
                 let weights = node.entries()?.map(|(label, weight)| Some((label.to_owned(), f64::from_node(weight)?)));
                 let weights: Vec<_> = weights.collect::<Option<_>>()?;
-                weights.iter().all(|(_, weight)| *weight > 0.0).then_some(Self::Given(weights))
+                weights
+                    .iter()
+                    .all(|(_, weight)| *weight > 0.0 && (*weight as f32).is_finite())
+                    .then_some(Self::Given(weights))
             }
         }
     }

@@ -130,6 +130,9 @@ impl ListColumn {
             (if known.is_empty() { 0 } else { unknown.sum::<usize>() }, labels.len())
         };
         let best = present.iter().copied().min_by_key(|&sign| cost(Some(sign)))?;
+        if self.multi_hot(Some(best)).is_some() {
+            return Some(best.to_owned());
+        }
         // Where other cells, or the classifier, tell the labels, a sign may belong to a name.
         let has_reference = !known.is_empty() || self.item_cells > 0;
         if has_reference && cost(None) <= cost(Some(best)) {

@@ -77,7 +77,7 @@ enum LabelSource {
     /// Cells are kept until all are seen: what separates labels is found over the whole column.
     List {
         column: usize,
-        found: ListColumn,
+        found: Box<ListColumn>,
         cells: Vec<LabelCell>,
     },
 }
@@ -103,20 +103,19 @@ impl Table {
             }
             id => id.as_deref().map(|id| rows.find(id)).transpose()?,
         };
-        let labels = match &columns.label_list {
-            _ if columns.labels.is_empty() => LabelSource::None,
-            Some(list) => {
-                LabelSource::List { column: rows.find(&list.column)?, found: ListColumn::default(), cells: Vec::new() }
-            }
-            None => {
-                let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
-                LabelSource::Columns(FlagColumns::new(
-                    places.context(
+        let labels =
+            match &columns.label_list {
+                _ if columns.labels.is_empty() => LabelSource::None,
+                Some(list) => {
+                    LabelSource::List { column: rows.find(&list.column)?, found: Box::default(), cells: Vec::new() }
+                }
+                None => {
+                    let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
+                    LabelSource::Columns(FlagColumns::new(places.context(
                         "labels have a column each; if one column lists them, name it with data.labels_column",
-                    )?,
-                ))
-            }
-        };
+                    )?))
+                }
+            };
         let others = columns.labels_were_found.then(|| Candidates::among(&rows, columns));
         Ok(Self { rows, id, text, labels, others, notes, count: 0 })
     }
@@ -307,7 +306,7 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
             doubts: findings.doubts,
         });
     }
-    let mut candidates = Candidates::among(&rows, columns);
+    let mut candidates = Candidates::among(&rows, &Columns { labels: Vec::new(), ..columns.clone() });
     while rows.advance()? {
         candidates.read(&rows);
     }

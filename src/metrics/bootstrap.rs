@@ -9,7 +9,7 @@ const RESAMPLES: usize = 1_000;
 const MIN_RESAMPLES: usize = 100;
 const WORK: usize = 2_000_000_000;
 
-/// A 95% interval.
+/// A 95% interval; not numbers if there is none.
 pub type Interval = [f64; 2];
 
 /// Scores that get an interval.
@@ -35,27 +35,46 @@ pub struct Intervals {
 }
 
 impl Intervals {
-    /// Intervals of the scores of some predictions; the same seed gives the same.
+    /// Intervals of the scores of some predictions; the same seed gives the same. A score has none if its
+    /// resamples lie to one side of it: they cannot tell then how far it could have come out otherwise.
     #[must_use]
     pub fn new(predictions: &Predictions, seed: u32) -> Self {
-        Self::of(&resampled(&[predictions], seed, |scores| scores[0]))
+        Self::of(&[predictions], seed, |scores| scores[0])
     }
 
     /// Intervals of `b − a` for two sets of predictions of the same rows, which are drawn together.
     #[must_use]
     pub fn of_difference(a: &Predictions, b: &Predictions, seed: u32) -> Self {
-        Self::of(&resampled(&[a, b], seed, |scores| Headline {
+        Self::of(&[a, b], seed, |scores| Headline {
             f1_micro: scores[1].f1_micro - scores[0].f1_micro,
             f1_macro: scores[1].f1_macro - scores[0].f1_macro,
             accuracy: scores[1].accuracy - scores[0].accuracy,
-        }))
+        })
     }
 
-    fn of(samples: &[Headline]) -> Self {
+    fn of(predictions: &[&Predictions], seed: u32, combine: impl Fn(&[Headline]) -> Headline) -> Self {
+        let Some(rows) = predictions.first().map(|first| first.targets.len()).filter(|&rows| rows > 0) else {
+            return Self { f1_micro: NONE, f1_macro: NONE, accuracy: NONE };
+        };
+        let occurs = occurring(predictions[0]);
+        let score = |drawn: &[usize]| {
+            let scores: Vec<Headline> =
+                predictions.iter().map(|predictions| headline(predictions, drawn, &occurs)).collect();
+            combine(&scores)
+        };
+        let cells = rows * predictions[0].targets[0].len().max(1) * predictions.len();
+        let count = (WORK / cells).clamp(MIN_RESAMPLES, RESAMPLES);
+        let mut generator = Mt::new(seed);
+        let mut draw = || (0..rows).map(|_| generator.next_u32() as usize % rows).collect::<Vec<_>>();
+        let samples: Vec<Headline> = (0..count).map(|_| score(&draw())).collect();
+        let estimate = score(&(0..rows).collect::<Vec<_>>());
         let interval = |value: fn(&Headline) -> f64| {
-            let mut values: Vec<f64> = samples.iter().map(value).collect();
+            let mut values: Vec<f64> = samples.iter().map(value).filter(|value| value.is_finite()).collect();
             values.sort_by(f64::total_cmp);
-            [quantile(&values, 0.025), quantile(&values, 0.975)]
+            let [low, high] = [quantile(&values, 0.025), quantile(&values, 0.975)];
+            // Equal sums may differ in their last digit.
+            let is_around = low - 1e-9 <= value(&estimate) && value(&estimate) <= high + 1e-9;
+            if is_around { [low, high] } else { NONE }
         };
         Self {
             f1_micro: interval(|score| score.f1_micro),
@@ -65,26 +84,24 @@ impl Intervals {
     }
 }
 
-/// Draws rows with replacement, again and again, and scores each draw.
-fn resampled(of: &[&Predictions], seed: u32, combine: impl Fn(&[Headline]) -> Headline) -> Vec<Headline> {
-    let rows = of[0].targets.len();
-    if rows == 0 {
-        return Vec::new();
-    }
-    let cells = rows * of[0].targets[0].len().max(1) * of.len();
-    let count = (WORK / cells).clamp(MIN_RESAMPLES, RESAMPLES);
-    let mut generator = Mt::new(seed);
-    (0..count)
-        .map(|_| {
-            let drawn: Vec<usize> = (0..rows).map(|_| generator.next_u32() as usize % rows).collect();
-            let scores: Vec<Headline> = of.iter().map(|predictions| headline(predictions, &drawn)).collect();
-            combine(&scores)
-        })
-        .collect()
+const NONE: Interval = [f64::NAN; 2];
+
+/// An interval for people.
+#[must_use]
+pub fn describe([low, high]: Interval) -> String {
+    if low.is_nan() { "no 95% interval".to_owned() } else { format!("95% interval {low:.4} to {high:.4}") }
 }
 
-/// The headline scores of some rows.
-fn headline(predictions: &Predictions, rows: &[usize]) -> Headline {
+/// Which labels hold for some row.
+fn occurring(predictions: &Predictions) -> Vec<bool> {
+    let labels = predictions.targets[0].len();
+    (0..labels).map(|label| predictions.targets.iter().any(|targets| targets[label])).collect()
+}
+
+/// The headline scores of some rows. A label that occurs, but that these rows miss, is left out of the mean:
+/// its F1 would be 0, and drawing rows could only lower the score. Where nothing is there to find and nothing
+/// is predicted, micro-F1 is not a number.
+fn headline(predictions: &Predictions, rows: &[usize], occurs: &[bool]) -> Headline {
     let labels = predictions.targets[0].len();
     let mut counts = vec![Counts::default(); labels];
     let mut exact = 0;
@@ -96,9 +113,14 @@ fn headline(predictions: &Predictions, rows: &[usize]) -> Headline {
         exact += usize::from(predicted == targets);
     }
     let total = Counts::sum(&counts);
+    let drawn = counts.iter().filter(|count| count.support > 0);
+    let (scored, sum) = drawn.fold((0, 0.0), |(scored, sum), count| (scored + 1, sum + count.f1()));
+    // A label that no row has counts 0 in the score, and here.
+    let occurring = occurs.iter().filter(|occurs| **occurs).count();
+    let macro_f1 = if occurring == 0 { 0.0 } else { sum / f64::from(scored) * occurring as f64 / labels as f64 };
     Headline {
-        f1_micro: total.f1(),
-        f1_macro: counts.iter().map(|count| count.f1()).sum::<f64>() / labels.max(1) as f64,
+        f1_micro: if total.support + total.predicted > 0 { total.f1() } else { f64::NAN },
+        f1_macro: macro_f1,
         accuracy: exact as f64 / rows.len() as f64,
     }
 }

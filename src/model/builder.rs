@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 
 use super::config::NormKind;
@@ -49,6 +49,9 @@ pub(super) struct Builder<'a> {
     pub(super) modules: Vec<String>,
     pub(super) size: BaseSize,
     dropouts: u32,
+    /// Bytes of the trained parameters so far, and of the memory for them.
+    trained_bytes: u64,
+    memory: Option<u64>,
 }
 
 /// The frozen part of a model, counted.
@@ -85,6 +88,8 @@ impl<'a> Builder<'a> {
             modules: Vec::new(),
             size: BaseSize::default(),
             dropouts: 0,
+            trained_bytes: 0,
+            memory: device.memory().map(|limits| limits.total),
         }
     }
 
@@ -205,7 +210,21 @@ impl<'a> Builder<'a> {
     }
 
     /// A trained parameter.
+    ///
+    /// # Errors
+    /// If the trained numbers and their gradients alone are more than the memory that there is: allocating them
+    /// would end the program.
     pub(super) fn param(&mut self, name: String, shape: (usize, usize), initial: Initial) -> Result<Rc<Param>> {
+        self.trained_bytes += 4 * shape.0 as u64 * shape.1 as u64;
+        if let Some(total) = self.memory {
+            ensure!(
+                2 * self.trained_bytes <= total,
+                "model.lora_r is {}: adapters and their gradients take more than {} bytes, and there are {total}; lower \
+                 model.lora_r, or name fewer model.lora_target_modules",
+                self.lora.rank,
+                2 * self.trained_bytes
+            );
+        }
         self.push(Param::new(name, self.device.zeros(shape)?)?, initial)
     }
 

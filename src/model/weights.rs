@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -91,7 +92,9 @@ impl Weights {
                 None => {
                     // What a quantized checkpoint holds in full was left so on purpose.
                     let is_4bit = storage.is_4bit && !checkpoint.is_quantized();
-                    checkpoint.find(name, &[rows, columns])?.store(BaseStorage { is_4bit, ..storage })
+                    let tensor = checkpoint.find(name, &[rows, columns])?;
+                    tensor.check_finite(name, storage.precision)?;
+                    tensor.store(BaseStorage { is_4bit, ..storage })
                 }
             },
             Self::Random { seed, std, made } => {
@@ -110,7 +113,7 @@ impl Weights {
     /// If there is no such tensor, or of another shape or dtype.
     pub fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         match self {
-            Self::Checkpoint(checkpoint) => Ok(checkpoint.find(name, &[len])?.to_f32()),
+            Self::Checkpoint(checkpoint) => checkpoint.floats(name, &[len]),
             Self::Random { .. } => Ok(vec![1.0; len]),
         }
     }
@@ -122,7 +125,7 @@ impl Weights {
     pub fn bias(&self, name: &str, len: usize, is_present: bool) -> Result<Option<Vec<f32>>> {
         Ok(match self {
             _ if !is_present => None,
-            Self::Checkpoint(checkpoint) => Some(checkpoint.find(name, &[len])?.to_f32()),
+            Self::Checkpoint(checkpoint) => Some(checkpoint.floats(name, &[len])?),
             Self::Random { .. } => Some(vec![0.0; len]),
         })
     }
@@ -195,9 +198,11 @@ impl Checkpoint {
     /// A tensor in f32, whatever its dtype in the file.
     ///
     /// # Errors
-    /// If there is no such tensor, or of another shape or dtype.
+    /// If there is no such tensor, or of another shape or dtype, or it holds numbers that are not finite.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        Ok(self.find(name, shape)?.to_f32())
+        let tensor = self.find(name, shape)?;
+        tensor.check_finite(name, Precision::Float32)?;
+        Ok(tensor.to_f32())
     }
 
     /// Whether bitsandbytes quantized these weights.
@@ -241,6 +246,7 @@ impl Checkpoint {
             let (Some(nf4::NESTED_BLOCK), Some(offset)) = (state.nested_blocksize, state.nested_offset) else {
                 bail!("its scales are not quantized in blocks of {} (bnb_4bit_use_double_quant)", nf4::NESTED_BLOCK);
             };
+            ensure!(offset.is_finite(), "its nested_offset is {offset}");
             let levels = self.floats(&format!("{name}.quant_map"), &[nf4::LEVELS.len()])?;
             ensure!(
                 levels.iter().zip(nf4::LEVELS).all(|(found, level)| (found - level).abs() < 1e-6),
@@ -321,6 +327,56 @@ impl TensorInFile {
         }
     }
 
+    /// Refuses NaN, infinity, and what becomes infinite when held in `precision`: one such weight makes every
+    /// output NaN, or, in 4 bits, a wrong number without a word.
+    fn check_finite(&self, name: &str, precision: Precision) -> Result<()> {
+        /// Numbers looked at by one thread at a time.
+        const PIECE: usize = 1 << 18;
+        let limit = precision.first_infinite();
+        // Bits without the sign grow with the number, infinity after all finite ones, NaN after that.
+        let magnitude = |index: usize| -> u32 {
+            let mut value = [0.0];
+            self.read(index, &mut value);
+            value[0].abs().to_bits()
+        };
+        let bytes = self.bytes();
+        let largest = |bytes: &[u8]| -> u32 {
+            match self.dtype {
+                Dtype::F32 => {
+                    let bits = bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes) & 0x7fff_ffff);
+                    bits.fold(0, u32::max)
+                }
+                Dtype::BF16 => {
+                    let bits = bytes.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes) & 0x7fff);
+                    u32::from(bits.fold(0, u16::max)) << 16
+                }
+                _ => {
+                    let bits = bytes.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes) & 0x7fff);
+                    f16::from_bits(bits.fold(0, u16::max)).to_f32().to_bits()
+                }
+            }
+        };
+        let size = self.dtype.bitsize() / 8;
+        let piece = bytes.par_chunks(PIECE * size).position_first(|piece| {
+            let is_bad = largest(piece) >= limit;
+            // The pages of what is held in place are read again when they are needed.
+            let first = piece.as_ptr() as usize - self.file.as_ptr() as usize;
+            release_pages(&self.file, first..first + piece.len());
+            is_bad
+        });
+        let Some(piece) = piece else { return Ok(()) };
+        let end = ((piece + 1) * PIECE).min(self.len());
+        let index = (piece * PIECE..end).find(|&index| magnitude(index) >= limit).unwrap_or(piece * PIECE);
+        let mut value = [0.0];
+        self.read(index, &mut value);
+        let cause = if value[0].is_finite() {
+            "which model.torch_dtype cannot hold; use bfloat16 or float32"
+        } else {
+            "which is not a finite number: the file is damaged, or was saved from a training that diverged"
+        };
+        bail!("{}: tensor `{name}` holds {} as its number {index}, {cause}", self.path.display(), value[0])
+    }
+
     fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.len()];
         self.read(0, &mut out);
@@ -367,6 +423,16 @@ fn convert(len: usize, storage: BaseStorage, read: impl Fn(usize, &mut [f32]) + 
 }
 
 impl Precision {
+    /// The bits of the smallest positive f32 that rounds to infinity.
+    fn first_infinite(self) -> u32 {
+        match self {
+            Self::Float32 => 0x7f80_0000,
+            Self::Bfloat16 => 0x7f7f_8000,
+            // 65520, halfway between the largest f16 and what would come next.
+            Self::Float16 => 0x477f_f000,
+        }
+    }
+
     fn round(self, values: &mut [f32]) {
         match self {
             Self::Float32 => {}
@@ -381,7 +447,6 @@ fn collect<T: bytemuck::Zeroable + Copy + Send>(
     read: impl Fn(usize, &mut [f32]) + Sync,
     to: impl Fn(f32) -> T + Sync,
 ) -> Vec<T> {
-    use rayon::prelude::*;
     const PIECE: usize = 16_384;
     let mut out = vec![T::zeroed(); len];
     out.par_chunks_mut(PIECE).enumerate().for_each_init(
@@ -395,4 +460,54 @@ fn collect<T: bytemuck::Zeroable + Copy + Send>(
         },
     );
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(path: &std::path::Path, dtype: Dtype, values: &[f32]) -> Checkpoint {
+        let bytes: Vec<u8> = match dtype {
+            Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Dtype::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+        };
+        let view = safetensors::tensor::TensorView::new(dtype, vec![values.len()], &bytes).unwrap();
+        std::fs::write(path, safetensors::serialize([("w", view)], None).unwrap()).unwrap();
+        Checkpoint::open(&[path.to_owned()]).unwrap()
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_as_stored_is_named() {
+        use Precision::{Bfloat16, Float16, Float32};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("m.safetensors");
+        for (dtype, value, holds) in [
+            (Dtype::F32, f32::NAN, &[][..]),
+            (Dtype::F32, f32::NEG_INFINITY, &[]),
+            (Dtype::F32, 65519.0, &[Float32, Bfloat16, Float16]),
+            (Dtype::F32, -65520.0, &[Float32, Bfloat16]),
+            (Dtype::F32, f32::MAX, &[Float32]),
+            (Dtype::BF16, f32::NAN, &[]),
+            (Dtype::BF16, f32::INFINITY, &[]),
+            (Dtype::BF16, 1e5, &[Float32, Bfloat16]),
+            (Dtype::F16, f32::NAN, &[]),
+            (Dtype::F16, 65504.0, &[Float32, Bfloat16, Float16]),
+            (Dtype::F16, f32::INFINITY, &[]),
+        ] {
+            // Behind the first piece.
+            let mut values = vec![0.5; 300_000];
+            values[280_001] = value;
+            let checkpoint = checkpoint(&path, dtype, &values);
+            let tensor = checkpoint.find("w", &[values.len()]).unwrap();
+            for precision in [Float32, Bfloat16, Float16] {
+                let result = tensor.check_finite("w", precision);
+                assert_eq!(result.is_ok(), holds.contains(&precision), "{dtype:?} {value} {precision:?}");
+                if let Err(error) = result {
+                    let text = error.to_string();
+                    assert!(text.contains("m.safetensors: tensor `w`") && text.contains("number 280001"), "{text}");
+                }
+            }
+        }
+    }
 }

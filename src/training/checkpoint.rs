@@ -146,6 +146,18 @@ pub fn list(directory: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
+/// Whether training can go on from a checkpoint: it is whole, and so is the best one that it knows of.
+///
+/// # Errors
+/// Says what is damaged.
+pub fn verify(path: &Path) -> Result<()> {
+    manifest::verify(path)?;
+    let progress = read_state(path)?.progress;
+    let Some(best) = progress.best.filter(|best| best.step != progress.step) else { return Ok(()) };
+    let best = path.with_file_name(format!("checkpoint-{}", best.step));
+    manifest::verify(&best).context("its best checkpoint is damaged")
+}
+
 /// What the run of a checkpoint was given.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{self, Best, Checkpoint, Progress, Window};
@@ -20,7 +20,7 @@ use crate::artifacts::tensorboard::Hyperparameter;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::{epoch_order, group_by_length};
-use crate::evaluation::Sample;
+use crate::evaluation::{NotFinite, Sample};
 use crate::failpoint::{self, Place};
 use crate::interrupt;
 use crate::kernels::buffer::tensor;
@@ -256,7 +256,7 @@ impl Trainer<'_> {
             let batch = Batch::new(samples.map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
             let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch };
             let value = forward_backward(self.classifier, &batch, key)
-                .with_context(|| self.describe_batch(&batch, progress))?;
+                .map_err(|error| self.explain(error, &batch, progress))?;
             sum += value;
             progress.micro_batch += 1;
             progress.examples += batch.len();
@@ -266,12 +266,39 @@ impl Trainer<'_> {
         Ok(sum)
     }
 
+    fn explain(&self, error: anyhow::Error, batch: &Batch, progress: &Progress) -> anyhow::Error {
+        match error.downcast_ref::<NotFinite>() {
+            Some(cause) => self.not_finite(&cause.message, progress),
+            None => error.context(self.describe_batch(batch, progress)),
+        }
+    }
+
+    /// The error of a number that is not finite, with its likely cause.
+    fn not_finite(&self, what: &str, progress: &Progress) -> anyhow::Error {
+        let options = &self.options;
+        let at = format!("{what} in step {} of seed {}", progress.step + 1, options.seed);
+        let message = if progress.step == 0 {
+            format!(
+                "{at}, before anything was learned: the base's weights, or how they are stored, are the cause; try \
+                 model.torch_dtype=float32 and model.use_4bit=false"
+            )
+        } else {
+            let clip = if options.max_grad_norm > 0.0 { "" } else { ", or set train.max_grad_norm=1" };
+            format!(
+                "{at}: the training diverged; train.learning_rate is {}: start again with a lower one{clip}, or with \
+                 model.torch_dtype=bfloat16 if it is float16",
+                options.schedule.learning_rate
+            )
+        };
+        NotFinite { message, sample: None }.into()
+    }
+
     /// What was being computed when a step failed: memory, above all, is a matter of the batch.
     fn describe_batch(&self, batch: &Batch, progress: &Progress) -> String {
         let longest = batch.sequences.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
         format!(
             "step {} of seed {}, a batch of {} rows and {} tokens, the longest of {longest}; if memory ran out, lower \
-             train.batch_size or data.max_length, or set train.gradient_checkpointing=true; the last checkpoint stands",
+             train.batch_size or data.max_length, or set train.gradient_checkpointing=true",
             progress.step + 1,
             self.options.seed,
             batch.len(),
@@ -287,11 +314,9 @@ impl Trainer<'_> {
         // Divide by the micro-batches in this window: the last one may be short.
         let scale = if self.options.averages_window { 1.0 / micro_batches as f64 } else { 1.0 };
         let norm = scale * gradient_norm(self.classifier.params())?;
-        ensure!(
-            norm.is_finite(),
-            "the gradient's norm is {norm} at step {}; lower train.learning_rate, or set train.max_grad_norm",
-            progress.step + 1
-        );
+        if !norm.is_finite() {
+            return Err(self.not_finite(&format!("the gradient's norm is {norm}"), progress));
+        }
         optimizer.step(rate, scale * clip_factor(norm, self.options.max_grad_norm))?;
         Ok(norm)
     }
@@ -305,9 +330,15 @@ impl Trainer<'_> {
             &Decision::above(self.thresholds),
             self.options.eval_batch_size,
             self.console,
-        )?;
+        )
+        .map_err(|error| match error.is::<NotFinite>() {
+            true => self.not_finite("an output on the validation rows is not a finite number", progress),
+            false => error,
+        })?;
         let (mut record, evaluation) = (scored.record.clone(), &scored.evaluation);
-        ensure!(evaluation.loss.is_finite(), "the validation loss is {}", evaluation.loss);
+        if !evaluation.loss.is_finite() {
+            return Err(self.not_finite(&format!("the validation loss is {}", evaluation.loss), progress));
+        }
         let metric = record[&format!("eval_{}", self.options.metric)].as_f64().context("the metric is not a number")?;
         let verdict = progress.stopping.observe(metric);
         let epoch = self.epoch_of(progress);
@@ -404,7 +435,9 @@ pub fn forward_backward(classifier: &Classifier, batch: &Batch, key: DropoutKey)
     let logits = classifier.logits(&tape, batch)?;
     let loss = classifier.training_loss(&tape, &logits, &batch.labels)?;
     let value = f64::from(loss.tensor().to_scalar::<f32>()?);
-    ensure!(value.is_finite(), "the loss is {value}; lower train.learning_rate, or check the base's weights");
+    if !value.is_finite() {
+        return Err(NotFinite { message: format!("the loss is {value}"), sample: None }.into());
+    }
     drop(logits);
     tape.backward(&loss, tensor(vec![1.0], ())?)?;
     Ok(value)

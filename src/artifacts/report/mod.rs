@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use self::charts::{Axis, Chart, Series};
 use crate::data::table::Example;
-use crate::metrics::bootstrap::Intervals;
+use crate::metrics::bootstrap::{Interval, Intervals};
 use crate::metrics::curves::{AtThreshold, over_thresholds, reliability};
 use crate::metrics::errors::{confusions, cooccurrences, worst_mistakes};
 use crate::metrics::{Predictions, Scores};
@@ -134,9 +134,9 @@ impl Report<'_> {
             escape(self.split),
             self.predictions.targets.len(),
             self.labels.len(),
-            card("micro-F1", scores.f1_micro, Some(self.intervals.f1_micro)),
-            card("macro-F1", scores.f1_macro, Some(self.intervals.f1_macro)),
-            card("all labels right", scores.accuracy, Some(self.intervals.accuracy)),
+            card("micro-F1", scores.f1_micro, known(self.intervals.f1_micro)),
+            card("macro-F1", scores.f1_macro, known(self.intervals.f1_macro)),
+            card("all labels right", scores.accuracy, known(self.intervals.accuracy)),
             card("average precision, macro", scores.average_precision_macro, None),
             card("ROC AUC, macro", scores.roc_auc_macro, None),
             card("loss", self.loss, None)
@@ -404,4 +404,8 @@ impl Report<'_> {
         html.push('\n');
         html
     }
+}
+/// An interval, if there is one.
+fn known(interval: Interval) -> Option<Interval> {
+    (!interval[0].is_nan()).then_some(interval)
 }

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, Read};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use csv::{ByteRecord, Reader, ReaderBuilder};
-use memchr::{memchr, memchr_iter, memchr2, memchr3};
+use memchr::{memchr_iter, memchr2, memchr3};
 
 use super::{Quoting, clip, refuse_duplicates, rejoined, signature};
 
@@ -187,8 +187,6 @@ struct Records {
     record_line: u64,
     /// Where the last quote opened.
     opened: u64,
-    /// Whether the byte before a closing quote is a backslash.
-    is_escaped: bool,
     after_return: bool,
 }
 
@@ -213,47 +211,41 @@ impl Records {
             line: 1,
             record_line: 1,
             opened: 0,
-            is_escaped: false,
             after_return: false,
         }
     }
 
-    fn count_lines(&mut self, bytes: &[u8]) {
-        self.line += memchr_iter(self.breaks, bytes).count() as u64;
+    fn count_lines(&mut self, bytes: &[u8], counted: &mut usize, end: usize) {
+        self.line += memchr_iter(self.breaks, &bytes[*counted..end]).count() as u64;
+        *counted = end;
     }
 
     /// How many of these bytes, at least one, belong to the current record.
     fn scan(&mut self, bytes: &[u8]) -> Result<usize, QuoteError> {
         let mut at = 0;
+        // Lines are counted where a number is needed, not at each quote.
+        let mut counted = 0;
         if self.state == State::RecordStart {
             if std::mem::take(&mut self.after_return) && bytes[0] == b'\n' {
-                self.count_lines(b"\n");
                 at = 1;
+                self.count_lines(bytes, &mut counted, at);
             }
             self.record_line = self.line;
             self.state = State::CellStart;
         }
         while at < bytes.len() {
             match self.state {
-                State::RecordStart => return Ok(at),
+                State::RecordStart => break,
                 State::CellStart if bytes[at] == b'"' && self.quoting == Quoting::Standard => {
+                    self.count_lines(bytes, &mut counted, at);
                     self.opened = self.line;
                     self.state = State::Quoted;
                     at += 1;
                 }
                 State::CellStart | State::Unquoted => at = self.scan_unquoted(bytes, at),
-                State::Quoted => {
-                    let end = memchr(b'"', &bytes[at..]).map(|offset| at + offset);
-                    self.count_lines(&bytes[at..end.unwrap_or(bytes.len())]);
-                    let before = end.unwrap_or(bytes.len());
-                    if before > at {
-                        self.is_escaped = bytes[before - 1] == b'\\';
-                    }
-                    let Some(end) = end else { return Ok(bytes.len()) };
-                    self.state = State::AfterQuote;
-                    at = end + 1;
-                }
+                State::Quoted => at = self.scan_quoted(bytes, at),
                 State::AfterQuote => match bytes[at] {
+                    // The second of two quotes, at the start of these bytes.
                     b'"' => {
                         self.state = State::Quoted;
                         at += 1;
@@ -263,11 +255,31 @@ impl Records {
                         at += 1;
                     }
                     b'\r' | b'\n' => at = self.end_record(bytes, at),
-                    _ => return Err(self.text_after_quote(&bytes[at..])),
+                    _ => {
+                        self.count_lines(bytes, &mut counted, at);
+                        return Err(self.text_after_quote(bytes, at));
+                    }
                 },
             }
         }
+        self.count_lines(bytes, &mut counted, at);
         Ok(at)
+    }
+
+    /// Goes on after the quote that closes a cell, or to the end of the bytes.
+    fn scan_quoted(&mut self, bytes: &[u8], start: usize) -> usize {
+        let mut quotes = memchr_iter(b'"', &bytes[start..]);
+        while let Some(offset) = quotes.next() {
+            let after = start + offset + 1;
+            if bytes.get(after) == Some(&b'"') {
+                // Two quotes are one in the text.
+                quotes.next();
+                continue;
+            }
+            self.state = State::AfterQuote;
+            return after;
+        }
+        bytes.len()
     }
 
     /// Goes on to a quote that opens a cell, or to the end of the record or of the bytes.
@@ -301,15 +313,15 @@ impl Records {
 
     fn end_record(&mut self, bytes: &[u8], at: usize) -> usize {
         self.after_return = bytes[at] == b'\r';
-        self.count_lines(&bytes[at..=at]);
         self.state = State::RecordStart;
         at + 1
     }
 
-    fn text_after_quote(&self, rest: &[u8]) -> QuoteError {
+    fn text_after_quote(&self, bytes: &[u8], at: usize) -> QuoteError {
+        let (before, rest) = bytes.split_at(at);
         let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()).min(100);
         let text = clip(&String::from_utf8_lossy(&rest[..end]));
-        QuoteError { opened: self.opened, closed: Some((self.line, text)), is_escaped: self.is_escaped }
+        QuoteError { opened: self.opened, closed: Some((self.line, text)), is_escaped: before.ends_with(b"\\\"") }
     }
 }
 

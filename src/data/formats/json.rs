@@ -9,7 +9,7 @@ use std::io::BufRead;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use memchr::{memchr2, memmem};
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
@@ -39,12 +39,11 @@ pub(super) fn keys_of_all_rows(path: &str, source: Box<dyn BufRead>) -> Result<V
     let mut objects = Objects::new(path, source);
     let mut keys = Keys::default();
     let mut count = 0;
-    while objects.advance()? {
+    while objects.read(&mut CollectKeys(&mut keys))?.is_some() {
         count += 1;
         if count % ROWS_PER_CHECK == 0 {
             interrupt::check()?;
         }
-        objects.read(&mut CollectKeys(&mut keys))?;
         if count == 1 && objects.is_last()? {
             refuse_tables(&objects)?;
         }
@@ -63,8 +62,7 @@ impl JsonRows {
     pub(super) fn open_stream(path: &str, source: Box<dyn BufRead>) -> Result<(Self, Vec<String>)> {
         let mut objects = Objects::new(path, source);
         let (mut keys, mut ahead, mut size) = (Keys::default(), VecDeque::new(), 0);
-        while ahead.len() < ROWS_AHEAD && size < BYTES_AHEAD && objects.advance()? {
-            objects.read(&mut CollectKeys(&mut keys))?;
+        while ahead.len() < ROWS_AHEAD && size < BYTES_AHEAD && objects.read(&mut CollectKeys(&mut keys))?.is_some() {
             if ahead.is_empty() && objects.is_last()? {
                 refuse_tables(&objects)?;
             }
@@ -87,16 +85,19 @@ impl JsonRows {
     }
 
     pub(super) fn advance(&mut self) -> Result<bool> {
-        if let Some((line, text)) = self.ahead.pop_front() {
-            self.objects.start = line;
-            self.objects.text = text;
-        } else if !self.objects.advance()? {
-            return Ok(false);
-        }
-        self.line = self.objects.start;
         self.values.clear();
         self.values.resize(self.keys.names.len(), Value::Missing);
-        let found = self.objects.read(&mut ReadValues { keys: &self.keys, values: &mut self.values })?;
+        let mut target = ReadValues { keys: &self.keys, values: &mut self.values, is_raw: false };
+        let found = match self.ahead.pop_front() {
+            Some((line, text)) => {
+                self.objects.start = line;
+                self.objects.text = text;
+                Some(self.objects.read_text(&mut target)?)
+            }
+            None => self.objects.read(&mut target)?,
+        };
+        let Some(found) = found else { return Ok(false) };
+        self.line = self.objects.start;
         self.lacks_keys = found < self.values.len();
         Ok(true)
     }
@@ -146,8 +147,8 @@ impl Objects {
         Self { path: path.to_owned(), source, form: Form::Unknown, text: Vec::new(), start: 1, line: 1, count: 0 }
     }
 
-    /// Goes to the next object; false at the end.
-    fn advance(&mut self) -> Result<bool> {
+    /// Reads the next object, and gives the number of its keys; none at the end.
+    fn read<V: ReadObject>(&mut self, target: &mut V) -> Result<Option<usize>> {
         self.text.clear();
         if self.form == Form::Unknown {
             self.form = match self.next_byte()? {
@@ -158,11 +159,12 @@ impl Objects {
                 _ => Form::Lines,
             };
         }
-        match self.form {
-            Form::Array => self.advance_in_array(),
-            Form::Ended => self.end(),
-            Form::Unknown | Form::Lines => self.advance_in_lines(),
-        }
+        let is_object = match self.form {
+            Form::Array => self.advance_in_array()?,
+            Form::Ended => self.end()?,
+            Form::Unknown | Form::Lines => return self.read_in_lines(target),
+        };
+        if is_object { self.read_text(target).map(Some) } else { Ok(None) }
     }
 
     /// Whether no object follows the current one.
@@ -192,9 +194,9 @@ impl Objects {
         }
     }
 
-    fn advance_in_lines(&mut self) -> Result<bool> {
+    fn read_in_lines<V: ReadObject>(&mut self, target: &mut V) -> Result<Option<usize>> {
         if self.next_byte()?.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         self.start = self.line;
         let mut nesting = Nesting::default();
@@ -206,15 +208,20 @@ impl Objects {
                 bail!("{}:{}: not a JSON object: the file ends before it is closed", self.path, self.start);
             }
             self.line += u64::from(self.text.ends_with(b"\n"));
-            let is_whole_line = before == 0 && self.text.trim_ascii_end().ends_with(b"}");
-            if is_whole_line && serde_json::from_slice::<IgnoredAny>(&self.text).is_ok() {
-                return Ok(true);
+            if before == 0 && self.text.trim_ascii_end().ends_with(b"}") {
+                match read_object(&self.text, target) {
+                    Ok(found) => return Ok(Some(found)),
+                    Err(error) if error.is_eof() => target.forget(),
+                    Err(_) => {
+                        target.forget();
+                        return self.read_text(target).map(Some);
+                    }
+                }
             }
-            match nesting.end(&self.text[before..]) {
-                // What follows on the line is another row, or an error to be named.
-                Some(_) => return Ok(true),
-                None if nesting.depth == 0 || nesting.is_broken_string() => return Ok(true),
-                None => {}
+            let is_ended = nesting.end(&self.text[before..]).is_some();
+            // A string with a line break lacks its closing quote: the error is in this line.
+            if is_ended || nesting.depth == 0 || nesting.has_break {
+                return self.read_text(target).map(Some);
             }
         }
     }
@@ -273,17 +280,18 @@ impl Objects {
     }
 
     /// Reads the current object.
-    fn read<V: ReadObject>(&mut self, target: &mut V) -> Result<usize> {
-        let error = match read_object(&self.text, target) {
-            Ok(found) => return Ok(found),
-            Err(error) => error,
-        };
-        // Python writes numbers that JSON does not have.
-        if !spell_null(&mut self.text) {
-            return Err(self.broken(&error));
+    fn read_text<V: ReadObject>(&mut self, target: &mut V) -> Result<usize> {
+        let mut result = read_object(&self.text, target);
+        if result.is_err() && target.wants_another_try() {
+            target.forget();
+            result = read_object(&self.text, target);
         }
-        target.forget();
-        read_object(&self.text, target).map_err(|error| self.broken(&error))
+        // Python writes numbers that JSON does not have.
+        if result.is_err() && spell_null(&mut self.text) {
+            target.forget();
+            return self.read_text(target);
+        }
+        result.map_err(|error| self.broken(&error))
     }
 
     fn broken(&self, error: &serde_json::Error) -> anyhow::Error {
@@ -293,6 +301,9 @@ impl Objects {
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
         let opened = if line == *start { String::new() } else { format!(" that begins in line {start}") };
         let place = format!("{path}:{line}");
+        if std::str::from_utf8(&self.text).is_err() {
+            return anyhow!("{place}: the row {}", signature::NOT_UTF8);
+        }
         match error.classify() {
             serde_json::error::Category::Eof => {
                 anyhow!("{path}:{start}: not a JSON object: {text}")
@@ -308,6 +319,7 @@ struct Nesting {
     depth: usize,
     is_string: bool,
     is_escaped: bool,
+    /// Whether a string holds a line break, which JSON does not allow.
     has_break: bool,
 }
 
@@ -350,11 +362,6 @@ impl Nesting {
         }
         None
     }
-
-    /// Whether a string holds a line break, which JSON does not allow: its quote was not closed.
-    fn is_broken_string(&self) -> bool {
-        self.has_break
-    }
 }
 
 /// The columns, and their places.
@@ -386,6 +393,11 @@ trait ReadObject {
 
     /// Forgets what was read of a broken object.
     fn forget(&mut self);
+
+    /// Whether it failed only because a value has to be read as text.
+    fn wants_another_try(&self) -> bool {
+        false
+    }
 }
 
 struct CollectKeys<'a>(&'a mut Keys);
@@ -405,22 +417,93 @@ impl ReadObject for CollectKeys<'_> {
 struct ReadValues<'a> {
     keys: &'a Keys,
     values: &'a mut [Value],
+    /// Whether values are taken as text first, which is slower and keeps digits and objects as they are.
+    is_raw: bool,
 }
 
 impl ReadObject for ReadValues<'_> {
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error> {
-        let raw = map.next_value::<&RawValue>()?;
-        let Some(column) = self.keys.find(key, index) else { return Ok(()) };
+        let Some(column) = self.keys.find(key, index) else { return map.next_value::<IgnoredAny>().map(drop) };
+        let value = match self.is_raw {
+            false => map.next_value_seed(PlainValue(&mut self.is_raw))?,
+            true => Value::of_json(map.next_value::<&RawValue>()?.get())
+                .map_err(|error| A::Error::custom(format!("`{}`: {error}", clip(key))))?,
+        };
         if !matches!(self.values[column], Value::Missing) {
             return Err(A::Error::custom(format!("the key `{}` stands twice in it", clip(key))));
         }
-        self.values[column] =
-            Value::of_json(raw.get()).map_err(|error| A::Error::custom(format!("`{}`: {error}", clip(key))))?;
+        self.values[column] = value;
         Ok(())
     }
 
     fn forget(&mut self) {
         self.values.fill(Value::Missing);
+    }
+
+    fn wants_another_try(&self) -> bool {
+        self.is_raw
+    }
+}
+
+/// Reads all values but objects and large numbers; those set the flag and fail.
+struct PlainValue<'a>(&'a mut bool);
+
+impl<'de> DeserializeSeed<'de> for PlainValue<'_> {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for PlainValue<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Integer(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Integer(value.to_string()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        // Larger ones may be integers whose digits do not fit.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        if value.abs() < EXACT {
+            return Ok(Value::Float(serde_json::Value::from(value).to_string()));
+        }
+        *self.0 = true;
+        Err(E::custom("a large number"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(PlainValue(&mut *self.0))? {
+            list.push(item);
+        }
+        Ok(Value::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Value, A::Error> {
+        *self.0 = true;
+        Err(A::Error::custom("an object"))
     }
 }
 
@@ -503,8 +586,9 @@ fn spell_null(text: &mut Vec<u8>) -> bool {
         out.push(text[at]);
         at += 1;
     }
+    let is_changed = out != *text;
     *text = out;
-    true
+    is_changed
 }
 
 /// Refuses a single object that holds a whole table rather than a row.

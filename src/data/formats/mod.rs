@@ -13,40 +13,16 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
 
 use self::csv::CsvRows;
 use self::json::JsonRows;
 use self::parquet::ParquetRows;
 pub use self::value::{Cell, Value};
+pub use crate::config::data::Quoting;
 use crate::interrupt;
-
-/// How the cells of a CSV file are quoted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Quoting {
-    /// A cell may stand in double quotes, and a quote within it is doubled (RFC 4180).
-    #[default]
-    Standard,
-    /// Quotes are characters like others.
-    None,
-}
-
-impl FromStr for Quoting {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "standard" => Ok(Self::Standard),
-            "none" => Ok(Self::None),
-            _ => Err("expected standard or none"),
-        }
-    }
-}
 
 /// A file of rows, and the row that was read last.
 pub struct Rows {
@@ -244,24 +220,6 @@ impl Rows {
         })
     }
 
-    /// A cell as a list: a JSON list, or text with a separator. Empty parts are left out.
-    ///
-    /// # Errors
-    /// If it is not valid UTF-8, or starts as a JSON list and is none.
-    pub fn list(&self, column: usize, separator: &str) -> Result<Vec<String>> {
-        let broken = || format!("{}: column `{}` holds no list of labels", self.place(), self.columns[column]);
-        if let Cell::List(items) = self.cell(column)? {
-            return strings(items).with_context(broken);
-        }
-        let text = self.text(column)?;
-        if text.trim_start().starts_with('[') {
-            let items = value::parse_list(&text).with_context(broken)?;
-            return strings(&items).with_context(broken);
-        }
-        let parts = text.split(separator).map(str::trim).filter(|part| !part.is_empty());
-        Ok(parts.map(str::to_owned).collect())
-    }
-
     /// `path:line` of the current row, or its number in a Parquet file.
     #[must_use]
     pub fn place(&self) -> String {
@@ -314,13 +272,6 @@ fn refuse_duplicates(place: &str, columns: &[String]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn strings(items: &[Value]) -> Result<Vec<String>> {
-    let texts =
-        items.iter().map(|item| item.cell().to_text().map_err(|found| anyhow::anyhow!("{found} within a list")));
-    let texts = texts.collect::<Result<Vec<_>>>()?;
-    Ok(texts.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect())
 }
 
 fn quoted(names: &[String]) -> String {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::value::RawValue;
 
 /// A cell of the current row.
@@ -133,17 +133,5 @@ impl Value {
             Some(_) if text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) => Self::Float(text.to_owned()),
             Some(_) => Self::Integer(text.to_owned()),
         })
-    }
-}
-
-/// The items of a cell that holds a JSON list as text.
-///
-/// # Errors
-/// If it is no JSON list.
-pub(super) fn parse_list(text: &str) -> Result<Vec<Value>> {
-    let text: &RawValue = serde_json::from_str(text.trim()).context("not a JSON list")?;
-    match Value::of_json(text.get())? {
-        Value::List(items) => Ok(items),
-        _ => anyhow::bail!("not a JSON list"),
     }
 }
