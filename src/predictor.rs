@@ -48,7 +48,7 @@ impl Predictor {
             lora,
             weights: BceWeights::default(),
             recompute: false,
-            device: base.device.clone(),
+            device: base.device_for_predicting(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
@@ -145,6 +145,7 @@ pub fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
         ("model_name", file.base.exact_name().into()),
         ("problem_type", file.problem_type.clone().into()),
         ("torch_dtype", file.torch_dtype.clone().into()),
+        ("compute", file.compute.clone().into()),
         ("use_4bit", file.use_4bit.into()),
         ("random_init", file.random_init.into()),
         ("init_seed", file.init_seed.into()),

@@ -381,6 +381,7 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
+        compute: text(serde_json::json!(config.model.compute)),
         use_4bit: config.model.use_4bit,
     }
 }

@@ -75,12 +75,15 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
         return super::check::run(&args.config, device, console);
     }
-    let config = match &args.resume {
+    let mut config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
         None => super::load_config(&args.config)?.ok_or_else(|| {
             Usage("train needs --config FILE; configs/tiny.yaml is one that works as it is".to_owned())
         })?,
     };
+    if !device.is_gpu() {
+        config.model.settle_compute();
+    }
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
     }

@@ -66,7 +66,11 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn of_run(path: &Path) -> Result<Self> {
-        Self::load(&[path.to_owned()], &[])
+        // Runs from before the key computed in f32.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let is_older = !text.lines().any(|line| line.trim_start().starts_with("compute:"));
+        let set = is_older.then(|| "model.compute=float32".to_owned());
+        Self::load(&[path.to_owned()], set.as_slice())
     }
 
     /// Reads the configuration that a record holds as JSON.
