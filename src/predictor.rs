@@ -27,16 +27,19 @@ pub struct Predictor {
     pub classifier: Classifier,
     /// Its tokenizer.
     pub encoder: TextEncoder,
+    /// How many tokens the model has.
+    pub vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
 }
 
 impl Predictor {
-    /// Builds the model on its base, and reads adapter, head and tokenizer.
+    /// Builds the model on its base, and reads adapter, head and tokenizer. `is_of_a_run` tells whether `file` lay
+    /// beside the adapter, as training writes it, or was made of a configuration.
     ///
     /// # Errors
     /// If a part is missing, or does not fit the others.
-    pub fn open(trained: Trained, file: ClassifierFile, base: &BaseModel) -> Result<Self> {
+    pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
         let (lora, _) = adapter::read_config(&trained.adapter)?;
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
@@ -49,20 +52,17 @@ impl Predictor {
             device: base.device.clone(),
         })?;
         adapter::load(&trained.adapter, &classifier)?;
-        let own = trained.adapter.join("tokenizer.json");
-        let encoder = match own.is_file() {
-            true => base.encoder_from(&own, file.max_length)?,
-            false => base.encoder(file.max_length)?,
-        };
-        Ok(Self { trained, classifier, encoder, file })
+        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
+        let vocab_size = base.config.vocab_size;
+        Ok(Self { trained, classifier, encoder, vocab_size, file })
     }
 
-    /// Tokenizes examples.
+    /// Tokenizes rows of `source`, which follow `before` others.
     ///
     /// # Errors
-    /// If the tokenizer fails, or the user wants to stop.
-    pub fn encode(&self, examples: &[Example]) -> Result<Vec<Sample>> {
-        encode(&self.encoder, examples)
+    /// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
+    pub fn encode(&self, examples: &[Example], source: &str, before: usize) -> Result<Vec<Sample>> {
+        encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
     /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many a batch had.
@@ -110,22 +110,32 @@ pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, c
     base.ensure_is(&file.base, needs_tokenizer, console).with_context(|| format!("{}", trained.adapter.display()))
 }
 
-/// Tokenizes examples.
+/// Rows, and where they come from.
+pub struct Rows<'a> {
+    /// The rows.
+    pub examples: &'a [Example],
+    /// The split or the file.
+    pub source: &'a str,
+    /// How many rows of the source stand before them.
+    pub before: usize,
+}
+
+/// Tokenizes rows for a model with an embedding of `vocab_size` tokens.
 ///
 /// # Errors
-/// If the tokenizer fails, or the user wants to stop.
-pub fn encode(encoder: &TextEncoder, examples: &[Example]) -> Result<Vec<Sample>> {
+/// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
+pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Result<Vec<Sample>> {
     /// Examples between two looks at Ctrl-C.
     const PART: usize = 4096;
-    let mut samples = Vec::with_capacity(examples.len());
+    let Rows { examples, source, before } = *rows;
+    let mut encoded = Vec::with_capacity(examples.len());
     for part in examples.chunks(PART) {
         interrupt::check()?;
-        let tokens = encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?;
-        samples.extend(
-            tokens.into_iter().zip(part).map(|(tokens, example)| Sample { tokens, labels: example.labels.clone() }),
-        );
+        encoded.extend(encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?);
     }
-    Ok(samples)
+    encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
+    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
+    Ok(encoded.into_iter().zip(examples).map(sample).collect())
 }
 
 /// The `model` section that `classifier.json` stands for.

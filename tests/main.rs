@@ -46,3 +46,5 @@ mod report;
 mod resume;
 /// Rows as other programs write them.
 mod rows;
+/// Token ids of transformers, for every class and key.
+mod tokenizers;

@@ -34,7 +34,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let directory = output_directory(args, &loaded, &name, &path)?;
     let problem = loaded.predictor.classifier.problem();
     let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
-    let samples = loaded.predictor.encode(&examples)?;
+    let samples = loaded.predictor.encode(&examples, &path.display().to_string(), 0)?;
     warnings::about(&name, &examples, &samples, loaded.predictor.file.max_length, console);
     let labels = &loaded.predictor.file.labels;
     let batch_size = loaded.batch_size(&args.run);
@@ -203,7 +203,7 @@ fn compared(
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.predictor.classifier.problem();
     let examples = setup::read_split(path, &other.columns(true)?, limit, problem, console)?;
-    let samples = other.predictor.encode(&examples)?;
+    let samples = other.predictor.encode(&examples, &path.display().to_string(), 0)?;
     let decision = other.predictor.decision();
     let scored = score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
         .map_err(|error| NotFinite::named(error, |row| predict::place(path, row, &examples[row])))?;
@@ -301,7 +301,7 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
     let examples = setup::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
-    let samples = loaded.predictor.encode(&examples)?;
+    let samples = loaded.predictor.encode(&examples, &data.val_csv.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;
     let usual = loaded.predictor.decision();
     let scored = score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)

@@ -163,7 +163,7 @@ impl PredictedRows<'_> {
     fn write_window(&self, examples: &[Example], before: usize, writer: &mut impl Write) -> Result<()> {
         let predictor = &self.loaded.predictor;
         let labels = &predictor.file.labels;
-        let samples = predictor.encode(examples)?;
+        let samples = predictor.encode(examples, &self.input.display().to_string(), before)?;
         let mut bar = self.console.progress("predicting", samples.len(), "rows");
         let evaluation = predictor
             .evaluate(&samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))

@@ -238,6 +238,7 @@ impl Loaded {
                 trained.adapter.display()
             )
         })?;
+        let is_of_a_run = file.is_some();
         let file = match (file, &config) {
             (Some(file), _) => {
                 predictor::ensure_base(&trained, &file, &base, console)?;
@@ -249,7 +250,7 @@ impl Loaded {
             }
             (None, None) => unreachable!("refused above"),
         };
-        Ok(Self { predictor: Predictor::open(trained, file, &base)?, config, overrides })
+        Ok(Self { predictor: Predictor::open(trained, file, is_of_a_run, &base)?, config, overrides })
     }
 
     /// The columns of the rows that a command was given: those of training, as `--set` changes them.

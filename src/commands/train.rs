@@ -1,10 +1,9 @@
 //! `llmcls train`: one run, one training a seed.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::init_adapter::InitAdapter;
@@ -24,6 +23,7 @@ use crate::config::model::ProblemType;
 use crate::config::train::{Reduction, Reporter, SchedulerType};
 use crate::console::{Console, bytes};
 use crate::data::table::Example;
+use crate::data::tokenize::TextEncoder;
 use crate::device;
 use crate::evaluation::{NotFinite, Sample, evaluate};
 use crate::exit::{Resumable, Usage};
@@ -36,7 +36,7 @@ use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
-use crate::predictor;
+use crate::predictor::{self, Rows};
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -54,6 +54,7 @@ pub(super) struct Split {
 pub(super) struct Setting<'a> {
     pub(super) config: &'a Config,
     pub(super) base: BaseModel,
+    encoder: TextEncoder,
     lora: LoraOptions,
     pub(super) file: ClassifierFile,
     pub(super) classifier: Classifier,
@@ -192,7 +193,8 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let encoder = base.encoder(max_length)?;
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
-        let samples = predictor::encode(&encoder, &examples)?;
+        let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
+        let samples = predictor::encode(&encoder, base.config.vocab_size, &rows)?;
         warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
@@ -238,8 +240,20 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         started.elapsed().as_secs_f64()
     ));
     let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
-    let setting =
-        Setting { config, base, lora, file, classifier, init_adapter, train, validation, test, inputs, console };
+    let setting = Setting {
+        config,
+        base,
+        encoder,
+        lora,
+        file,
+        classifier,
+        init_adapter,
+        train,
+        validation,
+        test,
+        inputs,
+        console,
+    };
     let needed = setting.memory_estimate().total();
     refuse_what_does_not_fit("training is estimated to take", needed, memory, &setting.base.device, console)?;
     Ok(setting)
@@ -446,11 +460,7 @@ impl Setting<'_> {
         }
         atomic_file::write_directory(&directory.best(), |inside| {
             adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
-            for file in &self.base.files.tokenizer {
-                let name = file.file_name().context("a tokenizer file has a name")?;
-                let bytes = fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
-                atomic_file::write_bytes(&inside.join(name), &bytes)?;
-            }
+            self.encoder.save(inside)?;
             file.save(inside)?;
             manifest::write(inside)
         })
@@ -510,8 +520,9 @@ impl Setting<'_> {
             best.display()
         );
         adapter::load(&best, &self.classifier)?;
-        let encoder = self.base.encoder_from(&best.join("tokenizer.json"), self.file.max_length)?;
-        let found = predict(&predictor::encode(&encoder, examples)?)?;
+        let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
+        let rows = Rows { examples, source: "validation", before: 0 };
+        let found = predict(&predictor::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
         ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
         Ok(())
     }

@@ -11,3 +11,4 @@ pub mod sampler;
 pub mod split;
 pub mod table;
 pub mod tokenize;
+mod tokenizer;

@@ -1,15 +1,15 @@
 //! Text to token ids, by a model's own tokenizer.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
-use serde::de::IgnoredAny;
-use tokenizers::{Tokenizer, TruncationParams};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use tokenizers::{PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
+
+use super::tokenizer::{self, Resolved, unless_it_panics};
 
 /// A tokenizer that cuts at a length and never gives an empty sequence.
 pub struct TextEncoder {
-    tokenizer: Tokenizer,
+    tokenizer: Resolved,
     fallback: Option<u32>,
 }
 
@@ -23,23 +23,43 @@ pub struct Encoded {
 }
 
 impl TextEncoder {
-    /// Reads `tokenizer.json`. What it says of padding and truncation is replaced: texts are cut to
-    /// `max_length` tokens, special ones included. A text without tokens becomes `fallback`.
+    /// Loads the tokenizer of a pretrained model as transformers' `AutoTokenizer` does: from those of
+    /// `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, `vocab.txt`,
+    /// `vocab.json` and `merges.txt` that are in `files`. `model_config` is the model's `config.json`.
+    ///
+    /// Texts are cut to `max_length` tokens, special ones included. A text without tokens becomes `fallback`.
+    ///
+    /// # Errors
+    /// If the files are not a tokenizer or ask for what is not supported, or special tokens alone exceed
+    /// `max_length`.
+    pub fn of_model(files: &[PathBuf], model_config: &Path, max_length: usize, fallback: Option<u32>) -> Result<Self> {
+        Self::new(tokenizer::load(files, model_config)?, max_length, fallback)
+    }
+
+    /// Reads a `tokenizer.json` as it stands, such as that of a finished run. Of a `tokenizer_config.json` beside it
+    /// only `truncation_side` and `split_special_tokens` count, which have no place in `tokenizer.json`. Its
+    /// padding and the length of its truncation are replaced.
     ///
     /// # Errors
     /// If the file is not a tokenizer, or special tokens alone exceed `max_length`.
     pub fn open(path: &Path, max_length: usize, fallback: Option<u32>) -> Result<Self> {
-        let read = || -> Result<Tokenizer> {
-            let bytes = std::fs::read(path)?;
-            serde_json::from_slice::<IgnoredAny>(&bytes).context("not valid JSON")?;
-            unless_it_panics(|| Tokenizer::from_bytes(&bytes))
-        };
-        let mut tokenizer = read().with_context(|| format!("{}: not a usable tokenizer", path.display()))?;
-        tokenizer.with_padding(None);
+        Self::new(tokenizer::load_finished(path)?, max_length, fallback)
+    }
+
+    fn new(mut resolved: Resolved, max_length: usize, fallback: Option<u32>) -> Result<Self> {
+        let tokenizer = &mut resolved.tokenizer;
+        let special = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        ensure!(
+            special <= max_length,
+            "data.max_length is {max_length}, and the tokenizer puts {special} special tokens into every text; set \
+             data.max_length={} or more",
+            special + 1
+        );
+        let direction = if resolved.cuts_left { TruncationDirection::Left } else { TruncationDirection::Right };
         tokenizer
-            .with_truncation(Some(TruncationParams { max_length, ..TruncationParams::default() }))
+            .with_truncation(Some(TruncationParams { max_length, direction, ..TruncationParams::default() }))
             .map_err(|error| anyhow!("data.max_length is {max_length}: {error}"))?;
-        Ok(Self { tokenizer, fallback })
+        Ok(Self { tokenizer: resolved, fallback })
     }
 
     /// Encodes texts, on all cores.
@@ -47,7 +67,7 @@ impl TextEncoder {
     /// # Errors
     /// If the tokenizer fails, or a text has no token and the model names neither bos nor eos.
     pub fn encode(&self, texts: Vec<&str>) -> Result<Vec<Encoded>> {
-        let encodings = unless_it_panics(|| self.tokenizer.encode_batch(texts, true)).context("cannot tokenize")?;
+        let encodings = unless_it_panics(|| self.library().encode_batch(texts, true)).context("cannot tokenize")?;
         encodings
             .iter()
             .map(|encoding| {
@@ -61,13 +81,46 @@ impl TextEncoder {
             })
             .collect()
     }
-}
 
-/// The library panics on some files and texts (a decoder of an unknown form, for one): that is an
-/// error of the file.
-fn unless_it_panics<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(result) => result.map_err(|error| anyhow!("{error}")),
-        Err(_) => Err(anyhow!("the tokenizers library gave up on it")),
+    /// Checks that the model has an embedding for every token. `source` names the rows and `id` one of them, whose
+    /// number counts from `first_row`.
+    ///
+    /// # Errors
+    /// Names the first row with such a token, the token, and how many rows there are.
+    pub fn check_vocabulary<'a>(
+        &self,
+        encoded: &[Encoded],
+        vocab_size: usize,
+        source: &str,
+        first_row: usize,
+        id: impl Fn(usize) -> &'a str,
+    ) -> Result<()> {
+        let outside = |row: &Encoded| row.token_ids.iter().copied().find(|&token| token as usize >= vocab_size);
+        let mut rows = encoded.iter().enumerate().filter_map(|(row, tokens)| outside(tokens).map(|token| (row, token)));
+        let Some((row, token)) = rows.next() else { return Ok(()) };
+        let text = self.library().id_to_token(token).unwrap_or_default();
+        bail!(
+            "{source}: row {} (id `{}`) has the token `{text}` (id {token}), which is outside the model's vocabulary of \
+             {vocab_size}; {} of {} rows have such tokens. The tokenizer has tokens without an embedding: take them out \
+             of the tokenizer's files, or enlarge the model in Python with \
+             `model.resize_token_embeddings(len(tokenizer))` and save it",
+            first_row + row + 1,
+            id(row),
+            1 + rows.count(),
+            encoded.len(),
+        )
+    }
+
+    /// Writes the tokenizer for a trained classifier: `TextEncoder::open` and transformers' `AutoTokenizer`, of
+    /// version 4 or 5, read the same tokenizer from it.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        self.tokenizer.save(directory)
+    }
+
+    fn library(&self) -> &Tokenizer {
+        &self.tokenizer.tokenizer
     }
 }

@@ -1,6 +1,6 @@
 //! The base of an experiment: its files, its weights, and what tells whether they have changed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
@@ -9,7 +9,7 @@ use crate::artifacts::classifier_file::{Base, RecordedFingerprint};
 use crate::config::model::{ModelConfig, TorchDtype};
 use crate::console::Console;
 use crate::data::tokenize::TextEncoder;
-use crate::hub::model_files::ModelFiles;
+use crate::hub::model_files::{ModelFiles, TOKENIZER_FILES};
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::config::BackboneConfig;
@@ -96,16 +96,42 @@ impl BaseModel {
     /// # Errors
     /// If it is not usable.
     pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
-        let tokenizer = self.files.tokenizer.first().filter(|path| path.ends_with("tokenizer.json"));
-        let tokenizer = tokenizer.with_context(|| format!("{}: `tokenizer.json` is missing", self.files.name))?;
-        self.encoder_from(tokenizer, max_length)
+        self.encoder_from(&self.files.tokenizer, max_length)
     }
 
-    /// As [`BaseModel::encoder`], with the tokenizer of another directory.
+    /// As [`BaseModel::encoder`], with the tokenizer's files of another directory.
     ///
     /// # Errors
     /// If it is not usable.
-    pub fn encoder_from(&self, tokenizer: &Path, max_length: usize) -> Result<TextEncoder> {
+    pub fn encoder_from(&self, files: &[PathBuf], max_length: usize) -> Result<TextEncoder> {
+        self.check_max_length(max_length)?;
+        TextEncoder::of_model(files, &self.files.config, max_length, self.config.empty_token).with_context(|| {
+            let directory = files.first().and_then(|path| path.parent());
+            format!("{}: cannot use the tokenizer", directory.unwrap_or(Path::new(&self.files.name)).display())
+        })
+    }
+
+    /// The tokenizer in the directory of an adapter: that of a run as it was saved, that of another as Python reads
+    /// it, the base's if there is none.
+    ///
+    /// # Errors
+    /// If it is not usable.
+    pub fn encoder_of(&self, adapter: &Path, is_of_a_run: bool, max_length: usize) -> Result<TextEncoder> {
+        let files: Vec<PathBuf> = TOKENIZER_FILES.iter().map(|name| adapter.join(name)).collect();
+        match files[0].is_file() {
+            false => self.encoder(max_length),
+            true if is_of_a_run => {
+                self.check_max_length(max_length)?;
+                TextEncoder::open(&files[0], max_length, self.config.empty_token)
+            }
+            true => {
+                let files: Vec<PathBuf> = files.into_iter().filter(|path| path.is_file()).collect();
+                self.encoder_from(&files, max_length)
+            }
+        }
+    }
+
+    fn check_max_length(&self, max_length: usize) -> Result<()> {
         if let Some(longest) = self.config.max_tokens {
             ensure!(
                 max_length <= longest,
@@ -113,7 +139,7 @@ impl BaseModel {
                 self.files.name
             );
         }
-        TextEncoder::open(tokenizer, max_length, self.config.empty_token)
+        Ok(())
     }
 
     /// The fingerprint of its files.

@@ -21,8 +21,7 @@ pub struct ModelFiles {
     pub commit: Option<String>,
     /// `config.json`
     pub config: PathBuf,
-    /// Those of `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` that exist, in this
-    /// order.
+    /// The files of the tokenizer that exist; a vocabulary only where there is no `tokenizer.json`.
     pub tokenizer: Vec<PathBuf>,
     /// The safetensors files; none if the weights are random.
     pub weights: Vec<PathBuf>,
@@ -30,7 +29,10 @@ pub struct ModelFiles {
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+/// The tokenizer's files, `tokenizer.json` first.
+pub const TOKENIZER_FILES: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
+const VOCABULARIES: [&str; 3] = ["vocab.txt", "vocab.json", "merges.txt"];
 
 impl ModelFiles {
     /// Finds the files of `name`: a directory, or `org/name[@revision]` in the Hub's cache, or else
@@ -96,6 +98,11 @@ impl ModelFiles {
         let mut tokenizer = Vec::new();
         for name in TOKENIZER_FILES {
             tokenizer.extend(file(name)?);
+        }
+        if !tokenizer.first().is_some_and(|path| path.ends_with(TOKENIZER_FILES[0])) {
+            for name in VOCABULARIES {
+                tokenizer.extend(file(name)?);
+            }
         }
         let weights = match (needs_weights, needs_weights.then(|| file(WEIGHTS)).transpose()?.flatten()) {
             (false, _) => Vec::new(),
