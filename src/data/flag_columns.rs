@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::columns::{Columns, parse_label, used_columns};
 use super::formats::{Rows, clip};
-use super::table::{Columns, parse_label, used_columns};
 
 /// Words for yes and no that are read where a label's column is named, and not taken for labels by themselves.
 const YES: [&str; 13] = ["yes", "y", "t", "x", "on", "✓", "✔", "ja", "j", "oui", "si", "sí", "sim"];

@@ -13,7 +13,9 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
-use super::{Cell, Value, clip, signature};
+use super::shared::clip;
+use super::signature;
+use super::value::{Cell, Value};
 use crate::interrupt;
 
 /// The rows of a JSON file or stream.

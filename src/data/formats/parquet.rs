@@ -10,7 +10,9 @@ use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde_json::Value as Json;
 
-use super::{Cell, HEAD, Value, refuse_duplicates, signature};
+use super::shared::{HEAD, refuse_duplicates};
+use super::signature;
+use super::value::{Cell, Value};
 
 /// The rows of a Parquet file.
 pub(super) struct ParquetRows {
