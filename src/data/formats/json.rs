@@ -603,10 +603,11 @@ fn refuse_tables(objects: &Objects) -> Result<()> {
     let all = |byte: u8| !entries.is_empty() && entries.values().all(|value| value.get().as_bytes()[0] == byte);
     let path = &objects.path;
     let way_out = "write one object a row: pandas' to_json(\"rows.jsonl\", orient=\"records\", lines=True)";
-    if entries.contains_key("columns") && entries.contains_key("data") {
+    let holds = |key: &str, start: &str| entries.get(key).is_some_and(|value| value.get().starts_with(start));
+    if holds("columns", "[") && holds("data", "[") {
         bail!("{path}: is a table in pandas' orient \"split\", expected rows; {way_out}");
     }
-    if entries.contains_key("schema") && entries.contains_key("data") {
+    if holds("schema", "{") && holds("data", "[") {
         bail!("{path}: is a table in pandas' orient \"table\", expected rows; {way_out}");
     }
     if all(b'{') {
