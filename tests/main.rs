@@ -22,9 +22,10 @@ mod hub;
 mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
+/// Modules import downwards only.
+mod kernels;
 /// Labels in every form that files have.
 mod labels;
-/// Modules import downwards only.
 mod layers;
 /// Scores of scikit-learn and torchmetrics.
 mod metrics;
