@@ -22,10 +22,11 @@ mod hub;
 mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
-/// Modules import downwards only.
+/// The declarations of CUDA kernels.
 mod kernels;
 /// Labels in every form that files have.
 mod labels;
+/// Modules import downwards only.
 mod layers;
 /// Scores of scikit-learn and torchmetrics.
 mod metrics;
