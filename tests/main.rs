@@ -10,6 +10,8 @@ mod base;
 mod baseline;
 /// The built program, as a user runs it.
 mod cli;
+/// The same numbers on every CPU, in every batch.
+mod compute;
 /// Disks, tokens and files that are not as they should be.
 mod failures;
 /// Configurations of every family.

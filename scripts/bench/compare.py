@@ -7,8 +7,10 @@
 
 Needs a quiet machine; S3 needs 12 GB of memory. Repeats are interleaved, and a ratio is that of tokens
 a second (real tokens, without padding) of two neighbouring runs; the table gives the median ratio and
-its range. PyTorch runs with OpenMP waiting actively or passively, whichever is faster in a shape's first cell. An inference
-cell also compares the losses: both must have computed the same.
+its range. PyTorch runs as it is fastest: with OpenMP waiting actively or passively, in f32 or in bf16
+(autocast), for inference also through torch.compile, tried in each cell. Real texts come in batches grouped
+by length, to both. llmcls runs in --compute. An inference cell also compares the losses: both must have
+computed the same.
 """
 
 import argparse
@@ -30,6 +32,7 @@ SHAPES = {  # hidden, layers, heads, key-value heads, inter, vocabulary
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, LABELS = 2, 10
 POLICIES: dict[str, str] = {}  # the faster way of waiting, by shape: chosen in its first cell
+WAYS = {"f32": [], "bf16": ["--autocast"]}  # in what PyTorch computes
 
 
 def prepare(shape: str, rank: int = RANK) -> tuple[Path, Path]:
@@ -74,6 +77,8 @@ def batches(shape: str, kind: str, count: int) -> Path:
         with open(ROOT / "data" / "debtags" / "train.csv", encoding="utf-8", newline="") as file:
             texts = [row["text"] for row in csv.DictReader(file)][: 8 * count]
         rows = [[2 + token % (vocabulary - 2) for token in tokenizer.encode(text).ids] for text in texts]
+        # Grouped by length, as both programs can: without it PyTorch computes padding.
+        rows.sort(key=len)
         content = [rows[start : start + 8] for start in range(0, len(rows), 8)]
     else:
         length = int(kind)
@@ -97,11 +102,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--real_batches", type=int, default=6)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--compute", choices=["auto", "float32", "bfloat16"], default="auto", help="llmcls's model.compute")
     parser.add_argument("--bin", default=str(ROOT / "target" / "release" / "llmcls"))
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    print("| shape | batch | mode | PyTorch s/step | llmcls s/step | tokens/s | ratio (range) | peak, PyTorch | peak, llmcls "
-          "| above the weights | share of GEMM rate |\n" + "|---" * 11 + "|", flush=True)
+    print("| shape | batch | mode | PyTorch in | PyTorch s/step | llmcls s/step | tokens/s | ratio (range) | peak, PyTorch | peak, llmcls "
+          "| above the weights | share of GEMM rate |\n" + "|---" * 12 + "|", flush=True)
     for shape in args.shapes.split(","):
         base, adapter = prepare(shape)
         for kind in ["128"] if shape == "s3" else args.batches.split(","):
@@ -116,7 +122,8 @@ def cell(args, shape, kind, mode, steps, base, adapter, file) -> None:
     torch_command = [sys.executable, str(ROOT / "scripts/bench/torch_worker.py"), "--model", str(base), "--adapter", str(adapter)]
     settings = {
         "model.model_name": base, "model.init_adapter": adapter, "model.random_init": "false", "model.use_4bit": "false",
-        "model.torch_dtype": "float32", "model.lora_r": RANK, "model.lora_alpha": RANK, "model.lora_dropout": 0.05,
+        "model.torch_dtype": "float32" if args.compute == "float32" else "bfloat16", "model.compute": args.compute,
+        "model.lora_r": RANK, "model.lora_alpha": RANK, "model.lora_dropout": 0.05,
     }
     ours_command = [args.bin, "bench", "--quiet", "--config", "configs/tiny.yaml"]
     for key, value in settings.items():
@@ -125,20 +132,27 @@ def cell(args, shape, kind, mode, steps, base, adapter, file) -> None:
         waits = {policy: run(torch_command + common, {"OMP_WAIT_POLICY": policy}) for policy in ["ACTIVE", "PASSIVE"]}
         POLICIES[shape] = max(waits, key=lambda policy: waits[policy]["tokens_per_second"])
     policy = POLICIES[shape]
+    ways = dict(WAYS)
+    if mode == "infer":
+        ways |= {f"{way}, compiled": arguments + ["--compile"] for way, arguments in WAYS.items()}
+    tried = {way: run(torch_command + common + arguments, {"OMP_WAIT_POLICY": policy}) for way, arguments in ways.items()}
+    fastest = max(tried, key=lambda way: tried[way]["tokens_per_second"])
+    torch_command += ways[fastest]
     pairs = []
     for repeat in range(args.repeats):
         theirs = run(torch_command + common, {"OMP_WAIT_POLICY": policy})
         pairs.append((theirs, run(ours_command + common, {})))
     if mode == "infer":
         worst = max(abs(a - b) for theirs, ours in pairs for a, b in zip(theirs["losses"], ours["losses"]))
-        assert worst < 1e-3, f"{shape} {kind}: losses differ by {worst}"
+        is_exact = "bf16" not in fastest and args.compute == "float32"
+        assert worst < (1e-3 if is_exact else 2e-2), f"{shape} {kind}: losses differ by {worst}"
     ratios = sorted(ours["tokens_per_second"] / theirs["tokens_per_second"] for theirs, ours in pairs)
     median = lambda side, f: statistics.median(f(pair[side]) for pair in pairs)
     seconds = lambda result: sum(result["seconds"]) / len(result["seconds"])
     peaks = [median(side, lambda result: result["peak_bytes"]) for side in (0, 1)]
     weights = pairs[0][1]["base_bytes"]
     above = (peaks[1] - weights) / max(peaks[0] - weights, 1)
-    print(f"| {shape} | {'real × 8' if kind == 'real' else f'4 × {kind}'} | {mode} | {median(0, seconds):.3f} | {median(1, seconds):.3f} "
+    print(f"| {shape} | {'real × 8' if kind == 'real' else f'4 × {kind}'} | {mode} | {fastest} | {median(0, seconds):.3f} | {median(1, seconds):.3f} "
           f"| {median(1, lambda r: r['tokens_per_second']):.0f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f}) "
           f"| {peaks[0] / 1e9:.2f} GB | {peaks[1] / 1e9:.2f} GB ({peaks[1] / peaks[0]:.2f}) | {above:.2f} "
           f"| {median(1, lambda r: r['share_of_floor']):.2f} |", flush=True)

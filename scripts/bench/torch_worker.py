@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--base", choices=["float32", "bfloat16", "4bit"], default="float32", help="how the base is held")
+    parser.add_argument("--autocast", action="store_true", help="compute in bf16 on the CPU")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model: for inference")
     args = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
@@ -57,7 +59,8 @@ def main() -> None:
     load_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def autocast():
-        return torch.autocast("cuda", torch.bfloat16, enabled=is_gpu and args.base != "float32")
+        enabled = args.base != "float32" if is_gpu else args.autocast
+        return torch.autocast(args.device, torch.bfloat16, enabled=enabled)
 
     def step(rows):
         width = max(map(len, rows))
@@ -79,6 +82,8 @@ def main() -> None:
         return loss.item()
 
     model.train(args.mode == "train")
+    if args.compile:
+        model = torch.compile(model, dynamic=True)
     with open(args.batches, encoding="utf-8") as file:
         batches = json.load(file)
     for index in range(args.warmup):

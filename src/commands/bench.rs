@@ -16,7 +16,7 @@ use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::model::batch::Batch;
-use crate::model::classifier::{Classifier, ClassifierOptions};
+use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::ops::loss::BceWeights;
 use crate::ops::tape::{DropoutKey, Tape};
 use crate::run::adapter;
@@ -34,12 +34,15 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,
-        problem: setup::problem(config.model.problem_type),
+        problem: Problem::from(config.model.problem_type),
         storage: base.storage,
         lora: setup::lora_options(&config.model, &base.config)?,
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
-        device: base.device.clone(),
+        device: match args.mode {
+            BenchMode::Infer => base.device_for_predicting(),
+            BenchMode::Train => base.device.clone(),
+        },
     })?;
     classifier.initialize(config.exp.seeds[0])?;
     if let Some(adapter) = &config.model.init_adapter {
@@ -71,6 +74,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let peak = memory::peak_bytes();
     let gpu = base.device.description();
     let rate = base.device.measure_rate()?;
+    let compute = if gpu.is_some() { "gpu" } else { base.device.compute().name() };
     let base = classifier.base();
     let result = json!({
         "mode": args.mode.name(),
@@ -93,6 +97,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
         "peak_bytes": peak,
         "gpu": gpu.as_ref().map(|gpu| &gpu.name),
         "gpu_peak_bytes": gpu.as_ref().map(|gpu| gpu.peak_bytes),
+        "compute": compute,
         "threads": rayon::current_num_threads(),
     });
     print(&format!("{result}\n"))

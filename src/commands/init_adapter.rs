@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::base_head::abridged;
 use crate::config::model::ModelConfig;
 use crate::console::Console;
+use crate::experiment::base_head::abridged;
 use crate::experiment::base_model::BaseModel;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};

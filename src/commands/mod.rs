@@ -1,6 +1,5 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
-mod base_head;
 pub mod bench;
 pub mod check;
 pub mod eval;

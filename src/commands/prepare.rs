@@ -324,7 +324,7 @@ impl Plan {
                 let mut rows = Rows::open(path, self.quoting)?;
                 let column = rows.find(&self.labels_column)?;
                 while rows.advance()? {
-                    found.add(&label_cell(&rows, column)?, || rows.place());
+                    found.add(&label_cell(&rows, column)?, || rows.location());
                     *length += 1;
                 }
             }
@@ -352,7 +352,7 @@ impl Plan {
         Ok((splits, findings.listing))
     }
 
-    /// Calls `f` with every row, the place of its list of labels, and its split.
+    /// Calls `f` with every row, the index of its list of labels, and its split.
     fn each(
         &self,
         splits: &[Split],

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::atomic_file::{self, sha256};
 use crate::cli::ConfigArgs;
 use crate::config::Config;
+use crate::config::model::ComputeType;
 use crate::console::Console;
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
@@ -46,7 +47,10 @@ pub(super) fn configuration(run: &Path, args: &ConfigArgs) -> Result<Config> {
     let recorded = Config::of_run(&path)?;
     let mut files = vec![path];
     files.extend(args.config.iter().cloned());
-    let wanted = Config::load(&files, &args.set)?;
+    let mut wanted = Config::load(&files, &args.set)?;
+    if wanted.model.compute == ComputeType::Auto {
+        wanted.model.compute = recorded.model.compute;
+    }
     refuse_changes(run, &json!(recorded), &json!(wanted))?;
     Ok(wanted)
 }
@@ -197,7 +201,11 @@ fn without_config(inputs: &Value) -> Value {
 fn refuse_changes(run: &Path, then: &Value, now: &Value) -> Result<()> {
     let mut changes = Vec::new();
     differences("", then, now, &mut changes);
-    changes.retain(|(key, ..)| !MAY_CHANGE.contains(&key.as_str()));
+    // Before there was a key for it, every run computed in f32.
+    let is_older = |key: &str, then: &Value, now: &Value| {
+        key == "model.compute" && then.is_null() && now == &json!(ComputeType::Float32)
+    };
+    changes.retain(|(key, then, now)| !MAY_CHANGE.contains(&key.as_str()) && !is_older(key, then, now));
     if changes.is_empty() {
         return Ok(());
     }

@@ -113,6 +113,8 @@ pub(super) fn write_environment(run: &RunDir, device: &Device) -> Result<()> {
             "device": if gpu.is_some() { "cuda" } else { "cpu" },
             "gpu": gpu.as_ref().map(|gpu| json!({ "name": gpu.name, "driver_cuda": gpu.driver, "peak_memory_bytes": gpu.peak_bytes })),
             "cpu": device::cpu_name(),
+            "compute": if gpu.is_some() { "gpu" } else { device.compute().name() },
+            "instructions": device.compute().instructions(),
             "threads": rayon::current_num_threads(),
             "os": std::env::consts::OS,
             "command_line": redacted_command_line(),

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
-use super::setup::{self, Rows};
+use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
-use super::{base_head, resume, warnings};
+use super::{resume, warnings};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
 use crate::config::Config;
@@ -22,14 +22,16 @@ use crate::data::tokenize::TextEncoder;
 use crate::device;
 use crate::evaluation::{NotFinite, Sample, evaluate};
 use crate::exit::{Resumable, Usage};
+use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
 use crate::interrupt;
 use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS};
-use crate::model::classifier::{Classifier, ClassifierOptions};
+use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
+use crate::predictor::{self, Rows};
 use crate::run::adapter::BaseName;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{RunDir, SeedDir};
@@ -73,12 +75,15 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
         return super::check::run(&args.config, device, console);
     }
-    let config = match &args.resume {
+    let mut config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config)?,
         None => super::load_config(&args.config)?.ok_or_else(|| {
             Usage("train needs --config FILE; configs/tiny.yaml is one that works as it is".to_owned())
         })?,
     };
+    if !device.is_gpu() {
+        config.model.settle_compute();
+    }
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
     }
@@ -184,7 +189,7 @@ fn metric_name(config: &Config) -> &str {
 pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console) -> Result<Setting<'a>> {
     let started = Instant::now();
     check_keys(config)?;
-    let (data, problem) = (&config.data, setup::problem(config.model.problem_type));
+    let (data, problem) = (&config.data, Problem::from(config.model.problem_type));
     let columns = setup::columns(data, console)?;
     let base = BaseModel::open(&config.model, device, console)?;
     let max_length = setup::max_length(data, &base, console);
@@ -192,7 +197,7 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
         let examples = setup::read_split(path, &columns, limit, problem, console)?;
         let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
-        let samples = setup::encode(&encoder, base.config.vocab_size, &rows)?;
+        let samples = predictor::encode(&encoder, base.config.vocab_size, &rows)?;
         warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
@@ -520,7 +525,7 @@ impl Setting<'_> {
         adapter::load(&best, &self.classifier)?;
         let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
         let rows = Rows { examples, source: "validation", before: 0 };
-        let found = predict(&setup::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
+        let found = predict(&predictor::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
         ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
         Ok(())
     }

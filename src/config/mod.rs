@@ -66,7 +66,11 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn of_run(path: &Path) -> Result<Self> {
-        Self::load(&[path.to_owned()], &[])
+        // Runs from before the key computed in f32.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let is_older = !text.lines().any(|line| line.trim_start().starts_with("compute:"));
+        let set = is_older.then(|| "model.compute=float32".to_owned());
+        Self::load(&[path.to_owned()], set.as_slice())
     }
 
     /// Reads the configuration that a record holds as JSON.
@@ -113,9 +117,9 @@ fn parse_setting(setting: &str) -> Result<(&str, Tree)> {
         let message = format!("--set {key}: expected KEY=VALUE, such as train.learning_rate=1e-4");
         return Err(Usage(message).into());
     };
-    let place = format!("--set {}", secret::setting(key, value));
+    let location = format!("--set {}", secret::setting(key, value));
     let key = key.trim();
-    Ok((key, Tree::of_setting(value, &place).under(key)))
+    Ok((key, Tree::of_setting(value, &location).under(key)))
 }
 
 #[cfg(test)]

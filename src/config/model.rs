@@ -10,6 +10,7 @@ use super::keys::{or, required, section};
 use super::reader::Section;
 use super::tree::Tree;
 use super::value::{FromNode, Value, yaml_enum};
+use crate::kernels::Compute;
 use crate::secret;
 
 section! {
@@ -27,6 +28,9 @@ section! {
         use_4bit: bool = or(true);
         /// How other frozen weights are stored.
         torch_dtype: TorchDtype = or(TorchDtype::Bfloat16);
+        /// In what products with frozen weights are computed on the CPU. `auto` is `bfloat16` where the CPU has
+        /// AVX512_BF16 and `torch_dtype` is `bfloat16`, else `float32`; a run records which it was.
+        compute: ComputeType = or(ComputeType::Auto);
         /// Rank r of the adapters.
         lora_r: usize = or(16).at_least(1).at_most(65_536);
         /// α: the adapters' output is scaled by α / r.
@@ -66,6 +70,41 @@ yaml_enum! {
         Float16 = "float16",
         /// 4 bytes.
         Float32 = "float32",
+    }
+}
+
+yaml_enum! {
+    /// In what products with frozen weights are computed on the CPU.
+    ComputeType {
+        /// bfloat16 where the CPU has instructions for it and weights are held so, else float32.
+        Auto = "auto",
+        /// f32.
+        Float32 = "float32",
+        /// Operands in bf16, sums in f32.
+        Bfloat16 = "bfloat16",
+    }
+}
+
+impl ModelConfig {
+    /// In what products with frozen weights are computed, where it is the CPU that computes.
+    #[must_use]
+    pub fn compute_on_cpu(&self) -> Compute {
+        match self.compute {
+            ComputeType::Float32 => Compute::Float32,
+            ComputeType::Bfloat16 => Compute::Bfloat16,
+            ComputeType::Auto if self.torch_dtype == TorchDtype::Bfloat16 && Compute::Bfloat16.is_native() => {
+                Compute::Bfloat16
+            }
+            ComputeType::Auto => Compute::Float32,
+        }
+    }
+
+    /// Puts in place of `auto` what it stands for on this CPU: results depend on it, so runs record it.
+    pub fn settle_compute(&mut self) {
+        self.compute = match self.compute_on_cpu() {
+            Compute::Float32 => ComputeType::Float32,
+            Compute::Bfloat16 => ComputeType::Bfloat16,
+        };
     }
 }
 

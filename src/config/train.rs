@@ -162,7 +162,7 @@ yaml_enum! {
 }
 
 yaml_enum! {
-    /// A place where metrics go.
+    /// A destination of metrics.
     Reporter {
         /// Event files.
         Tensorboard = "tensorboard",

@@ -110,8 +110,8 @@ impl Table {
                     LabelSource::List { column: rows.find(&list.column)?, found: Box::default(), cells: Vec::new() }
                 }
                 None => {
-                    let places = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
-                    LabelSource::Columns(FlagColumns::new(places.context(
+                    let indices = columns.labels.iter().map(|label| rows.find(label)).collect::<Result<Vec<_>>>();
+                    LabelSource::Columns(FlagColumns::new(indices.context(
                         "labels have a column each; if one column lists them, name it with data.labels_column",
                     )?))
                 }
@@ -134,7 +134,7 @@ impl Table {
             TextSource::Fields(fields) => self.id.iter().chain(fields).copied().collect(),
         };
         let labels: Vec<usize> = match &self.labels {
-            LabelSource::Columns(columns) => columns.places().collect(),
+            LabelSource::Columns(columns) => columns.indices().collect(),
             LabelSource::None | LabelSource::List { .. } => Vec::new(),
         };
         let texts = self.rows.absence_warnings(&used, "they are read as empty");
@@ -162,7 +162,7 @@ impl Table {
             LabelSource::Columns(columns) => columns.read(&self.rows)?,
             LabelSource::List { column, found, cells } => {
                 let cell = label_cell(&self.rows, *column)?;
-                found.add(&cell, || self.rows.place());
+                found.add(&cell, || self.rows.location());
                 cells.push(cell);
                 Vec::new()
             }
@@ -234,18 +234,18 @@ impl Examples {
         let listing = findings.listing;
         let order = list.order.as_ref().unwrap_or(&columns.labels);
         listing.check_names(name, order, "data.label_columns")?;
-        let places: HashMap<&str, usize> = columns.labels.iter().map(String::as_str).zip(0..).collect();
+        let indices: HashMap<&str, usize> = columns.labels.iter().map(String::as_str).zip(0..).collect();
         for (example, cell) in self.examples.iter_mut().zip(cells) {
             example.labels = vec![0.0; columns.labels.len()];
             if let Some(flags) = listing.flags(cell) {
                 for (label, _) in order.iter().zip(flags).filter(|(_, flag)| *flag) {
-                    example.labels[places[label.as_str()]] = 1.0;
+                    example.labels[indices[label.as_str()]] = 1.0;
                 }
                 continue;
             }
             for label in listing.labels(cell) {
-                match places.get(label) {
-                    Some(&place) => example.labels[place] = 1.0,
+                match indices.get(label) {
+                    Some(&index) => example.labels[index] = 1.0,
                     None => *self.unknown.entry(label.to_owned()).or_default() += 1,
                 }
             }
@@ -292,7 +292,7 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
         let column = rows.find(&list.column)?;
         let mut found = ListColumn::default();
         while rows.advance()? {
-            found.add(&label_cell(&rows, column)?, || rows.place());
+            found.add(&label_cell(&rows, column)?, || rows.location());
         }
         let findings = found.find(&list.column, list.separator.as_deref(), &[])?;
         findings
@@ -337,7 +337,7 @@ pub(super) fn used_columns(columns: &Columns) -> HashSet<&str> {
 /// A cell of a column that lists labels.
 pub(crate) fn label_cell(rows: &Rows, column: usize) -> Result<LabelCell> {
     LabelCell::of_cell(rows.cell(column)?)
-        .with_context(|| format!("{}: column `{}`", rows.place(), rows.columns()[column]))
+        .with_context(|| format!("{}: column `{}`", rows.location(), rows.columns()[column]))
 }
 
 /// Names for a message: the first twenty.

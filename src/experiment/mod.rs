@@ -1,3 +1,4 @@
 //! An experiment's parts, made ready from its configuration.
 
+pub mod base_head;
 pub mod base_model;

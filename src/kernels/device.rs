@@ -1,4 +1,4 @@
-//! Where a model computes: on the CPU in f32, or on a GPU in f32 or bf16.
+//! Where a model computes, and in what: on the CPU or on a GPU, in f32 or bf16.
 
 use std::marker::PhantomData;
 use std::time::Instant;
@@ -6,13 +6,14 @@ use std::time::Instant;
 use candle_core::{DType, Result, Tensor};
 
 use super::buffer::tensor;
+use super::cpu::gemm::Compute;
 use super::cpu::memory::{Buffer, Limits};
 use super::matrix::{FrozenMatrix, Storage};
 
 /// Whether this build can use a GPU.
 pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 
-/// A device, and the type of activations on it.
+/// A device, the type of activations on it, and how it treats frozen weights.
 ///
 /// It stays on its thread: work for a GPU is queued by one thread, and nothing would keep a second one
 /// from reading what the first is still computing.
@@ -20,6 +21,8 @@ pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 pub struct Device {
     device: candle_core::Device,
     dtype: DType,
+    compute: Compute,
+    packs_weights: bool,
     on_one_thread: PhantomData<*const ()>,
 }
 
@@ -36,10 +39,11 @@ pub struct GpuDescription {
 
 impl Device {
     fn new(device: candle_core::Device, dtype: DType) -> Self {
-        Self { device, dtype, on_one_thread: PhantomData }
+        Self { device, dtype, compute: Compute::Float32, packs_weights: false, on_one_thread: PhantomData }
     }
 
-    /// The CPU, which computes in f32 whatever weights are stored in.
+    /// The CPU, which computes in f32 unless [told otherwise](Device::computing_in), whatever weights are
+    /// stored in.
     #[must_use]
     pub fn cpu() -> Self {
         Self::new(candle_core::Device::Cpu, DType::F32)
@@ -62,7 +66,32 @@ impl Device {
     /// The same device with activations of another type; the CPU keeps f32.
     #[must_use]
     pub fn with_dtype(&self, dtype: DType) -> Self {
-        Self::new(self.device.clone(), if self.is_gpu() { dtype } else { DType::F32 })
+        Self { dtype: if self.is_gpu() { dtype } else { DType::F32 }, ..self.clone() }
+    }
+
+    /// The same device with products of frozen weights computed in `compute`, if it is the CPU.
+    #[must_use]
+    pub fn computing_in(&self, compute: Compute) -> Self {
+        Self { compute, ..self.clone() }
+    }
+
+    /// In what products with frozen weights are computed, if it is the CPU.
+    #[must_use]
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// The same device, which packs frozen weights once for their products with x if it is the CPU: for
+    /// predicting, where the gradient's products do not follow.
+    #[must_use]
+    pub fn packing_weights(&self, packs_weights: bool) -> Self {
+        Self { packs_weights, ..self.clone() }
+    }
+
+    /// Whether frozen weights are packed once.
+    #[must_use]
+    pub fn packs_weights(&self) -> bool {
+        self.packs_weights && !self.is_gpu()
     }
 
     /// Whether it is a GPU.
@@ -106,6 +135,11 @@ impl Device {
         if let candle_core::Device::Cuda(device) = &self.device {
             return matrix.moved_to(device, self.dtype);
         }
+        let mut matrix = matrix.computed_in(self.compute);
+        // Where there is no instruction for it, packed weights would take twice the memory.
+        if self.packs_weights && self.compute.is_native() {
+            matrix.pack();
+        }
         Ok(matrix)
     }
 
@@ -135,8 +169,11 @@ impl Device {
 
     fn measure_cpu_rate(&self) -> Result<f64> {
         const SIZE: usize = 1024;
-        let weights = Storage::F32(Buffer::Owned(vec![0.5; SIZE * SIZE]));
-        let matrix = FrozenMatrix::new(weights, SIZE, SIZE);
+        let weights = match self.compute {
+            Compute::Float32 => Storage::F32(Buffer::Owned(vec![0.5; SIZE * SIZE])),
+            Compute::Bfloat16 => Storage::Bf16(Buffer::Owned(vec![half::bf16::from_f32(0.5); SIZE * SIZE])),
+        };
+        let matrix = FrozenMatrix::new(weights, SIZE, SIZE).computed_in(self.compute);
         let x = self.put(tensor(vec![0.25; SIZE * SIZE], (SIZE, SIZE))?)?;
         let mut best = f64::INFINITY;
         for _ in 0..10 {

@@ -98,8 +98,14 @@ impl FrozenMatrix {
 
     /// Packs the weights once for `y = x Wᵀ`, beside the stored ones: few rows are then several times as
     /// fast.
-    pub(crate) fn pack(&mut self) {
+    pub fn pack(&mut self) {
         self.packed = Some(Packed::new(self.compute, &self.weights(Direction::Forward)));
+        match &self.storage {
+            Storage::F32(data) => data.release(),
+            Storage::Bf16(data) => data.release(),
+            Storage::F16(data) => data.release(),
+            _ => {}
+        }
     }
 
     /// The same matrix on a GPU, for activations of `dtype`.
@@ -127,7 +133,7 @@ impl FrozenMatrix {
     ///
     /// # Errors
     /// If the matrix and the tensors are on different devices.
-    pub(crate) fn product(&self, x: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
+    pub fn product(&self, x: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             return self.on_device()?.product(x, sum);
@@ -144,7 +150,7 @@ impl FrozenMatrix {
     ///
     /// # Errors
     /// As [`FrozenMatrix::product`].
-    pub(crate) fn product_transposed(&self, g: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
+    pub fn product_transposed(&self, g: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if g.device().is_cuda() {
             return self.on_device()?.product_transposed(g, sum);

@@ -47,6 +47,10 @@ pub struct ClassifierFile {
     pub init_seed: u32,
     /// How frozen weights were held in training.
     pub torch_dtype: String,
+    /// In what products with frozen weights were computed on the CPU; `auto` if training was on a GPU. Files
+    /// from before the key stand for float32.
+    #[serde(default = "float32")]
+    pub compute: String,
     /// Whether linear layers were held in 4 bits.
     pub use_4bit: bool,
 }
@@ -84,6 +88,10 @@ impl Base {
             None => self.name.clone(),
         }
     }
+}
+
+fn float32() -> String {
+    "float32".to_owned()
 }
 
 impl ClassifierFile {

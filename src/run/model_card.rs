@@ -219,6 +219,7 @@ mod tests {
             random_init: false,
             init_seed: 0,
             torch_dtype: "bfloat16".into(),
+            compute: "float32".into(),
             use_4bit: true,
         };
         let record = json!({"train_runtime": 7200.0, "test": {"eval_f1_micro": 0.75, "eval_f1_macro": 0.5, "per_label": [

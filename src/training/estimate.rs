@@ -2,6 +2,7 @@
 //!
 //! Counted from what the ops save for their backward; held to measured peaks in README.md.
 
+use crate::kernels::Compute;
 use crate::kernels::cpu::nf4;
 use crate::kernels::device::Device;
 use crate::model::config::{BackboneConfig, LayersConfig, Pooling};
@@ -91,6 +92,17 @@ impl MemoryEstimate {
     pub fn total(&self) -> u64 {
         self.base + self.trained + self.optimizer + self.activations + PROGRAM
     }
+}
+
+/// Bytes of the linear layers' weights, packed for predicting; 0 on a GPU.
+#[must_use]
+pub fn packed_bytes(config: &BackboneConfig, device: &Device) -> u64 {
+    let bytes = match device.compute() {
+        _ if device.is_gpu() => 0,
+        Compute::Float32 => 4,
+        Compute::Bfloat16 => 2,
+    };
+    (bytes * config.linear_weights()) as u64
 }
 
 /// Bytes of the frozen weights that are where the model computes: embeddings stay on the CPU.

@@ -17,7 +17,7 @@ use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{NotFinite, Sample};
-use crate::failpoint::{self, Place};
+use crate::failpoint::{self, Site};
 use crate::interrupt;
 use crate::kernels::buffer::tensor;
 use crate::metrics::{Decision, lower_is_better};
@@ -230,7 +230,7 @@ impl Trainer<'_> {
         let rate = self.options.schedule.rate(progress.step);
         let norm = self.update(optimizer, window.len(), rate, progress)?;
         progress.step += 1;
-        failpoint::reached(Place::Step)?;
+        failpoint::reached(Site::Step)?;
         if progress.step.is_multiple_of(self.options.logging_steps) {
             let Window { loss, micro_batches } = std::mem::take(&mut progress.logged);
             let record = json!({

@@ -300,15 +300,15 @@ impl Objects {
         let text = error.to_string();
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
         let opened = if line == *start { String::new() } else { format!(" that begins in line {start}") };
-        let place = format!("{path}:{line}");
+        let location = format!("{path}:{line}");
         if std::str::from_utf8(&self.text).is_err() {
-            return anyhow!("{place}: the row {}", signature::NOT_UTF8);
+            return anyhow!("{location}: the row {}", signature::NOT_UTF8);
         }
         match error.classify() {
             serde_json::error::Category::Eof => {
                 anyhow!("{path}:{start}: not a JSON object: {text}")
             }
-            _ => anyhow!("{place}: not a JSON object{opened}: {text} (column {})", error.column()),
+            _ => anyhow!("{location}: not a JSON object{opened}: {text} (column {})", error.column()),
         }
     }
 }
@@ -364,24 +364,24 @@ impl Nesting {
     }
 }
 
-/// The columns, and their places.
+/// The columns, and their indices.
 #[derive(Debug, Default)]
 struct Keys {
     names: Vec<String>,
-    places: HashMap<String, usize>,
+    indices: HashMap<String, usize>,
 }
 
 impl Keys {
     fn new(names: Vec<String>) -> Self {
-        let places = names.iter().cloned().zip(0..).collect();
-        Self { names, places }
+        let indices = names.iter().cloned().zip(0..).collect();
+        Self { names, indices }
     }
 
     /// Rows mostly have the same keys in the same order.
     fn find(&self, key: &str, guess: usize) -> Option<usize> {
         match self.names.get(guess) {
             Some(name) if name == key => Some(guess),
-            _ => self.places.get(key).copied(),
+            _ => self.indices.get(key).copied(),
         }
     }
 }
@@ -405,7 +405,7 @@ struct CollectKeys<'a>(&'a mut Keys);
 impl ReadObject for CollectKeys<'_> {
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error> {
         if self.0.find(key, index).is_none() {
-            self.0.places.insert(key.to_owned(), self.0.names.len());
+            self.0.indices.insert(key.to_owned(), self.0.names.len());
             self.0.names.push(key.to_owned());
         }
         map.next_value::<IgnoredAny>().map(drop)

@@ -45,7 +45,7 @@ pub struct Absence {
     /// Rows without the key.
     pub count: usize,
     /// `path:line` of the first of them.
-    pub place: String,
+    pub location: String,
 }
 
 /// Bytes that are looked at to recognise a file.
@@ -127,7 +127,7 @@ impl Rows {
         &self.columns
     }
 
-    /// The place of a column.
+    /// The index of a column.
     ///
     /// # Errors
     /// If there is none of this name; the error lists those that are there.
@@ -167,7 +167,7 @@ impl Rows {
         for column in 0..self.columns.len() {
             if matches!(self.cell(column), Ok(Cell::Missing)) {
                 if self.absences[column].count == 0 {
-                    self.absences[column].place = self.place();
+                    self.absences[column].location = self.location();
                 }
                 self.absences[column].count += 1;
             }
@@ -183,10 +183,10 @@ impl Rows {
     /// A warning for each of these columns that some of the rows lack, with what becomes of such rows.
     pub fn absence_warnings<'a>(&'a self, columns: &'a [usize], meaning: &'a str) -> impl Iterator<Item = String> + 'a {
         columns.iter().filter_map(move |&column| {
-            let Absence { count, place } = self.absence(column)?;
+            let Absence { count, location } = self.absence(column)?;
             let (rows, lack) = if *count == 1 { ("row", "lacks") } else { ("rows", "lack") };
             let name = &self.columns[column];
-            Some(format!("{}: {count} {rows} {lack} the key `{name}`, first {place}; {meaning}", self.path))
+            Some(format!("{}: {count} {rows} {lack} the key `{name}`, first {location}; {meaning}", self.path))
         })
     }
 
@@ -216,13 +216,17 @@ impl Rows {
                 "bytes that are not UTF-8" => "; write the column as UTF-8 text",
                 _ => "",
             };
-            anyhow::anyhow!("{}: column `{}` holds {found}, expected text{way_out}", self.place(), self.columns[column])
+            anyhow::anyhow!(
+                "{}: column `{}` holds {found}, expected text{way_out}",
+                self.location(),
+                self.columns[column]
+            )
         })
     }
 
     /// `path:line` of the current row, or its number in a Parquet file.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn location(&self) -> String {
         let line = match &self.source {
             Source::Csv(source) => source.line(),
             Source::Json(source) => source.line(),
@@ -261,13 +265,13 @@ fn recognised(name: &str, mut source: Box<dyn BufRead>, expected: &str) -> Resul
 }
 
 /// Checks that no two columns have one name.
-fn refuse_duplicates(place: &str, columns: &[String]) -> Result<()> {
+fn refuse_duplicates(location: &str, columns: &[String]) -> Result<()> {
     let mut seen = std::collections::HashSet::new();
     for column in columns {
         if !seen.insert(column) {
             match column.is_empty() {
-                true => bail!("{place}: two columns have no name; name them, or remove them"),
-                false => bail!("{place}: two columns are called `{}`; rename or remove one", clip(column)),
+                true => bail!("{location}: two columns have no name; name them, or remove them"),
+                false => bail!("{location}: two columns are called `{}`; rename or remove one", clip(column)),
             }
         }
     }

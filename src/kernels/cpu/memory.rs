@@ -26,6 +26,13 @@ impl<T: Pod> Buffer<T> {
             Err(_) => Self::Owned(bytemuck::pod_collect_to_vec(&file[bytes])),
         }
     }
+
+    /// Gives the pages of a mapped file back until the numbers are looked at again.
+    pub fn release(&self) {
+        if let Self::Mapped(file, bytes) = self {
+            release_pages(file, bytes.clone());
+        }
+    }
 }
 
 impl<T: Pod> Deref for Buffer<T> {

@@ -25,6 +25,9 @@ pub(super) trait Kernel: Copy + Send + Sync {
     /// Words that these take.
     const WORDS: usize;
 
+    /// Whether [`Kernel::panel`] can read strips where they lie, with units further apart than a strip.
+    const READS_STRIDED: bool = false;
+
     /// Rows that a panel of `rows` is padded to.
     fn panel_width(rows: usize) -> usize {
         rows
@@ -95,6 +98,8 @@ pub(super) struct Strips {
     pub(super) weights: *const u32,
     /// Words from one strip to the next.
     pub(super) strip_words: usize,
+    /// Words from one unit to the next: a strip's columns, unless it lies in a larger matrix.
+    pub(super) unit_words: usize,
     /// Columns of a strip.
     pub(super) strip: usize,
     /// Columns of y; the last strip may be narrower.

@@ -37,7 +37,7 @@ mod weights;
 use rayon::prelude::*;
 
 use kernel::{Kernel, Shared};
-use panels::{Input, Panels, Part};
+use panels::{Input, Panels, Part, Tile};
 
 pub(crate) use packed::Packed;
 pub(crate) use strided::{Matrix, MatrixMut, NewMatrix, matmul};
@@ -47,6 +47,8 @@ pub(crate) use weights::{Direction, Source, Weights};
 const DEPTH: usize = 256;
 /// The same where x is one panel: the tile is read once, and is to stay in L1.
 const SHALLOW: usize = 32;
+/// Words between two strips of a tile.
+const GAP: usize = 32;
 /// Columns of y that one tile of weights serves at most: with `DEPTH`, 256 KiB of L2.
 const COLUMNS: usize = 256;
 
@@ -61,6 +63,26 @@ pub enum Compute {
 }
 
 impl Compute {
+    /// As configurations have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    /// The CPU's instructions that compute it.
+    #[must_use]
+    pub fn instructions(self) -> &'static str {
+        match (Path::of_this_cpu(self), self) {
+            (Path::Avx512, Self::Bfloat16) => "AVX512_BF16",
+            (Path::Avx512, Self::Float32) => "AVX-512",
+            (Path::Avx2, _) => "AVX2",
+            (Path::Portable, _) => "none in particular",
+        }
+    }
+
     /// Whether this CPU has an instruction for it, and it is fast therefore.
     #[must_use]
     pub fn is_native(self) -> bool {
@@ -175,17 +197,47 @@ fn rows_of(x: &[f32], depth: usize) -> Input<'_> {
 /// A part of y, block by block along k.
 fn multiply_part<K: Kernel>(panels: &Panels<K>, weights: &Weights<'_>, part: &Part, accumulate: bool) {
     let depth = weights.depth();
+    let in_place = columns_in_place(panels, weights, part, accumulate);
+    let part = &Part { columns: part.columns.start + in_place..part.columns.end, ..part.clone() };
+    if part.columns.is_empty() {
+        return;
+    }
     let block = if panels.rows > K::ROWS { DEPTH } else { SHALLOW } * K::TERMS;
-    let strip_words = block / K::TERMS * K::WORDS * K::STRIP;
+    // Not a power of two: the strips' words at one k would share few sets of the L1 cache.
+    let strip_words = block / K::TERMS * K::WORDS * K::STRIP + GAP;
     tile::with_buffer(part.columns.len().div_ceil(K::STRIP) * strip_words, |tile| {
         for start in (0..depth).step_by(block) {
             let terms = start..(start + block).min(depth);
             let units = terms.len().div_ceil(K::TERMS);
             tile::pack::<K>(weights, part.columns.clone(), terms, tile, strip_words);
             // SAFETY: tasks have parts of their own; the tile was just packed.
-            unsafe { panels.multiply(start, units, (tile.as_ptr(), strip_words), part, accumulate || start > 0) };
+            unsafe {
+                let tile = Tile::packed::<K>(tile.as_ptr(), strip_words);
+                panels.multiply(start, units, tile, part, accumulate || start > 0);
+            }
         }
     });
+}
+
+/// Multiplies few rows by whole strips of weights where they lie: packing would cost more than it gives.
+/// Returns how many columns of the part that were.
+fn columns_in_place<K: Kernel>(panels: &Panels<K>, weights: &Weights<'_>, part: &Part, accumulate: bool) -> usize {
+    /// Rows from which on packed weights are faster.
+    const MANY: usize = 9;
+    let Source::F32(data) = weights.source else { return 0 };
+    let is_fit = K::READS_STRIDED && weights.direction == Direction::Backward && panels.rows < MANY;
+    let columns = if is_fit { part.columns.len() / K::STRIP * K::STRIP } else { 0 };
+    if columns == 0 {
+        return 0;
+    }
+    let columns = part.columns.start..part.columns.start + columns;
+    assert!((weights.rows - 1) * weights.stride + columns.end <= data.len(), "the matrix exceeds its slice");
+    let tile =
+        Tile { weights: data[columns.start..].as_ptr().cast(), strip_words: K::STRIP, unit_words: weights.stride };
+    let count = columns.len();
+    // SAFETY: tasks have parts of their own; whole strips of every row are inside the matrix.
+    unsafe { panels.multiply(0, weights.rows, tile, &Part { columns, ..part.clone() }, accumulate) };
+    count
 }
 
 /// Shares y evenly: whole strips of its columns, and where there are too few for the threads, its rows

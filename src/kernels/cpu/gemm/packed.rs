@@ -7,7 +7,7 @@ use std::fmt;
 use rayon::prelude::*;
 
 use super::kernel::{Kernel, Words};
-use super::panels::Panels;
+use super::panels::{Panels, Tile};
 use super::weights::Weights;
 use super::{Compute, DEPTH, MatrixMut, Path, for_each_task, rows_of, tile, with_kernel};
 
@@ -52,13 +52,6 @@ impl Packed {
         self.strips.bytes()
     }
 
-    /// Bytes that a matrix takes when packed on this CPU.
-    pub(crate) fn bytes_of(compute: Compute, outputs: usize, depth: usize) -> usize {
-        with_kernel!(compute, Path::of_this_cpu(compute), K => {
-            4 * outputs.div_ceil(K::STRIP) * strip_words::<K>(depth)
-        })
-    }
-
     /// The product it was packed for.
     pub(crate) fn product(&self, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
         let x = rows_of(x, self.depth);
@@ -74,8 +67,8 @@ impl Packed {
                     let at = first + start / K::TERMS * K::WORDS * K::STRIP;
                     // SAFETY: tasks have parts of their own; the strips were packed so.
                     unsafe {
-                        let weights = self.strips.as_ptr().add(at);
-                        panels.multiply(start, units, (weights, strip_words), &part, accumulate || start > 0);
+                        let tile = Tile::packed::<K>(self.strips.as_ptr().add(at), strip_words);
+                        panels.multiply(start, units, tile, &part, accumulate || start > 0);
                     }
                 }
             });

@@ -49,6 +49,21 @@ pub(super) struct Part {
     pub(super) y_stride: usize,
 }
 
+/// Weights as micro-kernels read them.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) weights: *const u32,
+    pub(super) strip_words: usize,
+    pub(super) unit_words: usize,
+}
+
+impl Tile {
+    /// Strips that were packed, `strip_words` apart.
+    pub(super) fn packed<K: Kernel>(weights: *const u32, strip_words: usize) -> Self {
+        Self { weights, strip_words, unit_words: K::WORDS * K::STRIP }
+    }
+}
+
 impl<K: Kernel> Panels<K> {
     /// Packs all rows, on all threads if `is_parallel`.
     pub(super) fn pack(x: Input<'_>, is_parallel: bool) -> Self {
@@ -81,24 +96,17 @@ impl<K: Kernel> Panels<K> {
     ///
     /// # Safety
     /// The tile was packed so, and nobody else touches the part of y, which exists.
-    pub(super) unsafe fn multiply(
-        &self,
-        start: usize,
-        units: usize,
-        tile: (*const u32, usize),
-        part: &Part,
-        add: bool,
-    ) {
+    pub(super) unsafe fn multiply(&self, start: usize, units: usize, tile: Tile, part: &Part, add: bool) {
         for index in part.panels.clone() {
             let range = panel::<K>(self.rows, index);
             let width = K::panel_width(range.len());
-            let (weights, strip_words) = tile;
             // SAFETY: as the caller promised; the panel was packed for this many units.
             unsafe {
                 let x = self.words.as_ptr().add(index * self.panel_words + start / K::TERMS * K::WORDS * width);
                 let strips = Strips {
-                    weights,
-                    strip_words,
+                    weights: tile.weights,
+                    strip_words: tile.strip_words,
+                    unit_words: tile.unit_words,
                     strip: K::STRIP,
                     columns: part.columns.len(),
                     y: part.y.get().add(range.start * part.y_stride + part.columns.start),
