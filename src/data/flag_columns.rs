@@ -161,6 +161,15 @@ impl Candidates {
         flags.map(|candidate| rows.columns()[candidate.column].clone()).collect()
     }
 
+    /// Names of columns that hold words for yes and no, or marks and empty cells, and can be read as 0 and 1.
+    pub(super) fn words(&self, rows: &Rows) -> Vec<String> {
+        let is_read = |candidate: &&Candidate| {
+            candidate.first.is_some() && candidate.is_words() && !(candidate.has_no && candidate.has_blank)
+        };
+        let words = self.columns.iter().filter(is_read);
+        words.map(|candidate| rows.columns()[candidate.column].clone()).collect()
+    }
+
     /// What to tell of columns that look like labels and are not taken.
     pub(super) fn doubts(&self, rows: &Rows) -> Vec<String> {
         /// A column of which this part is 0 or 1 was probably meant as a label.
