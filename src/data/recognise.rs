@@ -143,7 +143,7 @@ impl Recognised {
         let mut texts = HashSet::new();
         while rows.advance()? {
             let cell = label_cell(&rows, place)?;
-            found.add(&cell, || rows.place());
+            found.add(&cell, || rows.location());
             if let LabelCell::Text(text) = cell {
                 texts.insert(text);
             }
