@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::failpoint::{self, Place};
+use crate::failpoint::{self, Site};
 
 /// Writes a file through `write`, under a temporary name beside it, and renames it when it is
 /// complete and on disk. A symbolic link stays, and its target is replaced. What is no regular file
@@ -68,12 +68,12 @@ fn replace_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<
     let mut writer = BufWriter::new(File::create(&temporary.path)?);
     write(&mut writer)?;
     let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-    failpoint::reached(Place::Write).inspect_err(|_| {
+    failpoint::reached(Site::Write).inspect_err(|_| {
         // What a disk that fills up leaves.
         let _ = file.set_len(file.metadata().map_or(0, |data| data.len() / 2));
     })?;
     file.sync_all()?;
-    failpoint::reached(Place::Rename)?;
+    failpoint::reached(Site::Rename)?;
     fs::rename(&temporary.path, path)?;
     Ok(sync_directory(path.parent().unwrap_or(Path::new(".")))?)
 }
@@ -108,7 +108,7 @@ pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> R
             File::open(entry?.path())?.sync_all()?;
         }
         sync_directory(&temporary.path)?;
-        failpoint::reached(Place::Rename)?;
+        failpoint::reached(Site::Rename)?;
         fs::rename(&temporary.path, path)?;
         Ok(sync_directory(path.parent().unwrap_or(Path::new(".")))?)
     })();

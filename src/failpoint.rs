@@ -1,6 +1,6 @@
-//! Stops the program at a chosen place, so that tests can see what a crash leaves behind.
+//! Stops the program at a chosen site, so that tests can see what a crash leaves behind.
 //!
-//! `LLMCLS_FAILPOINT=<place>:<n>:<action>` acts on the n-th time that the place is reached: `kill`,
+//! `LLMCLS_FAILPOINT=<site>:<n>:<action>` acts on the n-th time that the site is reached: `kill`,
 //! `-INT` and `-TERM` send the process that signal, `full` gives the error of a full disk. Without the
 //! variable, as in any use but tests, nothing happens.
 
@@ -9,9 +9,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A place in the program.
+/// A site in the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Site {
     /// After an optimizer step.
     Step,
     /// A file is half written.
@@ -21,7 +21,7 @@ pub enum Place {
 }
 
 struct Failpoint {
-    place: Place,
+    site: Site,
     count: usize,
     action: Action,
 }
@@ -31,15 +31,15 @@ enum Action {
     DiskFull,
 }
 
-/// Does what the variable asks for, if this is the chosen time at the chosen place.
+/// Does what the variable asks for, if this is the chosen time at the chosen site.
 ///
 /// # Errors
 /// The error of a full disk, if that was asked for.
-pub fn reached(place: Place) -> io::Result<()> {
+pub fn reached(site: Site) -> io::Result<()> {
     static CHOSEN: OnceLock<Option<Failpoint>> = OnceLock::new();
     static REACHED: AtomicUsize = AtomicUsize::new(0);
     let chosen = CHOSEN.get_or_init(|| std::env::var("LLMCLS_FAILPOINT").ok().and_then(|text| parse(&text)));
-    let Some(failpoint) = chosen.as_ref().filter(|failpoint| failpoint.place == place) else { return Ok(()) };
+    let Some(failpoint) = chosen.as_ref().filter(|failpoint| failpoint.site == site) else { return Ok(()) };
     if REACHED.fetch_add(1, Ordering::Relaxed) + 1 != failpoint.count {
         return Ok(());
     }
@@ -54,10 +54,10 @@ pub fn reached(place: Place) -> io::Result<()> {
 
 fn parse(text: &str) -> Option<Failpoint> {
     let mut parts = text.split(':');
-    let place = match parts.next()? {
-        "step" => Place::Step,
-        "write" => Place::Write,
-        "rename" => Place::Rename,
+    let site = match parts.next()? {
+        "step" => Site::Step,
+        "write" => Site::Write,
+        "rename" => Site::Rename,
         _ => return None,
     };
     let count = parts.next()?.parse().ok()?;
@@ -68,5 +68,5 @@ fn parse(text: &str) -> Option<Failpoint> {
         "full" => Action::DiskFull,
         _ => return None,
     };
-    Some(Failpoint { place, count, action })
+    Some(Failpoint { site, count, action })
 }

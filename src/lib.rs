@@ -14,16 +14,18 @@
 //!
 //! Modules stand in layers; one imports from those below it and from its own folder.
 
-// Layer 8: what the user runs.
+// Layer 9: what the user runs.
 pub mod cli;
 pub mod commands;
+// Layer 8: a trained classifier.
+pub mod predictor;
 // Layer 7: an experiment's parts, ready to train.
 pub mod experiment;
 // Layer 6: the training loop.
 pub mod training;
 // Layer 5: predictions, and the files of a run.
-pub mod artifacts;
 pub mod evaluation;
+pub mod run;
 // Layer 4: models and their weights.
 pub mod model;
 // Layer 3: rows, tokens, scores, and files of the Hub.

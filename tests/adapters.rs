@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use llmcls::artifacts::adapter::{self, BaseName};
 use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
@@ -13,6 +12,7 @@ use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::Tape;
+use llmcls::run::adapter::{self, BaseName};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -167,7 +167,7 @@ fn parts_that_do_not_fit_are_refused_and_never_made_up() {
     let headless = copy("headless");
     rename(&headless, "base_model.model.score.weight", "base_model.model.other.weight");
     let text = predict(&headless);
-    assert!(text.contains("no tensor `base_model.model.score.weight`"), "{text}");
+    assert!(text.contains("no classification head: no tensor `score.weight`"), "{text}");
 
     let other_base = copy("other_base");
     edit(&other_base, "classifier.json", "\"init_seed\": 0", "\"init_seed\": 1");

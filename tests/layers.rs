@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LAYERS: &[(&str, u8)] = &[
-    ("commands", 8),
-    ("cli", 8),
+    ("commands", 9),
+    ("cli", 9),
+    ("predictor", 8),
     ("experiment", 7),
     ("training", 6),
-    ("artifacts", 5),
+    ("run", 5),
     ("evaluation", 5),
     ("model", 4),
     ("baseline", 3),
@@ -33,7 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
 
 /// Circles that are still to be cut. A new one fails; so does one that is gone and still listed.
 const KNOWN_CIRCLES: &[&[&str]] = &[
-    &["artifacts/report/charts.rs", "artifacts/report/mod.rs"],
+    &["run/report/charts.rs", "run/report/mod.rs"],
     &[
         "commands/bench.rs",
         "commands/check.rs",
@@ -195,7 +196,7 @@ fn modules_import_from_lower_layers_only() {
             let same_layer_is_fine = ["cli", "exit", "failpoint", "metrics"].contains(&module.as_str());
             let below = layer(&module) < layer(&own) || same_layer_is_fine && layer(&module) == layer(&own);
             // Records are written of evaluations, both in one layer; the reverse must not be.
-            let is_record = own == "artifacts" && module == "evaluation";
+            let is_record = own == "run" && module == "evaluation";
             assert!(below || is_record, "{file}: imports `{target}` from layer {}", layer(&module));
         }
     }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
-use llmcls::artifacts::adapter::{self, BaseName};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::kernels::Compute;
 use llmcls::kernels::device::Device;
@@ -15,6 +14,7 @@ use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::{DropoutKey, Tape};
+use llmcls::run::adapter::{self, BaseName};
 use llmcls::training::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use serde::Deserialize;
 

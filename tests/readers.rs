@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use llmcls::artifacts::classifier_file::ClassifierFile;
-use llmcls::artifacts::{adapter, manifest};
 use llmcls::config::Config;
 use llmcls::console::Console;
 use llmcls::data::formats::{Quoting, Rows};
@@ -13,6 +11,8 @@ use llmcls::data::tokenize::TextEncoder;
 use llmcls::hub::model_files::ModelFiles;
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::weights::Checkpoint;
+use llmcls::run::classifier_file::ClassifierFile;
+use llmcls::run::{adapter, manifest};
 use llmcls::training::checkpoint;
 
 /// The kinds of files, each with a valid example.

@@ -165,12 +165,12 @@ fn killed_or_full_at_any_write_a_run_goes_on_to_the_same_bytes() {
     let root = tempfile::tempdir().unwrap();
     let expected = uninterrupted(root.path());
     let mut tried = 0;
-    for (place, every) in [("write", 5), ("rename", 9)] {
+    for (site, every) in [("write", 5), ("rename", 9)] {
         for how in ["kill", "full"] {
             // The first writes are those of the configuration, before there is a run to go on with.
             for count in (if how == "kill" { 4 } else { 5 }..).step_by(every) {
                 let root = tempfile::tempdir().unwrap();
-                let failpoint = format!("{place}:{count}:{how}");
+                let failpoint = format!("{site}:{count}:{how}");
                 let failed = train(root.path(), &[], Some(&failpoint));
                 if failed.status.success() {
                     break;

@@ -19,12 +19,12 @@ fn plain(cell: Cell<'_>) -> Json {
 
 fn read(path: &Path, quoting: Quoting) -> anyhow::Result<(Vec<String>, Vec<Vec<Json>>, Vec<String>)> {
     let mut rows = Rows::open(path, quoting)?;
-    let (columns, mut cells, mut places) = (rows.columns().to_vec(), Vec::new(), Vec::new());
+    let (columns, mut cells, mut locations) = (rows.columns().to_vec(), Vec::new(), Vec::new());
     while rows.advance()? {
         cells.push((0..columns.len()).map(|column| rows.cell(column).map(plain)).collect::<Result<_, _>>()?);
-        places.push(rows.place().rsplit_once(':').unwrap().1.to_owned());
+        locations.push(rows.location().rsplit_once(':').unwrap().1.to_owned());
     }
-    Ok((columns, cells, places))
+    Ok((columns, cells, locations))
 }
 
 #[test]
@@ -44,19 +44,18 @@ fn files_are_read_as_their_writers_read_them() {
 #[test]
 fn kinds_of_parquet_columns_that_are_no_text_are_refused_by_name() {
     let path = Path::new("tests/fixtures/rows/odd.parquet");
-    for (column, what) in [
-        ("day", "a date"),
-        ("raw", "bytes that are not UTF-8"),
-        ("nested", "an object"),
-        ("map", "an object"),
-        ("time", "a point in time"),
-    ] {
+    for (column, what) in
+        [("raw", "bytes that are not UTF-8"), ("nested", "an object"), ("map", "an object"), ("clock", "a time of day")]
+    {
         let columns = Columns { text: column.into(), ..Columns::default() };
         let error = format!("{:#}", read_examples(path, &columns, None).unwrap_err());
         assert!(error.contains(&format!("odd.parquet:1: column `{column}` holds {what}")), "{error}");
     }
-    let columns = Columns { text: "text".into(), ..Columns::default() };
-    assert_eq!(read_examples(path, &columns, None).unwrap().examples[0].text, "a");
+    // As pandas prints them.
+    for (column, text) in [("text", "a"), ("day", "2026-01-02"), ("time", "2026-01-02 03:00:05")] {
+        let columns = Columns { text: column.into(), ..Columns::default() };
+        assert_eq!(read_examples(path, &columns, None).unwrap().examples[0].text, text);
+    }
 }
 
 /// The error of a file with these bytes.
@@ -102,9 +101,9 @@ fn quotes_are_checked_wherever_a_buffer_ends() {
         let error = format!("{:#}", read(&path, Quoting::Standard).unwrap_err());
         assert!(error.contains("t.csv:5: the quote"), "{length}: {error}");
         fs::write(&path, text.replace("open", "closed\"")).unwrap();
-        let (_, cells, places) = read(&path, Quoting::Standard).unwrap();
+        let (_, cells, locations) = read(&path, Quoting::Standard).unwrap();
         assert_eq!(cells[0][1].as_str().unwrap().len(), length + 3);
-        assert_eq!(places, ["2", "4", "5"], "{length}");
+        assert_eq!(locations, ["2", "4", "5"], "{length}");
     }
 }
 
@@ -115,14 +114,14 @@ fn lines_are_those_of_an_editor() {
     for end in ["\n", "\r\n", "\r"] {
         let text = ["\u{feff}", "id,text", "", "1,\"a", "b\"", "", "", "2,c", "3,5\" disk", ""].join(end);
         fs::write(&path, &text).unwrap();
-        let (columns, cells, places) = read(&path, Quoting::Standard).unwrap();
+        let (columns, cells, locations) = read(&path, Quoting::Standard).unwrap();
         assert_eq!(columns, ["id", "text"], "{text:?}");
-        assert_eq!(places, ["4", "8", "9"], "{text:?}");
+        assert_eq!(locations, ["4", "8", "9"], "{text:?}");
         assert_eq!(cells[2][1], "5\" disk");
     }
     fs::write(directory.path().join("t.jsonl"), "\u{feff}\n{\"a\": 1}\r\n\n{\n\"a\": 2\n}\n{\"a\": 3}").unwrap();
-    let (_, cells, places) = read(&directory.path().join("t.jsonl"), Quoting::Standard).unwrap();
-    assert_eq!((places, json!(cells)), (vec!["2".into(), "4".into(), "7".into()], json!([["1"], ["2"], ["3"]])));
+    let (_, cells, locations) = read(&directory.path().join("t.jsonl"), Quoting::Standard).unwrap();
+    assert_eq!((locations, json!(cells)), (vec!["2".into(), "4".into(), "7".into()], json!([["1"], ["2"], ["3"]])));
 }
 
 #[test]

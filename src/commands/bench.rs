@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::setup;
-use crate::artifacts::adapter;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::{Console, print};
@@ -17,9 +16,10 @@ use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::model::batch::Batch;
-use crate::model::classifier::{Classifier, ClassifierOptions};
+use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::ops::loss::BceWeights;
 use crate::ops::tape::{DropoutKey, Tape};
+use crate::run::adapter;
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
 
@@ -34,7 +34,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,
-        problem: setup::problem(config.model.problem_type),
+        problem: Problem::from(config.model.problem_type),
         storage: base.storage,
         lora: setup::lora_options(&config.model, &base.config)?,
         weights: BceWeights::default(),

@@ -9,9 +9,6 @@ use serde_json::json;
 use super::report::{self, BOOTSTRAP_SEED};
 use super::setup::{self, Loaded};
 use super::{predict, warnings};
-use crate::artifacts::classifier_file::ClassifierFile;
-use crate::artifacts::records;
-use crate::artifacts::report::Report;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
@@ -21,6 +18,9 @@ use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals, describe};
 use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
+use crate::run::classifier_file::ClassifierFile;
+use crate::run::records;
+use crate::run::report::Report;
 use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
 use crate::training::scored::score;
 
@@ -32,24 +32,24 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, path, limit) = rows(args, &loaded)?;
     let directory = output_directory(args, &loaded, &name, &path)?;
-    let problem = loaded.classifier.problem();
+    let problem = loaded.predictor.classifier.problem();
     let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
-    let samples = loaded.encode(&examples, &path.display().to_string(), 0)?;
-    warnings::about(&name, &examples, &samples, loaded.file.max_length, console);
-    let labels = &loaded.file.labels;
+    let samples = loaded.predictor.encode(&examples, &path.display().to_string(), 0)?;
+    warnings::about(&name, &examples, &samples, loaded.predictor.file.max_length, console);
+    let labels = &loaded.predictor.file.labels;
     let batch_size = loaded.batch_size(&args.run);
     let mut said = String::new();
     let tuned = args.tune_thresholds.map(|scope| tuned(args, scope, &loaded, console)).transpose()?;
     let thresholds = match &tuned {
-        None => loaded.file.thresholds.clone(),
+        None => loaded.predictor.file.thresholds.clone(),
         Some(tuned) => {
             said.push_str(&tuned.table());
             tuned.labels.iter().map(|label| label.threshold).collect()
         }
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
-    let mut scored = score(&loaded.classifier, &samples, labels, &usual, batch_size, console)
-        .map_err(|error| NotFinite::named(error, |row| predict::place(&path, row, &examples[row])))?;
+    let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, console)
+        .map_err(|error| NotFinite::named(error, |row| predict::location(&path, row, &examples[row])))?;
     if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
         said.push_str(&format!(
             "with threshold 0.5: f1_micro {:.4}, f1_macro {:.4}; with the classifier's own:\n",
@@ -86,16 +86,16 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     records::write_predictions(&directory.join("predictions.jsonl"), &ids, labels, &scored.evaluation)?;
     records::write_mistakes(&directory.join("errors.jsonl"), &examples, labels, predictions, !args.no_text)?;
     let (lengths, cut) = report::lengths(&samples);
-    let history = report::history(&loaded.trained.home.join("history.jsonl"))?;
+    let history = report::history(&loaded.predictor.trained.home.join("history.jsonl"))?;
     let report = Report {
-        title: format!("{}: {name}", loaded.file.base_title()),
+        title: format!("{}: {name}", loaded.predictor.file.base_title()),
         split: &name,
         labels,
         thresholds: &thresholds,
         examples: &examples,
         lengths: &lengths,
         cut,
-        max_length: loaded.file.max_length,
+        max_length: loaded.predictor.file.max_length,
         predictions,
         scores: &scored.scores,
         loss: scored.evaluation.loss,
@@ -103,7 +103,8 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
         seeds: Vec::new(),
         comparison: comparison.iter().map(Comparison::to_row).collect(),
-        facts: [vec![("classifier", loaded.trained.home.display().to_string())], report::machine(device)].concat(),
+        facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], report::machine(device)]
+            .concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
     };
@@ -120,7 +121,7 @@ const OUTPUTS: [&str; 4] = ["metrics.json", "predictions.jsonl", "errors.jsonl",
 fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -> Result<PathBuf> {
     let directory = match &args.output_dir {
         Some(directory) => directory.clone(),
-        None => loaded.trained.home.join(format!("eval_{name}")),
+        None => loaded.predictor.trained.home.join(format!("eval_{name}")),
     };
     for own in ["config.yaml", "history.jsonl", "state.json", "adapter_config.json"] {
         ensure!(
@@ -133,7 +134,7 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
     let splits = data.into_iter().flat_map(|data| [Some(&data.train_csv), Some(&data.val_csv), data.test_csv.as_ref()]);
     let mut inputs: Vec<PathBuf> = splits.flatten().cloned().collect();
     inputs.push(rows.to_owned());
-    inputs.extend(loaded.trained.files());
+    inputs.extend(loaded.predictor.trained.files());
     for output in OUTPUTS {
         atomic_file::refuse_input_as_output(&directory.join(output), inputs.iter().map(PathBuf::as_path))?;
     }
@@ -196,17 +197,19 @@ fn compared(
     console: Console,
 ) -> Result<Comparison> {
     let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
-    let labels = &other.file.labels;
-    let is_same = labels.len() == own.file.labels.len() && own.file.labels.iter().all(|label| labels.contains(label));
+    let labels = &other.predictor.file.labels;
+    let is_same = labels.len() == own.predictor.file.labels.len()
+        && own.predictor.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
-    let problem = other.classifier.problem();
+    let problem = other.predictor.classifier.problem();
     let examples = setup::read_split(path, &other.columns(true)?, limit, problem, console)?;
-    let samples = other.encode(&examples, &path.display().to_string(), 0)?;
-    let decision = Decision::above(&other.file.thresholds);
-    let scored = score(&other.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| predict::place(path, row, &examples[row])))?;
+    let samples = other.predictor.encode(&examples, &path.display().to_string(), 0)?;
+    let decision = other.predictor.decision();
+    let scored = score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
+        .map_err(|error| NotFinite::named(error, |row| predict::location(path, row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
+        .predictor
         .file
         .labels
         .iter()
@@ -217,7 +220,7 @@ fn compared(
     let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| indices.iter().map(|&index| row[index]).collect()).collect();
     let ordered =
         Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
-    let own_scores = Scores::new(own_predictions, &own.file.labels);
+    let own_scores = Scores::new(own_predictions, &own.predictor.file.labels);
     let comparison = Comparison {
         run: run.display().to_string(),
         difference: Intervals::of_difference(own_predictions, &ordered, BOOTSTRAP_SEED),
@@ -289,7 +292,7 @@ impl Tuned {
 
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.
 fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Tuned> {
-    let problem = loaded.classifier.problem();
+    let problem = loaded.predictor.classifier.problem();
     ensure!(
         problem == Problem::MultiLabel,
         "--tune_thresholds: thresholds do not apply to single_label_classification"
@@ -298,11 +301,12 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
     let examples = setup::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
-    let samples = loaded.encode(&examples, &data.val_csv.display().to_string(), 0)?;
-    let labels = &loaded.file.labels;
-    let usual = Decision::above(&loaded.file.thresholds);
-    let scored = score(&loaded.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| predict::place(&data.val_csv, row, &examples[row])))?;
+    let samples = loaded.predictor.encode(&examples, &data.val_csv.display().to_string(), 0)?;
+    let labels = &loaded.predictor.file.labels;
+    let usual = loaded.predictor.decision();
+    let scored =
+        score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
+            .map_err(|error| NotFinite::named(error, |row| predict::location(&data.val_csv, row, &examples[row])))?;
     let scope = match scope {
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
@@ -311,8 +315,8 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     let thresholds = tune(predictions, labels.len(), scope, args.objective);
     let tuned = Tuned { objective: args.objective, labels: reached(predictions, labels, &thresholds, scope) };
     tuned.warn(console);
-    ClassifierFile { thresholds, ..loaded.file.clone() }.save(&loaded.trained.adapter)?;
-    console.say(format!("stored thresholds in {}", loaded.trained.adapter.display()));
+    ClassifierFile { thresholds, ..loaded.predictor.file.clone() }.save(&loaded.predictor.trained.adapter)?;
+    console.say(format!("stored thresholds in {}", loaded.predictor.trained.adapter.display()));
     Ok(tuned)
 }
 

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::base_head::abridged;
-use crate::artifacts::classifier_file::ClassifierFile;
-use crate::artifacts::run_dir::find_trained;
-use crate::artifacts::{adapter, manifest};
 use crate::config::model::ModelConfig;
 use crate::console::Console;
+use crate::experiment::base_head::abridged;
 use crate::experiment::base_model::BaseModel;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};
+use crate::predictor;
+use crate::run::adapter;
+use crate::run::classifier_file::ClassifierFile;
 
 /// An adapter that training starts from.
 pub(super) struct InitAdapter {
@@ -38,7 +38,6 @@ impl InitAdapter {
         let Some(path) = &model.init_adapter else { return Ok(None) };
         let open = || -> Result<Self> {
             let directory = find(path, console)?;
-            manifest::verify(&directory)?;
             let (theirs, base_name) = adapter::read_config(&directory)?;
             let file = ClassifierFile::load(&directory)?;
             check_base(base, file.as_ref(), base_name.as_deref(), console)?;
@@ -72,7 +71,7 @@ impl InitAdapter {
 /// The adapter's directory, of a run or a seed the best one's.
 fn find(path: &Path, console: Console) -> Result<PathBuf> {
     ensure!(path.is_dir(), "there is no such directory; it must be a peft directory, a run, or a seed of a run");
-    let found = find_trained(path)?.adapter;
+    let found = predictor::find(path)?.adapter;
     if found != *path {
         console.say(format!("model.init_adapter: using {}", found.display()));
     }

@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 use super::setup::Loaded;
-use crate::artifacts::classifier_file::ClassifierFile;
-use crate::artifacts::records::{PredictionLine, names};
 use crate::atomic_file;
 use crate::cli::PredictArgs;
 use crate::console::{Console, output_error};
 use crate::data::table::{Example, Table};
-use crate::evaluation::{NotFinite, evaluate};
+use crate::evaluation::NotFinite;
 use crate::exit::Usage;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
+use crate::run::classifier_file::ClassifierFile;
+use crate::run::records::{PredictionLine, names};
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
 const WINDOW: usize = 2048;
@@ -30,14 +30,16 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     let format = Format::of(output)?;
     atomic_file::refuse_input_as_output(output, [args.input_csv.as_path()])?;
     let loaded = Loaded::open(&args.run, device, console)?;
-    atomic_file::refuse_input_as_output(output, loaded.trained.files().iter().map(PathBuf::as_path))?;
+    atomic_file::refuse_input_as_output(output, loaded.predictor.trained.files().iter().map(PathBuf::as_path))?;
     let mut table = Table::open(&args.input_csv, &loaded.columns(false)?)?;
     table.notes().iter().for_each(|note| console.say(note));
     let batch_size = loaded.batch_size(&args.run);
-    let decision = decision(args, &loaded.file)?;
-    let columns = column_names(&loaded.file.labels);
+    let decision = decision(args, &loaded.predictor.file)?;
+    let columns = column_names(&loaded.predictor.file.labels);
     if matches!(format, Format::Separated(_)) {
-        for (label, column) in loaded.file.labels.iter().zip(&columns[2..]).filter(|(label, column)| label != column) {
+        for (label, column) in
+            loaded.predictor.file.labels.iter().zip(&columns[2..]).filter(|(label, column)| label != column)
+        {
             console.say(format!("label `{label}` has the column `{column}`, because another one has its name"));
         }
     }
@@ -159,16 +161,17 @@ impl PredictedRows<'_> {
     }
 
     fn write_window(&self, examples: &[Example], before: usize, writer: &mut impl Write) -> Result<()> {
-        let Loaded { classifier, file, .. } = &self.loaded;
-        let samples = self.loaded.encode(examples, &self.input.display().to_string(), before)?;
+        let predictor = &self.loaded.predictor;
+        let labels = &predictor.file.labels;
+        let samples = predictor.encode(examples, &self.input.display().to_string(), before)?;
         let mut bar = self.console.progress("predicting", samples.len(), "rows");
-        let evaluation =
-            evaluate(classifier, &samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))
-                .map_err(|error| NotFinite::named(error, |row| place(self.input, before + row, &examples[row])))?;
+        let evaluation = predictor
+            .evaluate(&samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))
+            .map_err(|error| NotFinite::named(error, |row| location(self.input, before + row, &examples[row])))?;
         bar.finish();
         let predictions = &evaluation.predictions;
         for (row, example) in examples.iter().enumerate() {
-            let predicted = names(&file.labels, &predictions.predicted[row]);
+            let predicted = names(labels, &predictions.predicted[row]);
             let probabilities = &predictions.probabilities[row];
             let mut line = match self.format {
                 Format::Separated(separator) => {
@@ -179,7 +182,7 @@ impl PredictedRows<'_> {
                 Format::JsonLines => serde_json::to_vec(&PredictionLine {
                     id: &example.id,
                     probs: probabilities,
-                    labels: &file.labels,
+                    labels,
                     predicted,
                     targets: None,
                 })?,
@@ -194,7 +197,7 @@ impl PredictedRows<'_> {
 }
 
 /// Names a row in errors; rows count from 1, the header apart.
-pub(super) fn place(path: &Path, row: usize, example: &Example) -> String {
+pub(super) fn location(path: &Path, row: usize, example: &Example) -> String {
     /// An id may be a text of any length.
     const CHARACTERS: usize = 60;
     let id: String = example.id.chars().take(CHARACTERS).collect();

@@ -8,9 +8,6 @@ use serde_json::Value;
 
 use super::summary::peak_memory;
 use super::train::{Setting, Split};
-use crate::artifacts::records;
-use crate::artifacts::report::Report;
-use crate::artifacts::run_dir::RunDir;
 use crate::atomic_file;
 use crate::console::{bytes, duration};
 use crate::device;
@@ -18,6 +15,9 @@ use crate::evaluation::Sample;
 use crate::kernels::device::Device;
 use crate::metrics::Scores;
 use crate::metrics::bootstrap::Intervals;
+use crate::run::directory::RunDir;
+use crate::run::records;
+use crate::run::report::Report;
 
 /// Draws of the bootstrap: the same in every report.
 pub(super) const BOOTSTRAP_SEED: u32 = 0;

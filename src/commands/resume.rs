@@ -6,9 +6,6 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::artifacts::adapter;
-use crate::artifacts::classifier_file::{ClassifierFile, RecordedFingerprint};
-use crate::artifacts::run_dir::SeedDir;
 use crate::atomic_file::{self, sha256};
 use crate::cli::ConfigArgs;
 use crate::config::Config;
@@ -16,6 +13,9 @@ use crate::config::model::ComputeType;
 use crate::console::Console;
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
+use crate::run::adapter;
+use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
+use crate::run::directory::SeedDir;
 use crate::training::checkpoint;
 
 /// What decides a run's result, beside its configuration.

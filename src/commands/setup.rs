@@ -4,10 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::base_head;
-use crate::artifacts::classifier_file::{Base, ClassifierFile};
-use crate::artifacts::run_dir::{Trained, find_trained, newest_finished};
-use crate::artifacts::{adapter, manifest};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
@@ -19,15 +15,15 @@ use crate::data::formats::{Quoting, clip};
 use crate::data::table::{
     Columns, Example, Examples, LabelList, abridged, check_single_label, find_labels, read_examples,
 };
-use crate::data::tokenize::TextEncoder;
-use crate::evaluation::Sample;
 use crate::experiment::base_model::BaseModel;
-use crate::interrupt;
 use crate::kernels::device::Device;
-use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::classifier::Problem;
 use crate::model::config::BackboneConfig;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::ops::loss::BceWeights;
+use crate::predictor::{self, Predictor};
+use crate::run::classifier_file::{Base, ClassifierFile};
+use crate::run::directory::newest_finished;
 use crate::thresholds::Scope;
 
 /// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the
@@ -57,15 +53,6 @@ pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usiz
             longest
         }
         (None, _) => usual,
-    }
-}
-
-/// What the labels are to each other.
-#[must_use]
-pub fn problem(problem_type: ProblemType) -> Problem {
-    match problem_type {
-        ProblemType::MultiLabel => Problem::MultiLabel,
-        ProblemType::SingleLabel => Problem::SingleLabel,
     }
 }
 
@@ -202,46 +189,10 @@ fn explain_missing(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Rows, and where they come from.
-pub struct Rows<'a> {
-    /// The rows.
-    pub examples: &'a [Example],
-    /// The split or the file.
-    pub source: &'a str,
-    /// How many rows of the source stand before them.
-    pub before: usize,
-}
-
-/// Tokenizes rows for a model with an embedding of `vocab_size` tokens.
-///
-/// # Errors
-/// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
-pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Result<Vec<Sample>> {
-    /// Examples between two looks at Ctrl-C.
-    const PART: usize = 4096;
-    let Rows { examples, source, before } = *rows;
-    let mut encoded = Vec::with_capacity(examples.len());
-    for part in examples.chunks(PART) {
-        interrupt::check()?;
-        encoded.extend(encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?);
-    }
-    encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
-    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
-    Ok(encoded.into_iter().zip(examples).map(sample).collect())
-}
-
-/// A trained classifier, ready to predict.
+/// The classifier that a command's flags name.
 pub struct Loaded {
-    /// Where it lies.
-    pub trained: Trained,
-    /// Model and parameters.
-    pub classifier: Classifier,
-    /// Its tokenizer.
-    pub encoder: TextEncoder,
-    /// How many tokens the model has.
-    pub vocab_size: usize,
-    /// Labels, thresholds, columns.
-    pub file: ClassifierFile,
+    /// The classifier.
+    pub predictor: Predictor,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
     overrides: Overrides,
@@ -258,12 +209,7 @@ impl Loaded {
             Some(run) => run.clone(),
             None => newest_run(args, given.as_ref())?,
         };
-        let trained = find_trained(&run)?;
-        if trained.config.is_some() {
-            manifest::verify(&trained.adapter)?;
-        } else {
-            manifest::verify_if_present(&trained.adapter)?;
-        }
+        let trained = predictor::find(&run)?;
         console.say(format!("using {}", trained.adapter.display()));
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;
@@ -275,7 +221,7 @@ impl Loaded {
         // The run's own configuration governs; the given one only selects, and brings a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
-            (Some(file), _) => model_of(file)?,
+            (Some(file), _) => predictor::model_of(file)?,
             (None, Some(config)) => config.model.clone(),
             (None, None) => bail!(
                 "{}: has no classifier.json, as a directory saved by peft; name base and labels with --config",
@@ -292,12 +238,10 @@ impl Loaded {
                 trained.adapter.display()
             )
         })?;
-        let own = trained.adapter.join("tokenizer.json");
         let is_of_a_run = file.is_some();
         let file = match (file, &config) {
             (Some(file), _) => {
-                base.ensure_is(&file.base, !own.is_file(), console)
-                    .with_context(|| format!("{}", trained.adapter.display()))?;
+                predictor::ensure_base(&trained, &file, &base, console)?;
                 file
             }
             (None, Some(config)) => {
@@ -306,29 +250,7 @@ impl Loaded {
             }
             (None, None) => unreachable!("refused above"),
         };
-        let (lora, _) = adapter::read_config(&trained.adapter)?;
-        let classifier = base.classifier(&ClassifierOptions {
-            labels: file.labels.len(),
-            base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
-            problem: problem(model.problem_type),
-            storage: base.storage,
-            lora,
-            weights: BceWeights::default(),
-            recompute: false,
-            device: base.device_for_predicting(),
-        })?;
-        adapter::load(&trained.adapter, &classifier)?;
-        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
-        let vocab_size = base.config.vocab_size;
-        Ok(Self { trained, classifier, encoder, vocab_size, file, config, overrides })
-    }
-
-    /// Tokenizes rows of `source`, which follow `before` others.
-    ///
-    /// # Errors
-    /// If the tokenizer fails, or gives a token that the model does not have.
-    pub fn encode(&self, examples: &[Example], source: &str, before: usize) -> Result<Vec<Sample>> {
-        encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
+        Ok(Self { predictor: Predictor::open(trained, file, is_of_a_run, &base)?, config, overrides })
     }
 
     /// The columns of the rows that a command was given: those of training, as `--set` changes them.
@@ -360,17 +282,17 @@ impl Loaded {
     /// The columns of the rows that the classifier was trained on.
     #[must_use]
     pub fn training_columns(&self, with_labels: bool) -> Columns {
-        let list = self.file.labels_column.as_ref().map(|column| LabelList {
+        let list = self.predictor.file.labels_column.as_ref().map(|column| LabelList {
             column: column.clone(),
-            separator: self.file.label_separator.clone(),
+            separator: self.predictor.file.label_separator.clone(),
             order: None,
         });
         Columns {
-            id: self.file.id_column.clone(),
+            id: self.predictor.file.id_column.clone(),
             id_may_be_absent: true,
-            text_fields: self.file.text_fields.clone(),
-            text: self.file.target_text_column.clone(),
-            labels: if with_labels { self.file.labels.clone() } else { Vec::new() },
+            text_fields: self.predictor.file.text_fields.clone(),
+            text: self.predictor.file.target_text_column.clone(),
+            labels: if with_labels { self.predictor.file.labels.clone() } else { Vec::new() },
             label_list: list,
             labels_were_found: false,
             quoting: self.config.as_ref().map_or(Quoting::Standard, |config| config.data.quoting),
@@ -380,7 +302,7 @@ impl Loaded {
     fn override_labels(&self, columns: &mut Columns) -> Result<()> {
         let Overrides { label_columns, labels_column, label_separator, .. } = &self.overrides;
         if let Some(names) = label_columns.iter().flatten().next() {
-            let known = &self.file.labels;
+            let known = &self.predictor.file.labels;
             for (names, others, what) in
                 [(names, known, "is no label of the classifier"), (known, names, "is left out")]
             {
@@ -462,17 +384,4 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         compute: text(serde_json::json!(config.model.compute)),
         use_4bit: config.model.use_4bit,
     }
-}
-
-/// The `model` section that `classifier.json` stands for.
-fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
-    ModelConfig::from_pairs(&[
-        ("model_name", file.base.exact_name().into()),
-        ("problem_type", file.problem_type.clone().into()),
-        ("torch_dtype", file.torch_dtype.clone().into()),
-        ("compute", file.compute.clone().into()),
-        ("use_4bit", file.use_4bit.into()),
-        ("random_init", file.random_init.into()),
-        ("init_seed", file.init_seed.into()),
-    ])
 }

@@ -4,13 +4,13 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::train::Setting;
-use crate::artifacts::records;
-use crate::artifacts::run_dir::RunDir;
 use crate::console::{Console, bytes};
 use crate::device;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::metrics::{METRICS, lower_is_better};
+use crate::run::directory::RunDir;
+use crate::run::records;
 use crate::secret;
 use crate::training::trainer::TrainOutcome;
 

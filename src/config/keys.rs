@@ -229,8 +229,8 @@ fn settle<T: KeyType>(tree: &mut Tree) -> Option<String> {
 
 fn wrong_type<T: KeyType>(key: &str, tree: &Tree) -> String {
     match T::fault(Value(&tree.node)) {
-        Some(fault) => format!("{}: `{key}`: {fault}", tree.place),
-        None => format!("{}: `{key}` is `{}`, expected {}", tree.place, tree.node.describe(), T::EXPECTED),
+        Some(fault) => format!("{}: `{key}`: {fault}", tree.location),
+        None => format!("{}: `{key}` is `{}`, expected {}", tree.location, tree.node.describe(), T::EXPECTED),
     }
 }
 
@@ -261,7 +261,7 @@ impl Section {
         let not_yaml = settle::<T>(&mut tree);
         if matches!(tree.node, Node::Null) {
             if rule.is_required {
-                self.push(format!("{}: `{}` is missing", tree.place, self.full_name(name)));
+                self.push(format!("{}: `{}` is missing", tree.location, self.full_name(name)));
             }
             return T::of_null().unwrap_or(rule.default);
         }
@@ -272,7 +272,7 @@ impl Section {
         };
         match rule.problem(&value) {
             Some(problem) => {
-                self.push(format!("{}: `{key}` {problem}", tree.place));
+                self.push(format!("{}: `{key}` {problem}", tree.location));
                 rule.default
             }
             None => match rule.normalize {

@@ -117,9 +117,9 @@ fn parse_setting(setting: &str) -> Result<(&str, Tree)> {
         let message = format!("--set {key}: expected KEY=VALUE, such as train.learning_rate=1e-4");
         return Err(Usage(message).into());
     };
-    let place = format!("--set {}", secret::setting(key, value));
+    let location = format!("--set {}", secret::setting(key, value));
     let key = key.trim();
-    Ok((key, Tree::of_setting(value, &place).under(key)))
+    Ok((key, Tree::of_setting(value, &location).under(key)))
 }
 
 #[cfg(test)]

@@ -20,12 +20,12 @@ impl Section {
     }
 
     fn open(name: String, tree: Option<Tree>, problems: Rc<RefCell<Vec<String>>>) -> Self {
-        let entries = match tree.map(|tree| (tree.node, tree.place)) {
+        let entries = match tree.map(|tree| (tree.node, tree.location)) {
             None | Some((Node::Null, _)) => Vec::new(),
             Some((Node::Map(entries), _)) => entries,
-            Some((other, place)) => {
+            Some((other, location)) => {
                 let what = if name.is_empty() { "the file".to_owned() } else { format!("`{name}`") };
-                problems.borrow_mut().push(format!("{place}: {what} is `{}`, expected a mapping", other.describe()));
+                problems.borrow_mut().push(format!("{location}: {what} is `{}`, expected a mapping", other.describe()));
                 Vec::new()
             }
         };
@@ -38,7 +38,7 @@ impl Section {
         Self::open(self.full_name(name), tree, Rc::clone(&self.problems))
     }
 
-    /// Records a problem of one key: `message` follows the place and the key's name.
+    /// Records a problem of one key: `message` follows the location and the key's name.
     pub fn problem(&self, name: &str, message: &str) {
         self.push(format!("`{}` {message}", self.full_name(name)));
     }
@@ -68,15 +68,15 @@ impl Section {
     pub(super) fn take(&mut self, name: &'static str) -> Option<(String, Tree)> {
         self.known.push(name);
         let index = self.entries.iter().position(|(key, ..)| key == name)?;
-        let (_, place, tree) = self.entries.remove(index);
-        Some((place, tree))
+        let (_, location, tree) = self.entries.remove(index);
+        Some((location, tree))
     }
 }
 
 impl Drop for Section {
     /// What was not taken is unknown.
     fn drop(&mut self) {
-        for (key, place, _) in std::mem::take(&mut self.entries) {
+        for (key, location, _) in std::mem::take(&mut self.entries) {
             let nearest = self
                 .known
                 .iter()
@@ -85,7 +85,7 @@ impl Drop for Section {
                 Some(name) if strsim::jaro_winkler(name, &key) > 0.8 => format!("; did you mean `{name}`?"),
                 _ => format!("; known here: {}", self.known.join(", ")),
             };
-            self.push(format!("{place}: unknown key `{}`{hint}", self.full_name(&key)));
+            self.push(format!("{location}: unknown key `{}`{hint}", self.full_name(&key)));
         }
     }
 }

@@ -7,7 +7,7 @@ use saphyr::{LoadableYamlNode, MarkedYamlOwned, ScalarOwned, YamlDataOwned};
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     pub(super) node: Node,
-    pub(super) place: String,
+    pub(super) location: String,
     pub(super) typed: Option<Typed>,
 }
 
@@ -27,44 +27,45 @@ pub(super) enum Node {
     Float(f64),
     Text(String),
     List(Vec<Tree>),
-    /// Keys, each with the place of the key itself.
+    /// Keys, each with the location of the key itself.
     Map(Vec<(String, String, Tree)>),
 }
 
 impl Tree {
     pub(super) fn empty() -> Self {
-        Self { node: Node::Null, place: String::new(), typed: None }
+        Self { node: Node::Null, location: String::new(), typed: None }
     }
 
     /// The value of a `--set`. What is not YAML may still be the text of a key that holds text.
-    pub(super) fn of_setting(value: &str, place: &str) -> Self {
-        let (node, fault) = match Self::parse(value, place) {
+    pub(super) fn of_setting(value: &str, location: &str) -> Self {
+        let (node, fault) = match Self::parse(value, location) {
             Ok(tree) => (tree.node, None),
             Err(error) => (Node::Text(value.to_owned()), Some(format!("{error:#}"))),
         };
         let typed = Some(Typed { text: value.to_owned(), fault });
-        Self { node, place: place.to_owned(), typed }
+        Self { node, location: location.to_owned(), typed }
     }
 
     /// Parses one document. `source` names it in errors.
     pub(super) fn parse(text: &str, source: &str) -> Result<Self> {
         // A command line has one line: its number says nothing.
-        let place = |line: usize| if source.starts_with("--") { source.to_owned() } else { format!("{source}:{line}") };
+        let location =
+            |line: usize| if source.starts_with("--") { source.to_owned() } else { format!("{source}:{line}") };
         let mut documents = match MarkedYamlOwned::load_from_str(text) {
             Ok(documents) => documents,
-            Err(error) => bail!("{}: not valid YAML: {}", place(error.marker().line()), error.info()),
+            Err(error) => bail!("{}: not valid YAML: {}", location(error.marker().line()), error.info()),
         };
         if documents.len() > 1 {
             bail!("{source}: holds {} YAML documents, expected one", documents.len());
         }
         match documents.pop() {
-            Some(document) => Self::from_yaml(document, &place),
-            None => Ok(Self { node: Node::Null, place: place(1), typed: None }),
+            Some(document) => Self::from_yaml(document, &location),
+            None => Ok(Self { node: Node::Null, location: location(1), typed: None }),
         }
     }
 
-    fn from_yaml(yaml: MarkedYamlOwned, place: &dyn Fn(usize) -> String) -> Result<Self> {
-        let here = place(yaml.span.start.line());
+    fn from_yaml(yaml: MarkedYamlOwned, location: &dyn Fn(usize) -> String) -> Result<Self> {
+        let here = location(yaml.span.start.line());
         let node = match yaml.data {
             YamlDataOwned::Value(ScalarOwned::Null) => Node::Null,
             YamlDataOwned::Value(ScalarOwned::Boolean(value)) => Node::Bool(value),
@@ -72,30 +73,30 @@ impl Tree {
             YamlDataOwned::Value(ScalarOwned::FloatingPoint(value)) => Node::Float(*value),
             YamlDataOwned::Value(ScalarOwned::String(value)) => Node::Text(value),
             YamlDataOwned::Sequence(items) => {
-                Node::List(items.into_iter().map(|item| Self::from_yaml(item, place)).collect::<Result<_>>()?)
+                Node::List(items.into_iter().map(|item| Self::from_yaml(item, location)).collect::<Result<_>>()?)
             }
             YamlDataOwned::Mapping(entries) => {
                 let mut map = Vec::with_capacity(entries.len());
                 for (key, value) in entries {
-                    let at = place(key.span.start.line());
+                    let at = location(key.span.start.line());
                     let YamlDataOwned::Value(ScalarOwned::String(key)) = key.data else {
                         bail!("{at}: a key must be a plain string");
                     };
-                    map.push((key, at, Self::from_yaml(value, place)?));
+                    map.push((key, at, Self::from_yaml(value, location)?));
                 }
                 Node::Map(map)
             }
             YamlDataOwned::Tagged(..) => bail!("{here}: YAML tags are not used here"),
             _ => bail!("{here}: not a value that can be read"),
         };
-        Ok(Self { node, place: here, typed: None })
+        Ok(Self { node, location: here, typed: None })
     }
 
     /// Wraps the tree in a mapping for each part of a dotted key.
     pub(super) fn under(self, key: &str) -> Self {
         key.rsplit('.').fold(self, |tree, part| {
-            let place = tree.place.clone();
-            Self { node: Node::Map(vec![(part.to_owned(), place.clone(), tree)]), place, typed: None }
+            let location = tree.location.clone();
+            Self { node: Node::Map(vec![(part.to_owned(), location.clone(), tree)]), location, typed: None }
         })
     }
 
@@ -103,13 +104,13 @@ impl Tree {
     pub(super) fn merge(&mut self, other: Self) {
         match (&mut self.node, other.node) {
             (Node::Map(mine), Node::Map(theirs)) => {
-                for (key, place, tree) in theirs {
+                for (key, location, tree) in theirs {
                     match mine.iter_mut().find(|(name, ..)| *name == key) {
                         Some((_, at, existing)) => {
-                            *at = place;
+                            *at = location;
                             existing.merge(tree);
                         }
-                        None => mine.push((key, place, tree)),
+                        None => mine.push((key, location, tree)),
                     }
                 }
             }
@@ -117,7 +118,7 @@ impl Tree {
             (Node::Map(_), Node::Null) => {}
             (mine, theirs) => {
                 *mine = theirs;
-                self.place = other.place;
+                self.location = other.location;
                 self.typed = other.typed;
             }
         }

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::columns::{Columns, parse_label, used_columns};
 use super::formats::{Rows, clip};
-use super::table::{Columns, parse_label, used_columns};
 
 /// Words for yes and no that are read where a label's column is named, and not taken for labels by themselves.
 const YES: [&str; 13] = ["yes", "y", "t", "x", "on", "✓", "✔", "ja", "j", "oui", "si", "sí", "sim"];
@@ -55,7 +55,7 @@ impl FlagColumns {
     }
 
     /// Where the columns stand.
-    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn indices(&self) -> impl Iterator<Item = usize> {
         self.0.iter().map(|flags| flags.column)
     }
 
@@ -66,12 +66,12 @@ impl FlagColumns {
             let cell = rows.text(flags.column)?;
             let mark = Mark::of(&cell).with_context(|| {
                 let name = &rows.columns()[flags.column];
-                format!("{}: column `{name}` holds `{}`, expected 0 or 1", rows.place(), clip(&cell))
+                format!("{}: column `{name}` holds `{}`, expected 0 or 1", rows.location(), clip(&cell))
             })?;
             match mark {
                 Mark::Yes => flags.has_yes = true,
                 Mark::No => flags.has_no = true,
-                Mark::Blank => drop(flags.blank.get_or_insert_with(|| rows.place())),
+                Mark::Blank => drop(flags.blank.get_or_insert_with(|| rows.location())),
             }
             labels.push(if mark == Mark::Yes { 1.0 } else { 0.0 });
         }
@@ -86,17 +86,17 @@ impl FlagColumns {
         let is_mute = self.0.iter().all(|flags| !flags.has_yes && !flags.has_no);
         let some_say_no = self.0.iter().any(|flags| flags.has_no);
         for flags in &self.0 {
-            let Some(place) = &flags.blank else { continue };
+            let Some(location) = &flags.blank else { continue };
             let name = &rows.columns()[flags.column];
             if flags.has_no {
                 bail!(
-                    "{place}: column `{name}` is empty here and says 0 or no in other rows; expected 0 or 1 in each, or \
+                    "{location}: column `{name}` is empty here and says 0 or no in other rows; expected 0 or 1 in each, or \
                      empty cells alone for 0"
                 );
             }
             ensure!(
                 flags.has_yes || !(is_mute || some_say_no),
-                "{place}: column `{name}` is empty in every row, which says nothing of the label; write 0 where it does not hold"
+                "{location}: column `{name}` is empty in every row, which says nothing of the label; write 0 where it does not hold"
             );
         }
         Ok(())
@@ -123,7 +123,7 @@ struct Candidate {
     holds_lists: bool,
     /// Different cells, the first few.
     shown: Vec<String>,
-    /// The first cell that is neither 0 nor 1: its place and text.
+    /// The first cell that is neither 0 nor 1: its location and text.
     first: Option<(String, String)>,
 }
 
@@ -132,7 +132,7 @@ impl Candidates {
     pub(super) fn among(rows: &Rows, columns: &Columns) -> Self {
         let used = used_columns(columns);
         let is_free = |name: &String| !used.contains(name.as_str()) && !columns.labels.contains(name);
-        let places = (0..rows.columns().len()).filter(|&column| is_free(&rows.columns()[column]));
+        let free = (0..rows.columns().len()).filter(|&column| is_free(&rows.columns()[column]));
         let candidate = |column| Candidate {
             column,
             flags: 0,
@@ -144,7 +144,7 @@ impl Candidates {
             shown: Vec::new(),
             first: None,
         };
-        Self { columns: places.map(candidate).collect(), rows: 0 }
+        Self { columns: free.map(candidate).collect(), rows: 0 }
     }
 
     /// Looks at the current row.
@@ -161,6 +161,15 @@ impl Candidates {
         flags.map(|candidate| rows.columns()[candidate.column].clone()).collect()
     }
 
+    /// Names of columns that hold words for yes and no, or marks and empty cells, and can be read as 0 and 1.
+    pub(super) fn words(&self, rows: &Rows) -> Vec<String> {
+        let is_read = |candidate: &&Candidate| {
+            candidate.first.is_some() && candidate.is_words() && !(candidate.has_no && candidate.has_blank)
+        };
+        let words = self.columns.iter().filter(is_read);
+        words.map(|candidate| rows.columns()[candidate.column].clone()).collect()
+    }
+
     /// What to tell of columns that look like labels and are not taken.
     pub(super) fn doubts(&self, rows: &Rows) -> Vec<String> {
         /// A column of which this part is 0 or 1 was probably meant as a label.
@@ -168,7 +177,7 @@ impl Candidates {
         let mut doubts = Vec::new();
         for candidate in &self.columns {
             let name = &rows.columns()[candidate.column];
-            let Some((place, cell)) = &candidate.first else { continue };
+            let Some((location, cell)) = &candidate.first else { continue };
             if candidate.holds_lists {
                 doubts.push(format!(
                     "column `{name}` is not taken as a label: it holds lists; data.labels_column={name} reads the labels \
@@ -176,7 +185,7 @@ impl Candidates {
                 ));
             } else if candidate.is_words() && candidate.has_no && candidate.has_blank {
                 doubts.push(format!(
-                    "column `{name}` is not taken as a label: it holds {}; fill the empty cells (the first is {place}) to \
+                    "column `{name}` is not taken as a label: it holds {}; fill the empty cells (the first is {location}) to \
                      make it one",
                     candidate.words()
                 ));
@@ -188,7 +197,7 @@ impl Candidates {
                 ));
             } else if candidate.flags as f64 >= DOUBTFUL * self.rows as f64 {
                 doubts.push(format!(
-                    "column `{name}` is not taken as a label: {place} holds `{cell}`, where {} of {} rows hold 0 or 1",
+                    "column `{name}` is not taken as a label: {location} holds `{cell}`, where {} of {} rows hold 0 or 1",
                     candidate.flags, self.rows
                 ));
             }
@@ -203,7 +212,7 @@ impl Candidate {
         const SHOWN: usize = 4;
         let Ok(cell) = rows.text(self.column) else {
             self.holds_lists |= self.first.is_none();
-            self.first.get_or_insert_with(|| (rows.place(), "a list or an object".to_owned()));
+            self.first.get_or_insert_with(|| (rows.location(), "a list or an object".to_owned()));
             self.has_other = true;
             return;
         };
@@ -214,7 +223,7 @@ impl Candidate {
             return;
         }
         if self.first.is_none() {
-            self.first = Some((rows.place(), clip(&cell)));
+            self.first = Some((rows.location(), clip(&cell)));
             self.holds_lists = ["['", "[\"", "{\"choices\""].iter().any(|start| cell.starts_with(start));
         }
         if self.has_other {

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// How often each label occurs, in the order in which labels were first seen.
 #[derive(Debug, Default)]
 pub struct LabelCounts {
-    places: HashMap<String, usize>,
+    indices: HashMap<String, usize>,
     labels: Vec<(String, usize)>,
 }
 
@@ -29,15 +29,15 @@ impl LabelCounts {
     pub fn add(&mut self, labels: &[&str]) {
         let mut seen = HashSet::new();
         for label in labels.iter().copied().filter(|label| seen.insert(*label)) {
-            let place = match self.places.get(label) {
-                Some(&place) => place,
+            let index = match self.indices.get(label) {
+                Some(&index) => index,
                 None => {
-                    self.places.insert(label.to_owned(), self.labels.len());
+                    self.indices.insert(label.to_owned(), self.labels.len());
                     self.labels.push((label.to_owned(), 0));
                     self.labels.len() - 1
                 }
             };
-            self.labels[place].1 += 1;
+            self.labels[index].1 += 1;
         }
     }
 
@@ -47,16 +47,16 @@ impl LabelCounts {
     pub fn columns(&self, k: Option<usize>, prefix: &str, names: &[String]) -> Vec<LabelColumn> {
         let number = |label: &str| label.parse::<u64>().ok();
         let mut order: Vec<usize> = (0..self.labels.len()).collect();
-        order.sort_by_key(|&place| {
-            let (label, count) = &self.labels[place];
-            (std::cmp::Reverse(*count), number(label).unwrap_or(u64::MAX), place)
+        order.sort_by_key(|&index| {
+            let (label, count) = &self.labels[index];
+            (std::cmp::Reverse(*count), number(label).unwrap_or(u64::MAX), index)
         });
         order.truncate(k.unwrap_or(usize::MAX));
         let mut taken = HashSet::new();
         order
             .into_iter()
-            .map(|place| {
-                let (label, count) = &self.labels[place];
+            .map(|index| {
+                let (label, count) = &self.labels[index];
                 let name = number(label).and_then(|index| names.get(usize::try_from(index).ok()?)).unwrap_or(label);
                 let column = unique(&format!("{prefix}{name}"), &mut taken);
                 LabelColumn { column, label: label.clone(), name: name.clone(), count: *count }

@@ -56,8 +56,8 @@ pub struct Findings {
 }
 
 impl ListColumn {
-    /// Takes in a cell; `place` tells where it stands.
-    pub fn add(&mut self, cell: &LabelCell, place: impl FnOnce() -> String) {
+    /// Takes in a cell; `location` tells where it stands.
+    pub fn add(&mut self, cell: &LabelCell, location: impl FnOnce() -> String) {
         self.cells += 1;
         match cell {
             LabelCell::Missing => self.missing += 1,
@@ -80,7 +80,7 @@ impl ListColumn {
             }
             LabelCell::Broken(text) => {
                 self.filled += 1;
-                self.broken.get_or_insert_with(|| (place(), clip(text)));
+                self.broken.get_or_insert_with(|| (location(), clip(text)));
                 count(&mut self.texts, text, 1);
             }
         }
@@ -93,9 +93,9 @@ impl ListColumn {
     /// If a cell starts as a list and is none, and no separator is given.
     pub fn find(&self, name: &str, given: Option<&str>, known: &[String]) -> Result<Findings> {
         let mut findings = Findings::default();
-        if let (None, Some((place, text))) = (given, &self.broken) {
+        if let (None, Some((location, text))) = (given, &self.broken) {
             bail!(
-                "{place}: column `{name}` holds `{text}`, which starts as a list and is neither JSON nor Python's; write \
+                "{location}: column `{name}` holds `{text}`, which starts as a list and is neither JSON nor Python's; write \
                  [\"a\", \"b\"], or set data.label_separator, which takes the text as it is"
             );
         }
@@ -324,7 +324,7 @@ impl Listing {
 
 /// 0 or 1, as text.
 fn flag(item: &str) -> Option<bool> {
-    super::table::parse_label(item).map(|label| label > 0.5)
+    super::columns::parse_label(item).map(|label| label > 0.5)
 }
 
 fn parts_of_flags<'a>(text: &'a str, separator: Option<&str>) -> Vec<&'a str> {

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 
-use crate::artifacts::classifier_file::{Base, RecordedFingerprint};
 use crate::config::model::{ModelConfig, TorchDtype};
 use crate::console::Console;
 use crate::data::tokenize::TextEncoder;
@@ -15,6 +14,7 @@ use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::config::BackboneConfig;
 use crate::model::fingerprint::{self, Fingerprint};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use crate::run::classifier_file::{Base, RecordedFingerprint};
 use crate::training::estimate;
 
 /// The base's files and how they are to be read.

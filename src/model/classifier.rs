@@ -13,6 +13,7 @@ use super::lora::LoraOptions;
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Weights};
+use crate::config::model::ProblemType;
 use crate::kernels::buffer::modify;
 use crate::kernels::device::Device;
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
@@ -28,6 +29,15 @@ pub enum Problem {
     MultiLabel,
     /// Exactly one holds: softmax and cross-entropy.
     SingleLabel,
+}
+
+impl From<ProblemType> for Problem {
+    fn from(problem_type: ProblemType) -> Self {
+        match problem_type {
+            ProblemType::MultiLabel => Self::MultiLabel,
+            ProblemType::SingleLabel => Self::SingleLabel,
+        }
+    }
 }
 
 /// How a classifier is built.

@@ -247,10 +247,10 @@ mod tests {
         assert_eq!(first, digest("a", [20, 30], &bytes));
         assert_ne!(first, digest("b", [20, 30], &bytes));
         assert_ne!(first, digest("a", [30, 20], &bytes));
-        for place in [0, 255, 256, 1200, 2399] {
-            bytes[place] ^= 1;
-            assert_ne!(first, digest("a", [20, 30], &bytes), "byte {place}");
-            bytes[place] ^= 1;
+        for index in [0, 255, 256, 1200, 2399] {
+            bytes[index] ^= 1;
+            assert_ne!(first, digest("a", [20, 30], &bytes), "byte {index}");
+            bytes[index] ^= 1;
         }
     }
 }

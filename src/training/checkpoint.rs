@@ -16,12 +16,12 @@ use serde_json::{Map, Value};
 
 use super::early_stopping::EarlyStopping;
 use super::optimizer::{AdamW, Moments};
-use crate::artifacts::adapter::{self, BaseName};
-use crate::artifacts::{manifest, records};
 use crate::atomic_file;
 use crate::kernels::cpu::blockwise::BlockwiseMoments;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
+use crate::run::adapter::{self, BaseName};
+use crate::run::{manifest, records};
 
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";

@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::Progress;
 use super::scored::Scored;
-use crate::artifacts::records::History;
-use crate::artifacts::tensorboard::{EventWriter, Hyperparameter};
 use crate::kernels::cpu::memory;
 use crate::metrics::curves::over_thresholds;
+use crate::run::records::History;
+use crate::run::tensorboard::{EventWriter, Hyperparameter};
 
 /// Where numbers go as training proceeds.
 pub(super) struct Log {

@@ -5,11 +5,11 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::artifacts::records::{evaluation_record, score_entries};
 use crate::console::Console;
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::metrics::{Decision, Scores};
 use crate::model::classifier::Classifier;
+use crate::run::records::{evaluation_record, score_entries};
 
 /// An evaluation, its scores, and the record of both.
 pub struct Scored {

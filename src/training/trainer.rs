@@ -13,15 +13,11 @@ use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use super::scored::{Scored, score};
-use crate::artifacts::adapter::{self, BaseName};
-use crate::artifacts::records::History;
-use crate::artifacts::run_dir::SeedDir;
-use crate::artifacts::tensorboard::Hyperparameter;
 use crate::config::train::TrainConfig;
 use crate::console::Console;
 use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{NotFinite, Sample};
-use crate::failpoint::{self, Place};
+use crate::failpoint::{self, Site};
 use crate::interrupt;
 use crate::kernels::buffer::tensor;
 use crate::metrics::{Decision, lower_is_better};
@@ -29,6 +25,10 @@ use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
 use crate::ops::tape::{DropoutKey, Tape};
+use crate::run::adapter::{self, BaseName};
+use crate::run::directory::SeedDir;
+use crate::run::records::History;
+use crate::run::tensorboard::Hyperparameter;
 
 /// What training does, in plain values.
 #[derive(Clone, Debug)]
@@ -230,7 +230,7 @@ impl Trainer<'_> {
         let rate = self.options.schedule.rate(progress.step);
         let norm = self.update(optimizer, window.len(), rate, progress)?;
         progress.step += 1;
-        failpoint::reached(Place::Step)?;
+        failpoint::reached(Site::Step)?;
         if progress.step.is_multiple_of(self.options.logging_steps) {
             let Window { loss, micro_batches } = std::mem::take(&mut progress.logged);
             let record = json!({

@@ -13,7 +13,9 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
-use super::{Cell, Value, clip, signature};
+use super::shared::clip;
+use super::signature;
+use super::value::{Cell, Value};
 use crate::interrupt;
 
 /// The rows of a JSON file or stream.
@@ -300,15 +302,15 @@ impl Objects {
         let text = error.to_string();
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
         let opened = if line == *start { String::new() } else { format!(" that begins in line {start}") };
-        let place = format!("{path}:{line}");
+        let location = format!("{path}:{line}");
         if std::str::from_utf8(&self.text).is_err() {
-            return anyhow!("{place}: the row {}", signature::NOT_UTF8);
+            return anyhow!("{location}: the row {}", signature::NOT_UTF8);
         }
         match error.classify() {
             serde_json::error::Category::Eof => {
                 anyhow!("{path}:{start}: not a JSON object: {text}")
             }
-            _ => anyhow!("{place}: not a JSON object{opened}: {text} (column {})", error.column()),
+            _ => anyhow!("{location}: not a JSON object{opened}: {text} (column {})", error.column()),
         }
     }
 }
@@ -364,24 +366,24 @@ impl Nesting {
     }
 }
 
-/// The columns, and their places.
+/// The columns, and their indices.
 #[derive(Debug, Default)]
 struct Keys {
     names: Vec<String>,
-    places: HashMap<String, usize>,
+    indices: HashMap<String, usize>,
 }
 
 impl Keys {
     fn new(names: Vec<String>) -> Self {
-        let places = names.iter().cloned().zip(0..).collect();
-        Self { names, places }
+        let indices = names.iter().cloned().zip(0..).collect();
+        Self { names, indices }
     }
 
     /// Rows mostly have the same keys in the same order.
     fn find(&self, key: &str, guess: usize) -> Option<usize> {
         match self.names.get(guess) {
             Some(name) if name == key => Some(guess),
-            _ => self.places.get(key).copied(),
+            _ => self.indices.get(key).copied(),
         }
     }
 }
@@ -405,7 +407,7 @@ struct CollectKeys<'a>(&'a mut Keys);
 impl ReadObject for CollectKeys<'_> {
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error> {
         if self.0.find(key, index).is_none() {
-            self.0.places.insert(key.to_owned(), self.0.names.len());
+            self.0.indices.insert(key.to_owned(), self.0.names.len());
             self.0.names.push(key.to_owned());
         }
         map.next_value::<IgnoredAny>().map(drop)
@@ -601,10 +603,11 @@ fn refuse_tables(objects: &Objects) -> Result<()> {
     let all = |byte: u8| !entries.is_empty() && entries.values().all(|value| value.get().as_bytes()[0] == byte);
     let path = &objects.path;
     let way_out = "write one object a row: pandas' to_json(\"rows.jsonl\", orient=\"records\", lines=True)";
-    if entries.contains_key("columns") && entries.contains_key("data") {
+    let holds = |key: &str, start: &str| entries.get(key).is_some_and(|value| value.get().starts_with(start));
+    if holds("columns", "[") && holds("data", "[") {
         bail!("{path}: is a table in pandas' orient \"split\", expected rows; {way_out}");
     }
-    if entries.contains_key("schema") && entries.contains_key("data") {
+    if holds("schema", "{") && holds("data", "[") {
         bail!("{path}: is a table in pandas' orient \"table\", expected rows; {way_out}");
     }
     if all(b'{') {

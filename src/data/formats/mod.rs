@@ -6,20 +6,23 @@
 mod csv;
 mod json;
 mod parquet;
+mod shared;
 mod signature;
 mod value;
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use self::csv::CsvRows;
 use self::json::JsonRows;
 use self::parquet::ParquetRows;
+pub(crate) use self::shared::clip;
+use self::shared::{HEAD, rejoined};
 pub use self::value::{Cell, Value};
 pub use crate::config::data::Quoting;
 use crate::interrupt;
@@ -45,11 +48,8 @@ pub struct Absence {
     /// Rows without the key.
     pub count: usize,
     /// `path:line` of the first of them.
-    pub place: String,
+    pub location: String,
 }
-
-/// Bytes that are looked at to recognise a file.
-const HEAD: usize = 512;
 
 /// Rows between two looks at Ctrl-C.
 const ROWS_PER_CHECK: u64 = 1024;
@@ -127,7 +127,7 @@ impl Rows {
         &self.columns
     }
 
-    /// The place of a column.
+    /// The index of a column.
     ///
     /// # Errors
     /// If there is none of this name; the error lists those that are there.
@@ -167,7 +167,7 @@ impl Rows {
         for column in 0..self.columns.len() {
             if matches!(self.cell(column), Ok(Cell::Missing)) {
                 if self.absences[column].count == 0 {
-                    self.absences[column].place = self.place();
+                    self.absences[column].location = self.location();
                 }
                 self.absences[column].count += 1;
             }
@@ -183,10 +183,10 @@ impl Rows {
     /// A warning for each of these columns that some of the rows lack, with what becomes of such rows.
     pub fn absence_warnings<'a>(&'a self, columns: &'a [usize], meaning: &'a str) -> impl Iterator<Item = String> + 'a {
         columns.iter().filter_map(move |&column| {
-            let Absence { count, place } = self.absence(column)?;
+            let Absence { count, location } = self.absence(column)?;
             let (rows, lack) = if *count == 1 { ("row", "lacks") } else { ("rows", "lack") };
             let name = &self.columns[column];
-            Some(format!("{}: {count} {rows} {lack} the key `{name}`, first {place}; {meaning}", self.path))
+            Some(format!("{}: {count} {rows} {lack} the key `{name}`, first {location}; {meaning}", self.path))
         })
     }
 
@@ -216,13 +216,17 @@ impl Rows {
                 "bytes that are not UTF-8" => "; write the column as UTF-8 text",
                 _ => "",
             };
-            anyhow::anyhow!("{}: column `{}` holds {found}, expected text{way_out}", self.place(), self.columns[column])
+            anyhow::anyhow!(
+                "{}: column `{}` holds {found}, expected text{way_out}",
+                self.location(),
+                self.columns[column]
+            )
         })
     }
 
     /// `path:line` of the current row, or its number in a Parquet file.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn location(&self) -> String {
         let line = match &self.source {
             Source::Csv(source) => source.line(),
             Source::Json(source) => source.line(),
@@ -249,10 +253,6 @@ fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn rejoined(head: Vec<u8>, rest: Box<dyn BufRead>) -> Box<dyn BufRead> {
-    Box::new(Cursor::new(head).chain(rest))
-}
-
 /// The source, unless it begins as a file of another format than `expected`.
 fn recognised(name: &str, mut source: Box<dyn BufRead>, expected: &str) -> Result<Box<dyn BufRead>> {
     let head = head(&mut *source).with_context(|| format!("{name}: cannot read"))?;
@@ -260,34 +260,11 @@ fn recognised(name: &str, mut source: Box<dyn BufRead>, expected: &str) -> Resul
     Ok(rejoined(head, source))
 }
 
-/// Checks that no two columns have one name.
-fn refuse_duplicates(place: &str, columns: &[String]) -> Result<()> {
-    let mut seen = std::collections::HashSet::new();
-    for column in columns {
-        if !seen.insert(column) {
-            match column.is_empty() {
-                true => bail!("{place}: two columns have no name; name them, or remove them"),
-                false => bail!("{place}: two columns are called `{}`; rename or remove one", clip(column)),
-            }
-        }
-    }
-    Ok(())
-}
-
 fn quoted(names: &[String]) -> String {
     const SHOWN: usize = 30;
     let mut text = names.iter().take(SHOWN).map(|name| format!("`{}`", clip(name))).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
-    }
-    text
-}
-
-/// The start of a cell, for messages.
-pub(crate) fn clip(cell: &str) -> String {
-    let mut text: String = cell.chars().take(40).collect();
-    if text.len() < cell.len() {
-        text.push('…');
     }
     text
 }

@@ -109,7 +109,7 @@ fn wide_encoding(head: &[u8]) -> Option<&'static str> {
         _ => {}
     }
     let head = &head[..head.len().min(64) / 4 * 4];
-    let zeros = |place: usize| head.chunks_exact(4).filter(|four| four[place] == 0).count();
+    let zeros = |index: usize| head.chunks_exact(4).filter(|four| four[index] == 0).count();
     let [a, b, c, d] = [0, 1, 2, 3].map(zeros);
     let all = head.len() / 4;
     if all == 0 {

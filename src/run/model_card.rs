@@ -195,7 +195,7 @@ fn license(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifacts::classifier_file::{Base, RecordedFingerprint};
+    use crate::run::classifier_file::{Base, RecordedFingerprint};
 
     #[test]
     fn a_card_has_metadata_results_and_the_notice_of_its_base() {

@@ -6,7 +6,7 @@ use crate::model::weights::Weights;
 
 /// The rows of the base's own classifier that the labels go on from, one a label: if it is for labels of the same
 /// names, in whatever order. `console` says so of the base of this name, or warns that its head is not used.
-pub(super) fn rows(
+pub fn rows(
     (config, weights): (&BackboneConfig, &Weights),
     labels: &[String],
     console: Option<(Console, &str)>,
@@ -35,7 +35,7 @@ pub(super) fn rows(
 }
 
 /// The first of some names, and how many there are.
-pub(super) fn abridged<T: AsRef<str>>(names: &[T]) -> String {
+pub fn abridged<T: AsRef<str>>(names: &[T]) -> String {
     const SHOWN: usize = 8;
     let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
     match names.len() {

@@ -185,7 +185,7 @@ impl Stored {
         }
         if let Some(extra) = unused.values().next() {
             bail!(
-                "tensor `{extra}` has no place in this model: another base, other target modules, or a module of the base \
+                "tensor `{extra}` does not belong to this model: another base, other target modules, or a module of the base \
                  in `modules_to_save`, which llmcls keeps frozen; supported there are classifier, score and the modules \
                  of the head ({})",
                 classifier.modules_to_save().join(", ")
