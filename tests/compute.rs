@@ -115,9 +115,5 @@ fn a_run_records_in_what_it_was_computed_and_goes_on_in_it() {
     let mut older = json(&file);
     older.as_object_mut().unwrap().remove("compute");
     fs::write(&file, older.to_string()).unwrap();
-    // Of a directory without a run around it, which needs no manifest.
-    let alone = root.path().join("alone");
-    fs::rename(narrow.join("seed_3/best"), &alone).unwrap();
-    fs::remove_file(alone.join("manifest.json")).unwrap();
-    assert!(predicting(&alone).0 == in_float32);
+    assert!(predicting(&narrow).0 == in_float32);
 }

@@ -23,7 +23,7 @@ use crate::device;
 use crate::evaluation::{NotFinite, Sample, evaluate};
 use crate::exit::{Resumable, Usage};
 use crate::experiment::base_head;
-use crate::experiment::base_model::BaseModel;
+use crate::experiment::base_model::{BaseModel, settle_compute};
 use crate::experiment::choices::FEWEST_STEPS;
 use crate::interrupt::{self, Interrupted};
 use crate::kernels::cpu::memory::Limits;
@@ -84,7 +84,7 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
         })?,
     };
     if !device.is_gpu() {
-        config.model.settle_compute();
+        settle_compute(&mut config.model);
     }
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
