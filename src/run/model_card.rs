@@ -86,17 +86,17 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
     writeln!(
         card,
         "A LoRA adapter and a classification head for `{}`, trained by llmcls {} to tell {} labels of a text: {}.\n",
-        file.base_title(),
+        without_path(&file.base_title(), &file.base.name),
         env!("CARGO_PKG_VERSION"),
         file.labels.len(),
-        file.labels.join(", ")
+        file.labels.iter().map(|label| markdown(label)).collect::<Vec<_>>().join(", ")
     )?;
     let rows: Vec<String> = facts.rows.iter().map(|(name, count)| format!("{count} {name}")).collect();
     writeln!(card, "## Training\n\nRows: {}. Hardware: {}.", rows.join(", "), facts.hardware)?;
     let time = duration(facts.record["train_runtime"].as_f64().unwrap_or(0.0));
     writeln!(card, "Time, evaluation included: {time}.\n\n| setting | value |\n|---|---|")?;
     for (name, value) in facts.settings {
-        writeln!(card, "| {name} | {value} |")?;
+        writeln!(card, "| {name} | {} |", markdown(value))?;
     }
     for split in ["test", "validation"] {
         results(card, split, &facts.record[split])?;
@@ -136,7 +136,7 @@ fn results(card: &mut String, split: &str, metrics: &Value) -> std::fmt::Result 
         writeln!(
             card,
             "| {} | {} | {} | {} | {} | {} |",
-            row["label"].as_str().unwrap_or_default().replace('|', "\\|"),
+            markdown(row["label"].as_str().unwrap_or_default()),
             number(&row["precision"]),
             number(&row["recall"]),
             number(&row["f1"]),
@@ -161,10 +161,32 @@ fn snippet(file: &ClassifierFile) -> String {
          probabilities = model(input_ids=ids).logits[0].{}\n\
          print(dict(zip(labels, probabilities.tolist())))\n",
         json!(file.labels),
-        json!(file.base.name),
+        json!(without_path(&file.base.name, &file.base.name)),
         file.max_length,
         if is_single { "softmax(-1)" } else { "sigmoid()" }
     )
+}
+
+/// Text that Markdown and HTML show as it is, on one line.
+fn markdown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => shown.push_str("&amp;"),
+            '<' => shown.push_str("&lt;"),
+            '>' => shown.push_str("&gt;"),
+            '|' | '*' | '_' | '`' | '[' | ']' | '\\' | '~' | '#' | '$' => shown.extend(['\\', character]),
+            _ if character.is_control() => shown.push(' '),
+            _ => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// The base without the directories that lead to it here: they are nobody else's.
+fn without_path(text: &str, name: &str) -> String {
+    let is_path = std::path::Path::new(name).is_absolute() || name.starts_with('.') || name.split('/').count() > 2;
+    if is_path { text.replace(name, short(name)) } else { text.to_owned() }
 }
 
 fn short(name: &str) -> &str {
@@ -242,10 +264,18 @@ mod tests {
             "Built with Llama",
             "| a\\|b | 1.000 | 0.500 | 0.667 | – | 4 |",
             "2.0 h",
+            "tell 2 labels of a text: a\\|b, c.",
             "labels = [\"a|b\",\"c\"]",
             "from_pretrained(\"meta-llama/Llama-3.2-1B\", revision=\"v1\", num_labels=len(labels))",
         ] {
             assert!(card.contains(part), "{part} is not in:\n{card}");
         }
+    }
+    #[test]
+    fn labels_and_paths_of_any_kind_are_shown_as_text() {
+        assert_eq!(markdown("<b>a|*b*</b>\nc_d & e"), "&lt;b&gt;a\\|\\*b\\*&lt;/b&gt; c\\_d &amp; e");
+        assert_eq!(without_path("/home/me/models/tiny (random)", "/home/me/models/tiny"), "tiny (random)");
+        assert_eq!(without_path("../tiny", "../tiny"), "tiny");
+        assert_eq!(without_path("org/name@v1", "org/name"), "org/name@v1");
     }
 }
