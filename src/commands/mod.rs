@@ -11,6 +11,7 @@ mod resume;
 pub mod setup;
 mod summary;
 pub mod train;
+mod tuned;
 mod warnings;
 
 use anyhow::Result;
