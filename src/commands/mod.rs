@@ -13,6 +13,7 @@ pub mod runs;
 pub mod setup;
 mod summary;
 pub mod train;
+mod tuned;
 mod warnings;
 
 use anyhow::Result;

@@ -10,6 +10,7 @@ use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
 use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
+use super::tuned::Tuned;
 use super::{resume, warnings};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
@@ -39,7 +40,7 @@ use crate::run::directory::{RunDir, SeedDir};
 use crate::run::model_card::{CardFacts, model_card};
 use crate::run::{adapter, manifest, records};
 use crate::secret;
-use crate::thresholds::{Objective, tune};
+use crate::thresholds::Objective;
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::{Decay, Schedule};
@@ -384,13 +385,21 @@ impl Setting<'_> {
             splits.push(("test", test, score(test)?));
         }
         let mut file = self.file.clone();
+        let mut tuned = None;
         if let Some(scope) = setup::scope(self.config.train.tune_thresholds) {
-            file.thresholds = tune(&splits[0].2.evaluation.predictions, labels.len(), scope, Objective::F1);
+            let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
+            file.thresholds = found.thresholds();
+            tuned = Some(found);
         }
         self.save_best(directory, &file)?;
         self.verify_best(directory, eval_batch_size)?;
         let mut record = seed_record(seed, &outcome);
         record["thresholds"] = json!(file.thresholds);
+        if let Some(tuned) = tuned {
+            self.console.say(format!("seed {seed}, thresholds tuned for F1:\n{}", tuned.table().trim_end()));
+            tuned.warn(self.console);
+            record["tuned"] = tuned.to_json();
+        }
         for (name, split, mut scored) in splits {
             let untuned = (file.thresholds != self.file.thresholds).then(|| scored.scores.clone());
             if untuned.is_some() {
