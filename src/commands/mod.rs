@@ -5,6 +5,7 @@ pub mod check;
 pub mod eval;
 mod init_adapter;
 pub mod predict;
+mod predict_input;
 pub mod prepare;
 mod report;
 mod resume;
