@@ -3,12 +3,14 @@
 pub mod bench;
 pub mod check;
 pub mod eval;
+pub mod init;
 mod init_adapter;
 pub mod predict;
 mod predict_input;
 pub mod prepare;
 mod report;
 mod resume;
+pub mod runs;
 pub mod setup;
 mod summary;
 pub mod train;
@@ -37,12 +39,16 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::ConfigSchema = &cli.command {
         return print_json(&crate::config::reference::json_schema());
     }
+    if let Command::Runs(args) = &cli.command {
+        return runs::run(args);
+    }
     let device = open(choice, console)?;
     match &cli.command {
+        Command::Init(args) => init::run(args, &device, console),
         Command::Train(args) => train::run(args, &device, console),
         Command::Eval(args) => eval::run(args, &device, console),
         Command::Predict(args) => predict::run(args, &device, console),
-        Command::Prepare(_) | Command::ConfigSchema => unreachable!("returned above"),
+        Command::Prepare(_) | Command::Runs(_) | Command::ConfigSchema => unreachable!("returned above"),
         Command::Check(args) => check::run(&args.config, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::init_adapter::InitAdapter;
@@ -23,8 +23,9 @@ use crate::device;
 use crate::evaluation::{NotFinite, Sample, evaluate};
 use crate::exit::{Resumable, Usage};
 use crate::experiment::base_head;
-use crate::experiment::base_model::BaseModel;
-use crate::interrupt;
+use crate::experiment::base_model::{BaseModel, settle_compute};
+use crate::experiment::choices::FEWEST_STEPS;
+use crate::interrupt::{self, Interrupted};
 use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
@@ -37,6 +38,7 @@ use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{RunDir, SeedDir};
 use crate::run::model_card::{CardFacts, model_card};
 use crate::run::{adapter, manifest, records};
+use crate::secret;
 use crate::thresholds::{Objective, tune};
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -82,7 +84,7 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
         })?,
     };
     if !device.is_gpu() {
-        config.model.settle_compute();
+        settle_compute(&mut config.model);
     }
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
@@ -94,6 +96,10 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
         Some(run) => {
             let run = RunDir::reopen(run)?;
             resume::check_inputs(run.path(), &setting.inputs, &setting.base, console)?;
+            if run.error().exists() {
+                std::fs::remove_file(run.error())
+                    .with_context(|| format!("{}: cannot remove", run.error().display()))?;
+            }
             run
         }
         None => RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?,
@@ -102,10 +108,21 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
     resume::record_inputs(run.path(), &setting.inputs)?;
     console.say(format!("run {}", run.path().display()));
-    train_all(&setting, &run, !args.no_text).map_err(|error| explain_unfinished(error, &run))?;
+    train_all(&setting, &run, !args.no_text)
+        .inspect_err(|error| record_error(error, &run))
+        .map_err(|error| explain_unfinished(error, &run))?;
     console.say(format!("finished {}", run.path().display()));
     run.unlock();
     Ok(())
+}
+
+/// Leaves the reason in the run, for `llmcls runs`. What Ctrl-C stops has not failed.
+fn record_error(error: &anyhow::Error, run: &RunDir) {
+    if !error.is::<Interrupted>() {
+        // The error itself is told in any case.
+        let _ =
+            atomic_file::write_bytes(&run.error(), format!("{}\n", secret::masked(&format!("{error:#}"))).as_bytes());
+    }
 }
 
 /// Adds how to go on, where going on can help: a number that is not finite comes again.
@@ -159,14 +176,12 @@ fn check_keys(config: &Config) -> Result<()> {
 }
 
 /// Refuses trainings that are longer than the counters of steps and of randomness.
-fn check_steps(config: &Config, rows: usize) -> Result<()> {
+fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
     let train = &config.train;
     let batches = rows.div_ceil(train.batch_size);
     let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
-    let (key, steps) = match train.max_steps {
-        Some(steps) => ("train.max_steps", Some(steps)),
-        None => ("train.num_train_epochs", per_epoch.checked_mul(train.num_train_epochs)),
-    };
+    let key = if train.max_steps.is_some() { "train.max_steps" } else { "train.num_train_epochs" };
+    let steps = train.total_steps(per_epoch);
     let epochs = steps.map(|steps| steps.div_ceil(per_epoch));
     let micro_batches = epochs.and_then(|epochs| epochs.checked_mul(batches));
     ensure!(
@@ -177,6 +192,13 @@ fn check_steps(config: &Config, rows: usize) -> Result<()> {
         i32::MAX,
         u32::MAX
     );
+    if let Some(steps) = steps.filter(|&steps| steps < FEWEST_STEPS) {
+        console.warn(format!(
+            "{steps} optimizer steps are planned in all; fewer than about {FEWEST_STEPS} often leave every score near 0, \
+             whatever the data. More passes over the rows help: train.min_steps={FEWEST_STEPS}, or smaller steps with \
+             train.batch_size and train.gradient_accumulation_steps"
+        ));
+    }
     Ok(())
 }
 
@@ -202,7 +224,7 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
         Ok(Split { examples, samples })
     };
     let train = split("train", &data.train_csv, data.max_train_samples)?;
-    check_steps(config, train.samples.len())?;
+    check_steps(config, train.samples.len(), console)?;
     let validation = split("validation", &data.val_csv, data.max_val_samples)?;
     let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
@@ -419,7 +441,7 @@ impl Setting<'_> {
             train.batch_size,
             train.gradient_accumulation_steps,
         );
-        let total_steps = train.max_steps.unwrap_or(per_epoch * train.num_train_epochs);
+        let total_steps = train.total_steps(per_epoch).expect("counted by check_steps");
         let warmup_steps = match train.warmup_steps {
             0 => (train.warmup_ratio * total_steps as f64).ceil() as usize,
             steps => steps,

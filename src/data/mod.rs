@@ -6,6 +6,7 @@ mod flag_columns;
 pub mod formats;
 pub mod label_cell;
 pub mod label_columns;
+pub mod labelled;
 pub mod list_column;
 mod python_literal;
 pub mod recognise;

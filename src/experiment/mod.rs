@@ -2,3 +2,6 @@
 
 pub mod base_head;
 pub mod base_model;
+pub mod choices;
+pub mod starter_config;
+pub mod starter_report;
