@@ -514,7 +514,8 @@ impl Setting<'_> {
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
                 ("learning rate", train.learning_rate.to_string()),
                 ("weight decay", train.weight_decay.to_string()),
-                ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
+                ("optimizer steps", record["steps"].to_string()),
+                ("epochs", record["epoch"].to_string()),
             ],
             record,
             hardware: &match self.base.device.description() {
