@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 use super::setup::Loaded;
+use super::split_rows::location;
 use crate::atomic_file;
 use crate::cli::PredictArgs;
 use crate::console::{Console, output_error};
@@ -194,14 +195,6 @@ impl PredictedRows<'_> {
         }
         Ok(())
     }
-}
-
-/// Names a row in errors; rows count from 1, the header apart.
-pub(super) fn location(path: &Path, row: usize, example: &Example) -> String {
-    /// An id may be a text of any length.
-    const CHARACTERS: usize = 60;
-    let id: String = example.id.chars().take(CHARACTERS).collect();
-    format!("{}: row {} (id `{id}`)", path.display(), row + 1)
 }
 
 /// One line of a table.
