@@ -12,6 +12,7 @@ mod report;
 mod resume;
 pub mod runs;
 pub mod setup;
+mod split_rows;
 mod summary;
 pub mod train;
 mod tuned;

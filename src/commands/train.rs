@@ -1,6 +1,5 @@
 //! `llmcls train`: one run, one training a seed.
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
 use super::setup;
+use super::split_rows::SplitRows;
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::tuned::Tuned;
 use super::{resume, warnings};
@@ -217,17 +217,21 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let base = BaseModel::open(&config.model, device, console)?;
     let max_length = setup::max_length(data, &base, console);
     let encoder = base.encoder(max_length)?;
-    let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
-        let examples = setup::read_split(path, &columns, limit, problem, console)?;
-        let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
+    let split = |name: &str, rows: &SplitRows| -> Result<Split> {
+        let examples = rows.read(&columns, problem, console)?;
+        let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
         let samples = predictor::encode(&encoder, base.config.vocab_size, &rows)?;
         warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
-    let train = split("train", &data.train_csv, data.max_train_samples)?;
+    let train = split("train", &SplitRows::train(data, &columns)?)?;
     check_steps(config, train.samples.len(), console)?;
-    let validation = split("validation", &data.val_csv, data.max_val_samples)?;
-    let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
+    let validation = split("validation", &SplitRows::validation(data, &columns)?)?;
+    let test = data
+        .test_csv
+        .as_ref()
+        .map(|path| split("test", &SplitRows::of_file(path, data.max_test_samples)))
+        .transpose()?;
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
     warnings::about_labels(&columns.labels, &splits, problem, console);
