@@ -120,6 +120,7 @@ impl Progress {
             bar.set_position(self.done);
             bar.reset_eta();
         }
+        self.started = Instant::now();
     }
 
     /// `count` more units are done.
@@ -139,6 +140,12 @@ impl Progress {
             }
             Display::Lines => {}
         }
+    }
+
+    /// Units a second, with `count` that are done now.
+    #[must_use]
+    pub fn rate(&self, count: usize) -> f64 {
+        (self.done - self.done_before + count as u64) as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
     }
 
     /// Removes the bar.

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::report::{self, BOOTSTRAP_SEED};
 use super::setup::{self, Loaded};
+use super::tuned::Tuned;
 use super::{predict, warnings};
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
@@ -21,7 +22,7 @@ use crate::model::classifier::Problem;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::records;
 use crate::run::report::Report;
-use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
+use crate::thresholds::Scope;
 use crate::training::scored::score;
 
 /// Evaluates.
@@ -44,7 +45,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         None => loaded.predictor.file.thresholds.clone(),
         Some(tuned) => {
             said.push_str(&tuned.table());
-            tuned.labels.iter().map(|label| label.threshold).collect()
+            tuned.thresholds()
         }
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
@@ -76,7 +77,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     metrics.insert("labels_together".into(), records::label_pairs(labels, predictions));
     metrics.extend(records::interval_entries(&intervals));
     if let Some(tuned) = &tuned {
-        metrics.insert("tuned".into(), json!({"objective": tuned.objective.to_string(), "labels": tuned.labels}));
+        metrics.insert("tuned".into(), tuned.to_json());
     }
     if !comparison.is_empty() {
         metrics.insert("compared".into(), comparison.iter().map(Comparison::to_json).collect());
@@ -231,65 +232,6 @@ fn compared(
     Ok(comparison)
 }
 
-/// Thresholds, and what they reach on the rows that they were found on.
-struct Tuned {
-    objective: Objective,
-    labels: Vec<Reached>,
-}
-
-impl Tuned {
-    /// For the terminal.
-    fn table(&self) -> String {
-        let width = self.labels.iter().map(|row| row.label.chars().count()).max().unwrap_or(0).max(5);
-        let shown = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"));
-        let mut out = format!("{:width$}  threshold  precision  recall  positives  on validation\n", "label");
-        for row in &self.labels {
-            out.push_str(&format!(
-                "{:width$}  {:9.4}  {:>9}  {:>6}  {:9}{}\n",
-                row.label,
-                row.threshold,
-                shown(row.precision),
-                shown(row.recall),
-                row.positives,
-                if row.is_drawn_to_global { "  drawn to the global threshold" } else { "" }
-            ));
-        }
-        out
-    }
-
-    /// Warns of labels that miss what was asked for on the very rows that the thresholds were found on.
-    fn warn(&self, console: Console) {
-        /// Labels that are named.
-        const SHOWN: usize = 20;
-        let missed: Vec<&Reached> = self.labels.iter().filter(|label| self.objective.is_missed(label)).collect();
-        if missed.is_empty() {
-            return;
-        }
-        let shown = missed.iter().take(SHOWN).map(|row| {
-            let share = |share: Option<f64>| share.map_or_else(|| "none".to_owned(), |share| format!("{share:.3}"));
-            match row.predicted {
-                0 => format!("{} (never predicted)", row.label),
-                _ => format!("{} (precision {}, recall {})", row.label, share(row.precision), share(row.recall)),
-            }
-        });
-        let rest = missed.len().saturating_sub(SHOWN);
-        console.warn(format!(
-            "{} of {} labels miss {} on validation: {}{}",
-            missed.len(),
-            self.labels.len(),
-            self.objective,
-            shown.collect::<Vec<_>>().join(", "),
-            if rest > 0 { format!(" and {rest} more") } else { String::new() }
-        ));
-        if missed.iter().any(|row| row.is_drawn_to_global) {
-            console.warn(format!(
-                "a label with fewer than {FULL_SUPPORT} positive rows is drawn to the global threshold, which may miss the \
-                 objective where its own would not: more validation rows help"
-            ));
-        }
-    }
-}
-
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.
 fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Tuned> {
     let problem = loaded.predictor.classifier.problem();
@@ -311,11 +253,10 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
     };
-    let predictions = &scored.evaluation.predictions;
-    let thresholds = tune(predictions, labels.len(), scope, args.objective);
-    let tuned = Tuned { objective: args.objective, labels: reached(predictions, labels, &thresholds, scope) };
+    let tuned = Tuned::find(&scored.evaluation.predictions, labels, scope, args.objective);
     tuned.warn(console);
-    ClassifierFile { thresholds, ..loaded.predictor.file.clone() }.save(&loaded.predictor.trained.adapter)?;
+    ClassifierFile { thresholds: tuned.thresholds(), ..loaded.predictor.file.clone() }
+        .save(&loaded.predictor.trained.adapter)?;
     console.say(format!("stored thresholds in {}", loaded.predictor.trained.adapter.display()));
     Ok(tuned)
 }

@@ -6,6 +6,7 @@ pub mod eval;
 pub mod init;
 mod init_adapter;
 pub mod predict;
+mod predict_input;
 pub mod prepare;
 mod report;
 mod resume;
@@ -13,6 +14,7 @@ pub mod runs;
 pub mod setup;
 mod summary;
 pub mod train;
+mod tuned;
 mod warnings;
 
 use anyhow::Result;

@@ -10,6 +10,7 @@ use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
 use super::setup;
 use super::summary::{report, seed_record, summarize, write_environment};
+use super::tuned::Tuned;
 use super::{resume, warnings};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
@@ -23,7 +24,7 @@ use crate::device;
 use crate::evaluation::{NotFinite, Sample, evaluate};
 use crate::exit::{Resumable, Usage};
 use crate::experiment::base_head;
-use crate::experiment::base_model::BaseModel;
+use crate::experiment::base_model::{BaseModel, settle_compute};
 use crate::experiment::choices::FEWEST_STEPS;
 use crate::interrupt::{self, Interrupted};
 use crate::kernels::cpu::memory::Limits;
@@ -39,7 +40,7 @@ use crate::run::directory::{RunDir, SeedDir};
 use crate::run::model_card::{CardFacts, model_card};
 use crate::run::{adapter, manifest, records};
 use crate::secret;
-use crate::thresholds::{Objective, tune};
+use crate::thresholds::Objective;
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::{Decay, Schedule};
@@ -84,7 +85,7 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
         })?,
     };
     if !device.is_gpu() {
-        config.model.settle_compute();
+        settle_compute(&mut config.model);
     }
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
@@ -384,13 +385,21 @@ impl Setting<'_> {
             splits.push(("test", test, score(test)?));
         }
         let mut file = self.file.clone();
+        let mut tuned = None;
         if let Some(scope) = setup::scope(self.config.train.tune_thresholds) {
-            file.thresholds = tune(&splits[0].2.evaluation.predictions, labels.len(), scope, Objective::F1);
+            let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
+            file.thresholds = found.thresholds();
+            tuned = Some(found);
         }
         self.save_best(directory, &file)?;
         self.verify_best(directory, eval_batch_size)?;
         let mut record = seed_record(seed, &outcome);
         record["thresholds"] = json!(file.thresholds);
+        if let Some(tuned) = tuned {
+            self.console.say(format!("seed {seed}, thresholds tuned for F1:\n{}", tuned.table().trim_end()));
+            tuned.warn(self.console);
+            record["tuned"] = tuned.to_json();
+        }
         for (name, split, mut scored) in splits {
             let untuned = (file.thresholds != self.file.thresholds).then(|| scored.scores.clone());
             if untuned.is_some() {
@@ -505,7 +514,8 @@ impl Setting<'_> {
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
                 ("learning rate", train.learning_rate.to_string()),
                 ("weight decay", train.weight_decay.to_string()),
-                ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
+                ("optimizer steps", record["steps"].to_string()),
+                ("epochs", record["epoch"].to_string()),
             ],
             record,
             hardware: &match self.base.device.description() {

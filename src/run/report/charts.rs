@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::escape;
+use super::html::escape;
 
 /// A line through points.
 pub(super) struct Series {
