@@ -88,7 +88,7 @@ fn lists(args: &ListsArgs, console: Console) -> Result<()> {
         quoting: common.quoting,
         labels_column,
         separator: args.label_separator.clone(),
-        sources: vec![args.input.clone()],
+        sources: [&args.input].into_iter().chain(&common.label_names).cloned().collect(),
         overwrite: common.overwrite,
         kept: None,
         joins_text: false,
@@ -113,7 +113,7 @@ fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
     let (common, k) = (&args.common, args.top_k);
     let file = |name: String| args.out_dir.join(name);
     Plan {
-        sources: pool.iter().chain(&test).cloned().collect(),
+        sources: pool.iter().chain(&test).chain(&common.label_names).cloned().collect(),
         overwrite: common.overwrite,
         pool,
         test,
