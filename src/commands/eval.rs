@@ -7,8 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::report::{self, BOOTSTRAP_SEED};
-use super::setup::{self, Loaded};
-use super::{predict, warnings};
+use super::setup::Loaded;
+use super::split_rows::SplitRows;
+use super::tuned::Tuned;
+use super::warnings;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
@@ -21,7 +23,7 @@ use crate::model::classifier::Problem;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::records;
 use crate::run::report::Report;
-use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
+use crate::thresholds::Scope;
 use crate::training::scored::score;
 
 /// Evaluates.
@@ -30,10 +32,11 @@ use crate::training::scored::score;
 /// If the classifier or the rows cannot be used.
 pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
-    let (name, path, limit) = rows(args, &loaded)?;
-    let directory = output_directory(args, &loaded, &name, &path)?;
+    let (name, rows) = rows(args, &loaded)?;
+    let path = &rows.path;
+    let directory = output_directory(args, &loaded, &name, path)?;
     let problem = loaded.predictor.classifier.problem();
-    let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
+    let examples = rows.read(&loaded.columns(true)?, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &path.display().to_string(), 0)?;
     warnings::about(&name, &examples, &samples, loaded.predictor.file.max_length, console);
     let labels = &loaded.predictor.file.labels;
@@ -44,12 +47,12 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         None => loaded.predictor.file.thresholds.clone(),
         Some(tuned) => {
             said.push_str(&tuned.table());
-            tuned.labels.iter().map(|label| label.threshold).collect()
+            tuned.thresholds()
         }
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
     let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, console)
-        .map_err(|error| NotFinite::named(error, |row| predict::location(&path, row, &examples[row])))?;
+        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
         said.push_str(&format!(
             "with threshold 0.5: f1_micro {:.4}, f1_macro {:.4}; with the classifier's own:\n",
@@ -64,7 +67,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        let other = compared(args, run, (&loaded, predictions), (&path, limit), device, console)?;
+        let other = compared(args, run, (&loaded, predictions), &rows, device, console)?;
         said.push_str(&other.to_line());
         comparison.push(other);
     }
@@ -76,7 +79,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     metrics.insert("labels_together".into(), records::label_pairs(labels, predictions));
     metrics.extend(records::interval_entries(&intervals));
     if let Some(tuned) = &tuned {
-        metrics.insert("tuned".into(), json!({"objective": tuned.objective.to_string(), "labels": tuned.labels}));
+        metrics.insert("tuned".into(), tuned.to_json());
     }
     if !comparison.is_empty() {
         metrics.insert("compared".into(), comparison.iter().map(Comparison::to_json).collect());
@@ -134,7 +137,8 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
         );
     }
     let data = loaded.config.as_ref().map(|config| &config.data);
-    let splits = data.into_iter().flat_map(|data| [Some(&data.train_csv), Some(&data.val_csv), data.test_csv.as_ref()]);
+    let splits =
+        data.into_iter().flat_map(|data| [Some(&data.train_csv), data.val_csv.as_ref(), data.test_csv.as_ref()]);
     let mut inputs: Vec<PathBuf> = splits.flatten().cloned().collect();
     inputs.push(rows.to_owned());
     inputs.extend(loaded.predictor.trained.files());
@@ -195,7 +199,7 @@ fn compared(
     args: &EvalArgs,
     run: &Path,
     (own, own_predictions): (&Loaded, &Predictions),
-    (path, limit): (&Path, Option<usize>),
+    rows: &SplitRows,
     device: &Device,
     console: Console,
 ) -> Result<Comparison> {
@@ -205,11 +209,11 @@ fn compared(
         && own.predictor.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.predictor.classifier.problem();
-    let examples = setup::read_split(path, &other.columns(true)?, limit, problem, console)?;
-    let samples = other.predictor.encode(&examples, &path.display().to_string(), 0)?;
+    let examples = rows.read(&other.columns(true)?, problem, console)?;
+    let samples = other.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let decision = other.predictor.decision();
     let scored = score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| predict::location(path, row, &examples[row])))?;
+        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
         .predictor
@@ -234,65 +238,6 @@ fn compared(
     Ok(comparison)
 }
 
-/// Thresholds, and what they reach on the rows that they were found on.
-struct Tuned {
-    objective: Objective,
-    labels: Vec<Reached>,
-}
-
-impl Tuned {
-    /// For the terminal.
-    fn table(&self) -> String {
-        let width = self.labels.iter().map(|row| row.label.chars().count()).max().unwrap_or(0).max(5);
-        let shown = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"));
-        let mut out = format!("{:width$}  threshold  precision  recall  positives  on validation\n", "label");
-        for row in &self.labels {
-            out.push_str(&format!(
-                "{:width$}  {:9.4}  {:>9}  {:>6}  {:9}{}\n",
-                row.label,
-                row.threshold,
-                shown(row.precision),
-                shown(row.recall),
-                row.positives,
-                if row.is_drawn_to_global { "  drawn to the global threshold" } else { "" }
-            ));
-        }
-        out
-    }
-
-    /// Warns of labels that miss what was asked for on the very rows that the thresholds were found on.
-    fn warn(&self, console: Console) {
-        /// Labels that are named.
-        const SHOWN: usize = 20;
-        let missed: Vec<&Reached> = self.labels.iter().filter(|label| self.objective.is_missed(label)).collect();
-        if missed.is_empty() {
-            return;
-        }
-        let shown = missed.iter().take(SHOWN).map(|row| {
-            let share = |share: Option<f64>| share.map_or_else(|| "none".to_owned(), |share| format!("{share:.3}"));
-            match row.predicted {
-                0 => format!("{} (never predicted)", row.label),
-                _ => format!("{} (precision {}, recall {})", row.label, share(row.precision), share(row.recall)),
-            }
-        });
-        let rest = missed.len().saturating_sub(SHOWN);
-        console.warn(format!(
-            "{} of {} labels miss {} on validation: {}{}",
-            missed.len(),
-            self.labels.len(),
-            self.objective,
-            shown.collect::<Vec<_>>().join(", "),
-            if rest > 0 { format!(" and {rest} more") } else { String::new() }
-        ));
-        if missed.iter().any(|row| row.is_drawn_to_global) {
-            console.warn(format!(
-                "a label with fewer than {FULL_SUPPORT} positive rows is drawn to the global threshold, which may miss the \
-                 objective where its own would not: more validation rows help"
-            ));
-        }
-    }
-}
-
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.
 fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Tuned> {
     let problem = loaded.predictor.classifier.problem();
@@ -303,31 +248,30 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
-    let examples = setup::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
-    let samples = loaded.predictor.encode(&examples, &data.val_csv.display().to_string(), 0)?;
+    let rows = SplitRows::validation(data, &columns)?;
+    let examples = rows.read(&columns, problem, console)?;
+    let samples = loaded.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;
     let usual = loaded.predictor.decision();
-    let scored =
-        score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
-            .map_err(|error| NotFinite::named(error, |row| predict::location(&data.val_csv, row, &examples[row])))?;
+    let scored = score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
+        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     let scope = match scope {
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
     };
-    let predictions = &scored.evaluation.predictions;
-    let thresholds = tune(predictions, labels.len(), scope, args.objective);
-    let tuned = Tuned { objective: args.objective, labels: reached(predictions, labels, &thresholds, scope) };
+    let tuned = Tuned::find(&scored.evaluation.predictions, labels, scope, args.objective);
     tuned.warn(console);
-    ClassifierFile { thresholds, ..loaded.predictor.file.clone() }.save(&loaded.predictor.trained.adapter)?;
+    ClassifierFile { thresholds: tuned.thresholds(), ..loaded.predictor.file.clone() }
+        .save(&loaded.predictor.trained.adapter)?;
     console.say(format!("stored thresholds in {}", loaded.predictor.trained.adapter.display()));
     Ok(tuned)
 }
 
-/// The rows to score: their name, their file, and how many of them.
-fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, PathBuf, Option<usize>)> {
+/// The rows to score, and their name.
+fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, SplitRows)> {
     if let Some(path) = &args.input_csv {
         let name = path.file_stem().map_or_else(|| "input".into(), |stem| stem.to_string_lossy().into_owned());
-        return Ok((name, path.clone(), None));
+        return Ok((name, SplitRows::of_file(path, None)));
     }
     let split = args.split.unwrap_or(Split::Test);
     let data = &loaded
@@ -335,11 +279,15 @@ fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, PathBuf, Option<usi
         .as_ref()
         .context("this directory belongs to no run, so it has no splits; name rows with --input_csv")?
         .data;
-    let (path, limit) = match split {
-        Split::Train => (Some(&data.train_csv), data.max_train_samples),
-        Split::Validation => (Some(&data.val_csv), data.max_val_samples),
-        Split::Test => (data.test_csv.as_ref(), data.max_test_samples),
+    let rows = match split {
+        Split::Train => SplitRows::train(data, &loaded.training_columns(true))?,
+        Split::Validation => SplitRows::validation(data, &loaded.training_columns(true))?,
+        Split::Test => {
+            let path = data.test_csv.as_ref();
+            let path =
+                path.context("the run has no data.test_csv; name rows with --input_csv, or --split validation")?;
+            SplitRows::of_file(path, data.max_test_samples)
+        }
     };
-    let path = path.context("the run has no data.test_csv; name rows with --input_csv, or --split validation")?;
-    Ok((split.name().to_owned(), path.clone(), limit))
+    Ok((split.name().to_owned(), rows))
 }

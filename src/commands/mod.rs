@@ -13,8 +13,10 @@ mod report;
 mod resume;
 pub mod runs;
 pub mod setup;
+mod split_rows;
 mod summary;
 pub mod train;
+mod tuned;
 mod warnings;
 
 use anyhow::Result;

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::predict_input::{self, Input, Origin};
 use super::setup::Loaded;
+use super::split_rows::location;
 use crate::atomic_file;
 use crate::cli::PredictArgs;
 use crate::console::{Console, Progress, output_error};
@@ -318,14 +319,6 @@ impl PredictedRows<'_> {
         }
         Ok(())
     }
-}
-
-/// Names a row in errors; rows count from 1, the header apart.
-pub(super) fn location(path: &Path, row: usize, example: &Example) -> String {
-    /// An id may be a text of any length.
-    const CHARACTERS: usize = 60;
-    let id: String = example.id.chars().take(CHARACTERS).collect();
-    format!("{}: row {} (id `{id}`)", path.display(), row + 1)
 }
 
 /// One line of a table.

@@ -14,7 +14,7 @@ use crate::run::listing::{Listed, list};
 pub fn run(args: &RunsArgs) -> Result<()> {
     let runs = list(&args.output_root);
     if args.json {
-        return super::print_json(&Value::from(runs.iter().map(Listed::to_json).collect::<Vec<_>>()));
+        return print(&format!("{:#}\n", Value::from(runs.iter().map(Listed::to_json).collect::<Vec<_>>())));
     }
     if runs.is_empty() {
         return print(&format!("no run under {}\n", args.output_root.display()));

@@ -1,9 +1,10 @@
 //! What train, eval and predict have in common: from configuration to model, tokenizer and samples.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::split_rows::explain_missing;
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::config::data::DataConfig;
@@ -11,13 +12,10 @@ use crate::config::model::{ModelConfig, ProblemType, TargetModules};
 use crate::config::overrides::Overrides;
 use crate::config::train::{ClassWeights, Loss, TuneThresholds};
 use crate::console::Console;
-use crate::data::formats::{Quoting, clip};
-use crate::data::table::{
-    Columns, Example, Examples, LabelList, abridged, check_single_label, find_labels, read_examples,
-};
+use crate::data::formats::Quoting;
+use crate::data::table::{Columns, Example, LabelList, abridged, find_labels};
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
-use crate::model::classifier::Problem;
 use crate::model::config::BackboneConfig;
 use crate::model::lora::{LoraOptions, Targets};
 use crate::ops::loss::BceWeights;
@@ -142,50 +140,6 @@ pub fn scope(tune: TuneThresholds) -> Option<Scope> {
         TuneThresholds::None => None,
         TuneThresholds::Global => Some(Scope::Global),
         TuneThresholds::PerLabel => Some(Scope::PerLabel),
-    }
-}
-
-/// Reads a split.
-///
-/// # Errors
-/// If a row is malformed, there is none, or a single-label row has not exactly one label.
-pub fn read_split(
-    path: &Path,
-    columns: &Columns,
-    limit: Option<usize>,
-    problem: Problem,
-    console: Console,
-) -> Result<Vec<Example>> {
-    let Examples { examples, unknown, notes, doubts } = read_examples(path, columns, limit).map_err(explain_missing)?;
-    notes.iter().for_each(|note| console.say(note));
-    doubts.iter().for_each(|doubt| console.warn(doubt));
-    if !unknown.is_empty() {
-        let shown: Vec<String> =
-            unknown.iter().take(10).map(|(label, rows)| format!("{} ({rows})", clip(label))).collect();
-        console.warn(format!(
-            "{}: {} labels are listed that are not among the classifier's, and left out: {}{}",
-            path.display(),
-            unknown.len(),
-            shown.join(", "),
-            if unknown.len() > shown.len() { ", …" } else { "" }
-        ));
-    }
-    if problem == Problem::SingleLabel {
-        check_single_label(path, &examples)?;
-    }
-    Ok(examples)
-}
-
-/// Says how the files of the published run are made, where they are what is missing.
-fn explain_missing(error: anyhow::Error) -> anyhow::Error {
-    let is_amazon = error.to_string().contains("amazon_13k") && error.to_string().contains("cannot open");
-    if is_amazon {
-        error.context(
-            "AmazonCat-13K does not come with llmcls: `llmcls prepare amazoncat` makes these files of the Hub's data set \
-             pietrolesci/amazoncat-13k",
-        )
-    } else {
-        error
     }
 }
 

@@ -1,6 +1,5 @@
 //! `llmcls train`: one run, one training a seed.
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +8,9 @@ use serde_json::{Value, json};
 use super::init_adapter::InitAdapter;
 use super::report::BOOTSTRAP_SEED;
 use super::setup;
+use super::split_rows::SplitRows;
 use super::summary::{report, seed_record, summarize, write_environment};
+use super::tuned::Tuned;
 use super::{outcome, resume, warnings};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
@@ -39,7 +40,7 @@ use crate::run::directory::{RunDir, SeedDir};
 use crate::run::model_card::{CardFacts, model_card};
 use crate::run::{adapter, manifest, records};
 use crate::secret;
-use crate::thresholds::{Objective, tune};
+use crate::thresholds::Objective;
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::{Decay, Schedule};
@@ -215,17 +216,21 @@ pub(super) fn prepare<'a>(config: &'a Config, device: &Device, console: Console)
     let base = BaseModel::open(&config.model, device, console)?;
     let max_length = setup::max_length(data, &base, console);
     let encoder = base.encoder(max_length)?;
-    let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
-        let examples = setup::read_split(path, &columns, limit, problem, console)?;
-        let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
+    let split = |name: &str, rows: &SplitRows| -> Result<Split> {
+        let examples = rows.read(&columns, problem, console)?;
+        let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
         let samples = predictor::encode(&encoder, base.config.vocab_size, &rows)?;
         warnings::about(name, &examples, &samples, max_length, console);
         Ok(Split { examples, samples })
     };
-    let train = split("train", &data.train_csv, data.max_train_samples)?;
+    let train = split("train", &SplitRows::train(data, &columns)?)?;
     check_steps(config, train.samples.len(), console)?;
-    let validation = split("validation", &data.val_csv, data.max_val_samples)?;
-    let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
+    let validation = split("validation", &SplitRows::validation(data, &columns)?)?;
+    let test = data
+        .test_csv
+        .as_ref()
+        .map(|path| split("test", &SplitRows::of_file(path, data.max_test_samples)))
+        .transpose()?;
     let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
     splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
     warnings::about_labels(&columns.labels, &splits, problem, console);
@@ -383,13 +388,21 @@ impl Setting<'_> {
             splits.push(("test", test, score(test)?));
         }
         let mut file = self.file.clone();
+        let mut tuned = None;
         if let Some(scope) = setup::scope(self.config.train.tune_thresholds) {
-            file.thresholds = tune(&splits[0].2.evaluation.predictions, labels.len(), scope, Objective::F1);
+            let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
+            file.thresholds = found.thresholds();
+            tuned = Some(found);
         }
         self.save_best(directory, &file)?;
         self.verify_best(directory, eval_batch_size)?;
         let mut record = seed_record(seed, &outcome);
         record["thresholds"] = json!(file.thresholds);
+        if let Some(tuned) = tuned {
+            self.console.say(format!("seed {seed}, thresholds tuned for F1:\n{}", tuned.table().trim_end()));
+            tuned.warn(self.console);
+            record["tuned"] = tuned.to_json();
+        }
         for (name, split, mut scored) in splits {
             let untuned = (file.thresholds != self.file.thresholds).then(|| scored.scores.clone());
             if untuned.is_some() {

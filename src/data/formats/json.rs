@@ -626,6 +626,12 @@ fn refuse_tables(objects: &Objects) -> Result<()> {
     if all(b'[') && rows.is_none() && entries.len() > 1 {
         bail!("{path}: is one object of columns, expected rows; {way_out}");
     }
+    if rows.is_some_and(|key| key == "records") {
+        bail!(
+            "{path}: is one object whose `records` holds the rows; of an export of Argilla, `llmcls prepare lists --input \
+             {path} --out_dir DIR` makes files for training; of other rows, write that list alone"
+        );
+    }
     if let (1, Some(key)) = (entries.len(), rows) {
         bail!("{path}: is one object whose `{}` holds the rows; write that list alone", clip(key));
     }
