@@ -114,6 +114,9 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&directory.join("report.html"), report.to_html().as_bytes())?;
     console.say(format!("wrote {}", directory.display()));
     // After the files: a reader that goes away, as `head` does, costs none of them.
+    if args.json {
+        return super::print_json(&serde_json::Value::Object(metrics));
+    }
     print(&said)
 }
 

@@ -82,16 +82,8 @@ fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
     (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
 }
 
-/// Says the run's results.
+/// Says what memory the run took.
 pub(super) fn report(summary: &Value, console: Console) {
-    for split in ["validation", "test"] {
-        for name in ["f1_micro", "f1_macro"] {
-            let entry = &summary["over_seeds"][format!("{split}_{name}")];
-            let Some(mean) = entry["mean"].as_f64() else { continue };
-            let deviation = entry["sd"].as_f64().map_or_else(String::new, |sd| format!(" ± {sd:.4}"));
-            console.say(format!("{split} {name} {mean:.4}{deviation}"));
-        }
-    }
     let memory = |key: &str| summary["memory"][key].as_u64().map_or_else(|| "?".to_owned(), bytes);
     console.say(format!(
         "memory: base {}, adapters {}, optimizer {}, peak {}",

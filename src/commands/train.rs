@@ -11,7 +11,7 @@ use super::setup;
 use super::split_rows::SplitRows;
 use super::summary::{report, seed_record, summarize, write_environment};
 use super::tuned::Tuned;
-use super::{resume, warnings};
+use super::{outcome, resume, warnings};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
 use crate::config::Config;
@@ -112,9 +112,9 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     train_all(&setting, &run, !args.no_text)
         .inspect_err(|error| record_error(error, &run))
         .map_err(|error| explain_unfinished(error, &run))?;
-    console.say(format!("finished {}", run.path().display()));
+    let printed = outcome::print_results(&run, args.json);
     run.unlock();
-    Ok(())
+    printed
 }
 
 /// Leaves the reason in the run, for `llmcls runs`. What Ctrl-C stops has not failed.
@@ -156,7 +156,6 @@ fn train_all(setting: &Setting<'_>, run: &RunDir, shows_texts: bool) -> Result<(
     let summary = summarize(setting, seeds);
     report(&summary, setting.console);
     super::report::write(setting, run, &summary, shows_texts)?;
-    setting.console.say(format!("report {}", run.report().display()));
     records::write_json(&run.summary(), &summary)
 }
 

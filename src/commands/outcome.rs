@@ -1,0 +1,41 @@
+//! The end of training: results for people or for scripts, and what to do next.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::console::{bold, print};
+use crate::exit::quoted;
+use crate::run::directory::RunDir;
+
+/// Prints a run's results to standard output.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn print_results(run: &RunDir, is_json: bool) -> Result<()> {
+    let summary: Value = serde_json::from_slice(&std::fs::read(run.summary())?)?;
+    let path = run.path().display().to_string();
+    if is_json {
+        return super::print_json(
+            &json!({"run": path, "report": run.report().display().to_string(), "summary": summary}),
+        );
+    }
+    let mut out = String::new();
+    writeln!(out, "{:<12}{}{}", "", bold(&format!("{:<18}", "micro-F1")), bold("macro-F1"))?;
+    for split in ["validation", "test"] {
+        let score = |name: &str| {
+            let entry = &summary["over_seeds"][format!("{split}_{name}")];
+            let deviation = entry["sd"].as_f64().map_or_else(String::new, |sd| format!(" ± {sd:.4}"));
+            entry["mean"].as_f64().map(|mean| format!("{mean:.4}{deviation}"))
+        };
+        if let (Some(micro), Some(r#macro)) = (score("f1_micro"), score("f1_macro")) {
+            writeln!(out, "{split:<12}{micro:<18}{}", r#macro)?;
+        }
+    }
+    let run_word = quoted(&path);
+    writeln!(out, "\n{}     {path}", bold("run"))?;
+    writeln!(out, "{}  {}", bold("report"), run.report().display())?;
+    writeln!(out, "{}    llmcls predict --run {run_word} --text \"…\"", bold("next"))?;
+    print(&out)
+}
