@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Seek};
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use anyhow::{Context, Result, bail, ensure};
 use jiff::civil::date;
 use jiff::tz::TimeZone;
@@ -55,7 +57,12 @@ impl ParquetRows {
     }
 
     pub(super) fn advance(&mut self) -> Result<bool> {
-        let Some(row) = self.rows.next() else { return Ok(false) };
+        // The library panics on some damaged pages.
+        let next = catch_unwind(AssertUnwindSafe(|| self.rows.next()));
+        let Ok(next) = next else {
+            bail!("{}: cannot read row {}: the file is damaged", self.path, self.number + 1);
+        };
+        let Some(row) = next else { return Ok(false) };
         self.number += 1;
         let row = row.with_context(|| format!("{}: cannot read row {}", self.path, self.number))?;
         self.values.clear();
