@@ -11,7 +11,7 @@ use crate::data::tokenize::TextEncoder;
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
-use crate::interrupt;
+use crate::experiment::dataset::{self, Rows};
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::ops::loss::BceWeights;
@@ -60,7 +60,7 @@ impl Predictor {
     /// # Errors
     /// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
     pub fn encode(&self, examples: &[Example], source: &str, before: usize) -> Result<Vec<Sample>> {
-        encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
+        dataset::encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
     /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many a batch had.
@@ -106,34 +106,6 @@ pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, c
     // A tokenizer of its own is used in place of the base's.
     let needs_tokenizer = !trained.adapter.join("tokenizer.json").is_file();
     base.ensure_is(&file.base, needs_tokenizer, console).with_context(|| format!("{}", trained.adapter.display()))
-}
-
-/// Rows, and where they come from.
-pub struct Rows<'a> {
-    /// The rows.
-    pub examples: &'a [Example],
-    /// The split or the file.
-    pub source: &'a str,
-    /// How many rows of the source stand before them.
-    pub before: usize,
-}
-
-/// Tokenizes rows for a model with an embedding of `vocab_size` tokens.
-///
-/// # Errors
-/// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
-pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Result<Vec<Sample>> {
-    /// Examples between two looks at Ctrl-C.
-    const PART: usize = 4096;
-    let Rows { examples, source, before } = *rows;
-    let mut encoded = Vec::with_capacity(examples.len());
-    for part in examples.chunks(PART) {
-        interrupt::check()?;
-        encoded.extend(encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?);
-    }
-    encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
-    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
-    Ok(encoded.into_iter().zip(examples).map(sample).collect())
 }
 
 /// The `model` section that `classifier.json` stands for.

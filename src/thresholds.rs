@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use crate::config::train::TuneThresholds;
 use crate::metrics::Predictions;
 
 /// Positive rows from which a label's own threshold counts in full; with n rows below it, the share
@@ -33,6 +34,18 @@ pub enum Scope {
     Global,
     /// One a label.
     PerLabel,
+}
+
+impl Scope {
+    /// The scope that `train.tune_thresholds` asks for.
+    #[must_use]
+    pub fn of(tune: TuneThresholds) -> Option<Self> {
+        match tune {
+            TuneThresholds::None => None,
+            TuneThresholds::Global => Some(Self::Global),
+            TuneThresholds::PerLabel => Some(Self::PerLabel),
+        }
+    }
 }
 
 impl FromStr for Objective {

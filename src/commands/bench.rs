@@ -6,12 +6,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::setup;
+use super::configuration;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::{Console, print};
 use crate::exit::Usage;
-use crate::experiment::base_model::BaseModel;
+use crate::experiment::base_model::{BaseModel, lora_options};
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
@@ -29,14 +29,14 @@ use crate::training::trainer::{forward_backward, moment_storage};
 /// If the configuration, the batches or the model cannot be used.
 pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
-    let config = super::load_config(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
+    let config = configuration::load(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
     let base = BaseModel::open(&config.model, device, console)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,
         problem: Problem::from(config.model.problem_type),
         storage: base.storage,
-        lora: setup::lora_options(&config.model, &base.config)?,
+        lora: lora_options(&config.model, &base.config)?,
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
         device: match args.mode {

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::report::{self, BOOTSTRAP_SEED};
-use super::setup::{self, Loaded};
-use super::{predict, warnings};
+use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
 use crate::console::{Console, print};
 use crate::evaluation::NotFinite;
+use crate::experiment::run_report::{self, BOOTSTRAP_SEED};
+use crate::experiment::{dataset, warnings};
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals, describe};
 use crate::metrics::{Decision, Predictions, Scores};
@@ -33,7 +33,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let (name, path, limit) = rows(args, &loaded)?;
     let directory = output_directory(args, &loaded, &name, &path)?;
     let problem = loaded.predictor.classifier.problem();
-    let examples = setup::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
+    let examples = dataset::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &path.display().to_string(), 0)?;
     warnings::about(&name, &examples, &samples, loaded.predictor.file.max_length, console);
     let labels = &loaded.predictor.file.labels;
@@ -49,7 +49,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
     let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, console)
-        .map_err(|error| NotFinite::named(error, |row| predict::location(&path, row, &examples[row])))?;
+        .map_err(|error| NotFinite::named(error, |row| examples[row].location(&path, row)))?;
     if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
         said.push_str(&format!(
             "with threshold 0.5: f1_micro {:.4}, f1_macro {:.4}; with the classifier's own:\n",
@@ -85,8 +85,8 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let ids: Vec<String> = examples.iter().map(|example| example.id.clone()).collect();
     records::write_predictions(&directory.join("predictions.jsonl"), &ids, labels, &scored.evaluation)?;
     records::write_mistakes(&directory.join("errors.jsonl"), &examples, labels, predictions, !args.no_text)?;
-    let (lengths, cut) = report::lengths(&samples);
-    let history = report::history(&loaded.predictor.trained.home.join("history.jsonl"))?;
+    let (lengths, cut) = run_report::lengths(&samples);
+    let history = run_report::history(&loaded.predictor.trained.home.join("history.jsonl"))?;
     let report = Report {
         title: format!("{}: {name}", loaded.predictor.file.base_title()),
         split: &name,
@@ -103,7 +103,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
         seeds: Vec::new(),
         comparison: comparison.iter().map(Comparison::to_row).collect(),
-        facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], report::machine(device)]
+        facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], run_report::machine(device)]
             .concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
@@ -202,11 +202,11 @@ fn compared(
         && own.predictor.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.predictor.classifier.problem();
-    let examples = setup::read_split(path, &other.columns(true)?, limit, problem, console)?;
+    let examples = dataset::read_split(path, &other.columns(true)?, limit, problem, console)?;
     let samples = other.predictor.encode(&examples, &path.display().to_string(), 0)?;
     let decision = other.predictor.decision();
     let scored = score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| predict::location(path, row, &examples[row])))?;
+        .map_err(|error| NotFinite::named(error, |row| examples[row].location(path, row)))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
         .predictor
@@ -300,13 +300,12 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
-    let examples = setup::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
+    let examples = dataset::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &data.val_csv.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;
     let usual = loaded.predictor.decision();
-    let scored =
-        score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
-            .map_err(|error| NotFinite::named(error, |row| predict::location(&data.val_csv, row, &examples[row])))?;
+    let scored = score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
+        .map_err(|error| NotFinite::named(error, |row| examples[row].location(&data.val_csv, row)))?;
     let scope = match scope {
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,

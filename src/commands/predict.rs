@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 
-use super::setup::Loaded;
+use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::PredictArgs;
 use crate::console::{Console, output_error};
@@ -167,7 +167,7 @@ impl PredictedRows<'_> {
         let mut bar = self.console.progress("predicting", samples.len(), "rows");
         let evaluation = predictor
             .evaluate(&samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))
-            .map_err(|error| NotFinite::named(error, |row| location(self.input, before + row, &examples[row])))?;
+            .map_err(|error| NotFinite::named(error, |row| examples[row].location(self.input, before + row)))?;
         bar.finish();
         let predictions = &evaluation.predictions;
         for (row, example) in examples.iter().enumerate() {
@@ -194,14 +194,6 @@ impl PredictedRows<'_> {
         }
         Ok(())
     }
-}
-
-/// Names a row in errors; rows count from 1, the header apart.
-pub(super) fn location(path: &Path, row: usize, example: &Example) -> String {
-    /// An id may be a text of any length.
-    const CHARACTERS: usize = 60;
-    let id: String = example.id.chars().take(CHARACTERS).collect();
-    format!("{}: row {} (id `{id}`)", path.display(), row + 1)
 }
 
 /// One line of a table.

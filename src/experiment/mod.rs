@@ -2,3 +2,11 @@
 
 pub mod base_head;
 pub mod base_model;
+pub mod dataset;
+pub mod init_adapter;
+pub mod prepared;
+pub mod resume;
+pub mod run_report;
+pub mod seed;
+pub mod summary;
+pub mod warnings;

@@ -4,6 +4,7 @@
 //! hashes of the two, lets a browser load nothing else. All text from the data is escaped.
 
 mod charts;
+mod escape;
 
 use std::fmt::Write;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use self::charts::{Axis, Chart, Series};
+use self::escape::escape;
 use crate::data::table::Example;
 use crate::metrics::bootstrap::{Interval, Intervals};
 use crate::metrics::curves::{AtThreshold, over_thresholds, reliability};
@@ -71,22 +73,6 @@ pub struct Report<'a> {
     pub config: Option<String>,
     /// Whether texts of rows are shown.
     pub shows_texts: bool,
-}
-
-/// Text for HTML.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 impl Report<'_> {

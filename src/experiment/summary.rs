@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::train::Setting;
+use super::prepared::Experiment;
 use crate::console::{Console, bytes};
 use crate::device;
 use crate::kernels::cpu::memory;
@@ -15,7 +15,7 @@ use crate::secret;
 use crate::training::trainer::TrainOutcome;
 
 /// What training one seed took.
-pub(super) fn seed_record(seed: u32, outcome: &TrainOutcome) -> Value {
+pub fn seed_record(seed: u32, outcome: &TrainOutcome) -> Value {
     json!({
         "seed": seed,
         "train_loss": outcome.train_loss,
@@ -30,8 +30,8 @@ pub(super) fn seed_record(seed: u32, outcome: &TrainOutcome) -> Value {
 }
 
 /// The run's results: each seed's, the best seed, and mean and deviation over seeds.
-pub(super) fn summarize(setting: &Setting<'_>, seeds: Vec<Value>) -> Value {
-    let key = format!("eval_{}", setting.metric());
+pub fn summarize(experiment: &Experiment<'_>, seeds: Vec<Value>) -> Value {
+    let key = format!("eval_{}", experiment.metric());
     let sign = if lower_is_better(&key) { -1.0 } else { 1.0 };
     let metric = |seed: &Value| sign * seed["validation"][&key].as_f64().unwrap_or(f64::NEG_INFINITY);
     // The first of equals: `max_by` would take the last.
@@ -50,24 +50,24 @@ pub(super) fn summarize(setting: &Setting<'_>, seeds: Vec<Value>) -> Value {
     }
     let optimizer_bytes = seeds.first().map_or(Value::Null, |seed| seed["optimizer_bytes"].clone());
     json!({
-        "run_name": setting.config.exp.run_name,
-        "metric_for_best_model": setting.config.train.metric_for_best_model,
+        "run_name": experiment.config.exp.run_name,
+        "metric_for_best_model": experiment.config.train.metric_for_best_model,
         "best_seed": best_seed,
-        "labels": setting.file.labels,
+        "labels": experiment.file.labels,
         "rows": {
-            "train": setting.train.examples.len(),
-            "validation": setting.validation.examples.len(),
-            "test": setting.test.as_ref().map(|test| test.examples.len()),
+            "train": experiment.train.examples.len(),
+            "validation": experiment.validation.examples.len(),
+            "test": experiment.test.as_ref().map(|test| test.examples.len()),
         },
         "memory": {
-            "base_bytes": setting.classifier.base().bytes,
-            "adapter_bytes": 4 * setting.classifier.trained_parameters(),
+            "base_bytes": experiment.classifier.base().bytes,
+            "adapter_bytes": 4 * experiment.classifier.trained_parameters(),
             "optimizer_bytes": optimizer_bytes,
             "peak_bytes": peak_memory(),
         },
         "parameters": {
-            "frozen": setting.classifier.base().parameters,
-            "trained": setting.classifier.trained_parameters(),
+            "frozen": experiment.classifier.base().parameters,
+            "trained": experiment.classifier.trained_parameters(),
         },
         "over_seeds": over_seeds,
         "seeds": seeds,
@@ -83,7 +83,7 @@ fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
 }
 
 /// Says the run's results.
-pub(super) fn report(summary: &Value, console: Console) {
+pub fn say(summary: &Value, console: Console) {
     for split in ["validation", "test"] {
         for name in ["f1_micro", "f1_macro"] {
             let entry = &summary["over_seeds"][format!("{split}_{name}")];
@@ -103,7 +103,7 @@ pub(super) fn report(summary: &Value, console: Console) {
 }
 
 /// Writes `environment.json`: what ran where. Written again at the end, for the peak.
-pub(super) fn write_environment(run: &RunDir, device: &Device) -> Result<()> {
+pub fn write_environment(run: &RunDir, device: &Device) -> Result<()> {
     let gpu = device.description();
     records::write_json(
         &run.environment(),
@@ -141,6 +141,6 @@ fn redacted_command_line() -> Vec<String> {
 }
 
 /// Peak memory so far, for records.
-pub(super) fn peak_memory() -> Value {
+pub fn peak_memory() -> Value {
     memory::peak_bytes().map_or(Value::Null, |bytes| json!(bytes))
 }

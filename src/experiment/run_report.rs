@@ -1,4 +1,4 @@
-//! `report.html` of a run and of an evaluation: what they know, put together.
+//! Puts together the facts for `report.html` of a run or an evaluation.
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::dataset::Split;
+use super::prepared::Experiment;
 use super::summary::peak_memory;
-use super::train::{Setting, Split};
 use crate::atomic_file;
 use crate::console::{bytes, duration};
 use crate::device;
@@ -20,16 +21,16 @@ use crate::run::records;
 use crate::run::report::Report;
 
 /// Draws of the bootstrap: the same in every report.
-pub(super) const BOOTSTRAP_SEED: u32 = 0;
+pub const BOOTSTRAP_SEED: u32 = 0;
 
 /// Lengths of samples, and how many were cut.
-pub(super) fn lengths(samples: &[Sample]) -> (Vec<usize>, usize) {
+pub fn lengths(samples: &[Sample]) -> (Vec<usize>, usize) {
     let lengths = samples.iter().map(|sample| sample.tokens.token_ids.len()).collect();
     (lengths, samples.iter().filter(|sample| sample.tokens.was_cut).count())
 }
 
 /// The lines of a seed's `history.jsonl`; none if there is no such file.
-pub(super) fn history(path: &Path) -> Result<Vec<Value>> {
+pub fn history(path: &Path) -> Result<Vec<Value>> {
     if !path.is_file() {
         return Ok(Vec::new());
     }
@@ -40,7 +41,7 @@ pub(super) fn history(path: &Path) -> Result<Vec<Value>> {
 }
 
 /// The machine, as far as it matters for time and energy.
-pub(super) fn machine(device: &Device) -> Vec<(&'static str, String)> {
+pub fn machine(device: &Device) -> Vec<(&'static str, String)> {
     let gpu = device.description();
     let mut facts = vec![
         ("llmcls", env!("CARGO_PKG_VERSION").to_owned()),
@@ -55,30 +56,30 @@ pub(super) fn machine(device: &Device) -> Vec<(&'static str, String)> {
 }
 
 /// Writes a run's report: its best seed on the test rows, or on validation where there are none.
-pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_texts: bool) -> Result<()> {
-    let labels = &setting.file.labels;
+pub fn write(experiment: &Experiment<'_>, run: &RunDir, summary: &Value, shows_texts: bool) -> Result<()> {
+    let labels = &experiment.file.labels;
     let seeds = summary["seeds"].as_array().context("the summary has no seeds")?;
     let best = seeds.iter().find(|seed| seed["seed"] == summary["best_seed"]).or(seeds.first());
     let best = best.context("the summary has no seeds")?;
     let number = best["seed"].as_u64().and_then(|seed| u32::try_from(seed).ok()).context("a seed is no number")?;
     let directory = run.seed(number)?;
-    let (split, rows): (&str, &Split) = match &setting.test {
+    let (split, rows): (&str, &Split) = match &experiment.test {
         Some(test) => ("test", test),
-        None => ("validation", &setting.validation),
+        None => ("validation", &experiment.validation),
     };
     let predictions = records::read_predictions(&directory.predictions(split), labels)?;
     let scores = Scores::new(&predictions, labels);
     let thresholds: Vec<f32> = serde_json::from_value(best["thresholds"].clone())?;
     let (lengths, cut) = lengths(&rows.samples);
     let mut curves = Vec::new();
-    for seed in &setting.config.exp.seeds {
+    for seed in &experiment.config.exp.seeds {
         curves.push((seed.to_string(), history(&run.seed(*seed)?.history())?));
     }
-    let mut facts = machine(&setting.base.device);
+    let mut facts = machine(&experiment.base.device);
     let seconds: f64 = seeds.iter().filter_map(|seed| seed["train_runtime"].as_f64()).sum();
     facts.push(("training time, all seeds", duration(seconds)));
     facts.push(("seed of this report", number.to_string()));
-    facts.push(("base", setting.file.base_title()));
+    facts.push(("base", experiment.file.base_title()));
     for (name, key) in [("frozen parameters", "frozen"), ("trained parameters", "trained")] {
         facts.push((name, summary["parameters"][key].to_string()));
     }
@@ -88,14 +89,14 @@ pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_
         format!("{}, {}", rate("train_samples_per_second"), rate("train_tokens_per_second")),
     ));
     let report = Report {
-        title: format!("{} on {}", setting.file.base_title(), setting.config.data.dataset_name),
+        title: format!("{} on {}", experiment.file.base_title(), experiment.config.data.dataset_name),
         split,
         labels,
         thresholds: &thresholds,
         examples: &rows.examples,
         lengths: &lengths,
         cut,
-        max_length: setting.file.max_length,
+        max_length: experiment.file.max_length,
         intervals: Intervals::new(&predictions, BOOTSTRAP_SEED),
         predictions: &predictions,
         scores: &scores,
@@ -104,7 +105,7 @@ pub(super) fn write(setting: &Setting<'_>, run: &RunDir, summary: &Value, shows_
         seeds: seeds.clone(),
         comparison: Vec::new(),
         facts,
-        config: Some(setting.config.to_yaml()),
+        config: Some(experiment.config.to_yaml()),
         shows_texts,
     };
     atomic_file::write_bytes(&run.report(), report.to_html().as_bytes())

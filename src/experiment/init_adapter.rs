@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::base_head::abridged;
+use super::base_model::BaseModel;
 use crate::config::model::ModelConfig;
 use crate::console::Console;
-use crate::experiment::base_head::abridged;
-use crate::experiment::base_model::BaseModel;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};
 use crate::predictor;
@@ -15,7 +15,7 @@ use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 
 /// An adapter that training starts from.
-pub(super) struct InitAdapter {
+pub struct InitAdapter {
     directory: PathBuf,
     tensors: adapter::Stored,
     /// For each label its row in the adapter's head; none: the label is new. Without it labels stand in the same order.
@@ -27,7 +27,7 @@ impl InitAdapter {
     ///
     /// # Errors
     /// If it has another rank, α, targets, rsLoRA, base or number of labels, or a tensor does not fit.
-    pub(super) fn open(
+    pub fn open(
         model: &ModelConfig,
         base: &BaseModel,
         labels: &[String],
@@ -61,7 +61,7 @@ impl InitAdapter {
     ///
     /// # Errors
     /// If a tensor does not fit.
-    pub(super) fn apply(&self, classifier: &Classifier) -> Result<()> {
+    pub fn apply(&self, classifier: &Classifier) -> Result<()> {
         self.tensors
             .set(classifier, self.rows.as_deref())
             .with_context(|| format!("model.init_adapter: {}", self.directory.display()))
