@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use serde_json::json;
 
 use super::loaded::Loaded;
@@ -21,6 +22,7 @@ use crate::model::classifier::Problem;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::records;
 use crate::run::report::Report;
+use crate::run::results::{EvalMetrics, SplitResult};
 use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
 use crate::training::scored::score;
 
@@ -70,23 +72,23 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     }
 
     fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
-    let mut metrics = scored.record;
-    metrics.insert("rows".into(), json!(path.display().to_string()));
-    metrics.insert("per_label".into(), json!(scored.scores.per_label));
-    metrics.insert("labels_together".into(), records::label_pairs(labels, predictions));
-    metrics.extend(records::interval_entries(&intervals));
-    if let Some(tuned) = &tuned {
-        metrics.insert("tuned".into(), json!({"objective": tuned.objective.to_string(), "labels": tuned.labels}));
-    }
-    if !comparison.is_empty() {
-        metrics.insert("compared".into(), comparison.iter().map(Comparison::to_json).collect());
-    }
-    records::write_json(&directory.join("metrics.json"), &metrics)?;
+    let metrics = EvaluationFile {
+        result: SplitResult {
+            metrics: EvalMetrics { intervals: Some((&intervals).into()), ..scored.metrics },
+            per_label: scored.scores.per_label.clone(),
+            untuned: None,
+        },
+        rows: path.display().to_string(),
+        labels_together: records::label_pairs(labels, predictions),
+        tuned: tuned.as_ref().map(|tuned| TunedEntry { objective: tuned.objective.to_string(), labels: &tuned.labels }),
+        compared: comparison.iter().map(Comparison::to_json).collect(),
+    };
+    records::write_json(&directory.join("metrics.json"), &serde_json::to_value(&metrics)?)?;
     let ids: Vec<String> = examples.iter().map(|example| example.id.clone()).collect();
     records::write_predictions(&directory.join("predictions.jsonl"), &ids, labels, &scored.evaluation)?;
     records::write_mistakes(&directory.join("errors.jsonl"), &examples, labels, predictions, !args.no_text)?;
     let (lengths, cut) = run_report::lengths(&samples);
-    let history = run_report::history(&loaded.predictor.trained.home.join("history.jsonl"))?;
+    let history = records::read_history(&loaded.predictor.trained.home.join("history.jsonl"))?;
     let report = Report {
         title: format!("{}: {name}", loaded.predictor.file.base_title()),
         split: &name,
@@ -101,7 +103,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         loss: scored.evaluation.loss,
         intervals,
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
-        seeds: Vec::new(),
+        seeds: &[],
         comparison: comparison.iter().map(Comparison::to_row).collect(),
         facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], run_report::machine(device)]
             .concat(),
@@ -112,6 +114,25 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     console.say(format!("wrote {}", directory.display()));
     // After the files: a reader that goes away, as `head` does, costs none of them.
     print(&said)
+}
+
+/// `metrics.json` of an evaluation.
+#[derive(Serialize)]
+struct EvaluationFile<'a> {
+    #[serde(flatten)]
+    result: SplitResult,
+    rows: String,
+    labels_together: serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tuned: Option<TunedEntry<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    compared: Vec<serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct TunedEntry<'a> {
+    objective: String,
+    labels: &'a [Reached],
 }
 
 /// What `eval` writes, in the order in which it does.

@@ -85,9 +85,9 @@ fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Re
         });
     }
     write_environment(run, &experiment.base.device)?;
-    let results = summarize(experiment, seeds);
+    let results = summarize(experiment, seeds)?;
     summary::say(&results, experiment.console);
     run_report::write(experiment, run, &results, shows_texts)?;
     experiment.console.say(format!("report {}", run.report().display()));
-    records::write_json(&run.summary(), &results)
+    records::write_json(&run.summary(), &serde_json::to_value(&results)?)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::base_model::{BaseModel, lora_options};
@@ -18,7 +18,7 @@ use crate::data::table::Columns;
 use crate::data::tokenize::TextEncoder;
 use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
-use crate::metrics::METRICS;
+use crate::metrics::{METRICS, Metric};
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
 use crate::run::adapter::BaseName;
@@ -32,6 +32,8 @@ use crate::training::trainer::{TrainOptions, moment_storage};
 /// Everything that the seeds share.
 pub struct Experiment<'a> {
     pub config: &'a Config,
+    /// Chooses the best epoch and the best seed.
+    pub metric: &'static Metric,
     pub base: BaseModel,
     pub encoder: TextEncoder,
     pub lora: LoraOptions,
@@ -50,7 +52,11 @@ impl<'a> Experiment<'a> {
     /// Reads and builds all that training needs, and refuses what would not fit into memory.
     pub fn prepare(config: &'a Config, device: &Device, console: Console) -> Result<Self> {
         let started = Instant::now();
-        check_keys(config)?;
+        let metric = metric(config)?;
+        ensure!(
+            Scope::of(config.train.tune_thresholds).is_none() || config.model.problem_type == ProblemType::MultiLabel,
+            "train.tune_thresholds: thresholds do not apply to single_label_classification"
+        );
         let (data, problem) = (&config.data, Problem::from(config.model.problem_type));
         let columns = dataset::columns(data, console)?;
         let base = BaseModel::open(&config.model, device, console)?;
@@ -105,8 +111,9 @@ impl<'a> Experiment<'a> {
             started.elapsed().as_secs_f64()
         ));
         let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
-        let experiment = Experiment {
+        let experiment = Self {
             config,
+            metric,
             base,
             encoder,
             lora,
@@ -155,11 +162,6 @@ impl<'a> Experiment<'a> {
         })
     }
 
-    /// The metric that chooses the best epoch, without `eval_`.
-    pub fn metric(&self) -> &str {
-        metric_name(self.config)
-    }
-
     pub fn options(&self, seed: u32) -> TrainOptions {
         let train = &self.config.train;
         let per_epoch = TrainOptions::steps_per_epoch(
@@ -191,7 +193,7 @@ impl<'a> Experiment<'a> {
             group_by_length: train.group_by_length,
             logging_steps: train.logging_steps,
             eval_batch_size: train.eval_batch_size(),
-            metric: metric_name(self.config).to_owned(),
+            metric: self.metric,
             patience: train.early_stopping_patience,
             save_steps: train.save_steps,
             save_total_limit: train.save_total_limit,
@@ -204,20 +206,16 @@ impl<'a> Experiment<'a> {
     }
 }
 
-/// Refuses what is not built, before any work.
-fn check_keys(config: &Config) -> Result<()> {
-    let metric = metric_name(config);
-    ensure!(
-        METRICS.contains(&metric),
-        "train.metric_for_best_model is `{}`; evaluation reports {}",
-        config.train.metric_for_best_model,
-        METRICS.join(", ")
-    );
-    ensure!(
-        Scope::of(config.train.tune_thresholds).is_none() || config.model.problem_type == ProblemType::MultiLabel,
-        "train.tune_thresholds: thresholds do not apply to single_label_classification"
-    );
-    Ok(())
+/// The metric that chooses the best epoch.
+fn metric(config: &Config) -> Result<&'static Metric> {
+    let name = &config.train.metric_for_best_model;
+    Metric::find(name).with_context(|| {
+        format!(
+            "train.metric_for_best_model is `{}`; evaluation reports {}",
+            name,
+            METRICS.map(|metric| metric.name).join(", ")
+        )
+    })
 }
 
 /// Refuses trainings that are longer than the counters of steps and of randomness.
@@ -240,11 +238,6 @@ fn check_steps(config: &Config, rows: usize) -> Result<()> {
         u32::MAX
     );
     Ok(())
-}
-
-fn metric_name(config: &Config) -> &str {
-    let name = &config.train.metric_for_best_model;
-    name.strip_prefix("eval_").unwrap_or(name)
 }
 
 /// Compares what is needed with what this machine had before the base was loaded.

@@ -15,6 +15,7 @@ use crate::kernels::device::Device;
 use crate::run::adapter;
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::SeedDir;
+use crate::run::results::SeedResult;
 use crate::training::checkpoint;
 
 /// What decides a run's result, beside its configuration.
@@ -156,13 +157,13 @@ fn as_older(then: &Value, now: &Value, sampled: &str) -> Value {
 ///
 /// # Errors
 /// If the file is there and not valid.
-pub fn finished_seed(directory: &SeedDir) -> Result<Option<Value>> {
+pub fn finished_seed(directory: &SeedDir) -> Result<Option<SeedResult>> {
     let path = directory.result();
     if !path.is_file() {
         return Ok(None);
     }
     let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
-    Ok(Some(serde_json::from_str(&text).with_context(|| format!("{}: not valid JSON", path.display()))?))
+    Ok(Some(serde_json::from_str(&text).with_context(|| format!("{}: not the result of a seed", path.display()))?))
 }
 
 /// The newest checkpoint of a seed that verifies, if it has any.

@@ -1,12 +1,11 @@
 //! One training of an experiment: the loop, its scores, and the files of its directory.
 
-use anyhow::{Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use super::dataset::{self, Rows, Split};
 use super::prepared::Experiment;
 use super::run_report::BOOTSTRAP_SEED;
-use super::summary::seed_record;
 use super::{resume, warnings};
 use crate::atomic_file;
 use crate::config::train::Reporter;
@@ -17,14 +16,15 @@ use crate::metrics::bootstrap::Intervals;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::SeedDir;
 use crate::run::model_card::{CardFacts, model_card};
+use crate::run::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::run::{adapter, manifest, records};
 use crate::thresholds::{Objective, Scope, tune};
-use crate::training::scored::score;
-use crate::training::trainer::Trainer;
+use crate::training::scored::{Scored, score};
+use crate::training::trainer::{TrainOutcome, Trainer};
 
 impl Experiment<'_> {
     /// Trains one seed and writes its directory; returns its part of the summary.
-    pub fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<Value> {
+    pub fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<SeedResult> {
         self.classifier.initialize(seed)?;
         if let Some(adapter) = &self.init_adapter {
             adapter.apply(&self.classifier)?;
@@ -62,44 +62,66 @@ impl Experiment<'_> {
         }
         self.save_best(directory, &file)?;
         self.verify_best(directory, eval_batch_size)?;
-        let mut record = seed_record(seed, &outcome);
-        record["thresholds"] = json!(file.thresholds);
-        for (name, split, mut scored) in splits {
-            let untuned = (file.thresholds != self.file.thresholds).then(|| scored.scores.clone());
-            if untuned.is_some() {
-                scored.decide(&Decision::above(&file.thresholds), labels);
-            }
-            let ids: Vec<String> = split.examples.iter().map(|example| example.id.clone()).collect();
-            records::write_predictions(&directory.predictions(name), &ids, &self.file.labels, &scored.evaluation)?;
-            let mut metrics = scored.record;
-            metrics.insert("epoch".into(), json!(outcome.epoch));
-            let intervals = Intervals::new(&scored.evaluation.predictions, BOOTSTRAP_SEED);
-            metrics.extend(records::interval_entries(&intervals));
-            if name == "validation" {
-                warnings::about_unpredicted(&scored.scores, self.console);
-            }
-            if name == "test" {
-                records::write_json(&directory.test_metrics(), &metrics)?;
-                self.console.say(format!(
-                    "seed {seed} on test:\n{}",
-                    records::score_table(&scored.scores, scored.evaluation.loss)
-                ));
-            }
-            record[name] = json!(metrics);
-            record[name]["per_label"] = json!(scored.scores.per_label);
-            if let Some(untuned) = untuned {
-                self.console.say(format!(
-                    "seed {seed} on {name}: f1_micro {:.4}, f1_macro {:.4} with tuned thresholds; {:.4}, {:.4} with 0.5",
-                    scored.scores.f1_micro, scored.scores.f1_macro, untuned.f1_micro, untuned.f1_macro
-                ));
-                record[name]["with_threshold_0.5"] = json!(untuned);
-            }
+        let mut results = Vec::new();
+        for (name, split, scored) in splits {
+            results.push(self.write_split((seed, name), split, scored, (&outcome, &file.thresholds), directory)?);
         }
-        record["optimizer_bytes"] = json!(outcome.optimizer_bytes);
+        let mut results = results.into_iter();
+        let result = SeedResult {
+            seed,
+            train_loss: outcome.train_loss,
+            train_runtime: outcome.runtime,
+            train_samples_per_second: outcome.examples as f64 / outcome.runtime,
+            train_steps_per_second: outcome.steps as f64 / outcome.runtime,
+            train_tokens_per_second: outcome.tokens as f64 / outcome.runtime,
+            steps: outcome.steps,
+            epoch: outcome.epoch,
+            best_epoch: outcome.best_epoch,
+            optimizer_bytes: outcome.optimizer_bytes,
+            thresholds: file.thresholds.clone(),
+            validation: results.next().context("the validation rows were scored")?,
+            test: results.next(),
+        };
         records::write_history_csv(&directory.history(), &directory.history_csv())?;
-        self.write_card(directory, &file, &record)?;
-        records::write_json(&directory.result(), &record)?;
-        Ok(record)
+        self.write_card(directory, &file, &result)?;
+        records::write_json(&directory.result(), &serde_json::to_value(&result)?)?;
+        Ok(result)
+    }
+
+    /// Writes and says a split's scores with the seed's thresholds.
+    fn write_split(
+        &self,
+        (seed, name): (u32, &str),
+        split: &Split,
+        mut scored: Scored,
+        (outcome, thresholds): (&TrainOutcome, &[f32]),
+        directory: &SeedDir,
+    ) -> Result<SplitResult> {
+        let labels = &self.file.labels;
+        let untuned = (thresholds != self.file.thresholds).then(|| scored.scores.clone());
+        if untuned.is_some() {
+            scored.decide(&Decision::above(thresholds), labels);
+        }
+        let ids: Vec<String> = split.examples.iter().map(|example| example.id.clone()).collect();
+        records::write_predictions(&directory.predictions(name), &ids, labels, &scored.evaluation)?;
+        let intervals = Intervals::new(&scored.evaluation.predictions, BOOTSTRAP_SEED);
+        let metrics =
+            EvalMetrics { epoch: Some(outcome.epoch), intervals: Some((&intervals).into()), ..scored.metrics };
+        if name == "validation" {
+            warnings::about_unpredicted(&scored.scores, self.console);
+        }
+        if name == "test" {
+            records::write_json(&directory.test_metrics(), &serde_json::to_value(&metrics)?)?;
+            self.console
+                .say(format!("seed {seed} on test:\n{}", records::score_table(&scored.scores, scored.evaluation.loss)));
+        }
+        if let Some(untuned) = &untuned {
+            self.console.say(format!(
+                "seed {seed} on {name}: f1_micro {:.4}, f1_macro {:.4} with tuned thresholds; {:.4}, {:.4} with 0.5",
+                scored.scores.f1_micro, scored.scores.f1_macro, untuned.f1_micro, untuned.f1_macro
+            ));
+        }
+        Ok(SplitResult { metrics, per_label: scored.scores.per_label, untuned })
     }
 
     /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
@@ -116,7 +138,7 @@ impl Experiment<'_> {
         })
     }
 
-    fn write_card(&self, directory: &SeedDir, file: &ClassifierFile, record: &Value) -> Result<()> {
+    fn write_card(&self, directory: &SeedDir, file: &ClassifierFile, result: &SeedResult) -> Result<()> {
         let (model, train) = (&self.config.model, &self.config.train);
         let mut rows = vec![("train", self.train.examples.len()), ("validation", self.validation.examples.len())];
         rows.extend(self.test.as_ref().map(|test| ("test", test.examples.len())));
@@ -124,15 +146,15 @@ impl Experiment<'_> {
             dataset: &self.config.data.dataset_name,
             rows: &rows,
             settings: &[
-                ("seed", record["seed"].to_string()),
+                ("seed", result.seed.to_string()),
                 ("LoRA r, α, dropout", format!("{}, {}, {}", model.lora_r, model.lora_alpha, model.lora_dropout)),
                 ("base in 4 bits", model.use_4bit.to_string()),
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
                 ("learning rate", train.learning_rate.to_string()),
                 ("weight decay", train.weight_decay.to_string()),
-                ("steps, passes", format!("{}, {}", record["steps"], record["epoch"])),
+                ("steps, passes", format!("{}, {}", result.steps, json!(result.epoch))),
             ],
-            record,
+            result,
             hardware: &match self.base.device.description() {
                 Some(gpu) => gpu.name,
                 None => format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::adapter;
 use crate::console::complain;
@@ -295,9 +295,13 @@ fn newest_checkpoint(run: &Path) -> Option<PathBuf> {
     checkpoints.pop().map(|(.., path)| path)
 }
 
-fn best_seed(summary: &str) -> Result<u64> {
-    let summary: Value = serde_json::from_str(summary)?;
-    summary["best_seed"].as_u64().context("`best_seed` is not a number")
+/// Reads this key alone: older summaries have others.
+fn best_seed(summary: &str) -> Result<u32> {
+    #[derive(Deserialize)]
+    struct Summary {
+        best_seed: u32,
+    }
+    Ok(serde_json::from_str::<Summary>(summary)?.best_seed)
 }
 
 /// The newest finished run under `root`, of one model and data set if given.

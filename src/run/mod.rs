@@ -8,4 +8,5 @@ pub mod manifest;
 pub mod model_card;
 pub mod records;
 pub mod report;
+pub mod results;
 pub mod tensorboard;

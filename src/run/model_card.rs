@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::classifier_file::ClassifierFile;
+use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
 /// What a card says beside `classifier.json`.
@@ -16,8 +17,8 @@ pub struct CardFacts<'a> {
     pub rows: &'a [(&'a str, usize)],
     /// What it was trained with: names and values.
     pub settings: &'a [(&'a str, String)],
-    /// The seed's record: `validation` and `test` with their metrics and `per_label`.
-    pub record: &'a Value,
+    /// The seed's result.
+    pub result: &'a SeedResult,
     /// CPU, and threads.
     pub hardware: &'a str,
     /// The texts' language, as ISO 639 has it, if it was told.
@@ -54,14 +55,10 @@ fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
     lines.push("library_name: peft".to_owned());
     lines.push("pipeline_tag: text-classification".to_owned());
     lines.push(r#"tags: ["lora", "text-classification", "multi-label", "llmcls"]"#.to_owned());
-    let metrics: Vec<Value> = ["f1_micro", "f1_macro"]
-        .iter()
-        .filter_map(|name| {
-            let value = facts.record["test"][format!("eval_{name}")].as_f64()?;
-            Some(json!({"type": "f1", "name": name, "value": value}))
-        })
-        .collect();
-    if !metrics.is_empty() {
+    let f1 = |name: &str, value: f64| json!({"type": "f1", "name": name, "value": value});
+    let test = facts.result.test.as_ref().map(|test| &test.metrics.scores);
+    let metrics = test.map(|scores| [f1("f1_micro", scores.f1_micro), f1("f1_macro", scores.f1_macro)]);
+    if let Some(metrics) = metrics {
         let results = json!([{
             "name": format!("{} on {}", short(&file.base.name), facts.dataset),
             "results": [{
@@ -93,13 +90,13 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
     )?;
     let rows: Vec<String> = facts.rows.iter().map(|(name, count)| format!("{count} {name}")).collect();
     writeln!(card, "## Training\n\nRows: {}. Hardware: {}.", rows.join(", "), facts.hardware)?;
-    let time = duration(facts.record["train_runtime"].as_f64().unwrap_or(0.0));
+    let time = duration(facts.result.train_runtime);
     writeln!(card, "Time, evaluation included: {time}.\n\n| setting | value |\n|---|---|")?;
     for (name, value) in facts.settings {
         writeln!(card, "| {name} | {value} |")?;
     }
-    for split in ["test", "validation"] {
-        results(card, split, &facts.record[split])?;
+    for (split, result) in facts.result.splits() {
+        results(card, split, result)?;
     }
     writeln!(
         card,
@@ -120,28 +117,28 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
     )
 }
 
-fn results(card: &mut String, split: &str, metrics: &Value) -> std::fmt::Result {
-    let Some(labels) = metrics["per_label"].as_array() else { return Ok(()) };
-    let number = |value: &Value| value.as_f64().map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
+fn results(card: &mut String, split: &str, result: &SplitResult) -> std::fmt::Result {
+    let number = |value: f64| if value.is_finite() { format!("{value:.3}") } else { "–".to_owned() };
+    let EvalMetrics { loss, scores, .. } = &result.metrics;
     writeln!(
         card,
         "\n## Results on {split}\n\nmicro-F1 {}, macro-F1 {}, loss {}, all labels right {}\n",
-        number(&metrics["eval_f1_micro"]),
-        number(&metrics["eval_f1_macro"]),
-        number(&metrics["eval_loss"]),
-        number(&metrics["eval_accuracy"])
+        number(scores.f1_micro),
+        number(scores.f1_macro),
+        number(*loss),
+        number(scores.accuracy)
     )?;
     writeln!(card, "| label | precision | recall | F1 | average precision | support |\n|---|---|---|---|---|---|")?;
-    for row in labels {
+    for row in &result.per_label {
         writeln!(
             card,
             "| {} | {} | {} | {} | {} | {} |",
-            row["label"].as_str().unwrap_or_default().replace('|', "\\|"),
-            number(&row["precision"]),
-            number(&row["recall"]),
-            number(&row["f1"]),
-            number(&row["average_precision"]),
-            row["support"]
+            row.label.replace('|', "\\|"),
+            number(row.precision),
+            number(row.recall),
+            number(row.f1),
+            number(row.average_precision.unwrap_or(f64::NAN)),
+            row.support
         )?;
     }
     writeln!(card)
@@ -195,6 +192,8 @@ fn license(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluation::Evaluation;
+    use crate::metrics::{LabelScores, Predictions, Scores};
     use crate::run::classifier_file::{Base, RecordedFingerprint};
 
     #[test]
@@ -222,14 +221,40 @@ mod tests {
             compute: "float32".into(),
             use_4bit: true,
         };
-        let record = json!({"train_runtime": 7200.0, "test": {"eval_f1_micro": 0.75, "eval_f1_macro": 0.5, "per_label": [
-            {"label": "a|b", "precision": 1.0, "recall": 0.5, "f1": 0.667, "average_precision": null, "support": 4},
-        ]}});
+        let row = LabelScores {
+            label: "a|b".into(),
+            precision: 1.0,
+            recall: 0.5,
+            f1: 0.667,
+            support: 4,
+            predicted: 2,
+            average_precision: None,
+            roc_auc: None,
+        };
+        let scores = Scores { f1_micro: 0.75, f1_macro: 0.5, ..Scores::default() };
+        let evaluation = Evaluation { predictions: Predictions::default(), loss: 0.25 };
+        let metrics = EvalMetrics::new(&evaluation, &scores, 1.0, 1);
+        let split = SplitResult { metrics, per_label: vec![row], untuned: None };
+        let result = SeedResult {
+            seed: 1,
+            train_loss: 0.5,
+            train_runtime: 7200.0,
+            train_samples_per_second: 1.0,
+            train_steps_per_second: 1.0,
+            train_tokens_per_second: 1.0,
+            steps: 10,
+            epoch: 2.0,
+            best_epoch: 1.0,
+            optimizer_bytes: 8,
+            thresholds: vec![0.5, 0.25],
+            validation: split.clone(),
+            test: Some(split),
+        };
         let facts = CardFacts {
             dataset: "d",
             rows: &[("train", 20)],
             settings: &[("learning rate", "0.0002".into())],
-            record: &record,
+            result: &result,
             hardware: "2 threads",
             language: Some("en"),
             hub_dataset: Some("o/d"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::checkpoint::{self, Best, Checkpoint, Progress, Window};
 use super::early_stopping::EarlyStopping;
@@ -20,7 +20,7 @@ use crate::evaluation::{NotFinite, Sample};
 use crate::failpoint::{self, Site};
 use crate::interrupt;
 use crate::kernels::buffer::tensor;
-use crate::metrics::{Decision, lower_is_better};
+use crate::metrics::{Decision, Metric};
 use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
@@ -28,6 +28,7 @@ use crate::ops::tape::{DropoutKey, Tape};
 use crate::run::adapter::{self, BaseName};
 use crate::run::directory::SeedDir;
 use crate::run::records::History;
+use crate::run::results::{EvalMetrics, StepRecord};
 use crate::run::tensorboard::Hyperparameter;
 
 /// What training does, in plain values.
@@ -59,8 +60,8 @@ pub struct TrainOptions {
     pub logging_steps: usize,
     /// Examples in a batch of evaluation.
     pub eval_batch_size: usize,
-    /// The metric that chooses the best epoch, without `eval_`.
-    pub metric: String,
+    /// The metric that chooses the best epoch.
+    pub metric: &'static Metric,
     /// Epochs without improvement before stopping.
     pub patience: Option<usize>,
     /// Steps between two checkpoints, beside those of each epoch.
@@ -154,7 +155,7 @@ impl Trainer<'_> {
         let mut progress = match &self.resume_from {
             Some(path) => checkpoint::restore(path, self.classifier, &mut optimizer)?,
             None => Progress {
-                stopping: EarlyStopping::new(options.patience, lower_is_better(&options.metric)),
+                stopping: EarlyStopping::new(options.patience, options.metric.lower_is_better),
                 ..Progress::default()
             },
         };
@@ -191,12 +192,12 @@ impl Trainer<'_> {
                 }
             } else {
                 order.clear();
-                let (record, scored) = self.evaluate(&mut progress)?;
-                log.evaluation(&record, &scored, self.labels, progress.step)?;
+                let (metrics, scored) = self.evaluate(&mut progress)?;
+                log.evaluation(&metrics, &scored, self.labels, progress.step)?;
                 // An earlier one would only take memory beside the next.
                 last = progress.is_finished.then_some(scored);
                 progress.elapsed = before + started.elapsed().as_secs_f64();
-                self.save(&optimizer, &mut progress, &log.history, Some(&record))?;
+                self.save(&optimizer, &mut progress, &log.history, Some(&metrics))?;
                 interrupt::check()?;
             }
         }
@@ -233,14 +234,14 @@ impl Trainer<'_> {
         failpoint::reached(Site::Step)?;
         if progress.step.is_multiple_of(self.options.logging_steps) {
             let Window { loss, micro_batches } = std::mem::take(&mut progress.logged);
-            let record = json!({
-                "loss": loss / micro_batches as f64,
-                "grad_norm": norm,
-                "learning_rate": rate,
-                "epoch": self.epoch_of(progress),
-                "step": progress.step,
-            });
-            log.step(&record, progress)?;
+            let record = StepRecord {
+                loss: loss / micro_batches as f64,
+                grad_norm: norm,
+                learning_rate: rate,
+                epoch: self.epoch_of(progress),
+                step: progress.step,
+            };
+            log.step(record, progress)?;
         }
         Ok(loss / window.len() as f64)
     }
@@ -322,7 +323,7 @@ impl Trainer<'_> {
     }
 
     /// Scores the validation split after a pass, and notes what that means.
-    fn evaluate(&self, progress: &mut Progress) -> Result<(Map<String, Value>, Scored)> {
+    fn evaluate(&self, progress: &mut Progress) -> Result<(EvalMetrics, Scored)> {
         let scored = score(
             self.classifier,
             self.validation,
@@ -335,31 +336,29 @@ impl Trainer<'_> {
             true => self.not_finite("an output on the validation rows is not a finite number", progress),
             false => error,
         })?;
-        let (mut record, evaluation) = (scored.record.clone(), &scored.evaluation);
+        let (mut metrics, evaluation) = (scored.metrics.clone(), &scored.evaluation);
         if !evaluation.loss.is_finite() {
             return Err(self.not_finite(&format!("the validation loss is {}", evaluation.loss), progress));
         }
-        let metric = record[&format!("eval_{}", self.options.metric)].as_f64().context("the metric is not a number")?;
-        let verdict = progress.stopping.observe(metric);
+        let verdict = progress.stopping.observe(metrics.get(self.options.metric));
         let epoch = self.epoch_of(progress);
         if verdict.is_best {
             progress.best = Some(Best { step: progress.step, epoch });
         }
         progress.evaluations += 1;
         progress.is_finished = verdict.should_stop || progress.step == self.options.total_steps;
-        let number = |key: &str| record[key].as_f64().unwrap_or(f64::NAN);
         self.console.say(format!(
             "seed {} epoch {epoch:.2}: loss {:.4}, validation loss {:.4}, f1_micro {:.4}, f1_macro {:.4}{}",
             self.options.seed,
             progress.loss_sum / f64::from(progress.micro_batch),
             evaluation.loss,
-            number("eval_f1_micro"),
-            number("eval_f1_macro"),
+            scored.scores.f1_micro,
+            scored.scores.f1_macro,
             if verdict.is_best { " (best)" } else { "" }
         ));
-        record.insert("epoch".into(), json!(epoch));
-        record.insert("step".into(), json!(progress.step));
-        Ok((record, scored))
+        metrics.epoch = Some(epoch);
+        metrics.step = Some(progress.step);
+        Ok((metrics, scored))
     }
 
     fn save(
@@ -367,7 +366,7 @@ impl Trainer<'_> {
         optimizer: &AdamW,
         progress: &mut Progress,
         history: &History,
-        metrics: Option<&Map<String, Value>>,
+        metrics: Option<&EvalMetrics>,
     ) -> Result<()> {
         progress.history_lines = history.sync()?;
         let checkpoint = Checkpoint {
