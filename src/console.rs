@@ -18,7 +18,7 @@ pub struct Console {
 }
 
 /// The progress of one piece of work.
-pub struct Progress {
+pub struct ProgressMeter {
     display: Display,
     title: String,
     total: u64,
@@ -90,7 +90,7 @@ impl Console {
 
     /// Shows the progress of `total` units of work, each a `unit`.
     #[must_use]
-    pub fn progress(self, title: impl Into<String>, total: usize, unit: &str) -> Progress {
+    pub fn progress(self, title: impl Into<String>, total: usize, unit: &str) -> ProgressMeter {
         let title = title.into();
         let display = if self.is_quiet {
             Display::Nothing
@@ -107,11 +107,11 @@ impl Console {
             Display::Lines
         };
         let now = Instant::now();
-        Progress { display, title, total: total as u64, done: 0, done_before: 0, started: now, last_line: now }
+        ProgressMeter { display, title, total: total as u64, done: 0, done_before: 0, started: now, last_line: now }
     }
 }
 
-impl Progress {
+impl ProgressMeter {
     /// `count` units were done before.
     pub fn start_at(&mut self, count: usize) {
         self.done = count as u64;

@@ -11,7 +11,7 @@ use crate::console::{Console, bytes, duration, print};
 use crate::evaluation::{Sample, evaluate};
 use crate::exit::Usage;
 use crate::experiment::base_model::BaseModel;
-use crate::experiment::dataset::Split;
+use crate::experiment::dataset::Dataset;
 use crate::experiment::prepared::Experiment;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
@@ -64,7 +64,7 @@ fn describe_data(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
     Ok(())
 }
 
-fn describe_lengths(name: &str, split: &Split, max_length: usize, out: &mut String) -> Result<()> {
+fn describe_lengths(name: &str, split: &Dataset, max_length: usize, out: &mut String) -> Result<()> {
     let mut lengths: Vec<usize> = split.samples.iter().map(length).collect();
     lengths.sort_unstable();
     let at = |share: f64| lengths[((lengths.len() - 1) as f64 * share) as usize];

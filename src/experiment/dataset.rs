@@ -21,7 +21,7 @@ use crate::model::classifier::Problem;
 use crate::ops::loss::BceWeights;
 
 /// A split's rows, and the same as tokens.
-pub struct Split {
+pub struct Dataset {
     /// In the order of the file.
     pub examples: Vec<Example>,
     /// One a row.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::base_model::{BaseModel, lora_options};
-use super::dataset::{self, Rows, Split};
+use super::dataset::{self, Dataset, Rows};
 use super::init_adapter::InitAdapter;
 use super::{base_head, resume, warnings};
 use crate::config::Config;
@@ -40,9 +40,9 @@ pub struct Experiment<'a> {
     pub file: ClassifierFile,
     pub classifier: Classifier,
     pub init_adapter: Option<InitAdapter>,
-    pub train: Split,
-    pub validation: Split,
-    pub test: Option<Split>,
+    pub train: Dataset,
+    pub validation: Dataset,
+    pub test: Option<Dataset>,
     /// What decides the result: the configuration, and hashes of data and base.
     pub inputs: Value,
     pub console: Console,
@@ -62,12 +62,12 @@ impl<'a> Experiment<'a> {
         let base = BaseModel::open(&config.model, device, console)?;
         let max_length = dataset::max_length(data, &base, console);
         let encoder = base.encoder(max_length)?;
-        let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Split> {
+        let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Dataset> {
             let examples = dataset::read_split(path, &columns, limit, problem, console)?;
             let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
             let samples = dataset::encode(&encoder, base.config.vocab_size, &rows)?;
             warnings::about(name, &examples, &samples, max_length, console);
-            Ok(Split { examples, samples })
+            Ok(Dataset { examples, samples })
         };
         let train = split("train", &data.train_csv, data.max_train_samples)?;
         check_steps(config, train.samples.len())?;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::dataset::{self, Rows, Split};
+use super::dataset::{self, Dataset, Rows};
 use super::prepared::Experiment;
 use super::run_report::BOOTSTRAP_SEED;
 use super::{resume, warnings};
@@ -50,7 +50,7 @@ impl Experiment<'_> {
         let usual = Decision::above(&self.file.thresholds);
         let labels = &self.file.labels;
         let score =
-            |split: &Split| score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, self.console);
+            |split: &Dataset| score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, self.console);
         let validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
         let mut splits = vec![("validation", &self.validation, validation)];
         if let Some(test) = &self.test {
@@ -92,7 +92,7 @@ impl Experiment<'_> {
     fn write_split(
         &self,
         (seed, name): (u32, &str),
-        split: &Split,
+        split: &Dataset,
         mut scored: Scored,
         (outcome, thresholds): (&TrainOutcome, &[f32]),
         directory: &SeedDir,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::dataset::Split;
+use super::dataset::Dataset;
 use super::prepared::Experiment;
 use crate::console::{Console, bytes};
 use crate::device;
@@ -25,7 +25,7 @@ pub fn summarize(experiment: &Experiment<'_>, seeds: Vec<SeedResult>) -> Result<
     // The first of equals: `max_by` would take the last.
     let best = seeds.iter().rev().max_by(|a, b| worth(a).total_cmp(&worth(b)));
     let best = best.context("no seed was trained")?;
-    let rows = |split: &Split| split.examples.len();
+    let rows = |split: &Dataset| split.examples.len();
     Ok(RunSummary {
         run_name: experiment.config.exp.run_name.clone(),
         metric_for_best_model: experiment.config.train.metric_for_best_model.clone(),

@@ -87,7 +87,7 @@ struct State {
 }
 
 /// What a checkpoint holds, to be saved.
-pub struct Checkpoint<'a> {
+pub struct TrainingState<'a> {
     /// Adapters and head.
     pub classifier: &'a Classifier,
     /// For `adapter_config.json`.
@@ -104,7 +104,7 @@ pub struct Checkpoint<'a> {
     pub metrics: Option<&'a EvalMetrics>,
 }
 
-impl Checkpoint<'_> {
+impl TrainingState<'_> {
     /// Writes the directory `path`, whole or not at all.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::checkpoint::{self, Best, Checkpoint, Progress, Window};
+use super::checkpoint::{self, Best, Progress, TrainingState, Window};
 use super::early_stopping::EarlyStopping;
 use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
@@ -168,38 +168,25 @@ impl Trainer<'_> {
         }
         let mut bar = self.console.progress(format!("seed {}", options.seed), options.total_steps, "steps");
         bar.start_at(progress.step);
-        let (mut order, mut last) = (Vec::new(), None);
+        let mut last = None;
         while !progress.is_finished {
-            let (epoch, in_epoch) = (progress.evaluations, progress.step - self.first_step(progress.evaluations));
-            if progress.step < self.first_step(epoch + 1) {
-                if order.is_empty() {
-                    order = options.order(self.train, epoch);
-                }
-                let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
-                let window = batches.chunks(options.accumulation).nth(in_epoch).expect("the epoch has this step");
+            let order = options.order(self.train, progress.evaluations);
+            let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
+            let first = self.first_step(progress.evaluations);
+            let (steps, done) = (self.first_step(progress.evaluations + 1) - first, progress.step - first);
+            for window in batches.chunks(options.accumulation).take(steps).skip(done) {
                 let loss = self.step(window, &mut optimizer, &mut progress, &mut log)?;
                 progress.elapsed = before + started.elapsed().as_secs_f64();
-                bar.advance(1, || {
-                    let rate = progress.examples as f64 / progress.elapsed;
-                    format!("epoch {:.2} loss {loss:.4} {rate:.1} examples/s", self.epoch_of(&progress))
-                });
-                let is_due = options.save_steps.is_some_and(|steps| progress.step.is_multiple_of(steps));
-                let stop = interrupt::check();
-                // At an epoch's end its evaluation comes first: it decides what is the best.
-                if progress.step < self.first_step(epoch + 1) && (is_due || stop.is_err()) {
-                    self.save(&optimizer, &mut progress, &log.history, None)?;
-                    stop?;
-                }
-            } else {
-                order.clear();
-                let (metrics, scored) = self.evaluate(&mut progress)?;
-                log.evaluation(&metrics, &scored, self.labels, progress.step)?;
-                // An earlier one would only take memory beside the next.
-                last = progress.is_finished.then_some(scored);
-                progress.elapsed = before + started.elapsed().as_secs_f64();
-                self.save(&optimizer, &mut progress, &log.history, Some(&metrics))?;
-                interrupt::check()?;
+                bar.advance(1, || self.describe_step(loss, &progress));
+                self.save_if_due_or_stopped(&optimizer, &mut progress, &log.history)?;
             }
+            let (metrics, scored) = self.evaluate(&mut progress)?;
+            log.evaluation(&metrics, &scored, self.labels, progress.step)?;
+            // An earlier one would only take memory beside the next.
+            last = progress.is_finished.then_some(scored);
+            progress.elapsed = before + started.elapsed().as_secs_f64();
+            self.save(&optimizer, &mut progress, &log.history, Some(&metrics))?;
+            interrupt::check()?;
         }
         bar.finish();
         let best = progress.best.as_ref().context("no epoch was evaluated")?;
@@ -215,6 +202,25 @@ impl Trainer<'_> {
             optimizer_bytes: optimizer.bytes(),
             validation: last.filter(|_| best.step == progress.step),
         })
+    }
+
+    fn describe_step(&self, loss: f64, progress: &Progress) -> String {
+        let rate = progress.examples as f64 / progress.elapsed;
+        format!("epoch {:.2} loss {loss:.4} {rate:.1} examples/s", self.epoch_of(progress))
+    }
+
+    /// Saves a checkpoint within an epoch: every `save_steps`, and before the program stops.
+    fn save_if_due_or_stopped(&self, optimizer: &AdamW, progress: &mut Progress, history: &History) -> Result<()> {
+        // At an epoch's end its evaluation comes first: it decides which epoch is the best.
+        if progress.step == self.first_step(progress.evaluations + 1) {
+            return Ok(());
+        }
+        let is_due = self.options.save_steps.is_some_and(|steps| progress.step.is_multiple_of(steps));
+        let stop = interrupt::check();
+        if is_due || stop.is_err() {
+            self.save(optimizer, progress, history, None)?;
+        }
+        Ok(stop?)
     }
 
     /// The step with which a pass starts, or with which training ends.
@@ -369,7 +375,7 @@ impl Trainer<'_> {
         metrics: Option<&EvalMetrics>,
     ) -> Result<()> {
         progress.history_lines = history.sync()?;
-        let checkpoint = Checkpoint {
+        let checkpoint = TrainingState {
             classifier: self.classifier,
             lora: self.lora,
             base: self.base,
