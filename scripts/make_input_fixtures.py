@@ -117,8 +117,11 @@ def write_parquet(expected):
         "raw": pa.array([b"\xff\xfe"], pa.binary()),
         "nested": pa.array([{"x": 1, "y": "z"}]),
         "map": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())),
-        "time": pa.array([datetime.datetime(2026, 1, 2, 3)]),
+        "time": pa.array([datetime.datetime(2026, 1, 2, 3, 0, 5)]),
+        "clock": pa.array([datetime.time(3, 4)]),
     })
+    printed = [str(value) for value in odd.select(["day", "time"]).to_pandas().iloc[0]]
+    assert printed == ["2026-01-02", "2026-01-02 03:00:05"]  # tests/rows.rs expects these
     pq.write_table(odd, OUT / "odd.parquet")
 
 

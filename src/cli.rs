@@ -53,6 +53,12 @@ pub struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Start from one file of labelled texts: splits, and a configuration that trains as it is
+    ///
+    /// Recognises the columns of a CSV, JSON Lines or Parquet file or an export that `prepare` reads, splits the
+    /// rows, and writes train.csv, validation.csv, test.csv and config.yaml into a new directory. The source stays
+    /// as it is.
+    Init(InitArgs),
     /// Fine-tune a classifier, once for each seed
     ///
     /// Reads the YAML configuration and its CSV files, trains adapters and a classification head,
@@ -83,8 +89,86 @@ pub enum Command {
     /// Prints one JSON object: seconds a step, tokens a second, bytes, and the share of the rate of
     /// this machine's matrix products that a step reaches. The configuration's data are not read.
     Bench(BenchArgs),
+    /// List the runs, newest first: date, model, data, rows, seeds, scores and state
+    Runs(RunsArgs),
     /// Print a JSON Schema of the configuration file, for editors
     ConfigSchema,
+}
+
+/// `llmcls init`
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// Labelled texts: CSV, JSON Lines, Parquet, or an export of Label Studio, Argilla, Prodigy or fastText
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+    /// The column with the text; several are joined [default: recognised]
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub text: Vec<String>,
+    /// The column with a row's id [default: recognised]
+    #[arg(long, value_name = "COLUMN")]
+    pub id: Option<String>,
+    /// One column that lists labels, or columns of 0 and 1 [default: recognised]
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub labels: Vec<String>,
+    /// Between labels, where they are no list [default: the one of , ; | that the rows use]
+    #[arg(long = "label_separator", alias = "label-separator", value_name = "TEXT")]
+    pub label_separator: Option<String>,
+    /// Names of the places of multi-hot lists: a JSON list, or one a line
+    #[arg(long = "label_names", alias = "label-names", value_name = "FILE")]
+    pub label_names: Option<PathBuf>,
+    /// Whether a row has exactly one label [default: single if all rows do]
+    #[arg(long = "problem_type", alias = "problem-type", value_enum, value_name = "TYPE")]
+    pub problem_type: Option<LabelsOfARow>,
+    /// Validation rows that are ready, of the same form [default: 10% of DATA]
+    #[arg(long, value_name = "FILE")]
+    pub val: Option<PathBuf>,
+    /// Test rows that are ready, of the same form [default: 10% of DATA]
+    #[arg(long, value_name = "FILE")]
+    pub test: Option<PathBuf>,
+    /// The base: a directory, or org/name on the Hub
+    #[arg(
+        long = "model_name",
+        alias = "model-name",
+        value_name = "NAME",
+        default_value = crate::experiment::choices::DEFAULT_BASE
+    )]
+    pub model_name: String,
+    /// Where the files go [default: a directory with the name of DATA, without its ending]
+    #[arg(long = "out_dir", alias = "out-dir", value_name = "DIR")]
+    pub out_dir: Option<PathBuf>,
+    /// Seed of the split
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    pub seed: u32,
+    /// Quotes in CSV files: `standard`, or `none` to take them as characters
+    #[arg(long, default_value = "standard", value_name = "QUOTING")]
+    pub quoting: Quoting,
+}
+
+/// How many labels a row has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabelsOfARow {
+    /// Any number
+    #[value(name = "multi_label_classification", aliases = ["multi", "multi-label", "multi_label"])]
+    Multi,
+    /// Exactly one
+    #[value(name = "single_label_classification", aliases = ["single", "single-label", "single_label"])]
+    Single,
+}
+
+/// `llmcls runs`
+#[derive(Args, Debug)]
+pub struct RunsArgs {
+    /// Print a JSON list with all of it
+    #[arg(long)]
+    pub json: bool,
+    /// Look for runs under this directory
+    #[arg(
+        long = "override_output_root",
+        aliases = ["override-output-root", "output_root", "output-root"],
+        value_name = "DIR",
+        default_value = "outputs"
+    )]
+    pub output_root: PathBuf,
 }
 
 /// Where a configuration comes from.

@@ -57,6 +57,14 @@ pub fn print(text: &str) -> Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_error)
 }
 
+/// Prints a result to standard output as indented JSON.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(&format!("{value:#}\n"))
+}
+
 /// What an error of writing to standard output means.
 #[must_use]
 pub fn output_error(error: io::Error) -> anyhow::Error {

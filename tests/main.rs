@@ -24,6 +24,8 @@ mod hub;
 mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
+/// The declarations of CUDA kernels.
+mod kernels;
 /// Labels in every form that files have.
 mod labels;
 /// Modules import downwards only.

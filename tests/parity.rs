@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use llmcls::data::tokenize::TextEncoder;
+use llmcls::kernels::Compute;
 use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
@@ -152,6 +153,32 @@ fn logits_loss_and_every_gradient_match() {
         // that it computes in f64.
         let tolerance = if name == "qwen2" { 3e-5 } else { 1e-5 };
         expect_forward_backward(&open(name, false), tolerance);
+    }
+}
+
+/// In bf16 no further from the gradients in f32 than PyTorch's own bf16 is. Its errors are made by
+/// `scripts/make_bf16_fixture.py`.
+#[test]
+fn gradients_in_bfloat16_are_within_the_error_of_pytorch_s() {
+    let text = std::fs::read_to_string(root().join("bf16_errors.json")).unwrap();
+    let errors: std::collections::BTreeMap<String, f64> = serde_json::from_str(&text).unwrap();
+    for (name, theirs) in errors {
+        let fixture = open_at(&Device::cpu().computing_in(Compute::Bfloat16), &name, false, 0.0);
+        fixture.forward_backward();
+        let (mut difference, mut total) = (0.0, 0.0);
+        for param in fixture.classifier.params() {
+            let key = format!("gradient.base_model.model.{}", param.name());
+            let exact = fixture.expect(&key, param.value().dims());
+            let gradient: Vec<f32> = param.gradient().flatten_all().unwrap().to_vec1().unwrap();
+            for (found, exact) in gradient.iter().zip(&exact) {
+                difference += f64::from(found - exact).powi(2);
+                total += f64::from(*exact).powi(2);
+            }
+        }
+        let ours = (difference / total).sqrt();
+        assert!(ours <= theirs, "{name}: {ours}, PyTorch's {theirs}");
+        // Otherwise it was not bf16 that computed.
+        assert!(ours > 1e-4, "{name}: {ours}");
     }
 }
 

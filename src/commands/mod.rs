@@ -4,15 +4,17 @@ pub mod bench;
 pub mod check;
 mod configuration;
 pub mod eval;
+pub mod init;
 pub mod loaded;
 pub mod predict;
 pub mod prepare;
+pub mod runs;
 pub mod train;
 
 use anyhow::Result;
 
 use crate::cli::{Cli, Command};
-use crate::console::{Console, print};
+use crate::console::{Console, print_json};
 use crate::device::{self, Choice};
 use crate::kernels::device::{Device, HAS_CUDA};
 
@@ -30,12 +32,16 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::ConfigSchema = &cli.command {
         return print_json(&crate::config::reference::json_schema());
     }
+    if let Command::Runs(args) = &cli.command {
+        return runs::run(args);
+    }
     let device = open(choice, console)?;
     match &cli.command {
+        Command::Init(args) => init::run(args, &device, console),
         Command::Train(args) => train::run(args, &device, console),
         Command::Eval(args) => eval::run(args, &device, console),
         Command::Predict(args) => predict::run(args, &device, console),
-        Command::Prepare(_) | Command::ConfigSchema => unreachable!("returned above"),
+        Command::Prepare(_) | Command::Runs(_) | Command::ConfigSchema => unreachable!("returned above"),
         Command::Check(args) => check::run(&args.config, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }
@@ -51,9 +57,4 @@ fn open(choice: Choice, console: Console) -> Result<Device> {
         })),
         Choice::Auto | Choice::Cpu => Ok(Device::cpu()),
     }
-}
-
-/// Prints a result to standard output.
-fn print_json(value: &serde_json::Value) -> Result<()> {
-    print(&format!("{value:#}\n"))
 }

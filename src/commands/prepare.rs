@@ -66,7 +66,7 @@ struct Preparation {
 fn lists(args: &ListsArgs, console: Console) -> Result<()> {
     let common = &args.common;
     let file = |name: &str| args.out_dir.join(name);
-    let flat = Flat::of_export(args, console)?;
+    let flat = Flat::of_export(&args.input, args.labels_column.as_deref(), &args.out_dir, console)?;
     let (input, labels_column) = match &flat {
         Some(flat) => (flat.path.clone(), flat.labels_column.clone()),
         None => (args.input.clone(), labels_column(args.labels_column.as_ref(), &args.input, common.quoting)?),
@@ -146,21 +146,27 @@ fn labels_column(asked: Option<&String>, path: &Path, quoting: Quoting) -> Resul
 }
 
 /// The rows of an export, in a file that is removed when they have been read.
-struct Flat {
-    path: PathBuf,
-    labels_column: String,
+pub(super) struct Flat {
+    pub(super) path: PathBuf,
+    pub(super) labels_column: String,
 }
 
 impl Flat {
-    fn of_export(args: &ListsArgs, console: Console) -> Result<Option<Self>> {
-        let Some(tool) = exports::recognise(&args.input) else { return Ok(None) };
-        create_directory(&args.out_dir)?;
+    /// Writes the rows of an export into `directory`; `None` if the file is no export.
+    pub(super) fn of_export(
+        input: &Path,
+        question: Option<&str>,
+        directory: &Path,
+        console: Console,
+    ) -> Result<Option<Self>> {
+        let Some(tool) = exports::recognise(input) else { return Ok(None) };
+        create_directory(directory)?;
         // The name is one that is swept if this process is killed.
-        let path = args.out_dir.join(format!(".rows.jsonl.tmp-{}.jsonl", std::process::id()));
+        let path = directory.join(format!(".rows.jsonl.tmp-{}.jsonl", std::process::id()));
         let mut flat = Self { path, labels_column: String::new() };
         let file = File::create(&flat.path).with_context(|| format!("{}: cannot write", flat.path.display()))?;
         let mut writer = BufWriter::new(file);
-        let flattened = exports::flatten(&args.input, tool, args.labels_column.as_deref(), &mut writer)?;
+        let flattened = exports::flatten(input, tool, question, &mut writer)?;
         writer.flush().with_context(|| format!("{}: cannot write", flat.path.display()))?;
         flattened.notes.iter().for_each(|note| console.say(note));
         flattened.doubts.iter().for_each(|doubt| console.warn(doubt));
@@ -175,7 +181,7 @@ impl Drop for Flat {
     }
 }
 
-fn create_directory(directory: &Path) -> Result<()> {
+pub(super) fn create_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("{}: cannot create", directory.display()))
 }
 
@@ -217,7 +223,7 @@ fn hub_files(dataset: &str, console: Console) -> Result<(Vec<PathBuf>, Vec<PathB
 }
 
 /// Names of labels that are numbers: a JSON list, or one a line.
-fn label_names(path: Option<&Path>) -> Result<Vec<String>> {
+pub(super) fn label_names(path: Option<&Path>) -> Result<Vec<String>> {
     let Some(path) = path else { return Ok(Vec::new()) };
     let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
     if text.trim_start().starts_with('[') {

@@ -1,6 +1,6 @@
 //! `llmcls train`: one run, one training a seed.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{check, configuration};
 use crate::atomic_file;
@@ -8,14 +8,15 @@ use crate::cli::TrainArgs;
 use crate::console::Console;
 use crate::evaluation::NotFinite;
 use crate::exit::{Resumable, Usage};
-use crate::experiment::base_model::BaseModel;
+use crate::experiment::base_model::{BaseModel, settle_compute};
 use crate::experiment::prepared::Experiment;
 use crate::experiment::summary::{summarize, write_environment};
 use crate::experiment::{resume, run_report, summary};
-use crate::interrupt;
+use crate::interrupt::{self, Interrupted};
 use crate::kernels::device::Device;
 use crate::run::directory::RunDir;
 use crate::run::records;
+use crate::secret;
 
 /// Trains.
 ///
@@ -32,7 +33,7 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
         })?,
     };
     if !device.is_gpu() {
-        config.model.settle_compute();
+        settle_compute(&mut config.model);
     }
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
@@ -44,6 +45,10 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
         Some(run) => {
             let run = RunDir::reopen(run)?;
             resume::check_inputs(run.path(), &experiment.inputs, &experiment.base, console)?;
+            if run.error().exists() {
+                std::fs::remove_file(run.error())
+                    .with_context(|| format!("{}: cannot remove", run.error().display()))?;
+            }
             run
         }
         None => RunDir::create(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?,
@@ -52,10 +57,21 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
     resume::record_inputs(run.path(), &experiment.inputs)?;
     console.say(format!("run {}", run.path().display()));
-    train_all(&experiment, &run, !args.no_text).map_err(|error| explain_unfinished(error, &run))?;
+    train_all(&experiment, &run, !args.no_text)
+        .inspect_err(|error| record_error(error, &run))
+        .map_err(|error| explain_unfinished(error, &run))?;
     console.say(format!("finished {}", run.path().display()));
     run.unlock();
     Ok(())
+}
+
+/// Leaves the reason in the run, for `llmcls runs`. What Ctrl-C stops has not failed.
+fn record_error(error: &anyhow::Error, run: &RunDir) {
+    if !error.is::<Interrupted>() {
+        // The error itself is told in any case.
+        let _ =
+            atomic_file::write_bytes(&run.error(), format!("{}\n", secret::masked(&format!("{error:#}"))).as_bytes());
+    }
 }
 
 /// Adds how to go on, where going on can help: a number that is not finite comes again.

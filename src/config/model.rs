@@ -10,7 +10,6 @@ use super::keys::{or, required, section};
 use super::reader::Section;
 use super::tree::Tree;
 use super::value::{FromNode, Value, yaml_enum};
-use crate::kernels::Compute;
 use crate::secret;
 
 section! {
@@ -82,29 +81,6 @@ yaml_enum! {
         Float32 = "float32",
         /// Operands in bf16, sums in f32.
         Bfloat16 = "bfloat16",
-    }
-}
-
-impl ModelConfig {
-    /// In what products with frozen weights are computed, where it is the CPU that computes.
-    #[must_use]
-    pub fn compute_on_cpu(&self) -> Compute {
-        match self.compute {
-            ComputeType::Float32 => Compute::Float32,
-            ComputeType::Bfloat16 => Compute::Bfloat16,
-            ComputeType::Auto if self.torch_dtype == TorchDtype::Bfloat16 && Compute::Bfloat16.is_native() => {
-                Compute::Bfloat16
-            }
-            ComputeType::Auto => Compute::Float32,
-        }
-    }
-
-    /// Puts in place of `auto` what it stands for on this CPU: results depend on it, so runs record it.
-    pub fn settle_compute(&mut self) {
-        self.compute = match self.compute_on_cpu() {
-            Compute::Float32 => ComputeType::Float32,
-            Compute::Bfloat16 => ComputeType::Bfloat16,
-        };
     }
 }
 

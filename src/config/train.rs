@@ -17,6 +17,9 @@ section! {
         batch_size: usize = or(4).at_least(1).at_most(MOST_ROWS);
         /// Largest number of passes over the training rows.
         num_train_epochs: usize = or(20).at_least(1).at_most(i32::MAX);
+        /// Optimizer steps that training has at least, by more passes than `num_train_epochs` if those are fewer
+        /// steps: a few hundred rows need many passes. Early stopping still applies. Not used with `max_steps`.
+        min_steps: Option<usize> = or(None).at_most(i32::MAX).normalize(zero_is_none);
         /// Peak learning rate of AdamW.
         learning_rate: f64 = or(2e-4).at_least(0);
         /// Decoupled weight decay. Biases and norms are left out, as in transformers.
@@ -194,6 +197,13 @@ impl FromNode for ReportTo {
 }
 
 impl TrainConfig {
+    /// Optimizer steps of the whole training, where a pass has `per_epoch`; `None` if they cannot be counted.
+    #[must_use]
+    pub fn total_steps(&self, per_epoch: usize) -> Option<usize> {
+        let passes = self.min_steps.map_or(0, |steps| steps.div_ceil(per_epoch)).max(self.num_train_epochs);
+        self.max_steps.or_else(|| per_epoch.checked_mul(passes))
+    }
+
     fn check(&self, section: &Section) {
         let has_warmup = self.warmup_steps > 0 || self.warmup_ratio > 0.0;
         section.check(

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::columns::{Columns, parse_label, used_columns};
 use super::formats::{Rows, clip};
-use super::table::{Columns, parse_label, used_columns};
 
 /// Words for yes and no that are read where a label's column is named, and not taken for labels by themselves.
 const YES: [&str; 13] = ["yes", "y", "t", "x", "on", "✓", "✔", "ja", "j", "oui", "si", "sí", "sim"];
@@ -159,6 +159,15 @@ impl Candidates {
     pub(super) fn flags(&self, rows: &Rows) -> Vec<String> {
         let flags = self.columns.iter().filter(|candidate| candidate.first.is_none() && self.rows > 0);
         flags.map(|candidate| rows.columns()[candidate.column].clone()).collect()
+    }
+
+    /// Names of columns that hold words for yes and no, or marks and empty cells, and can be read as 0 and 1.
+    pub(super) fn words(&self, rows: &Rows) -> Vec<String> {
+        let is_read = |candidate: &&Candidate| {
+            candidate.first.is_some() && candidate.is_words() && !(candidate.has_no && candidate.has_blank)
+        };
+        let words = self.columns.iter().filter(is_read);
+        words.map(|candidate| rows.columns()[candidate.column].clone()).collect()
     }
 
     /// What to tell of columns that look like labels and are not taken.

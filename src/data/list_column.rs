@@ -324,7 +324,7 @@ impl Listing {
 
 /// 0 or 1, as text.
 fn flag(item: &str) -> Option<bool> {
-    super::table::parse_label(item).map(|label| label > 0.5)
+    super::columns::parse_label(item).map(|label| label > 0.5)
 }
 
 fn parts_of_flags<'a>(text: &'a str, separator: Option<&str>) -> Vec<&'a str> {

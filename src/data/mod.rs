@@ -1,14 +1,18 @@
 //! From rows to token ids, in the order in which training sees them.
 
+pub mod columns;
 pub mod exports;
 mod flag_columns;
 pub mod formats;
 pub mod label_cell;
 pub mod label_columns;
+pub mod labelled;
 pub mod list_column;
 mod python_literal;
+pub mod recognise;
 pub mod sampler;
 pub mod split;
+pub mod split_files;
 pub mod table;
 pub mod tokenize;
 mod tokenizer;

@@ -1,14 +1,15 @@
 //! Rows of a file as examples, streamed.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use super::columns::{Columns, LabelList};
 use super::exports;
 use super::flag_columns::{Candidates, FlagColumns};
-use super::formats::{Quoting, Rows, clip};
+use super::formats::{Rows, clip};
 use super::label_cell::LabelCell;
 use super::list_column::{ListColumn, Listing};
 
@@ -32,38 +33,6 @@ impl Example {
         let id: String = self.id.chars().take(CHARACTERS).collect();
         format!("{}: row {} (id `{id}`)", path.display(), row + 1)
     }
-}
-
-/// Which columns make an example.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Columns {
-    /// None: the row's number is the id.
-    pub id: Option<String>,
-    /// Whether the row's number is the id where the file has no such column.
-    pub id_may_be_absent: bool,
-    /// Joined to make the text; none: `text` is the text.
-    pub text_fields: Option<Vec<String>>,
-    /// The text, if there are no `text_fields`.
-    pub text: String,
-    /// Empty: labels are not read.
-    pub labels: Vec<String>,
-    /// The one column that lists a row's labels; none: each label has a column of 0 and 1.
-    pub label_list: Option<LabelList>,
-    /// Whether labels were found among the columns, so that other columns of 0 and 1 are worth a word.
-    pub labels_were_found: bool,
-    /// How the cells of a CSV file are quoted.
-    pub quoting: Quoting,
-}
-
-/// A column that lists a row's labels: a JSON or Python list, or text with a separator.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LabelList {
-    /// Its name.
-    pub column: String,
-    /// Between labels; none: found over the whole column.
-    pub separator: Option<String>,
-    /// The labels in the order of multi-hot lists, if it is not that of [`Columns::labels`].
-    pub order: Option<Vec<String>>,
 }
 
 /// A file that gives one example a row.
@@ -335,16 +304,6 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
     Ok(found)
 }
 
-/// Names of columns that an example is made of, labels left out.
-pub(super) fn used_columns(columns: &Columns) -> HashSet<&str> {
-    let mut used: HashSet<&str> =
-        columns.id.iter().chain(columns.text_fields.iter().flatten()).map(String::as_str).collect();
-    if columns.text_fields.is_none() {
-        used.insert(&columns.text);
-    }
-    used
-}
-
 /// A cell of a column that lists labels.
 pub(crate) fn label_cell(rows: &Rows, column: usize) -> Result<LabelCell> {
     LabelCell::of_cell(rows.cell(column)?)
@@ -376,20 +335,6 @@ pub fn join_fields(fields: &[Cow<'_, str>]) -> String {
         text.push('.');
     }
     text
-}
-
-/// 0 or 1, as numbers or words that are no language's: `0`, `0.0`, `0.00`, `false`.
-pub(super) fn parse_label(cell: &str) -> Option<f32> {
-    let cell = cell.trim();
-    let number =
-        |rest: &str| rest.is_empty() || rest.strip_prefix('.').is_some_and(|zeros| zeros.bytes().all(|b| b == b'0'));
-    match cell.as_bytes().first()? {
-        b'0' if number(&cell[1..]) => Some(0.0),
-        b'1' if number(&cell[1..]) => Some(1.0),
-        b'f' | b'F' if cell.eq_ignore_ascii_case("false") => Some(0.0),
-        b't' | b'T' if cell.eq_ignore_ascii_case("true") => Some(1.0),
-        _ => None,
-    }
 }
 
 /// Checks that each row has exactly one label.

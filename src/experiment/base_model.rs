@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 
-use crate::config::model::{ModelConfig, TargetModules, TorchDtype};
+use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype};
 use crate::console::Console;
 use crate::data::tokenize::TextEncoder;
 use crate::hub::model_files::{ModelFiles, TOKENIZER_FILES};
+use crate::kernels::Compute;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::config::BackboneConfig;
@@ -17,6 +18,26 @@ use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::run::classifier_file::{Base, RecordedFingerprint};
 use crate::training::estimate;
+
+/// In what products with frozen weights are computed, where it is the CPU that computes.
+fn compute_on_cpu(model: &ModelConfig) -> Compute {
+    match model.compute {
+        ComputeType::Float32 => Compute::Float32,
+        ComputeType::Bfloat16 => Compute::Bfloat16,
+        ComputeType::Auto if model.torch_dtype == TorchDtype::Bfloat16 && Compute::Bfloat16.is_native() => {
+            Compute::Bfloat16
+        }
+        ComputeType::Auto => Compute::Float32,
+    }
+}
+
+/// Puts in place of `auto` what it stands for on this CPU: results depend on it, so runs record it.
+pub fn settle_compute(model: &mut ModelConfig) {
+    model.compute = match compute_on_cpu(model) {
+        Compute::Float32 => ComputeType::Float32,
+        Compute::Bfloat16 => ComputeType::Bfloat16,
+    };
+}
 
 /// The base's files and how they are to be read.
 pub struct BaseModel {
@@ -54,7 +75,7 @@ impl BaseModel {
             },
             is_4bit: model.use_4bit,
         };
-        let device = device.computing_in(model.compute_on_cpu());
+        let device = device.computing_in(compute_on_cpu(model));
         if !device.is_gpu() && !device.compute().is_native() {
             console.say(
                 "model.compute: this CPU has no instructions for bfloat16 (AVX512_BF16): the same numbers take longer \

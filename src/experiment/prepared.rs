@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::base_model::{BaseModel, lora_options};
+use super::choices::FEWEST_STEPS;
 use super::dataset::{self, Dataset, Rows};
 use super::init_adapter::InitAdapter;
 use super::{base_head, resume, warnings};
@@ -70,7 +71,7 @@ impl<'a> Experiment<'a> {
             Ok(Dataset { examples, samples })
         };
         let train = split("train", &data.train_csv, data.max_train_samples)?;
-        check_steps(config, train.samples.len())?;
+        check_steps(config, train.samples.len(), console)?;
         let validation = split("validation", &data.val_csv, data.max_val_samples)?;
         let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
         let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
@@ -169,7 +170,7 @@ impl<'a> Experiment<'a> {
             train.batch_size,
             train.gradient_accumulation_steps,
         );
-        let total_steps = train.max_steps.unwrap_or(per_epoch * train.num_train_epochs);
+        let total_steps = train.total_steps(per_epoch).expect("counted by check_steps");
         let warmup_steps = match train.warmup_steps {
             0 => (train.warmup_ratio * total_steps as f64).ceil() as usize,
             steps => steps,
@@ -219,14 +220,12 @@ fn metric(config: &Config) -> Result<&'static Metric> {
 }
 
 /// Refuses trainings that are longer than the counters of steps and of randomness.
-fn check_steps(config: &Config, rows: usize) -> Result<()> {
+fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
     let train = &config.train;
     let batches = rows.div_ceil(train.batch_size);
     let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
-    let (key, steps) = match train.max_steps {
-        Some(steps) => ("train.max_steps", Some(steps)),
-        None => ("train.num_train_epochs", per_epoch.checked_mul(train.num_train_epochs)),
-    };
+    let key = if train.max_steps.is_some() { "train.max_steps" } else { "train.num_train_epochs" };
+    let steps = train.total_steps(per_epoch);
     let epochs = steps.map(|steps| steps.div_ceil(per_epoch));
     let micro_batches = epochs.and_then(|epochs| epochs.checked_mul(batches));
     ensure!(
@@ -237,6 +236,13 @@ fn check_steps(config: &Config, rows: usize) -> Result<()> {
         i32::MAX,
         u32::MAX
     );
+    if let Some(steps) = steps.filter(|&steps| steps < FEWEST_STEPS) {
+        console.warn(format!(
+            "{steps} optimizer steps are planned in all; fewer than about {FEWEST_STEPS} often leave every score near 0, \
+             whatever the data. More passes over the rows help: train.min_steps={FEWEST_STEPS}, or smaller steps with \
+             train.batch_size and train.gradient_accumulation_steps"
+        ));
+    }
     Ok(())
 }
 

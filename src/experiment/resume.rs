@@ -44,7 +44,11 @@ const MAY_CHANGE: [&str; 11] = [
 pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Result<Config> {
     let path = run.join("config.yaml");
     ensure!(path.is_file(), "{}: not a run: it has no config.yaml", run.display());
-    let recorded = Config::of_run(&path)?;
+    let mut recorded = Config::of_run(&path)?;
+    // Before there was a key for it, every run computed in f32.
+    if recorded.model.compute == ComputeType::Auto {
+        recorded.model.compute = ComputeType::Float32;
+    }
     let mut files = vec![path];
     files.extend(changed.iter().cloned());
     let mut wanted = Config::load(&files, settings)?;
@@ -203,7 +207,8 @@ fn refuse_changes(run: &Path, then: &Value, now: &Value) -> Result<()> {
     differences("", then, now, &mut changes);
     // Before there was a key for it, every run computed in f32.
     let is_older = |key: &str, then: &Value, now: &Value| {
-        key == "model.compute" && then.is_null() && now == &json!(ComputeType::Float32)
+        let is_unsaid = then.is_null() || then == &json!(ComputeType::Auto);
+        key == "model.compute" && is_unsaid && now == &json!(ComputeType::Float32)
     };
     changes.retain(|(key, then, now)| !MAY_CHANGE.contains(&key.as_str()) && !is_older(key, then, now));
     if changes.is_empty() {

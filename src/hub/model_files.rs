@@ -59,6 +59,12 @@ impl ModelFiles {
         }
     }
 
+    /// Whether a name is one on the Hub, and no directory here.
+    #[must_use]
+    pub fn is_on_the_hub(name: &str) -> bool {
+        !Path::new(name).exists() && parse_repository(name).is_some()
+    }
+
     /// A file with weights that `name` has, of any format; nothing is downloaded.
     ///
     /// # Errors
@@ -158,7 +164,10 @@ impl Source {
 
 /// What else to think of where the Hub does not give a model.
 fn nowhere(name: &str) -> String {
-    format!("{name}: there is no directory of this name here, and the Hub's model of this name cannot be used")
+    format!(
+        "{name}: there is no directory of this name here, and the Hub's model of this name cannot be used \
+         (a directory with its files does as well: model.model_name=DIR)"
+    )
 }
 
 /// Whether a file of a model's directory holds weights, or says which files do.

@@ -15,6 +15,8 @@ use crate::exit::Resumable;
 
 const CONFIG: &str = "config.yaml";
 const SUMMARY: &str = "summary.json";
+/// The message of the error that ended the last attempt.
+pub(super) const ERROR: &str = "error.txt";
 
 /// A run's directory.
 #[derive(Clone, Debug)]
@@ -76,6 +78,19 @@ impl RunDir {
         // A file that stays is in nobody's way.
         let _ = fs::remove_file(self.path.join(".lock"));
         drop(self.lock);
+    }
+
+    /// Whether a process trains in this directory.
+    #[must_use]
+    pub fn is_locked(path: &Path) -> bool {
+        let lock = File::open(path.join(".lock"));
+        lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// What ended the last attempt, if it was an error and not a signal.
+    #[must_use]
+    pub fn error(&self) -> PathBuf {
+        self.path.join(ERROR)
     }
 
     /// The newest checkpoint of the seed that was trained last, whole or not.
@@ -274,7 +289,7 @@ fn unfinished(run: &Path) -> String {
 }
 
 /// The runs in a directory and up to `depth` directories below it, with their order in time.
-fn runs_below(path: &Path, depth: usize) -> Vec<((String, usize), PathBuf)> {
+pub(super) fn runs_below(path: &Path, depth: usize) -> Vec<((String, usize), PathBuf)> {
     let mut runs = Vec::new();
     for directory in subdirectories(path) {
         match directory.file_name().and_then(|name| run_order(&name.to_string_lossy())) {

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use csv::{ByteRecord, Reader, ReaderBuilder};
 use memchr::{memchr_iter, memchr2, memchr3};
 
-use super::{Quoting, clip, refuse_duplicates, rejoined, signature};
+use super::shared::{clip, refuse_duplicates, rejoined};
+use super::signature;
+use crate::config::data::Quoting;
 
 /// The rows of a CSV file.
 pub(super) struct CsvRows {

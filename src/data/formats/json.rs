@@ -13,7 +13,9 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
-use super::{Cell, Value, clip, signature};
+use super::shared::clip;
+use super::signature;
+use super::value::{Cell, Value};
 use crate::interrupt;
 
 /// The rows of a JSON file or stream.
@@ -601,10 +603,11 @@ fn refuse_tables(objects: &Objects) -> Result<()> {
     let all = |byte: u8| !entries.is_empty() && entries.values().all(|value| value.get().as_bytes()[0] == byte);
     let path = &objects.path;
     let way_out = "write one object a row: pandas' to_json(\"rows.jsonl\", orient=\"records\", lines=True)";
-    if entries.contains_key("columns") && entries.contains_key("data") {
+    let holds = |key: &str, start: &str| entries.get(key).is_some_and(|value| value.get().starts_with(start));
+    if holds("columns", "[") && holds("data", "[") {
         bail!("{path}: is a table in pandas' orient \"split\", expected rows; {way_out}");
     }
-    if entries.contains_key("schema") && entries.contains_key("data") {
+    if holds("schema", "{") && holds("data", "[") {
         bail!("{path}: is a table in pandas' orient \"table\", expected rows; {way_out}");
     }
     if all(b'{') {

@@ -6,20 +6,23 @@
 mod csv;
 mod json;
 mod parquet;
+mod shared;
 mod signature;
 mod value;
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use self::csv::CsvRows;
 use self::json::JsonRows;
 use self::parquet::ParquetRows;
+pub(crate) use self::shared::clip;
+use self::shared::{HEAD, rejoined};
 pub use self::value::{Cell, Value};
 pub use crate::config::data::Quoting;
 use crate::interrupt;
@@ -47,9 +50,6 @@ pub struct Absence {
     /// `path:line` of the first of them.
     pub location: String,
 }
-
-/// Bytes that are looked at to recognise a file.
-const HEAD: usize = 512;
 
 /// Rows between two looks at Ctrl-C.
 const ROWS_PER_CHECK: u64 = 1024;
@@ -253,10 +253,6 @@ fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn rejoined(head: Vec<u8>, rest: Box<dyn BufRead>) -> Box<dyn BufRead> {
-    Box::new(Cursor::new(head).chain(rest))
-}
-
 /// The source, unless it begins as a file of another format than `expected`.
 fn recognised(name: &str, mut source: Box<dyn BufRead>, expected: &str) -> Result<Box<dyn BufRead>> {
     let head = head(&mut *source).with_context(|| format!("{name}: cannot read"))?;
@@ -264,34 +260,11 @@ fn recognised(name: &str, mut source: Box<dyn BufRead>, expected: &str) -> Resul
     Ok(rejoined(head, source))
 }
 
-/// Checks that no two columns have one name.
-fn refuse_duplicates(location: &str, columns: &[String]) -> Result<()> {
-    let mut seen = std::collections::HashSet::new();
-    for column in columns {
-        if !seen.insert(column) {
-            match column.is_empty() {
-                true => bail!("{location}: two columns have no name; name them, or remove them"),
-                false => bail!("{location}: two columns are called `{}`; rename or remove one", clip(column)),
-            }
-        }
-    }
-    Ok(())
-}
-
 fn quoted(names: &[String]) -> String {
     const SHOWN: usize = 30;
     let mut text = names.iter().take(SHOWN).map(|name| format!("`{}`", clip(name))).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
-    }
-    text
-}
-
-/// The start of a cell, for messages.
-pub(crate) fn clip(cell: &str) -> String {
-    let mut text: String = cell.chars().take(40).collect();
-    if text.len() < cell.len() {
-        text.push('…');
     }
     text
 }

@@ -5,12 +5,17 @@ use std::fs::File;
 use std::io::{Read, Seek};
 
 use anyhow::{Context, Result, bail, ensure};
+use jiff::civil::date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde_json::Value as Json;
 
-use super::{Cell, HEAD, Value, refuse_duplicates, signature};
+use super::shared::{HEAD, refuse_duplicates};
+use super::signature;
+use super::value::{Cell, Value};
 
 /// The rows of a Parquet file.
 pub(super) struct ParquetRows {
@@ -132,9 +137,20 @@ fn value_of(field: Field, classes: Option<&[String]>) -> Result<Value> {
             });
             Value::Object(object(&entries.collect::<Result<Vec<_>>>()?))
         }
-        Field::Date(_) => Value::Other("a date"),
+        Field::Date(days) => Span::new()
+            .try_days(days)
+            .and_then(|days| date(1970, 1, 1).checked_add(days))
+            .map_or(Value::Other("a date"), |day| Value::Text(day.to_string())),
+        Field::TimestampMillis(value) => moment(Timestamp::from_millisecond(value)),
+        Field::TimestampMicros(value) => moment(Timestamp::from_microsecond(value)),
         Field::TimeMillis(_) | Field::TimeMicros(_) => Value::Other("a time of day"),
-        Field::TimestampMillis(_) | Field::TimestampMicros(_) => Value::Other("a point in time"),
+    })
+}
+
+/// A point in time as pandas prints it: 2026-01-02 03:04:05.
+fn moment(moment: Result<Timestamp, jiff::Error>) -> Value {
+    moment.map_or(Value::Other("a point in time"), |moment| {
+        Value::Text(TimeZone::UTC.to_datetime(moment).to_string().replace('T', " "))
     })
 }
 

@@ -9,8 +9,8 @@ use tokenizers::{
 };
 
 use super::class::Class;
+use super::resolved::{Resolved, unless_it_panics};
 use super::settings::{Settings, Special};
-use super::{Resolved, unless_it_panics};
 
 /// Applies everything; `is_built` if the tokenizer comes from a bare vocabulary.
 pub(super) fn apply(mut tokenizer: Tokenizer, mut settings: Settings, is_built: bool) -> Result<Resolved> {

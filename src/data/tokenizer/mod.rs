@@ -7,31 +7,20 @@
 
 mod apply;
 mod class;
+mod resolved;
 mod save;
 mod settings;
 mod vocabulary;
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde::de::IgnoredAny;
 use tokenizers::Tokenizer;
 
-use settings::{Settings, Special, file_named};
-
-/// A tokenizer with everything applied that the files beside `tokenizer.json` say.
-pub(super) struct Resolved {
-    pub(super) tokenizer: Tokenizer,
-    /// Texts that are too long lose their beginning.
-    pub(super) cuts_left: bool,
-    settings: Settings,
-    special: Vec<Special>,
-    /// The `tokenizer.json` it was read from, if there is one.
-    source: Option<PathBuf>,
-    has_special_tokens_map: bool,
-}
+pub(super) use resolved::{Resolved, unless_it_panics};
+use settings::{Settings, file_named};
 
 /// Loads the tokenizer that consists of `files`; `model_config` is the model's `config.json`.
 ///
@@ -77,13 +66,4 @@ fn read(path: &Path) -> Result<Tokenizer> {
         unless_it_panics(|| Tokenizer::from_bytes(&bytes))
     };
     read().with_context(|| format!("{}: not a usable tokenizer", path.display()))
-}
-
-/// The library panics on some files and texts (a decoder of an unknown form, for one): that is an
-/// error of the file.
-pub(super) fn unless_it_panics<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(result) => result.map_err(|error| anyhow!("{error}")),
-        Err(_) => Err(anyhow!("the tokenizers library gave up on it")),
-    }
 }

@@ -107,7 +107,7 @@ fn pairs(class: Class, text: &str, path: &Path) -> Result<Vec<[String; 2]>> {
         Class::Qwen2 => lines
             .into_iter()
             .map(|(number, line)| (number, line.trim()))
-            .filter(|(number, line)| !line.is_empty() && !(*number == 0 && line.starts_with("#version:")))
+            .filter(|(number, line)| !(line.is_empty() || *number == 0 && line.starts_with("#version:")))
             .collect(),
         // GPT-2 and RoBERTa take all between the first line and the last end of line.
         _ => lines.get(1..lines.len().saturating_sub(1).max(1)).unwrap_or_default().to_vec(),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::escape::escape;
+use super::html::escape;
 
 /// A line through points.
 #[derive(Clone)]

@@ -4,8 +4,9 @@
 //! hashes of the two, lets a browser load nothing else. All text from the data is escaped.
 
 mod charts;
-mod escape;
+mod html;
 
+use html::escape;
 use std::fmt::Write;
 
 use base64::Engine;
@@ -13,7 +14,6 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use self::charts::{Axis, Chart, Series};
-use self::escape::escape;
 use super::results::{HistoryLine, OverSeeds, SeedResult};
 use crate::data::table::Example;
 use crate::metrics::bootstrap::{Interval, Intervals};

@@ -1,6 +1,6 @@
-//! Text for HTML and SVG.
+//! HTML.
 
-/// Escapes the five characters that have a meaning in HTML.
+/// Text for HTML.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,0 +1,28 @@
+//! `llmcls runs`: what was trained, newest first.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::cli::RunsArgs;
+use crate::console::{print, print_json};
+use crate::run::listing::{Listed, list};
+
+/// Prints the runs.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn run(args: &RunsArgs) -> Result<()> {
+    let runs = list(&args.output_root);
+    if args.json {
+        return print_json(&Value::from(runs.iter().map(Listed::to_json).collect::<Vec<_>>()));
+    }
+    if runs.is_empty() {
+        return print(&format!("no run under {}\n", args.output_root.display()));
+    }
+    let mut out =
+        format!("{:<17}{:<22}{:<14}{:<11}{:>9}{:>7}\n", "date (UTC)", "model", "data", "state", "f1_micro", "macro");
+    for run in &runs {
+        out.push_str(&run.lines());
+    }
+    print(&out)
+}
