@@ -39,15 +39,17 @@ def main() -> None:
         return
     text = "a command line tool that plays chess"
     code = code[1].replace('"."', repr(str(best))).replace('"a text"', repr(text))
+    code = re.sub(r"base_directory = .*", lambda _: f"base_directory = {about['base']['name']!r}", code)
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         exec(code, {})
-    theirs = eval(output.getvalue().strip().splitlines()[-1])
+    theirs, predicted = map(eval, output.getvalue().strip().splitlines()[-2:])
     with tempfile.TemporaryDirectory() as directory:
         rows = Path(directory) / "rows.csv"
         rows.write_text(f"{about['id_column'] or 'id'},{about['target_text_column']}\n0,{text}\n", encoding="utf-8")
         command = ["target/release/llmcls", "predict", "-q", "--run", seed, "--input_csv", rows, "--output", "-"]
         ours = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert predicted == ours["predicted"], (predicted, ours["predicted"])
     worst = max(abs(theirs[label] - p) for label, p in zip(ours["labels"], ours["probs"]))
     print(f"the snippet runs; largest difference of a probability {worst:.2e}")
     sys.exit(worst > 1e-4)

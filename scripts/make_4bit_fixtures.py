@@ -149,6 +149,11 @@ def llama() -> None:
             parameter.normal_(0, 0.2)
     model.save_pretrained(out / "adapter")
     (out / "adapter" / "README.md").unlink(missing_ok=True)
+    config = out / "adapter" / "adapter_config.json"
+    saved = json.loads(config.read_text())
+    # Else the name of the directory where this script worked.
+    saved["base_model_name_or_path"] = "llama_4bit"
+    config.write_text(json.dumps(saved, indent=2) + "\n")
     lengths = [21, 1, 40]
     tokens = [torch.randint(0, 88, (length,)).tolist() for length in lengths]
     labels = torch.randint(0, 2, (3, 3)).float()

@@ -27,14 +27,14 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Resul
 }
 
 /// Where the bytes for a path go.
-enum Destination {
+pub(crate) enum Destination {
     /// A regular file of this name, all links followed, which may not exist yet.
     File(PathBuf),
     /// A device, a FIFO, or an open file of this process.
     Stream,
 }
 
-fn destination(path: &Path) -> Result<Destination> {
+pub(crate) fn destination(path: &Path) -> Result<Destination> {
     /// As many as Linux follows.
     const MOST_LINKS: usize = 40;
     let is_open_file = |path: &Path| path.starts_with("/proc") || path.starts_with("/dev/fd");
@@ -285,7 +285,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// Makes renames in a directory last through a power cut.
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         File::open(path)?.sync_all()?;

@@ -22,7 +22,8 @@ const EXAMPLES: &str = "\
 Examples:
   llmcls train --config configs/tiny.yaml
   llmcls eval --run outputs/tiny-llama/debtags/run_20260102-030405 --split test
-  llmcls predict --input_csv new.csv --output_jsonl preds.jsonl
+  llmcls predict new.csv -o predictions.csv
+  llmcls predict --text \"I was charged twice\"
 
 Exit codes: 0 success (also when the reader of standard output has gone, as `head` does), 1 failure, 2 wrong usage, \
 130 or 143 after Ctrl-C or SIGTERM.";
@@ -295,16 +296,26 @@ pub struct PredictArgs {
     /// The classifier.
     #[command(flatten)]
     pub run: RunArgs,
-    /// Rows to predict, with the run's text columns: CSV, or by its ending .jsonl or .parquet; - reads
-    /// standard input
-    #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
-    pub input_csv: PathBuf,
-    /// Where predictions go: JSON lines, or by its ending .csv or .tsv; - writes to standard output
-    #[arg(long = "output_jsonl", alias = "output-jsonl", default_value = "preds.jsonl", value_name = "FILE")]
-    pub output_jsonl: PathBuf,
-    /// The same as --output_jsonl
-    #[arg(long, value_name = "FILE", conflicts_with = "output_jsonl")]
+    /// Rows to predict, with the run's text columns: CSV, or by its ending .tsv, .jsonl or .parquet; - reads
+    /// standard input and answers row by row on standard output
+    #[arg(value_name = "INPUT", conflicts_with_all = ["input_csv", "text"])]
+    pub input: Option<PathBuf>,
+    /// A text to predict, in place of a file; may be given several times. Prints to standard output
+    #[arg(long, value_name = "TEXT", conflicts_with = "input_csv", allow_hyphen_values = true)]
+    pub text: Vec<String>,
+    /// Where predictions go: JSON lines, or by its ending .csv or .tsv; - is standard output
+    /// [default: preds.jsonl]
+    #[arg(long, short, value_name = "FILE", conflicts_with = "output_jsonl")]
     pub output: Option<PathBuf>,
+    /// Go on with the output of a job that was killed, given the same arguments
+    #[arg(long)]
+    pub resume: bool,
+    /// The same as INPUT
+    #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
+    pub input_csv: Option<PathBuf>,
+    /// The same as --output
+    #[arg(long = "output_jsonl", alias = "output-jsonl", value_name = "FILE")]
+    pub output_jsonl: Option<PathBuf>,
     /// Predict labels above this probability, in place of the classifier's own thresholds: a number for
     /// all, or LABEL=NUMBER for one; may be given several times
     #[arg(long, value_name = "[LABEL=]P")]

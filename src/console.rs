@@ -128,6 +128,7 @@ impl ProgressMeter {
             bar.set_position(self.done);
             bar.reset_eta();
         }
+        self.started = Instant::now();
     }
 
     /// `count` more units are done.
@@ -147,6 +148,12 @@ impl ProgressMeter {
             }
             Display::Lines => {}
         }
+    }
+
+    /// Units a second, with `count` that are done now.
+    #[must_use]
+    pub fn rate(&self, count: usize) -> f64 {
+        (self.done - self.done_before + count as u64) as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
     }
 
     /// Removes the bar.

@@ -16,6 +16,14 @@ static REQUESTED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 /// Whether work goes on to the next step before the program stops.
 static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
 
+/// What the user can do after the program was stopped.
+static ADVICE: OnceLock<String> = OnceLock::new();
+
+/// Says `advice` after a signal has ended the program. The first advice stays.
+pub fn advise(advice: String) {
+    let _ = ADVICE.set(advice);
+}
+
 /// The error of a run that was asked to stop and did.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupted {
@@ -68,6 +76,9 @@ pub fn listen(listener: Listener) -> io::Result<()> {
             }
             (listener.clean)();
             (listener.say)(&format!("stopped: {}", Interrupted { signal: signal as u8 }));
+            if let Some(advice) = ADVICE.get() {
+                (listener.say)(advice);
+            }
             std::process::exit(128 + signal);
         }
     })?;

@@ -46,5 +46,6 @@ pub mod device;
 pub mod exit;
 pub mod failpoint;
 pub mod interrupt;
+pub mod partial_output;
 pub mod rng;
 pub mod secret;

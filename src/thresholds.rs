@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::train::TuneThresholds;
 use crate::metrics::Predictions;
@@ -88,7 +88,7 @@ pub fn tune(predictions: &Predictions, labels: usize, scope: Scope, objective: O
 }
 
 /// What a label's threshold does on the rows that it was found on.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reached {
     /// The label.
     pub label: String,

@@ -563,3 +563,25 @@ fn a_full_disk_says_how_much_is_needed_and_the_download_goes_on_later() {
     assert!(grown && unmounted.success());
     expect_success(&then);
 }
+
+#[test]
+fn init_reads_configuration_and_tokenizer_and_leaves_the_weights() {
+    let hub = Hub::serve(repository(), Manners::default());
+    let home = tempfile::tempdir().unwrap();
+    let row = |number: usize| format!("the words of the text {number},{}\n", ["a;b", "b", "c"][number % 3]);
+    let rows = "text,tags\n".to_owned() + &(0..60).map(row).collect::<String>();
+    fs::write(home.path().join("rows.csv"), rows).unwrap();
+    let mut command = Command::cargo_bin("llmcls").unwrap();
+    command.current_dir(home.path()).args(["init", "rows.csv", "--model_name", "org/tiny"]);
+    for key in ["HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "http_proxy", "HTTP_PROXY", "ALL_PROXY"]
+    {
+        command.env_remove(key);
+    }
+    let output = command.env("HF_HOME", home.path()).env("HF_ENDPOINT", &hub.endpoint).output().unwrap();
+    expect_success(&output);
+    let requests = hub.requests.lock().unwrap();
+    assert!(requests.iter().any(|request| request.path.ends_with("tokenizer.json")));
+    assert!(!requests.iter().any(|request| request.path.contains("safetensors")), "{requests:?}");
+    let config = fs::read_to_string(home.path().join("rows/config.yaml")).unwrap();
+    assert!(config.contains("model_name: org/tiny") && config.contains("at the peak"), "{config}");
+}

@@ -20,6 +20,8 @@ mod families;
 mod flops;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
+/// From one file of labelled texts to predictions.
+mod init;
 /// Training that starts from an adapter.
 mod init_adapter;
 /// Bad input in bulk.

@@ -1,11 +1,16 @@
 //! Every reader of files that come from outside, on bytes: for the tests here and for `fuzz/`.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
+use anyhow::{Context, bail};
 use llmcls::config::Config;
 use llmcls::console::Console;
+use llmcls::data::exports;
 use llmcls::data::formats::{Quoting, Rows};
+use llmcls::data::label_cell::LabelCell;
+use llmcls::data::recognise::{Asked, Recognised};
 use llmcls::data::table::{Columns, LabelList, find_labels, read_examples};
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::hub::model_files::ModelFiles;
@@ -16,7 +21,7 @@ use llmcls::run::{adapter, manifest};
 use llmcls::training::checkpoint;
 
 /// The kinds of files, each with a valid example.
-pub(crate) const KINDS: [&str; 14] = [
+pub(crate) const KINDS: [&str; 18] = [
     "config.yaml",
     "rows.csv",
     "rows.tsv",
@@ -31,6 +36,10 @@ pub(crate) const KINDS: [&str; 14] = [
     "classifier.json",
     "state.json",
     "manifest.json",
+    "export.json",
+    "export.txt",
+    "cell.txt",
+    "recognised.csv",
 ];
 
 /// The reader that the first byte of a fuzzer's input chooses, and what it reads.
@@ -95,6 +104,16 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
         "classifier.json" => ClassifierFile::load(directory).map(drop),
         "state.json" => checkpoint::inputs(directory).map(drop),
         "manifest.json" => manifest::verify(directory),
+        "export.json" | "export.txt" => {
+            let tool = exports::recognise(&path).context("no export")?;
+            exports::flatten(&path, tool, None, &mut io::sink()).map(drop)
+        }
+        // One cell of a column that lists labels, as JSON or as Python and R print lists.
+        "cell.txt" => match LabelCell::of_text(&String::from_utf8(bytes.to_vec())?)? {
+            LabelCell::Items(_) | LabelCell::Text(_) => Ok(()),
+            other => bail!("no labels: {other:?}"),
+        },
+        "recognised.csv" => Recognised::of_file(&path, &Asked::default()).map(drop),
         _ => unreachable!("a kind of file"),
     }
 }
@@ -132,6 +151,18 @@ pub(crate) fn example(kind: &str) -> Vec<u8> {
             "evaluations": 1, "micro_batch": 6, "examples": 18, "tokens": 400, "loss_sum": 4.2, "logged": {"loss": 0.5,
             "micro_batches": 2}, "history_lines": 2, "elapsed": 1.5, "is_finished": false, "stopping": {"patience": 2,
             "lower_is_better": false, "best": 0.5, "without_improvement": 0}, "best": {"step": 2, "epoch": 1.0}}}"#
+                .into()
+        }
+        "export.json" => br#"[{"id": 1, "data": {"text": "a"}, "annotations": [{"was_cancelled": false, "result":
+            [{"from_name": "q", "value": {"choices": ["x", "y"]}}]}]},
+            {"id": 2, "fields": {"text": "b"}, "responses": {"q": [{"value": ["x"], "status": "submitted"}]}}]"#
+            .into(),
+        "export.txt" => b"__label__a __label__b a text\n__label__c\n\nanother text\n".into(),
+        "cell.txt" => {
+            br#"{'choices': ['a', "it's", 'B\xfccher', None, True, 1.5], 'b': array(['x' 'y'], dtype=object)}"#.into()
+        }
+        "recognised.csv" => {
+            b"id,text,labels\n1,the first of all texts,\"a,b\"\n2,a second one that is longer,a\n3,a third one here,b\n"
                 .into()
         }
         "manifest.json" => br#"{"a": {"bytes": 3, "sha256": "00"}}"#.into(),

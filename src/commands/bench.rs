@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::console::{Console, print};
 use crate::exit::Usage;
 use crate::experiment::base_model::{BaseModel, lora_options};
+use crate::experiment::init_adapter::InitAdapter;
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
@@ -19,7 +20,6 @@ use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::ops::loss::BceWeights;
 use crate::ops::tape::{DropoutKey, Tape};
-use crate::run::adapter;
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
 
@@ -31,12 +31,13 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = configuration::load(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
     let base = BaseModel::open(&config.model, device, console)?;
+    let lora = lora_options(&config.model, &base.config)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,
         problem: Problem::from(config.model.problem_type),
         storage: base.storage,
-        lora: lora_options(&config.model, &base.config)?,
+        lora: lora.clone(),
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
         device: match args.mode {
@@ -45,8 +46,9 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
         },
     })?;
     classifier.initialize(config.exp.seeds[0])?;
-    if let Some(adapter) = &config.model.init_adapter {
-        adapter::load(adapter, &classifier).with_context(|| format!("model.init_adapter: {}", adapter.display()))?;
+    let model = &config.model;
+    if let Some(adapter) = InitAdapter::open_for_timing(model, &base, args.labels, &lora, &classifier, console)? {
+        adapter.apply(&classifier)?;
     }
     let batches = batches(args, base.config.vocab_size)?;
     let load_seconds = started.elapsed().as_secs_f64();

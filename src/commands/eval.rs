@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::console::{Console, print};
 use crate::evaluation::NotFinite;
 use crate::experiment::run_report::{self, BOOTSTRAP_SEED};
+use crate::experiment::tuned::Tuned;
 use crate::experiment::{dataset, warnings};
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals, describe};
@@ -22,8 +23,8 @@ use crate::model::classifier::Problem;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::records;
 use crate::run::report::Report;
-use crate::run::results::{EvalMetrics, SplitResult};
-use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
+use crate::run::results::{EvalMetrics, SplitResult, TunedThresholds};
+use crate::thresholds::Scope;
 use crate::training::scored::score;
 
 /// Evaluates.
@@ -46,7 +47,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         None => loaded.predictor.file.thresholds.clone(),
         Some(tuned) => {
             said.push_str(&tuned.table());
-            tuned.labels.iter().map(|label| label.threshold).collect()
+            tuned.thresholds()
         }
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
@@ -80,7 +81,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         },
         rows: path.display().to_string(),
         labels_together: records::label_pairs(labels, predictions),
-        tuned: tuned.as_ref().map(|tuned| TunedEntry { objective: tuned.objective.to_string(), labels: &tuned.labels }),
+        tuned: tuned.as_ref().map(Tuned::record),
         compared: comparison.iter().map(Comparison::to_json).collect(),
     };
     records::write_json(&directory.join("metrics.json"), &serde_json::to_value(&metrics)?)?;
@@ -118,21 +119,15 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
 
 /// `metrics.json` of an evaluation.
 #[derive(Serialize)]
-struct EvaluationFile<'a> {
+struct EvaluationFile {
     #[serde(flatten)]
     result: SplitResult,
     rows: String,
     labels_together: serde_json::Value,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tuned: Option<TunedEntry<'a>>,
+    tuned: Option<TunedThresholds>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     compared: Vec<serde_json::Value>,
-}
-
-#[derive(Serialize)]
-struct TunedEntry<'a> {
-    objective: String,
-    labels: &'a [Reached],
 }
 
 /// What `eval` writes, in the order in which it does.
@@ -252,65 +247,6 @@ fn compared(
     Ok(comparison)
 }
 
-/// Thresholds, and what they reach on the rows that they were found on.
-struct Tuned {
-    objective: Objective,
-    labels: Vec<Reached>,
-}
-
-impl Tuned {
-    /// For the terminal.
-    fn table(&self) -> String {
-        let width = self.labels.iter().map(|row| row.label.chars().count()).max().unwrap_or(0).max(5);
-        let shown = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"));
-        let mut out = format!("{:width$}  threshold  precision  recall  positives  on validation\n", "label");
-        for row in &self.labels {
-            out.push_str(&format!(
-                "{:width$}  {:9.4}  {:>9}  {:>6}  {:9}{}\n",
-                row.label,
-                row.threshold,
-                shown(row.precision),
-                shown(row.recall),
-                row.positives,
-                if row.is_drawn_to_global { "  drawn to the global threshold" } else { "" }
-            ));
-        }
-        out
-    }
-
-    /// Warns of labels that miss what was asked for on the very rows that the thresholds were found on.
-    fn warn(&self, console: Console) {
-        /// Labels that are named.
-        const SHOWN: usize = 20;
-        let missed: Vec<&Reached> = self.labels.iter().filter(|label| self.objective.is_missed(label)).collect();
-        if missed.is_empty() {
-            return;
-        }
-        let shown = missed.iter().take(SHOWN).map(|row| {
-            let share = |share: Option<f64>| share.map_or_else(|| "none".to_owned(), |share| format!("{share:.3}"));
-            match row.predicted {
-                0 => format!("{} (never predicted)", row.label),
-                _ => format!("{} (precision {}, recall {})", row.label, share(row.precision), share(row.recall)),
-            }
-        });
-        let rest = missed.len().saturating_sub(SHOWN);
-        console.warn(format!(
-            "{} of {} labels miss {} on validation: {}{}",
-            missed.len(),
-            self.labels.len(),
-            self.objective,
-            shown.collect::<Vec<_>>().join(", "),
-            if rest > 0 { format!(" and {rest} more") } else { String::new() }
-        ));
-        if missed.iter().any(|row| row.is_drawn_to_global) {
-            console.warn(format!(
-                "a label with fewer than {FULL_SUPPORT} positive rows is drawn to the global threshold, which may miss the \
-                 objective where its own would not: more validation rows help"
-            ));
-        }
-    }
-}
-
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.
 fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Tuned> {
     let problem = loaded.predictor.classifier.problem();
@@ -331,11 +267,10 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
     };
-    let predictions = &scored.evaluation.predictions;
-    let thresholds = tune(predictions, labels.len(), scope, args.objective);
-    let tuned = Tuned { objective: args.objective, labels: reached(predictions, labels, &thresholds, scope) };
+    let tuned = Tuned::find(&scored.evaluation.predictions, labels, scope, args.objective);
     tuned.warn(console);
-    ClassifierFile { thresholds, ..loaded.predictor.file.clone() }.save(&loaded.predictor.trained.adapter)?;
+    ClassifierFile { thresholds: tuned.thresholds(), ..loaded.predictor.file.clone() }
+        .save(&loaded.predictor.trained.adapter)?;
     console.say(format!("stored thresholds in {}", loaded.predictor.trained.adapter.display()));
     Ok(tuned)
 }

@@ -42,9 +42,9 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
         quoting: args.quoting,
     };
     let input = Input::open(&args.data, &directory, &asked, console)?;
-    let asked = Asked {
-        labels: input.labels.iter().chain(&asked.labels).take(1.max(asked.labels.len())).cloned().collect(),
-        ..asked
+    let asked = match &input.labels {
+        Some(labels) => Asked { labels: vec![labels.clone()], ..asked },
+        None => asked,
     };
     let recognised = Recognised::of_file(input.path(), &asked).map_err(in_terms_of_flags)?;
     let mut rows = Rows::read(args, &input, &directory, &recognised, console)?;
@@ -336,8 +336,9 @@ fn lengths(texts: &[&str], base: Option<&Base>) -> Result<Vec<usize>> {
                 .with_context(|| format!("{}: cannot use the tokenizer", files.name))?;
             encoder.encode(sample)?.iter().map(|encoded| encoded.token_ids.len()).collect()
         }
-        // English has about four tokens in three words; scripts without spaces one a character or two.
-        None => sample.iter().map(|text| (text.split_whitespace().count() * 3 / 2).max(text.len() / 5) + 2).collect(),
+        // English has about four tokens in three words, scripts without spaces one a character or two; rather too long
+        // than too short.
+        None => sample.iter().map(|text| (text.split_whitespace().count() * 2).max(text.len() / 4) + 2).collect(),
     };
     lengths.sort_unstable();
     Ok(lengths)

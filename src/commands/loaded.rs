@@ -17,7 +17,7 @@ use crate::experiment::prepared::describe;
 use crate::kernels::device::Device;
 use crate::predictor::{self, Predictor};
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::newest_finished;
+use crate::run::directory::{find_verified, newest_finished};
 
 /// The classifier that a command's flags name.
 pub struct Loaded {
@@ -39,7 +39,7 @@ impl Loaded {
             Some(run) => run.clone(),
             None => newest_run(args, given.as_ref())?,
         };
-        let trained = predictor::find(&run)?;
+        let trained = find_verified(&run)?;
         console.say(format!("using {}", trained.adapter.display()));
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;
@@ -51,7 +51,7 @@ impl Loaded {
         // The run's own configuration governs; the given one only selects, and brings a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
-            (Some(file), _) => predictor::model_of(file)?,
+            (Some(file), _) => file.model_config()?,
             (None, Some(config)) => config.model.clone(),
             (None, None) => bail!(
                 "{}: has no classifier.json, as a directory saved by peft; name base and labels with --config",

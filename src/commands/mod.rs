@@ -7,6 +7,7 @@ pub mod eval;
 pub mod init;
 pub mod loaded;
 pub mod predict;
+mod predict_input;
 pub mod prepare;
 pub mod runs;
 pub mod train;

@@ -4,59 +4,115 @@ use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::loaded::Loaded;
+use super::predict_input::{self, Input, Origin};
 use crate::atomic_file;
 use crate::cli::PredictArgs;
-use crate::console::{Console, output_error};
-use crate::data::table::{Example, Table};
+use crate::console::{Console, ProgressMeter, output_error};
+use crate::data::columns::Columns;
+use crate::data::table::Example;
 use crate::evaluation::NotFinite;
-use crate::exit::Usage;
+use crate::exit::{Usage, quoted};
+use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
+use crate::partial_output::{PartialOutput, Start};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::records::{PredictionLine, names};
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
-const WINDOW: usize = 2048;
+const WINDOW: usize = 1024;
 
 /// Predicts.
 ///
 /// # Errors
 /// If the classifier or a row cannot be used; then no output file appears.
 pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> {
-    let output = args.output.as_ref().unwrap_or(&args.output_jsonl);
+    let origin = Origin::of(args)?;
+    let output = args.output.as_ref().or(args.output_jsonl.as_ref());
+    let output = output.map_or_else(|| origin.default_output(args), PathBuf::as_path);
     let format = Format::of(output)?;
-    atomic_file::refuse_input_as_output(output, [args.input_csv.as_path()])?;
+    let is_to_file = output.as_os_str() != "-" && !atomic_file::is_stream(output);
+    if args.resume && (!is_to_file || !origin.can_be_read_again()) {
+        return Err(
+            Usage("--resume needs an input file and an output file: a stream cannot be read again".into()).into()
+        );
+    }
+    if let Origin::File(input) = &origin {
+        atomic_file::refuse_input_as_output(output, [input.as_path()])?;
+    }
     let loaded = Loaded::open(&args.run, device, console)?;
     atomic_file::refuse_input_as_output(output, loaded.predictor.trained.files().iter().map(PathBuf::as_path))?;
-    let mut table = Table::open(&args.input_csv, &loaded.columns(false)?)?;
-    table.notes().iter().for_each(|note| console.say(note));
-    let batch_size = loaded.batch_size(&args.run);
+    let columns = loaded.columns(false)?;
+    let input = origin.open(args, &columns)?;
+    input.notes(console);
+    let total = origin.file().map(|path| predict_input::count(path, &columns)).transpose()?;
     let decision = decision(args, &loaded.predictor.file)?;
-    let columns = column_names(&loaded.predictor.file.labels);
+    let job = || job(&loaded, &decision, &origin, (&columns, format));
+    let job = if is_to_file && origin.file().is_some() { Some(job()?) } else { None };
+    let names = column_names(&loaded.predictor.file.labels);
     if matches!(format, Format::Separated(_)) {
-        for (label, column) in
-            loaded.predictor.file.labels.iter().zip(&columns[2..]).filter(|(label, column)| label != column)
-        {
-            console.say(format!("label `{label}` has the column `{column}`, because another one has its name"));
-        }
+        say_renamed(&loaded.predictor.file.labels, &names[2..], console);
     }
-    let rows = PredictedRows { input: &args.input_csv, loaded, decision, batch_size, format, columns, console };
+    let batch_size = loaded.batch_size(&args.run);
+    let rows =
+        PredictedRows { input: origin.path(), loaded, decision, batch_size, format, columns: names, total, console };
     if output.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
-        let written = rows.write_all(&mut table, &mut writer).and_then(|_| Ok(writer.flush()?));
-        return written.map_err(|error| error.downcast::<io::Error>().map_or_else(|error| error, output_error));
+        let written = rows.write_all(input, &mut writer, 0, |writer, _| Ok(writer.flush()?));
+        return written
+            .map(|_| ())
+            .map_err(|error| error.downcast::<io::Error>().map_or_else(|error| error, output_error));
     }
-    let mut count = 0;
-    atomic_file::write_file(output, |writer| {
-        count = rows.write_all(&mut table, writer)?;
-        Ok(())
-    })?;
+    let count = match job {
+        Some(job) => rows.write_resumable(input, output, job, args.resume)?,
+        None => {
+            let mut count = 0;
+            atomic_file::write_file(output, |writer| {
+                count = rows.write_all(input, writer, 0, |writer, _| Ok(writer.flush()?))?;
+                Ok(())
+            })?;
+            count
+        }
+    };
     let rows = if count == 1 { "prediction" } else { "predictions" };
     console.say(format!("wrote {count} {rows} to {}", output.display()));
     Ok(())
+}
+
+/// All that decides the bytes of the output.
+fn job(loaded: &Loaded, decision: &Decision, origin: &Origin, (columns, format): (&Columns, Format)) -> Result<Value> {
+    let mut classifier = loaded.predictor.trained.files();
+    classifier.retain(|path| path.is_file() && path.file_name().is_none_or(|name| name != "README.md"));
+    classifier.sort();
+    let classifier = classifier.iter().map(|path| atomic_file::sha256(path)).collect::<Result<Vec<_>>>()?;
+    let input = origin.file().map(atomic_file::sha256).transpose()?;
+    let options = format!("{decision:?} {columns:?} {format:?}");
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "classifier": atomic_file::hex(&Sha256::digest(classifier.concat())),
+        "input": input,
+        "options": atomic_file::hex(&Sha256::digest(options)),
+    }))
+}
+
+fn say_renamed(labels: &[String], columns: &[String], console: Console) {
+    for (label, column) in labels.iter().zip(columns).filter(|(label, column)| label != column) {
+        console.say(format!("label `{label}` has the column `{column}`, because another one has its name"));
+    }
+}
+
+/// This command again, to go on with its output.
+fn resume_command() -> String {
+    let mut words: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
+    if !words.iter().any(|word| word == "--resume") {
+        words.push("--resume".to_owned());
+    }
+    format!("to resume it:\n  llmcls {}", words.join(" "))
 }
 
 /// What the flags make of the classifier's thresholds.
@@ -139,36 +195,104 @@ struct PredictedRows<'a> {
     batch_size: usize,
     format: Format,
     columns: Vec<String>,
+    /// How many rows there are, if that is known.
+    total: Option<usize>,
     console: Console,
 }
 
 impl PredictedRows<'_> {
-    /// Predicts all rows, a window at a time; returns how many there were.
-    fn write_all(&self, table: &mut Table, writer: &mut impl Write) -> Result<usize> {
-        let mut rows = 0;
-        if let Format::Separated(separator) = self.format {
-            writer.write_all(&record(separator, self.columns.iter().map(|name| without_formula(name)))?)?;
-        }
-        loop {
-            let window = table.by_ref().take(WINDOW).collect::<Result<Vec<_>>>()?;
-            if window.is_empty() {
-                table.absences().iter().for_each(|warning| self.console.warn(warning));
-                return Ok(rows);
+    /// Predicts all rows into a file that `--resume` can go on with; returns how many there were.
+    fn write_resumable(&self, input: Input, output: &Path, job: Value, resumes: bool) -> Result<usize> {
+        let Some((mut partial, start)) = PartialOutput::open(output, job, resumes)? else {
+            bail!("{}: is no file any more", output.display());
+        };
+        let skipped = match start {
+            Start::New if resumes => {
+                self.console.say("nothing to resume: starting at the first row");
+                0
             }
-            self.write_window(&window, rows, writer)?;
-            rows += window.len();
+            Start::New => 0,
+            Start::Replaces => {
+                self.console.warn("an earlier job was not finished; --resume would have gone on with its output");
+                0
+            }
+            Start::After(rows) => {
+                self.console.say(format!("resuming after {rows} rows"));
+                rows
+            }
+        };
+        let written = self.write_all(input, &mut partial, skipped, |partial, rows| {
+            if partial.record(rows)? {
+                interrupt::advise(resume_command());
+            }
+            Ok(())
+        });
+        match written {
+            Ok(rows) => partial.finish().map(|()| rows),
+            Err(error) => {
+                partial.discard();
+                Err(error.context(format!("{}: cannot write", output.display())))
+            }
         }
     }
 
-    fn write_window(&self, examples: &[Example], before: usize, writer: &mut impl Write) -> Result<()> {
+    /// Predicts the rows after the first `skipped`, a window at a time; returns how many there are with those.
+    fn write_all<W: Write>(
+        &self,
+        mut input: Input,
+        writer: &mut W,
+        skipped: usize,
+        mut after_window: impl FnMut(&mut W, usize) -> Result<()>,
+    ) -> Result<usize> {
+        let mut rows = 0;
+        while rows < skipped {
+            let window = input.window((skipped - rows).min(WINDOW))?;
+            ensure!(!window.is_empty(), "{}: has only {rows} rows", self.input.display());
+            rows += window.len();
+        }
+        if let (Format::Separated(separator), 0) = (self.format, skipped) {
+            writer.write_all(&record(separator, self.columns.iter().map(|name| without_formula(name)))?)?;
+        }
+        // A stream is answered at once: there is nothing to wait for.
+        let mut bar = self.total.map(|total| self.console.progress("predicting", total, "rows"));
+        if let Some(bar) = &mut bar {
+            bar.start_at(skipped);
+        }
+        loop {
+            let window = input.window(WINDOW)?;
+            if window.is_empty() {
+                input.warn(self.console);
+                break;
+            }
+            self.write_window(&window, rows, writer, bar.as_mut())?;
+            rows += window.len();
+            after_window(writer, rows)?;
+        }
+        writer.flush()?;
+        if let Some(bar) = bar {
+            bar.finish();
+        }
+        Ok(rows)
+    }
+
+    fn write_window(
+        &self,
+        examples: &[Example],
+        before: usize,
+        writer: &mut impl Write,
+        mut bar: Option<&mut ProgressMeter>,
+    ) -> Result<()> {
         let predictor = &self.loaded.predictor;
         let labels = &predictor.file.labels;
         let samples = predictor.encode(examples, &self.input.display().to_string(), before)?;
-        let mut bar = self.console.progress("predicting", samples.len(), "rows");
         let evaluation = predictor
-            .evaluate(&samples, &self.decision, self.batch_size, |count| bar.advance(count, String::new))
+            .evaluate(&samples, &self.decision, self.batch_size, |count| {
+                if let Some(bar) = &mut bar {
+                    let rate = bar.rate(count);
+                    bar.advance(count, || format!("{rate:.1} rows/s"));
+                }
+            })
             .map_err(|error| NotFinite::named(error, |row| examples[row].location(self.input, before + row)))?;
-        bar.finish();
         let predictions = &evaluation.predictions;
         for (row, example) in examples.iter().enumerate() {
             let predicted = names(labels, &predictions.predicted[row]);

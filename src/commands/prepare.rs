@@ -235,18 +235,6 @@ pub(super) fn label_names(path: Option<&Path>) -> Result<Vec<String>> {
 /// A writer for each split that has rows.
 type Writers<'a> = [Option<csv::Writer<&'a mut BufWriter<File>>>; 3];
 
-/// Whether two paths lead to one file, through links and other names, too.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    #[cfg(unix)]
-    let identity = |path: &Path| {
-        use std::os::unix::fs::MetadataExt;
-        fs::metadata(path).map(|data| (data.dev(), data.ino())).ok()
-    };
-    #[cfg(not(unix))]
-    let identity = |path: &Path| fs::canonicalize(path).ok();
-    identity(one).is_some_and(|one| identity(other) == Some(one))
-}
-
 impl Preparation {
     fn make(&self, console: Console) -> Result<()> {
         for (size, flag) in [(self.validation_size, "--val_size"), (self.test_size, "--test_size")] {
@@ -285,13 +273,7 @@ impl Preparation {
         let is_used = |split: Split| splits.contains(&split);
         let outputs = [Split::Train, Split::Validation, Split::Test].into_iter().filter(|&split| is_used(split));
         for path in outputs.map(|split| &self.outputs[split as usize]).chain([&self.mapping]) {
-            if let Some(source) = self.sources.iter().find(|source| is_same_file(source, path)) {
-                bail!(
-                    "{}: is the input {}, which would be lost; choose another --out_dir",
-                    path.display(),
-                    source.display()
-                );
-            }
+            atomic_file::refuse_input_as_output(path, self.sources.iter().map(PathBuf::as_path))?;
             ensure!(
                 self.overwrite || fs::symlink_metadata(path).is_err(),
                 "{}: exists; --overwrite replaces it, or choose another --out_dir",

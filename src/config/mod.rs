@@ -137,6 +137,16 @@ mod tests {
     }
 
     #[test]
+    fn a_fewest_number_of_steps_adds_passes() {
+        let steps = |settings: &[&str]| load(MINIMAL, settings).unwrap().train.total_steps(30);
+        assert_eq!(steps(&["train.num_train_epochs=4"]), Some(120));
+        assert_eq!(steps(&["train.num_train_epochs=4", "train.min_steps=301"]), Some(330));
+        assert_eq!(steps(&["train.num_train_epochs=20", "train.min_steps=301"]), Some(600));
+        assert_eq!(steps(&["train.min_steps=301", "train.max_steps=7"]), Some(7));
+        assert_eq!(steps(&["train.min_steps=0", "train.num_train_epochs=1"]), Some(30));
+    }
+
+    #[test]
     fn a_recorded_configuration_reads_back_the_same() {
         let config = load(
             MINIMAL,

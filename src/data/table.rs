@@ -106,6 +106,12 @@ impl Table {
         &self.notes
     }
 
+    /// Whether the next row may be long in coming.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.rows.is_paused()
+    }
+
     /// Warnings of keys that rows lacked, for the rows that were read.
     #[must_use]
     pub fn absences(&self) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use tokenizers::{PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
+use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
 
 use super::tokenizer::{self, Resolved, unless_it_panics};
 
@@ -67,17 +67,21 @@ impl TextEncoder {
     /// # Errors
     /// If the tokenizer fails, or a text has no token and the model names neither bos nor eos.
     pub fn encode(&self, texts: Vec<&str>) -> Result<Vec<Encoded>> {
-        let encodings = unless_it_panics(|| self.library().encode_batch(texts, true)).context("cannot tokenize")?;
+        let encodings =
+            unless_it_panics(|| self.library().encode_batch(texts.clone(), true)).context("cannot tokenize")?;
+        let longest = self.library().get_truncation().map_or(usize::MAX, |truncation| truncation.max_length);
         encodings
             .iter()
-            .map(|encoding| {
+            .zip(texts)
+            .map(|(encoding, text)| {
                 let mut token_ids = encoding.get_ids().to_vec();
                 if token_ids.is_empty() {
                     token_ids.push(self.fallback.context(
                         "a text has no tokens, and config.json names neither bos_token_id nor eos_token_id to stand for it",
                     )?);
                 }
-                Ok(Encoded { token_ids, was_cut: !encoding.get_overflowing().is_empty() })
+                let was_cut = encoding.len() >= longest && !covers(encoding, text);
+                Ok(Encoded { token_ids, was_cut })
             })
             .collect()
     }
@@ -122,5 +126,42 @@ impl TextEncoder {
 
     fn library(&self) -> &Tokenizer {
         &self.tokenizer.tokenizer
+    }
+}
+
+/// Whether the tokens reach from the start of the text to its end. What was cut is no overflow: the library stops
+/// tokenizing a text once it has enough tokens.
+fn covers(encoding: &Encoding, text: &str) -> bool {
+    if !encoding.get_overflowing().is_empty() {
+        return false;
+    }
+    let special = encoding.get_special_tokens_mask();
+    let own = || encoding.get_offsets().iter().zip(special).filter(|(_, special)| **special == 0).map(|(at, _)| at);
+    let (start, end) = (own().map(|at| at.0).min().unwrap_or(0), own().map(|at| at.1).max().unwrap_or(0));
+    let is_blank = |part: Option<&str>| part.is_none_or(|part| part.trim().is_empty());
+    is_blank(text.get(..start)) && is_blank(text.get(end..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The library stops early, and then reports no overflow for most texts.
+    #[test]
+    fn a_text_that_is_longer_was_cut_and_one_that_just_fits_was_not() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny-llama/tokenizer.json");
+        let text = "a program that plays chess against you and shows the board in a window";
+        let encode = |text: &str, max_length| {
+            let encoder = TextEncoder::open(&path, max_length, None).unwrap();
+            encoder.encode(vec![text]).unwrap().remove(0)
+        };
+        let length = encode(text, 512).token_ids.len();
+        assert!(length > 8 && !encode(text, 512).was_cut);
+        for shorter in 4..length {
+            let encoded = encode(text, shorter);
+            assert_eq!((encoded.token_ids.len(), encoded.was_cut), (shorter, true), "{shorter} of {length}");
+        }
+        assert!(!encode(text, length).was_cut);
+        assert!(encode(&format!("{text} {text} {text}"), length).was_cut);
     }
 }

@@ -8,6 +8,7 @@ use candle_core::DType;
 use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype};
 use crate::console::Console;
 use crate::data::tokenize::TextEncoder;
+use crate::experiment::base_head::abridged;
 use crate::hub::model_files::{ModelFiles, TOKENIZER_FILES};
 use crate::kernels::Compute;
 use crate::kernels::device::Device;
@@ -220,8 +221,14 @@ impl BaseModel {
         let name = &self.files.name;
         let changed = match &trained.fingerprint {
             RecordedFingerprint::Whole(then) => {
-                let mut changed = self.fingerprint(console)?.differences(then);
+                let now = self.fingerprint(console)?;
+                let mut changed = now.differences(then);
                 changed.retain(|part| needs_tokenizer || *part != "tokenizer");
+                let tensors = now.changed_tensors(then);
+                let weights = format!("weights ({})", abridged(&tensors));
+                for part in changed.iter_mut().filter(|part| **part == "weights" && !tensors.is_empty()) {
+                    *part = &weights;
+                }
                 changed.join(" and ")
             }
             RecordedFingerprint::Sampled(then) => {

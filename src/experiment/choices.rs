@@ -158,11 +158,11 @@ fn epochs(rows: usize) -> usize {
     }
 }
 
-/// A length that cuts about one text in fifty, a multiple of 32, and no more than the base can take.
+/// A length that cuts at most one text in twenty, a multiple of 32, and no more than the base can take.
 fn max_length(facts: &Facts<'_>) -> usize {
     const STEP: usize = 32;
     const LONGEST: usize = 512;
-    let at = (facts.lengths.len().saturating_sub(1) as f64 * 0.98).ceil() as usize;
+    let at = (facts.lengths.len().saturating_sub(1) as f64 * 0.95).ceil() as usize;
     let length = facts.lengths.get(at).copied().unwrap_or(STEP);
     let most = facts.base.and_then(|base| base.max_tokens).unwrap_or(usize::MAX).min(LONGEST);
     length.div_ceil(STEP).max(1).saturating_mul(STEP).min(most)
@@ -196,7 +196,7 @@ mod tests {
     fn the_length_cuts_the_longest_texts_alone() {
         let lengths: Vec<usize> = (1..=1000).map(|length| if length > 995 { 100_000 } else { length / 5 }).collect();
         let chosen = choices(1000, &lengths);
-        assert_eq!(chosen.max_length, 224);
+        assert_eq!(chosen.max_length, 192);
         assert!((chosen.cut - 0.005).abs() < 1e-9, "{}", chosen.cut);
         assert_eq!(choices(10, &[1]).max_length, 32);
         assert_eq!(choices(10, &[]).max_length, 32);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 
 use super::base_head::abridged;
 use super::base_model::BaseModel;
@@ -10,9 +11,9 @@ use crate::config::model::ModelConfig;
 use crate::console::Console;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};
-use crate::predictor;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
+use crate::run::directory::find_verified;
 
 /// An adapter that training starts from.
 pub struct InitAdapter {
@@ -41,6 +42,9 @@ impl InitAdapter {
             let (theirs, base_name) = adapter::read_config(&directory)?;
             let file = ClassifierFile::load(&directory)?;
             check_base(base, file.as_ref(), base_name.as_deref(), console)?;
+            if let Some(file) = &file {
+                check_problem(&file.model_config()?, model)?;
+            }
             check_shape(&theirs, lora, classifier)?;
             let tensors = adapter::Stored::open(&directory)?;
             let rows = match &file {
@@ -53,6 +57,32 @@ impl InitAdapter {
             let opened = Self { directory, tensors, rows };
             opened.apply(classifier)?;
             Ok(opened)
+        };
+        open().with_context(|| format!("model.init_adapter: {}", path.display())).map(Some)
+    }
+
+    /// As [`InitAdapter::open`] for labels without names: they take the head's rows in order, as far as there are any.
+    ///
+    /// # Errors
+    /// As there, except for the labels.
+    pub fn open_for_timing(
+        model: &ModelConfig,
+        base: &BaseModel,
+        labels: usize,
+        lora: &LoraOptions,
+        classifier: &Classifier,
+        console: Console,
+    ) -> Result<Option<Self>> {
+        let Some(path) = &model.init_adapter else { return Ok(None) };
+        let open = || -> Result<Self> {
+            let directory = find(path, console)?;
+            let (theirs, base_name) = adapter::read_config(&directory)?;
+            check_base(base, ClassifierFile::load(&directory)?.as_ref(), base_name.as_deref(), console)?;
+            check_shape(&theirs, lora, classifier)?;
+            let tensors = adapter::Stored::open(&directory)?;
+            let stored = tensors.labels(classifier).unwrap_or(labels);
+            let rows = (0..labels).map(|label| (label < stored).then_some(label)).collect();
+            Ok(Self { directory, tensors, rows: Some(rows) })
         };
         open().with_context(|| format!("model.init_adapter: {}", path.display())).map(Some)
     }
@@ -71,7 +101,7 @@ impl InitAdapter {
 /// The adapter's directory, of a run or a seed the best one's.
 fn find(path: &Path, console: Console) -> Result<PathBuf> {
     ensure!(path.is_dir(), "there is no such directory; it must be a peft directory, a run, or a seed of a run");
-    let found = predictor::find(path)?.adapter;
+    let found = find_verified(path)?.adapter;
     if found != *path {
         console.say(format!("model.init_adapter: using {}", found.display()));
     }
@@ -99,6 +129,17 @@ fn check_base(base: &BaseModel, file: Option<&ClassifierFile>, name: Option<&str
         ),
         _ => Ok(()),
     }
+}
+
+/// Refuses an adapter that was trained with labels of another kind.
+fn check_problem(theirs: &ModelConfig, ours: &ModelConfig) -> Result<()> {
+    ensure!(
+        theirs.problem_type == ours.problem_type,
+        "problem_type is {} there, and model.problem_type is {}",
+        json!(theirs.problem_type),
+        json!(ours.problem_type)
+    );
+    Ok(())
 }
 
 /// Refuses an adapter of another shape; the error names both values.

@@ -12,4 +12,5 @@ pub mod seed;
 pub mod starter_config;
 pub mod starter_report;
 pub mod summary;
+pub mod tuned;
 pub mod warnings;

@@ -20,6 +20,8 @@ use crate::training::checkpoint;
 
 /// What decides a run's result, beside its configuration.
 const INPUTS: &str = "inputs.json";
+/// Changes that a message lists: another base differs in each of its tensors.
+const SHOWN: usize = 12;
 
 /// Keys that may change while a run is stopped: they change nothing that it computes. Of what the last ones
 /// name, the contents are compared.
@@ -130,7 +132,7 @@ pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console)
         let config = Config::recorded(&then["config"]).with_context(|| format!("{}: its inputs", run.display()))?;
         refuse_changes(run, &json!(config), &now["config"])?;
         let now = match then["base model"].is_string() {
-            false => without_config(now),
+            false => with_tensors_as_in(&then, now),
             true => {
                 if !has_warned {
                     console.warn(
@@ -145,6 +147,17 @@ pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console)
         refuse_changes(run, &without_config(&then), &now)?;
     }
     Ok(())
+}
+
+/// The inputs without the digests of single tensors, if the others lack them: a digest over all is in both.
+fn with_tensors_as_in(then: &Value, now: &Value) -> Value {
+    let mut now = without_config(now);
+    if then["base model"].get("tensors").is_none()
+        && let Some(base) = now["base model"].as_object_mut()
+    {
+        base.remove("tensors");
+    }
+    now
 }
 
 /// The inputs as an older version would have recorded them.
@@ -214,7 +227,11 @@ fn refuse_changes(run: &Path, then: &Value, now: &Value) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
     }
-    let shown: Vec<String> = changes.iter().map(|(key, then, now)| format!("{key}: was {then}, is {now}")).collect();
+    let mut shown: Vec<String> =
+        changes.iter().take(SHOWN).map(|(key, then, now)| format!("{key}: was {then}, is {now}")).collect();
+    if changes.len() > SHOWN {
+        shown.push(format!("… and {} more", changes.len() - SHOWN));
+    }
     bail!(
         "{}: cannot go on, because what the run was started with has changed:\n  {}\nPut it back, or start a new run",
         run.display(),

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::dataset::{self, Dataset, Rows};
 use super::prepared::Experiment;
 use super::run_report::BOOTSTRAP_SEED;
+use super::tuned::Tuned;
 use super::{resume, warnings};
 use crate::atomic_file;
 use crate::config::train::Reporter;
@@ -18,7 +19,7 @@ use crate::run::directory::SeedDir;
 use crate::run::model_card::{CardFacts, model_card};
 use crate::run::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::run::{adapter, manifest, records};
-use crate::thresholds::{Objective, Scope, tune};
+use crate::thresholds::{Objective, Scope};
 use crate::training::scored::{Scored, score};
 use crate::training::trainer::{TrainOutcome, Trainer};
 
@@ -57,11 +58,18 @@ impl Experiment<'_> {
             splits.push(("test", test, score(test)?));
         }
         let mut file = self.file.clone();
+        let mut tuned = None;
         if let Some(scope) = Scope::of(self.config.train.tune_thresholds) {
-            file.thresholds = tune(&splits[0].2.evaluation.predictions, labels.len(), scope, Objective::F1);
+            let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
+            file.thresholds = found.thresholds();
+            tuned = Some(found);
         }
         self.save_best(directory, &file)?;
         self.verify_best(directory, eval_batch_size)?;
+        if let Some(tuned) = &tuned {
+            self.console.say(format!("seed {seed}, thresholds tuned for F1:\n{}", tuned.table().trim_end()));
+            tuned.warn(self.console);
+        }
         let mut results = Vec::new();
         for (name, split, scored) in splits {
             results.push(self.write_split((seed, name), split, scored, (&outcome, &file.thresholds), directory)?);
@@ -79,6 +87,7 @@ impl Experiment<'_> {
             best_epoch: outcome.best_epoch,
             optimizer_bytes: outcome.optimizer_bytes,
             thresholds: file.thresholds.clone(),
+            tuned: tuned.as_ref().map(Tuned::record),
             validation: results.next().context("the validation rows were scored")?,
             test: results.next(),
         };
@@ -152,7 +161,8 @@ impl Experiment<'_> {
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
                 ("learning rate", train.learning_rate.to_string()),
                 ("weight decay", train.weight_decay.to_string()),
-                ("steps, passes", format!("{}, {}", result.steps, json!(result.epoch))),
+                ("optimizer steps", result.steps.to_string()),
+                ("epochs", json!(result.epoch).to_string()),
             ],
             result,
             hardware: &match self.base.device.description() {

@@ -25,9 +25,10 @@ pub fn found(starter: &Starter<'_>, counts: &LabelCounts, lengths: &[usize], is_
     let kind = match (starter.is_single_label, counts.fewest == counts.most) {
         (true, _) => "single-label: exactly one a row".to_owned(),
         (false, true) => format!("multi-label: {} a row", counts.most),
-        (false, false) => {
-            format!("multi-label: {} to {} a row, {} rows without", counts.fewest, counts.most, counts.without)
+        (false, false) if counts.without > 0 => {
+            format!("multi-label: up to {} a row, {} rows without", counts.most, counts.without)
         }
+        (false, false) => format!("multi-label: {} to {} a row", counts.fewest, counts.most),
     };
     let at = |share: f64| lengths.get((lengths.len().saturating_sub(1) as f64 * share) as usize).unwrap_or(&0);
     let about = if is_exact { "" } else { "about " };

@@ -32,6 +32,9 @@ pub struct Fingerprint {
     pub weights: String,
     /// The tokenizer's files, JSON as parsed.
     pub tokenizer: String,
+    /// The beginning of each tensor's digest, to tell which one has changed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tensors: BTreeMap<String, String>,
 }
 
 impl Fingerprint {
@@ -40,11 +43,8 @@ impl Fingerprint {
     /// # Errors
     /// If a file cannot be read, or `config.json` is not valid.
     pub fn new(config: &Path, weights: &Weights, tokenizer: &[PathBuf], console: Console) -> Result<Self> {
-        Ok(Self {
-            configuration: of_configuration(config)?,
-            weights: of_weights(weights, console),
-            tokenizer: of_tokenizer(tokenizer)?,
-        })
+        let (weights, tensors) = of_weights(weights, console);
+        Ok(Self { configuration: of_configuration(config)?, weights, tokenizer: of_tokenizer(tokenizer)?, tensors })
     }
 
     /// The parts that differ.
@@ -56,6 +56,19 @@ impl Fingerprint {
             ("tokenizer", &self.tokenizer, &other.tokenizer),
         ];
         parts.into_iter().filter(|(_, own, other)| own != other).map(|(name, ..)| name).collect()
+    }
+
+    /// The tensors that differ or are in one of both only, as far as both know theirs.
+    #[must_use]
+    pub fn changed_tensors<'a>(&'a self, other: &'a Self) -> Vec<&'a str> {
+        if self.tensors.is_empty() || other.tensors.is_empty() {
+            return Vec::new();
+        }
+        let mut names: Vec<&str> = self.tensors.keys().chain(other.tensors.keys()).map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|name| self.tensors.get(*name) != other.tensors.get(*name));
+        names
     }
 }
 
@@ -149,18 +162,24 @@ fn write_sorted(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-fn of_weights(weights: &Weights, console: Console) -> String {
+/// One digest over all, and the beginning of each tensor's own.
+fn of_weights(weights: &Weights, console: Console) -> (String, BTreeMap<String, String>) {
+    /// Digits that tell a tensor from the one it was; whether all are the same is for the whole digest to say.
+    const SHOWN: usize = 12;
     let mut hash = Sha256::new();
+    let mut tensors = BTreeMap::new();
     match weights {
         Weights::Random { seed, std, .. } => hash.update(format!("random {seed} {std}")),
         Weights::Checkpoint(checkpoint) => {
             let digests = of_tensors(checkpoint, console);
             for (name, tensor) in checkpoint.tensors() {
-                hash.update(format!("{name:?} {:?} {:?} {}\n", tensor.dtype, tensor.shape, digests[name]));
+                let line = format!("{name:?} {:?} {:?} {}\n", tensor.dtype, tensor.shape, digests[name]);
+                hash.update(&line);
+                tensors.insert(name.to_owned(), hex(&Sha256::digest(&line))[..SHOWN].to_owned());
             }
         }
     }
-    hex(&hash.finalize())
+    (hex(&hash.finalize()), tensors)
 }
 
 /// A digest a tensor, from the cache where it has a file's, else of the bytes, in parallel.
@@ -240,7 +259,7 @@ mod tests {
             let _ = fs::remove_file(&path);
             fs::write(&path, file).unwrap();
             let weights = Weights::Checkpoint(Checkpoint::open(std::slice::from_ref(&path)).unwrap());
-            of_weights(&weights, Console::new(true))
+            of_weights(&weights, Console::new(true)).0
         };
         let mut bytes = vec![3; 4 * 600];
         let first = digest("a", [20, 30], &bytes);

@@ -223,7 +223,9 @@ fn missing(param: &Param, names: &BTreeMap<String, String>) -> String {
             names.len()
         );
     }
-    let module = name.split('.').next().unwrap_or(name);
+    // The head's module: behind the backbone's name, which BERT's pooler has before it.
+    let mut segments = name.split('.').filter(|segment| *segment != "bert");
+    let module = segments.next().unwrap_or(name);
     format!(
         "it has no classification head: no tensor `{name}`, and the base brings none for these labels; train it with \
          `modules_to_save` naming `{module}` (peft's task_type SEQ_CLS does so for `score` and `classifier`) and save it \

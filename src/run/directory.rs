@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::adapter;
+use super::{adapter, manifest};
 use crate::console::complain;
 use crate::exit::Resumable;
 
@@ -250,6 +250,20 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     let seed = path.join(format!("seed_{seed}"));
     ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
     Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
+}
+
+/// Finds the classifier that a path names, as [`find_trained`] does, and checks that its files are whole.
+///
+/// # Errors
+/// If there is none, or it is damaged.
+pub fn find_verified(path: &Path) -> Result<Trained> {
+    let trained = find_trained(path)?;
+    if trained.config.is_some() {
+        manifest::verify(&trained.adapter)?;
+    } else {
+        manifest::verify_if_present(&trained.adapter)?;
+    }
+    Ok(trained)
 }
 
 /// The newest finished run below a directory that is none itself.

@@ -2,10 +2,12 @@
 
 pub mod adapter;
 pub mod adapter_config;
+mod base_facts;
 pub mod classifier_file;
 pub mod directory;
 pub mod listing;
 pub mod manifest;
+mod markdown;
 pub mod model_card;
 pub mod records;
 pub mod report;

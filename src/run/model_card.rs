@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use serde_json::json;
 
+use super::base_facts::BaseFacts;
 use super::classifier_file::ClassifierFile;
+use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
@@ -42,25 +44,23 @@ pub fn model_card(file: &ClassifierFile, facts: &CardFacts<'_>) -> String {
 
 /// Lines of YAML; scalars and lists as JSON, which YAML contains.
 fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
+    let base = BaseFacts::of(file);
     let mut lines = Vec::new();
-    // A directory is no name on the Hub.
-    if is_hub_name(&file.base.name) {
-        lines.push(format!("base_model: {}", json!(file.base.name)));
-    }
-    if let Some(license) = license(&file.base.name) {
-        lines.push(format!("license: {license}"));
-    }
+    lines.extend(base.hub_name.as_ref().map(|name| format!("base_model: {}", json!(name))));
+    lines.extend(base.license.as_ref().map(|license| format!("license: {license}")));
     lines.extend(facts.language.map(|language| format!("language: {}", json!(language))));
     lines.extend(facts.hub_dataset.map(|name| format!("datasets: {}", json!([name]))));
+    lines.push(r#"metrics: ["f1", "precision", "recall"]"#.to_owned());
     lines.push("library_name: peft".to_owned());
     lines.push("pipeline_tag: text-classification".to_owned());
-    lines.push(r#"tags: ["lora", "text-classification", "multi-label", "llmcls"]"#.to_owned());
+    let kind = if is_single(file) { "multi-class" } else { "multi-label" };
+    lines.push(format!("tags: {}", json!(["lora", "text-classification", kind, "llmcls"])));
     let f1 = |name: &str, value: f64| json!({"type": "f1", "name": name, "value": value});
     let test = facts.result.test.as_ref().map(|test| &test.metrics.scores);
-    let metrics = test.map(|scores| [f1("f1_micro", scores.f1_micro), f1("f1_macro", scores.f1_macro)]);
-    if let Some(metrics) = metrics {
+    if let Some(scores) = test {
+        let metrics = [f1("f1_micro", scores.f1_micro), f1("f1_macro", scores.f1_macro)];
         let results = json!([{
-            "name": format!("{} on {}", short(&file.base.name), facts.dataset),
+            "name": format!("{} on {}", base.short, facts.dataset),
             "results": [{
                 "task": {"type": "text-classification"},
                 "dataset": {"name": facts.dataset, "type": facts.hub_dataset.unwrap_or(facts.dataset), "split": "test"},
@@ -73,8 +73,9 @@ fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
 }
 
 fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std::fmt::Result {
-    writeln!(card, "# {} on {}\n", short(&file.base.name), facts.dataset)?;
-    if license(&file.base.name).is_some_and(|license| license.starts_with("llama")) {
+    let base = BaseFacts::of(file);
+    writeln!(card, "# {} on {}\n", escape(&base.short), escape(facts.dataset))?;
+    if base.license.as_ref().is_some_and(|license| license.starts_with("llama")) {
         writeln!(
             card,
             "Built with Llama. A model that is given to others must have a name that starts with \"Llama\".\n"
@@ -82,47 +83,88 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
     }
     writeln!(
         card,
-        "A LoRA adapter and a classification head for `{}`, trained by llmcls {} to tell {} labels of a text: {}.\n",
-        file.base_title(),
-        env!("CARGO_PKG_VERSION"),
+        "A LoRA adapter and a classification head for {}. It gives a text {} of {} labels: {}. Trained with llmcls {}.\n",
+        base.title(file),
+        if is_single(file) { "exactly one" } else { "any number" },
         file.labels.len(),
-        file.labels.join(", ")
+        some_labels(&file.labels),
+        env!("CARGO_PKG_VERSION"),
     )?;
-    let rows: Vec<String> = facts.rows.iter().map(|(name, count)| format!("{count} {name}")).collect();
-    writeln!(card, "## Training\n\nRows: {}. Hardware: {}.", rows.join(", "), facts.hardware)?;
-    let time = duration(facts.result.train_runtime);
-    writeln!(card, "Time, evaluation included: {time}.\n\n| setting | value |\n|---|---|")?;
-    for (name, value) in facts.settings {
-        writeln!(card, "| {name} | {value} |")?;
-    }
-    for (split, result) in facts.result.splits() {
-        results(card, split, result)?;
-    }
+    usage(card, file, &base)?;
+    thresholds(card, file)?;
+    scores(card, file, facts)?;
+    training(card, facts)?;
     writeln!(
         card,
-        "## Use\n\nMeant for texts like those of the data set above, in the same language, and for nothing that needs more \
-         certainty than the scores here give. `llmcls predict --run DIR --input_csv FILE`{}",
-        if file.random_init {
-            ". The base was made from a seed, not loaded: only llmcls can rebuild it.\n".to_owned()
-        } else {
-            format!(", or in Python:\n\n```python\n{}```\n", snippet(file))
-        }
-    )?;
-    writeln!(
-        card,
-        "Thresholds of the labels: {}.\n\n## Limits\n\nScores hold for texts like those of the data set above; the model \
-         has the biases of its base and of these labels, and texts are cut at {} tokens.",
-        file.thresholds.iter().map(|threshold| format!("{threshold:.3}")).collect::<Vec<_>>().join(", "),
+        "## Limits\n\nIntended for texts like the training texts, in the same language: expect lower scores on others. The \
+         model has the biases of its base and of its labels. Texts are cut at {} tokens.",
         file.max_length
     )
 }
 
-fn results(card: &mut String, split: &str, result: &SplitResult) -> std::fmt::Result {
-    let number = |value: f64| if value.is_finite() { format!("{value:.3}") } else { "–".to_owned() };
+/// The labels' names: as many as a reader takes in at once.
+fn some_labels(labels: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let names: Vec<String> = labels.iter().take(SHOWN).map(|label| escape(label)).collect();
+    match labels.len() > SHOWN {
+        true => format!("{} and {} more", names.join(", "), labels.len() - SHOWN),
+        false => names.join(", "),
+    }
+}
+
+fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts) -> std::fmt::Result {
+    writeln!(card, "## Usage\n\n```sh\nllmcls predict --run . --text \"a text\"\n```\n")?;
+    if file.random_init {
+        return writeln!(card, "The base has random weights made from a seed, so only llmcls can rebuild it.\n");
+    }
+    writeln!(card, "In Python, with peft and transformers:\n\n```python\n{}```\n", snippet(file, base))?;
+    writeln!(
+        card,
+        "transformers warns that weights of the head are \"newly initialized\" while it loads the base. This is expected: \
+         the next line loads the trained head.\n"
+    )
+}
+
+/// Of labels that are decided one by one.
+fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
+    if is_single(file) {
+        return writeln!(card, "The predicted label is the one with the highest probability.\n");
+    }
+    writeln!(card, "## Thresholds\n\nA label is predicted if its probability is above its threshold")?;
+    writeln!(card, "(`thresholds` in `classifier.json`).\n\n| label | threshold |\n|---|---|")?;
+    for (label, threshold) in file.labels.iter().zip(&file.thresholds) {
+        writeln!(card, "| {} | {threshold:.3} |", escape(label))?;
+    }
+    writeln!(card)
+}
+
+fn scores(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std::fmt::Result {
+    for (split, result) in facts.result.splits() {
+        writeln!(card, "## Results on the {split} split\n")?;
+        if let Some(untuned) = &result.untuned {
+            writeln!(
+                card,
+                "These scores use the thresholds above, which were tuned on the validation split. With 0.5 for every label: \
+                 micro-F1 {}, macro-F1 {}.",
+                number(untuned.f1_micro),
+                number(untuned.f1_macro)
+            )?;
+        } else if !is_single(file) {
+            writeln!(card, "These scores use the threshold 0.5 for every label.")?;
+        }
+        if split == "validation" {
+            writeln!(card, "The validation split also chose the checkpoint, so its scores are optimistic.")?;
+        }
+        results(card, result)?;
+    }
+    Ok(())
+}
+
+fn results(card: &mut String, result: &SplitResult) -> std::fmt::Result {
     let EvalMetrics { loss, scores, .. } = &result.metrics;
     writeln!(
         card,
-        "\n## Results on {split}\n\nmicro-F1 {}, macro-F1 {}, loss {}, all labels right {}\n",
+        "\nmicro-F1 {}, macro-F1 {}, loss {}, exact match {}\n",
         number(scores.f1_micro),
         number(scores.f1_macro),
         number(*loss),
@@ -133,7 +175,7 @@ fn results(card: &mut String, split: &str, result: &SplitResult) -> std::fmt::Re
         writeln!(
             card,
             "| {} | {} | {} | {} | {} | {} |",
-            row.label.replace('|', "\\|"),
+            escape(&row.label),
             number(row.precision),
             number(row.recall),
             number(row.f1),
@@ -144,49 +186,60 @@ fn results(card: &mut String, split: &str, result: &SplitResult) -> std::fmt::Re
     writeln!(card)
 }
 
-fn snippet(file: &ClassifierFile) -> String {
-    let is_single = file.problem_type.starts_with("single");
+fn number(value: f64) -> String {
+    if value.is_finite() { format!("{value:.3}") } else { "–".to_owned() }
+}
+
+fn training(card: &mut String, facts: &CardFacts<'_>) -> std::fmt::Result {
+    writeln!(card, "## Training\n\n| setting | value |\n|---|---|")?;
+    for (name, count) in facts.rows {
+        writeln!(card, "| {name} rows | {count} |")?;
+    }
+    for (name, value) in facts.settings {
+        writeln!(card, "| {name} | {} |", escape(value))?;
+    }
+    writeln!(card, "| hardware | {} |", escape(facts.hardware))?;
+    let time = duration(facts.result.train_runtime);
+    writeln!(card, "| time, with evaluation | {time} |\n")
+}
+
+/// Labels and thresholds come from `classifier.json`, which `eval --tune_thresholds` may replace after this.
+fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
     let revision =
         file.base.revision.as_ref().map_or_else(String::new, |revision| format!(", revision={}", json!(revision)));
+    let (local, name) = match &base.hub_name {
+        Some(name) => (String::new(), json!(name).to_string()),
+        None => (
+            format!("base_directory = {}  # change this: where the base model is\n", json!(base.short)),
+            "base_directory".to_owned(),
+        ),
+    };
+    let (activation, decision) = if is_single(file) {
+        ("softmax(-1)", "print([labels[int(probabilities.argmax())]])")
+    } else {
+        (
+            "sigmoid()",
+            "print([label for label, p, t in zip(labels, probabilities.tolist(), classifier[\"thresholds\"]) if p > t])",
+        )
+    };
     format!(
-        "from peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
-         labels = {}\n\
-         base = AutoModelForSequenceClassification.from_pretrained({}{revision}, num_labels=len(labels))\n\
-         model = PeftModel.from_pretrained(base, \".\").eval()  # this directory\n\
-         tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
+        "import json\n\nimport torch\nfrom peft import PeftModel\n\
+         from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
+         directory = \".\"  # the directory of this file\n{local}\
+         with open(f\"{{directory}}/classifier.json\", encoding=\"utf-8\") as file:\n    classifier = json.load(file)\n\
+         labels = classifier[\"labels\"]\n\
+         base = AutoModelForSequenceClassification.from_pretrained({name}{revision}, num_labels=len(labels))\n\
+         model = PeftModel.from_pretrained(base, directory).eval()\n\
+         tokenizer = AutoTokenizer.from_pretrained(directory)\n\
          ids = tokenizer(\"a text\", truncation=True, max_length={}, return_tensors=\"pt\")[\"input_ids\"]\n\
-         probabilities = model(input_ids=ids).logits[0].{}\n\
-         print(dict(zip(labels, probabilities.tolist())))\n",
-        json!(file.labels),
-        json!(file.base.name),
+         with torch.no_grad():\n    probabilities = model(input_ids=ids).logits[0].{activation}\n\
+         print(dict(zip(labels, probabilities.tolist())))\n{decision}\n",
         file.max_length,
-        if is_single { "softmax(-1)" } else { "sigmoid()" }
     )
 }
 
-fn short(name: &str) -> &str {
-    name.trim_end_matches('/').rsplit('/').next().unwrap_or(name)
-}
-
-fn is_hub_name(name: &str) -> bool {
-    name.split('/').count() == 2 && !std::path::Path::new(name).exists()
-}
-
-/// The licence of a base, where its name tells.
-fn license(name: &str) -> Option<&'static str> {
-    let name = name.to_lowercase();
-    [
-        ("llama-3.3", "llama3.3"),
-        ("llama-3.2", "llama3.2"),
-        ("llama-3.1", "llama3.1"),
-        ("meta-llama-3", "llama3"),
-        ("llama-2", "llama2"),
-        ("smollm", "apache-2.0"),
-        ("tinyllama", "apache-2.0"),
-    ]
-    .into_iter()
-    .find(|(part, _)| name.contains(part))
-    .map(|(_, license)| license)
+fn is_single(file: &ClassifierFile) -> bool {
+    file.problem_type.starts_with("single")
 }
 
 #[cfg(test)]
@@ -196,9 +249,8 @@ mod tests {
     use crate::metrics::{LabelScores, Predictions, Scores};
     use crate::run::classifier_file::{Base, RecordedFingerprint};
 
-    #[test]
-    fn a_card_has_metadata_results_and_the_notice_of_its_base() {
-        let file = ClassifierFile {
+    fn file() -> ClassifierFile {
+        ClassifierFile {
             format_version: ClassifierFile::VERSION,
             labels: vec!["a|b".into(), "c".into()],
             thresholds: vec![0.5, 0.25],
@@ -220,7 +272,10 @@ mod tests {
             torch_dtype: "bfloat16".into(),
             compute: "float32".into(),
             use_4bit: true,
-        };
+        }
+    }
+
+    fn result() -> SeedResult {
         let row = LabelScores {
             label: "a|b".into(),
             precision: 1.0,
@@ -231,11 +286,11 @@ mod tests {
             average_precision: None,
             roc_auc: None,
         };
-        let scores = Scores { f1_micro: 0.75, f1_macro: 0.5, ..Scores::default() };
+        let scores = |f1_micro, f1_macro| Scores { f1_micro, f1_macro, ..Scores::default() };
         let evaluation = Evaluation { predictions: Predictions::default(), loss: 0.25 };
-        let metrics = EvalMetrics::new(&evaluation, &scores, 1.0, 1);
-        let split = SplitResult { metrics, per_label: vec![row], untuned: None };
-        let result = SeedResult {
+        let metrics = EvalMetrics::new(&evaluation, &scores(0.75, 0.5), 1.0, 1);
+        let split = SplitResult { metrics, per_label: vec![row], untuned: Some(scores(0.7, 0.4)) };
+        SeedResult {
             seed: 1,
             train_loss: 0.5,
             train_runtime: 7200.0,
@@ -247,9 +302,16 @@ mod tests {
             best_epoch: 1.0,
             optimizer_bytes: 8,
             thresholds: vec![0.5, 0.25],
+            tuned: None,
             validation: split.clone(),
             test: Some(split),
-        };
+        }
+    }
+
+    #[test]
+    fn a_card_has_metadata_results_and_the_notice_of_its_base() {
+        let file = file();
+        let result = result();
         let facts = CardFacts {
             dataset: "d",
             rows: &[("train", 20)],
@@ -262,15 +324,54 @@ mod tests {
         let card = model_card(&file, &facts);
         for part in [
             "---\nbase_model: \"meta-llama/Llama-3.2-1B\"\nlicense: llama3.2\nlanguage: \"en\"\ndatasets: [\"o/d\"]\n\
-             library_name: peft\n",
+             metrics: [\"f1\", \"precision\", \"recall\"]\nlibrary_name: peft\n",
             "\"value\":0.75",
             "Built with Llama",
             "| a\\|b | 1.000 | 0.500 | 0.667 | – | 4 |",
             "2.0 h",
-            "labels = [\"a|b\",\"c\"]",
+            "| a\\|b | 0.500 |\n| c | 0.250 |",
+            "classifier[\"thresholds\"]) if p > t]",
+            "tuned on the validation split. With 0.5 for every label: micro-F1 0.700, macro-F1 0.400.",
             "from_pretrained(\"meta-llama/Llama-3.2-1B\", revision=\"v1\", num_labels=len(labels))",
         ] {
             assert!(card.contains(part), "{part} is not in:\n{card}");
         }
+    }
+
+    #[test]
+    fn a_local_base_is_named_without_its_path_and_has_the_licence_of_its_own_card() {
+        let place = tempfile::tempdir().unwrap();
+        let named = |directory: &str| {
+            let path = place.path().join(directory);
+            std::fs::create_dir_all(&path).unwrap();
+            let mut file = file();
+            file.base.name = path.display().to_string();
+            file.base.revision = None;
+            (path, file)
+        };
+        let result = result();
+        let facts = CardFacts {
+            dataset: "<i>d</i>\nx",
+            rows: &[],
+            settings: &[],
+            result: &result,
+            hardware: "",
+            language: None,
+            hub_dataset: None,
+        };
+        let (path, file) = named("llama-2-work/my-model");
+        std::fs::write(path.join("README.md"), "---\nlanguage: en\nlicense: MIT\n---\n# My model\n").unwrap();
+        let card = model_card(&file, &facts);
+        assert!(!card.contains(place.path().to_str().unwrap()) && !card.contains("base_model"), "{card}");
+        for part in ["license: mit\n", "base_directory = \"my-model\"", "from_pretrained(base_directory, num_labels"] {
+            assert!(card.contains(part), "{part} is not in:\n{card}");
+        }
+        assert!(card.contains("\n# my-model on &lt;i&gt;d&lt;/i&gt; x\n"), "{card}");
+        let (_, file) = named("models--org--base/snapshots/0123");
+        let card = model_card(&file, &facts);
+        assert!(
+            card.contains("base_model: \"org/base\"\n") && card.contains("from_pretrained(\"org/base\", "),
+            "{card}"
+        );
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::evaluation::Evaluation;
 use crate::metrics::bootstrap::{Interval, Intervals};
 use crate::metrics::{LabelScores, Metric, Scores};
+use crate::thresholds::Reached;
 
 /// Metrics of an evaluation, under transformers' names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,6 +87,13 @@ pub struct SplitResult {
     pub untuned: Option<Scores>,
 }
 
+/// Tuned thresholds, and what each label reaches with its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunedThresholds {
+    pub objective: String,
+    pub labels: Vec<Reached>,
+}
+
 /// `result.json`: what one training gave. A seed is finished when its file exists.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeedResult {
@@ -105,6 +113,8 @@ pub struct SeedResult {
     pub best_epoch: f64,
     pub optimizer_bytes: usize,
     pub thresholds: Vec<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<TunedThresholds>,
     pub validation: SplitResult,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<SplitResult>,
@@ -283,6 +293,7 @@ mod tests {
             best_epoch: 1.0,
             optimizer_bytes: 96,
             thresholds: vec![0.5, 0.3],
+            tuned: None,
             validation: split.clone(),
             test: Some(split),
         }

@@ -13,6 +13,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
+use super::piped::Flow;
 use super::shared::clip;
 use super::signature;
 use super::value::{Cell, Value};
@@ -60,16 +61,20 @@ impl JsonRows {
         Ok(Self::new(Objects::new(path, source), Keys::new(columns.to_vec()), VecDeque::new(), false))
     }
 
-    /// Reads the first rows for their keys, which are the columns.
-    pub(super) fn open_stream(path: &str, source: Box<dyn BufRead>) -> Result<(Self, Vec<String>)> {
+    /// Reads the first rows for their keys, which are the columns: no more than come without a pause.
+    pub(super) fn open_stream(path: &str, source: Box<dyn BufRead>, flow: &Flow) -> Result<(Self, Vec<String>)> {
         let mut objects = Objects::new(path, source);
         let (mut keys, mut ahead, mut size) = (Keys::default(), VecDeque::new(), 0);
         while ahead.len() < ROWS_AHEAD && size < BYTES_AHEAD && objects.read(&mut CollectKeys(&mut keys))?.is_some() {
-            if ahead.is_empty() && objects.is_last()? {
+            let is_paused = flow.is_paused();
+            if ahead.is_empty() && !is_paused && objects.is_last()? {
                 refuse_tables(&objects)?;
             }
             size += objects.text.len();
             ahead.push_back((objects.start, objects.text.clone()));
+            if is_paused {
+                break;
+            }
         }
         ensure!(!ahead.is_empty(), "{path}: is empty, expected JSON objects, one a row");
         ensure!(!keys.names.is_empty(), "{path}: the objects have no keys");
@@ -79,6 +84,11 @@ impl JsonRows {
 
     fn new(objects: Objects, keys: Keys, ahead: VecDeque<(u64, Vec<u8>)>, is_stream: bool) -> Self {
         Self { objects, ahead, is_stream, keys, values: Vec::new(), lacks_keys: false, line: 0 }
+    }
+
+    /// Whether rows were read that were not asked for yet.
+    pub(super) fn is_ahead(&self) -> bool {
+        !self.ahead.is_empty()
     }
 
     /// Begins the list of columns in an error.
@@ -615,6 +625,12 @@ fn refuse_tables(objects: &Objects) -> Result<()> {
     }
     if all(b'[') && rows.is_none() && entries.len() > 1 {
         bail!("{path}: is one object of columns, expected rows; {way_out}");
+    }
+    if rows.is_some_and(|key| key == "records") {
+        bail!(
+            "{path}: is one object whose `records` holds the rows; of an export of Argilla, `llmcls prepare lists --input \
+             {path} --out_dir DIR` makes files for training; of other rows, write that list alone"
+        );
     }
     if let (1, Some(key)) = (entries.len(), rows) {
         bail!("{path}: is one object whose `{}` holds the rows; write that list alone", clip(key));

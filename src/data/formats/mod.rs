@@ -6,13 +6,14 @@
 mod csv;
 mod json;
 mod parquet;
+mod piped;
 mod shared;
 mod signature;
 mod value;
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,6 +22,7 @@ use anyhow::{Context, Result, ensure};
 use self::csv::CsvRows;
 use self::json::JsonRows;
 use self::parquet::ParquetRows;
+use self::piped::{Flow, Piped};
 pub(crate) use self::shared::clip;
 use self::shared::{HEAD, rejoined};
 pub use self::value::{Cell, Value};
@@ -34,6 +36,8 @@ pub struct Rows {
     source: Source,
     count: u64,
     absences: Vec<Absence>,
+    /// Of a source that may pause.
+    flow: Option<Flow>,
 }
 
 enum Source {
@@ -70,14 +74,14 @@ impl Rows {
                 "-: standard input can be read only once; write the rows to a file and name that file (`train`, \
                  `prepare` and `eval --compare` read rows several times)"
             );
-            return Self::stream(name, Box::new(BufReader::new(io::stdin())), quoting);
+            return Self::stream(name, io::stdin(), quoting);
         }
         ensure!(!path.is_dir(), "{name}: is a directory, expected a file of rows");
         let file = File::open(path).with_context(|| format!("{name}: cannot open"))?;
         let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
         let extension = path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
         match extension.as_deref() {
-            _ if !is_regular => Self::stream(name, Box::new(BufReader::new(file)), quoting),
+            _ if !is_regular => Self::stream(name, file, quoting),
             Some("parquet") => {
                 let (source, columns) = ParquetRows::open(&name, file)?;
                 Ok(Self::new(name, columns, Source::Parquet(source)))
@@ -98,17 +102,22 @@ impl Rows {
 
     /// A source that can be read only once: CSV or JSON, as its first character tells. The columns of JSON
     /// are the keys of its first rows.
-    fn stream(name: String, mut source: Box<dyn BufRead>, quoting: Quoting) -> Result<Self> {
+    fn stream(name: String, source: impl Read + Send + 'static, quoting: Quoting) -> Result<Self> {
+        let source = Piped::start(source).with_context(|| format!("{name}: cannot read"))?;
+        let flow = source.flow();
+        let mut source: Box<dyn BufRead> = Box::new(source);
         let head = head(&mut *source).with_context(|| format!("{name}: cannot read"))?;
         let is_json = signature::without_mark(&head).trim_ascii_start().starts_with(b"{")
             || signature::is_json(signature::without_mark(&head));
         signature::refuse_other_formats(&name, &head, if is_json { "json" } else { "csv" })?;
         let source = rejoined(head, source);
-        if !is_json {
-            return Self::csv(name, source, quoting);
-        }
-        let (source, columns) = JsonRows::open_stream(&name, source)?;
-        Ok(Self::new(name, columns, Source::Json(source)))
+        let rows = if is_json {
+            let (source, columns) = JsonRows::open_stream(&name, source, &flow)?;
+            Self::new(name, columns, Source::Json(source))
+        } else {
+            Self::csv(name, source, quoting)?
+        };
+        Ok(Self { flow: Some(flow), ..rows })
     }
 
     fn csv(name: String, source: Box<dyn BufRead>, quoting: Quoting) -> Result<Self> {
@@ -118,7 +127,7 @@ impl Rows {
 
     fn new(path: String, columns: Vec<String>, source: Source) -> Self {
         let absences = vec![Absence::default(); columns.len()];
-        Self { path, columns, source, count: 0, absences }
+        Self { path, columns, source, count: 0, absences, flow: None }
     }
 
     /// Names of the columns.
@@ -139,6 +148,13 @@ impl Rows {
             };
             format!("{}: no column `{wanted}`; {of} {}", self.path, quoted(&self.columns))
         })
+    }
+
+    /// Whether the next row may be long in coming: a program on the other end of a pipe may wait for an answer.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        let is_ahead = matches!(&self.source, Source::Json(source) if source.is_ahead());
+        !is_ahead && self.flow.as_ref().is_some_and(Flow::is_paused)
     }
 
     /// Reads the next row; false at the end.
@@ -236,12 +252,12 @@ impl Rows {
     }
 }
 
-/// The first bytes of a source: [`HEAD`], fewer if the source ends or pauses after a line.
+/// The first bytes of a source: [`HEAD`], fewer if the source ends or pauses after a line of text.
 fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
     const ENOUGH: usize = 64;
     let mut head = Vec::new();
     // A pipe may give a file in pieces of any size, and may never give more than a line.
-    while head.len() < HEAD && !(head.len() >= ENOUGH && head.contains(&b'\n')) {
+    while head.len() < HEAD && !(head.contains(&b'\n') && (head.len() >= ENOUGH || is_plain_text(&head))) {
         let bytes = source.fill_buf()?;
         let count = bytes.len().min(HEAD - head.len());
         if count == 0 {
@@ -251,6 +267,11 @@ fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
         source.consume(count);
     }
     Ok(head)
+}
+
+/// Whether nothing here can belong to a format that is no text.
+fn is_plain_text(bytes: &[u8]) -> bool {
+    str::from_utf8(bytes).is_ok_and(|text| text.chars().all(|c| !c.is_control() || "\t\r\n".contains(c)))
 }
 
 /// The source, unless it begins as a file of another format than `expected`.

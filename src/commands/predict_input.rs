@@ -1,0 +1,163 @@
+//! The rows that `predict` reads: a file, a stream, `--text`, or what is typed at a prompt.
+
+use std::borrow::Cow;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cli::PredictArgs;
+use crate::console::Console;
+use crate::data::columns::Columns;
+use crate::data::formats::Rows;
+use crate::data::table::{Example, Table, join_fields};
+use crate::exit::Usage;
+
+/// Where the rows come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    File(PathBuf),
+    Texts,
+    Prompt,
+}
+
+impl Origin {
+    pub(super) fn of(args: &PredictArgs) -> Result<Self> {
+        match args.input.as_ref().or(args.input_csv.as_ref()) {
+            Some(path) => Ok(Self::File(path.clone())),
+            None if !args.text.is_empty() => Ok(Self::Texts),
+            None if io::stdin().is_terminal() => Ok(Self::Prompt),
+            None => Err(Usage(
+                "predict needs rows: name a file (`-` reads standard input) or give --text \"…\"; on a terminal it asks \
+                 for texts"
+                    .to_owned(),
+            )
+            .into()),
+        }
+    }
+
+    /// For messages.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Texts => Path::new("--text"),
+            Self::Prompt => Path::new("-"),
+        }
+    }
+
+    /// A file that can be read again.
+    pub(super) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) if path.metadata().is_ok_and(|data| data.is_file()) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether no stream is meant; a file may still be missing.
+    pub(super) fn can_be_read_again(&self) -> bool {
+        matches!(self, Self::File(path) if path.as_os_str() != "-" && (path.is_file() || !path.exists()))
+    }
+
+    /// Where predictions go without `-o`.
+    pub(super) fn default_output(&self, args: &PredictArgs) -> &'static Path {
+        match self {
+            Self::File(_) if args.input.as_deref() != Some(Path::new("-")) => Path::new("preds.jsonl"),
+            _ => Path::new("-"),
+        }
+    }
+
+    pub(super) fn open(&self, args: &PredictArgs, columns: &Columns) -> Result<Input> {
+        let fields = columns.text_fields.is_some();
+        Ok(match self {
+            Self::File(path) => Input::Table(Box::new(Table::open(path, columns)?)),
+            Self::Texts => Input::Texts { texts: args.text.clone().into_iter(), fields, count: 0 },
+            Self::Prompt => Input::Prompt { fields, count: 0 },
+        })
+    }
+}
+
+/// The rows.
+pub(super) enum Input {
+    Table(Box<Table>),
+    Texts { texts: std::vec::IntoIter<String>, fields: bool, count: usize },
+    Prompt { fields: bool, count: usize },
+}
+
+impl Input {
+    /// The rows that are there now: at most `most`, at least one; none at the end.
+    pub(super) fn window(&mut self, most: usize) -> Result<Vec<Example>> {
+        let mut window = Vec::new();
+        while window.len() < most && (window.is_empty() || !self.is_paused()) {
+            match self.read()? {
+                Some(example) => window.push(example),
+                None => break,
+            }
+        }
+        Ok(window)
+    }
+
+    fn is_paused(&self) -> bool {
+        match self {
+            Self::Table(table) => table.is_paused(),
+            Self::Texts { .. } => false,
+            Self::Prompt { .. } => true,
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<Example>> {
+        match self {
+            Self::Table(table) => table.next().transpose(),
+            Self::Texts { texts, fields, count } => Ok(texts.next().map(|text| typed(&text, *fields, count))),
+            Self::Prompt { fields, count } => Ok(ask()?.map(|text| typed(&text, *fields, count))),
+        }
+    }
+
+    pub(super) fn notes(&self, console: Console) {
+        match self {
+            Self::Table(table) => table.notes().iter().for_each(|note| console.say(note)),
+            Self::Texts { .. } => {}
+            Self::Prompt { .. } => console.say("type a text and Enter; Ctrl-D ends"),
+        }
+    }
+
+    pub(super) fn warn(&self, console: Console) {
+        if let Self::Table(table) = self {
+            table.absences().iter().for_each(|warning| console.warn(warning));
+        }
+    }
+}
+
+/// The number of rows of a file. A row that is malformed is found here, before any work.
+pub(super) fn count(path: &Path, columns: &Columns) -> Result<usize> {
+    let mut rows = Rows::open(path, columns.quoting)?;
+    let mut count = 0;
+    while rows.advance()? {
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// A text as a row of a file would have it.
+fn typed(text: &str, fields: bool, count: &mut usize) -> Example {
+    let text = if fields { join_fields(&[Cow::Borrowed(text)]) } else { text.to_owned() };
+    let text = if text.is_empty() { " ".to_owned() } else { text };
+    *count += 1;
+    Example { id: (*count - 1).to_string(), text, labels: Vec::new() }
+}
+
+/// The next line that is typed and not blank.
+fn ask() -> Result<Option<String>> {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        // A prompt that cannot be shown is no reason to stop.
+        let _ = write!(io::stderr(), "> ").and_then(|()| io::stderr().flush());
+        if io::stdin().lock().read_line(&mut line).context("-: cannot read")? == 0 {
+            let _ = writeln!(io::stderr());
+            return Ok(None);
+        }
+        if !line.trim().is_empty() {
+            return Ok(Some(line.trim_end_matches(['\r', '\n']).to_owned()));
+        }
+    }
+}
