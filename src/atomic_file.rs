@@ -65,7 +65,12 @@ pub fn is_stream(path: &Path) -> bool {
 fn replace_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     remove_stale(path);
     let temporary = Temporary::beside(path);
-    let mut writer = BufWriter::new(File::create(&temporary.path)?);
+    let file = File::create(&temporary.path)?;
+    // A file that only its owner may read stays so.
+    if let Ok(replaced) = fs::metadata(path) {
+        let _ = file.set_permissions(replaced.permissions());
+    }
+    let mut writer = BufWriter::new(file);
     write(&mut writer)?;
     let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
     failpoint::reached(Site::Write).inspect_err(|_| {
@@ -296,6 +301,19 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_private_file_stays_private_when_it_is_replaced() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rows.csv");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        write_bytes(&path, b"new").unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((fs::read(&path).unwrap(), mode), (b"new".to_vec(), 0o600));
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_no_temporary() {

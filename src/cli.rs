@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 /// Fine-tune a pretrained language model into a text classifier.
 #[derive(Debug, Parser)]
-#[command(name = "llmcls", version, about, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "llmcls", version = env!("LLMCLS_VERSION"), about, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -18,12 +18,33 @@ pub struct Cli {
     pub global: Global,
 }
 
+impl Cli {
+    /// Takes files given without `--config` as if they had been given with it.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        let (files, config) = match &mut self.command {
+            Command::Train(args) => (&mut args.files, &mut args.config),
+            Command::Check(args) => (&mut args.files, &mut args.config),
+            _ => return self,
+        };
+        config.config.append(files);
+        self
+    }
+}
+
+const CONFIGURATION: &str = "Configuration";
+const CLASSIFIER: &str = "Classifier";
+const GLOBAL: &str = "Global options";
+
 const EXAMPLES: &str = "\
 Examples:
-  llmcls train --config configs/tiny.yaml
-  llmcls eval --run outputs/tiny-llama/debtags/run_20260102-030405 --split test
+  llmcls init tickets.csv
+  llmcls train tickets/config.yaml
+  llmcls eval --split test
   llmcls predict new.csv -o predictions.csv
   llmcls predict --text \"I was charged twice\"
+
+Names of options can be written with underscores or with hyphens: --input_csv is --input-csv.
 
 Exit codes: 0 success (also when the reader of standard output has gone, as `head` does), 1 failure, 2 wrong usage, \
 130 or 143 after Ctrl-C or SIGTERM.";
@@ -41,13 +62,19 @@ fn positive(text: &str) -> Result<usize, String> {
 #[derive(Args, Debug)]
 pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N in a build with CUDA
-    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = GLOBAL)]
     pub device: String,
     /// Worker threads, at most 1024 [default: one a core]
-    #[arg(long, global = true, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        value_parser = value_parser!(u16).range(1..=1024),
+        help_heading = GLOBAL
+    )]
     pub threads: Option<u16>,
     /// Say only what went wrong
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
 }
 
@@ -80,7 +107,7 @@ pub enum Command {
     /// Writes CSV files for training, validation and test with one column of 0 and 1 for each label, and
     /// a JSON file that says which label a column stands for. Rows are streamed.
     Prepare(PrepareArgs),
-    /// Do everything before the first training step, and say what training will take
+    /// Check the data and estimate memory and time, without training
     ///
     /// Reads configuration, data, tokenizer and model, reports labels, lengths, duplicates and leaks,
     /// estimates memory, and times a few steps. Writes nothing.
@@ -94,6 +121,12 @@ pub enum Command {
     Runs(RunsArgs),
     /// Print a JSON Schema of the configuration file, for editors
     ConfigSchema,
+    /// Print the completions of a shell
+    ///
+    /// For bash: llmcls completions bash > ~/.local/share/bash-completion/completions/llmcls
+    Completions(CompletionsArgs),
+    /// Print a man page: llmcls man | man -l -
+    Man(ManArgs),
 }
 
 /// `llmcls init`
@@ -172,23 +205,47 @@ pub struct RunsArgs {
     pub output_root: PathBuf,
 }
 
+/// `llmcls completions`
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `llmcls man`
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// The page of this command [default: of llmcls itself]
+    #[arg(value_name = "COMMAND")]
+    pub of: Option<String>,
+}
+
 /// Where a configuration comes from.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArgs {
     /// YAML configuration; may be given several times, later files over earlier ones
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", help_heading = CONFIGURATION)]
     pub config: Vec<PathBuf>,
     /// Override one key, such as train.learning_rate=1e-4; may be given several times
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", help_heading = CONFIGURATION)]
     pub set: Vec<String>,
     /// Write and look for runs under this directory, in place of exp.output_root
-    #[arg(long = "override_output_root", alias = "override-output-root", value_name = "DIR")]
+    #[arg(
+        long = "override_output_root",
+        alias = "override-output-root",
+        value_name = "DIR",
+        help_heading = CONFIGURATION
+    )]
     pub override_output_root: Option<PathBuf>,
 }
 
 /// `llmcls train`
 #[derive(Args, Debug)]
 pub struct TrainArgs {
+    /// YAML configuration, as with --config
+    #[arg(value_name = "CONFIG", conflicts_with_all = ["config", "resume"])]
+    pub files: Vec<PathBuf>,
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -202,11 +259,17 @@ pub struct TrainArgs {
     /// Leave texts of rows out of report.html
     #[arg(long = "no_text", alias = "no-text")]
     pub no_text: bool,
+    /// Print the results as JSON: the run's directory, and what its summary.json holds
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `llmcls check`
 #[derive(Args, Debug)]
 pub struct CheckArgs {
+    /// YAML configuration, as with --config
+    #[arg(value_name = "CONFIG", conflicts_with = "config")]
+    pub files: Vec<PathBuf>,
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -217,13 +280,19 @@ pub struct CheckArgs {
 pub struct RunArgs {
     /// A run, one of its seed directories, or a directory that peft saved
     /// [default: the newest finished run, of --config's model and data set if given]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = CLASSIFIER)]
     pub run: Option<PathBuf>,
     /// Selects the newest run of its model and data set; names base and labels of a peft directory.
     #[command(flatten)]
     pub config: ConfigArgs,
     /// Rows in a batch [default: train.eval_batch_size of the run]
-    #[arg(long = "batch_size", alias = "batch-size", value_name = "N", value_parser = positive)]
+    #[arg(
+        long = "batch_size",
+        alias = "batch-size",
+        value_name = "N",
+        value_parser = positive,
+        help_heading = CLASSIFIER
+    )]
     pub batch_size: Option<usize>,
 }
 
@@ -281,6 +350,9 @@ pub struct EvalArgs {
     /// Score these runs, too, on the same rows, and say by how much they differ
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,
+    /// Print the scores as JSON, as metrics.json holds them
+    #[arg(long)]
+    pub json: bool,
     /// Leave texts of rows out of report.html and errors.jsonl
     #[arg(long = "no_text", alias = "no-text")]
     pub no_text: bool,

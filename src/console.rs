@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -21,6 +23,7 @@ pub struct Console {
 pub struct ProgressMeter {
     display: Display,
     title: String,
+    message: String,
     total: u64,
     done: u64,
     done_before: u64,
@@ -38,6 +41,55 @@ enum Display {
 fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
     BARS.get_or_init(MultiProgress::new)
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grade {
+    /// Work goes on.
+    Warning,
+    /// It failed.
+    Error,
+    /// The user ended it.
+    Stopped,
+}
+
+impl Grade {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    fn style(self) -> Style {
+        let colour = match self {
+            Self::Warning | Self::Stopped => AnsiColor::Yellow,
+            Self::Error => AnsiColor::Red,
+        };
+        colour.on_default().bold()
+    }
+}
+
+/// [`complain`], after a word that says how bad it is, coloured where standard error is a terminal and neither
+/// NO_COLOR nor CLICOLOR=0 is set.
+pub fn complain_of(grade: Grade, message: impl AsRef<str>) {
+    let style = match AutoStream::choice(&stderr()) {
+        ColorChoice::Never => Style::new(),
+        _ => grade.style(),
+    };
+    complain(format!("{style}{}:{style:#} {}", grade.word(), message.as_ref()));
+}
+
+/// Text for standard output, bold where it is a terminal that takes it.
+#[must_use]
+pub fn bold(text: &str) -> String {
+    let style = match AutoStream::choice(&stdout()) {
+        ColorChoice::Never => Style::new(),
+        _ => Style::new().bold(),
+    };
+    format!("{style}{text}{style:#}")
 }
 
 /// Writes a line to standard error, tokens masked. A log that cannot be written (a full disk, a reader that
@@ -93,7 +145,7 @@ impl Console {
 
     /// Warns, even if quiet.
     pub fn warn(self, message: impl AsRef<str>) {
-        complain(format!("warning: {}", message.as_ref()));
+        complain_of(Grade::Warning, message);
     }
 
     /// Shows the progress of `total` units of work, each a `unit`.
@@ -103,19 +155,28 @@ impl Console {
         let display = if self.is_quiet {
             Display::Nothing
         } else if stderr().is_terminal() {
-            let style = ProgressStyle::with_template(&format!(
-                "{{prefix}} [{{bar:24}}] {{pos}}/{{len}} {unit} {{msg}} eta {{eta}}"
-            ))
-            .expect("the template is valid")
-            .progress_chars("=> ");
+            let style =
+                ProgressStyle::with_template(&format!("{{prefix}} [{{bar:20}}] {{pos}}/{{len}} {unit} {{msg}}"))
+                    .expect("the template is valid")
+                    .progress_chars("=> ");
             let bar = bars().add(ProgressBar::new(total as u64).with_style(style));
             bar.set_prefix(title.clone());
+            bar.set_message("eta –");
             Display::Bar(bar)
         } else {
             Display::Lines
         };
         let now = Instant::now();
-        ProgressMeter { display, title, total: total as u64, done: 0, done_before: 0, started: now, last_line: now }
+        ProgressMeter {
+            display,
+            title,
+            message: String::new(),
+            total: total as u64,
+            done: 0,
+            done_before: 0,
+            started: now,
+            last_line: now,
+        }
     }
 }
 
@@ -126,7 +187,6 @@ impl ProgressMeter {
         self.done_before = count as u64;
         if let Display::Bar(bar) = &self.display {
             bar.set_position(self.done);
-            bar.reset_eta();
         }
         self.started = Instant::now();
     }
@@ -134,17 +194,35 @@ impl ProgressMeter {
     /// `count` more units are done.
     pub fn advance(&mut self, count: usize, message: impl FnOnce() -> String) {
         self.done += count as u64;
+        if !matches!(self.display, Display::Nothing) {
+            self.message = message();
+            self.show(0.0, "");
+        }
+    }
+
+    /// Of the next unit, `done` of `total` parts are done: a sign of life in long units.
+    pub fn part(&mut self, done: usize, total: usize, name: &str) {
+        if total > 1 && !matches!(self.display, Display::Nothing) {
+            self.show(done as f64 / total as f64, &format!(" {name} {done}/{total}"));
+        }
+    }
+
+    fn show(&mut self, fraction: f64, part: &str) {
+        let done = (self.done - self.done_before) as f64 + fraction;
+        let left = (self.total - self.done.min(self.total)) as f64 - fraction;
+        let eta = match done > 0.0 {
+            true => clock(self.started.elapsed().as_secs_f64() * left / done),
+            false => "–".to_owned(),
+        };
         match &self.display {
             Display::Nothing => {}
             Display::Bar(bar) => {
-                bar.set_message(message());
                 bar.set_position(self.done);
+                bar.set_message(format!("{}{part} eta {eta}", self.message).trim_start().to_owned());
             }
             Display::Lines if self.last_line.elapsed() >= LINE_INTERVAL && self.done < self.total => {
                 self.last_line = Instant::now();
-                let done = (self.done - self.done_before).max(1);
-                let left = self.started.elapsed().mul_f64((self.total - self.done) as f64 / done as f64);
-                complain(format!("{} {}/{} {} eta {}s", self.title, self.done, self.total, message(), left.as_secs()));
+                complain(format!("{} {}/{} {}{part} eta {eta}", self.title, self.done, self.total, self.message));
             }
             Display::Lines => {}
         }
@@ -171,6 +249,15 @@ pub fn duration(seconds: f64) -> String {
         _ if seconds < 120.0 => format!("{seconds:.0} s"),
         _ if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
         _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+/// Time that is left, as short as a bar needs it.
+fn clock(seconds: f64) -> String {
+    match seconds.ceil() as u64 {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        seconds => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use llmcls::console::{complain, print};
+use llmcls::console::{Grade, complain, complain_of, print};
 use llmcls::exit::{self, ReaderGone, Resumable, Usage};
 use llmcls::interrupt::{self, Interrupted, Listener};
 use llmcls::kernels::cpu::memory;
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     memory::keep_large_blocks();
     secret::remember_surroundings();
     let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+        Ok(cli) => cli.settled(),
         Err(error) => return explain(&error),
     };
     let listener = Listener { say: |line| complain(line), clean: atomic_file::remove_temporaries };
@@ -46,7 +46,7 @@ fn fail(error: &anyhow::Error) -> u8 {
         return exit::SUCCESS;
     }
     let interrupted = error.downcast_ref::<Interrupted>();
-    complain(format!("{}: {error:#}", if interrupted.is_some() { "stopped" } else { "error" }));
+    complain_of(if interrupted.is_some() { Grade::Stopped } else { Grade::Error }, format!("{error:#}"));
     if let Some(resumable) = error.downcast_ref::<Resumable>() {
         complain(format!("to resume it:\n  {}", resumable.command()));
     }

@@ -99,3 +99,47 @@ fn labels_are_matched_by_name_and_a_seeds_directory_will_do() {
     assert!(difference(&new[0], &old[2]) < 1e-8 && difference(&new[2], &old[0]) < 1e-8);
     assert!(old.iter().all(|row| difference(&new[1], row) > 1e-3));
 }
+
+#[test]
+fn an_adapter_for_labels_of_another_kind_is_refused() {
+    let first = tempfile::tempdir().unwrap();
+    let labels = "data.label_columns=[interface_commandline, use_editing, field_science]";
+    let output = llmcls("train", first.path(), &[labels]);
+    assert!(output.status.success(), "{}", errors(&output));
+    let best = runs(first.path()).pop().unwrap().join("seed_1/best");
+    // Without its manifest the directory is one that was copied out of a run.
+    fs::remove_file(best.join("manifest.json")).unwrap();
+    let file = best.join("classifier.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("multi_label_classification", "single_label_classification")).unwrap();
+    let set = format!("model.init_adapter={}", best.display());
+    let said = errors(&llmcls("check", first.path(), &[&set, labels]));
+    assert!(said.contains("problem_type is \"single_label_classification\" there"), "{said}");
+    assert!(said.contains("model.problem_type is \"multi_label_classification\""), "{said}");
+}
+
+#[test]
+fn bench_takes_a_run_as_its_adapter_whatever_its_labels() {
+    let first = tempfile::tempdir().unwrap();
+    let output =
+        llmcls("train", first.path(), &["data.label_columns=[interface_commandline, use_editing, field_science]"]);
+    assert!(output.status.success(), "{}", errors(&output));
+    let set = format!("model.init_adapter={}", runs(first.path()).pop().unwrap().display());
+    let bench = |setting: &str| {
+        let mut command = Command::cargo_bin("llmcls").unwrap();
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+            "--threads",
+            "1",
+            "bench",
+            "--config",
+            "configs/tiny.yaml",
+        ]);
+        command
+            .args(["--steps", "1", "--warmup", "0", "--length", "8", "--labels", "5", "--set", &set, "--set", setting]);
+        command.output().unwrap()
+    };
+    let output = bench("model.lora_r=16");
+    assert!(output.status.success(), "{}", errors(&output));
+    let output = bench("model.lora_r=8");
+    assert!(!output.status.success() && errors(&output).contains("model.lora_r is 8"), "{}", errors(&output));
+}

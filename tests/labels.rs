@@ -129,6 +129,49 @@ fn columns_of_words_and_marks_are_named_and_read_when_listed() {
 }
 
 #[test]
+fn files_without_rows_and_with_another_separator_are_named_as_such() {
+    let directory = tempfile::tempdir().unwrap();
+    let free = Columns { text: "text".into(), ..Columns::default() };
+    for (text, part) in [
+        ("id,text,a,b\n", "has no rows"),
+        ("id|text|a\n1|x|0\n", "if `|` separates the cells"),
+        ("id;text, long;a\n1;x,y;0\n", "if `;` separates the cells"),
+    ] {
+        let error = format!("{:#}", find_labels(&write(directory.path(), "t.csv", text), &free).unwrap_err());
+        assert!(error.contains(part), "{part} is not in: {error}");
+    }
+    let path = write(directory.path(), "t.csv", "id|text|a\n1|x|0\n");
+    let error = format!("{:#}", read_examples(&path, &free, None).unwrap_err());
+    assert!(error.contains("no column `text`") && error.contains("if `|` separates"), "{error}");
+    let wrapped = r#"{"records": [{"fields": {"text": "x"}, "responses": {"q": [{"value": ["a"]}]}}]}"#;
+    let error = format!("{:#}", find_labels(&write(directory.path(), "t.json", wrapped), &free).unwrap_err());
+    assert!(error.contains("llmcls prepare lists --input"), "{error}");
+}
+
+#[test]
+fn a_column_that_is_half_0_and_1_is_not_left_out_without_a_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let free = Columns { text: "text".into(), ..Columns::default() };
+    for cells in [["1", "NaN", "0"], ["1", "2", "0"], ["1", "0.5", "1"], ["-1", "1", "1"]] {
+        let rows: String = cells.iter().map(|cell| format!("x,{cell},1\n")).collect();
+        let found = find_labels(&write(directory.path(), "t.csv", &format!("text,a,b\n{rows}")), &free).unwrap();
+        assert_eq!(found.labels, ["b"]);
+        assert!(found.doubts.iter().any(|doubt| doubt.contains("column `a` is not taken")), "{cells:?} {found:?}");
+    }
+}
+
+#[test]
+fn numbers_where_names_are_asked_for_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let columns = Columns { labels: ["p", "q", "r"].map(str::to_owned).to_vec(), ..listed(None) };
+    for cells in [["[1, 0, 1]", "[0, 1]"], ["[1.0, 0.5, 1]", "[0, 1, 0]"], ["101", "010"]] {
+        let path = write(directory.path(), "t.csv", &format!("text,tags\nx,\"{}\"\ny,\"{}\"\n", cells[0], cells[1]));
+        let error = format!("{:#}", read_examples(&path, &columns, None).map(|read| read.unknown).unwrap_err());
+        assert!(error.contains("labels are names: p, q, r"), "{error}");
+    }
+}
+
+#[test]
 fn what_probably_separates_labels_wrongly_is_said() {
     let directory = tempfile::tempdir().unwrap();
     let names = ["billing", "bug", "login"];
@@ -140,13 +183,20 @@ fn what_probably_separates_labels_wrongly_is_said() {
         (0..35).map(|row| format!("x,\"{}\"\n", cell(row))).collect()
     };
     // Signs that are not taken for a separator by themselves.
-    for sign in ["#", "/", " / ", "\t", "\n", "::", " & ", "、", " "] {
+    for sign in ["#", "<br>", " · ", " • ", "/", " / ", "\t", "\n", "::", " & ", "、", " "] {
         let path = write(directory.path(), "t.csv", &format!("text,tags\n{}", rows(sign)));
         let found = find_labels(&path, &listed(None)).unwrap();
         assert!(found.doubts.iter().any(|doubt| doubt.contains("data.label_separator")), "{sign:?}: {found:?}");
         let given = find_labels(&path, &listed(Some(sign))).unwrap();
         assert_eq!((given.labels, given.doubts), (names.map(str::to_owned).to_vec(), vec![]), "{sign:?}");
     }
+    let path = write(directory.path(), "t.csv", "text,tags\nx,1 3 5\ny,1\nz,3\nx,5 3\n");
+    let found = find_labels(&path, &listed(None)).unwrap();
+    assert!(found.doubts.iter().any(|doubt| doubt.contains("` ` (a space)")), "{found:?}");
+    // Words for no label.
+    let path = write(directory.path(), "t.csv", "text,tags\nx,a\ny,nan\n");
+    let found = find_labels(&path, &listed(None)).unwrap();
+    assert!(found.doubts.iter().any(|doubt| doubt.contains("`nan` counts as a label")), "{found:?}");
     // A separator that was given and is the wrong one.
     let path = write(directory.path(), "t.csv", &format!("text,tags\n{}", rows("|")));
     let found = find_labels(&path, &listed(Some(","))).unwrap();
@@ -258,12 +308,12 @@ fn prepare_keeps_files_that_exist_and_names_of_labels() {
         llmcls(here, &[&arguments[..], more].concat())
     };
     let (code, said) = prepare(&["d", "--overwrite"]);
-    assert!(code == Some(1) && said.contains("is the input"), "{said}");
+    assert!(code == Some(1) && said.contains("the same file as the input"), "{said}");
     // A link to the input is the input.
     fs::create_dir(here.join("e")).unwrap();
     fs::hard_link(&source, here.join("e/test.csv")).unwrap();
     let (code, said) = prepare(&["e", "--overwrite"]);
-    assert!(code == Some(1) && said.contains("is the input"), "{said}");
+    assert!(code == Some(1) && said.contains("the same file as the input"), "{said}");
     let (code, said) = prepare(&["e", "--test_size", "0"]);
     assert!(code == Some(0), "{said}");
     assert_eq!((fs::read(&source).unwrap(), fs::read(here.join("e/test.csv")).unwrap()), (before.clone(), before));
@@ -279,6 +329,10 @@ fn prepare_keeps_files_that_exist_and_names_of_labels() {
     write(here, "names.txt", "billing\nfeature request\nit's late\nlogin\n");
     let (code, said) = llmcls(here, &[&hot[..], &["--label_names", "names.txt"]].concat());
     assert!(code == Some(0) && said.contains("4 labels"), "{said}");
+    // The file of the names is an input, too.
+    fs::rename(here.join("names.txt"), here.join("hot/labels_mapping.json")).unwrap();
+    let (code, said) = llmcls(here, &[&hot[..], &["--overwrite", "--label_names", "hot/labels_mapping.json"]].concat());
+    assert!(code == Some(1) && said.contains("the same file as the input"), "{said}");
 }
 
 #[test]

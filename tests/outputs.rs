@@ -75,6 +75,13 @@ fn an_output_that_is_an_input_is_refused_and_the_input_stays() {
     let refused = predict(&run, &rows, Path::new("-")).stdout(appended).output().unwrap();
     assert!(errors(&refused).contains("standard output"), "{}", errors(&refused));
 
+    // Records of the run that predicts.
+    let seed = fs::read_dir(&run).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
+    for record in ["history.jsonl", "history.csv", "predictions_validation.jsonl"] {
+        let refused = predict(&run, &rows, &seed.join(record)).output().unwrap();
+        assert!(errors(&refused).contains("same file as the input"), "{record}: {}", errors(&refused));
+    }
+
     // What eval writes has fixed names: rows of one of them, and a file of the run under one of them.
     fs::create_dir(path("scores")).unwrap();
     fs::hard_link(&rows, path("scores/metrics.json")).unwrap();

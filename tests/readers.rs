@@ -158,9 +158,7 @@ pub(crate) fn example(kind: &str) -> Vec<u8> {
             {"id": 2, "fields": {"text": "b"}, "responses": {"q": [{"value": ["x"], "status": "submitted"}]}}]"#
             .into(),
         "export.txt" => b"__label__a __label__b a text\n__label__c\n\nanother text\n".into(),
-        "cell.txt" => {
-            br#"{'choices': ['a', "it's", 'B\xfccher', None, True, 1.5], 'b': array(['x' 'y'], dtype=object)}"#.into()
-        }
+        "cell.txt" => br#"['a', "it's", 'B\xfccher', None, True, 1.5, np.str_('x'), u'y']"#.into(),
         "recognised.csv" => {
             b"id,text,labels\n1,the first of all texts,\"a,b\"\n2,a second one that is longer,a\n3,a third one here,b\n"
                 .into()

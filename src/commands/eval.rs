@@ -11,11 +11,12 @@ use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
-use crate::console::{Console, print};
+use crate::console::{Console, print, print_json};
 use crate::evaluation::NotFinite;
 use crate::experiment::run_report::{self, BOOTSTRAP_SEED};
+use crate::experiment::split_rows::SplitRows;
 use crate::experiment::tuned::Tuned;
-use crate::experiment::{dataset, warnings};
+use crate::experiment::warnings;
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals, describe};
 use crate::metrics::{Decision, Predictions, Scores};
@@ -33,10 +34,11 @@ use crate::training::scored::score;
 /// If the classifier or the rows cannot be used.
 pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
-    let (name, path, limit) = rows(args, &loaded)?;
-    let directory = output_directory(args, &loaded, &name, &path)?;
+    let (name, rows) = rows(args, &loaded)?;
+    let path = &rows.path;
+    let directory = output_directory(args, &loaded, &name, path)?;
     let problem = loaded.predictor.classifier.problem();
-    let examples = dataset::read_split(&path, &loaded.columns(true)?, limit, problem, console)?;
+    let examples = rows.read(&loaded.columns(true)?, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &path.display().to_string(), 0)?;
     warnings::about(&name, &examples, &samples, loaded.predictor.file.max_length, console);
     let labels = &loaded.predictor.file.labels;
@@ -52,7 +54,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
     let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, console)
-        .map_err(|error| NotFinite::named(error, |row| examples[row].location(&path, row)))?;
+        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
         said.push_str(&format!(
             "with threshold 0.5: f1_micro {:.4}, f1_macro {:.4}; with the classifier's own:\n",
@@ -67,7 +69,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        let other = compared(args, run, (&loaded, predictions), (&path, limit), device, console)?;
+        let other = compared(args, run, (&loaded, predictions), &rows, device, console)?;
         said.push_str(&other.to_line());
         comparison.push(other);
     }
@@ -114,6 +116,9 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&directory.join("report.html"), report.to_html().as_bytes())?;
     console.say(format!("wrote {}", directory.display()));
     // After the files: a reader that goes away, as `head` does, costs none of them.
+    if args.json {
+        return print_json(&serde_json::to_value(&metrics)?);
+    }
     print(&said)
 }
 
@@ -147,7 +152,8 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
         );
     }
     let data = loaded.config.as_ref().map(|config| &config.data);
-    let splits = data.into_iter().flat_map(|data| [Some(&data.train_csv), Some(&data.val_csv), data.test_csv.as_ref()]);
+    let splits =
+        data.into_iter().flat_map(|data| [Some(&data.train_csv), data.val_csv.as_ref(), data.test_csv.as_ref()]);
     let mut inputs: Vec<PathBuf> = splits.flatten().cloned().collect();
     inputs.push(rows.to_owned());
     inputs.extend(loaded.predictor.trained.files());
@@ -208,7 +214,7 @@ fn compared(
     args: &EvalArgs,
     run: &Path,
     (own, own_predictions): (&Loaded, &Predictions),
-    (path, limit): (&Path, Option<usize>),
+    rows: &SplitRows,
     device: &Device,
     console: Console,
 ) -> Result<Comparison> {
@@ -218,11 +224,11 @@ fn compared(
         && own.predictor.file.labels.iter().all(|label| labels.contains(label));
     ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
     let problem = other.predictor.classifier.problem();
-    let examples = dataset::read_split(path, &other.columns(true)?, limit, problem, console)?;
-    let samples = other.predictor.encode(&examples, &path.display().to_string(), 0)?;
+    let examples = rows.read(&other.columns(true)?, problem, console)?;
+    let samples = other.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let decision = other.predictor.decision();
     let scored = score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| examples[row].location(path, row)))?;
+        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
         .predictor
@@ -257,12 +263,13 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
-    let examples = dataset::read_split(&data.val_csv, &columns, data.max_val_samples, problem, console)?;
-    let samples = loaded.predictor.encode(&examples, &data.val_csv.display().to_string(), 0)?;
+    let rows = SplitRows::validation(data, &columns)?;
+    let examples = rows.read(&columns, problem, console)?;
+    let samples = loaded.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;
     let usual = loaded.predictor.decision();
     let scored = score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| examples[row].location(&data.val_csv, row)))?;
+        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     let scope = match scope {
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
@@ -275,11 +282,11 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     Ok(tuned)
 }
 
-/// The rows to score: their name, their file, and how many of them.
-fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, PathBuf, Option<usize>)> {
+/// The rows to score, and their name.
+fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, SplitRows)> {
     if let Some(path) = &args.input_csv {
         let name = path.file_stem().map_or_else(|| "input".into(), |stem| stem.to_string_lossy().into_owned());
-        return Ok((name, path.clone(), None));
+        return Ok((name, SplitRows::of_file(path, None)));
     }
     let split = args.split.unwrap_or(Split::Test);
     let data = &loaded
@@ -287,11 +294,15 @@ fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, PathBuf, Option<usi
         .as_ref()
         .context("this directory belongs to no run, so it has no splits; name rows with --input_csv")?
         .data;
-    let (path, limit) = match split {
-        Split::Train => (Some(&data.train_csv), data.max_train_samples),
-        Split::Validation => (Some(&data.val_csv), data.max_val_samples),
-        Split::Test => (data.test_csv.as_ref(), data.max_test_samples),
+    let rows = match split {
+        Split::Train => SplitRows::train(data, &loaded.training_columns(true))?,
+        Split::Validation => SplitRows::validation(data, &loaded.training_columns(true))?,
+        Split::Test => {
+            let path = data.test_csv.as_ref();
+            let path =
+                path.context("the run has no data.test_csv; name rows with --input_csv, or --split validation")?;
+            SplitRows::of_file(path, data.max_test_samples)
+        }
     };
-    let path = path.context("the run has no data.test_csv; name rows with --input_csv, or --split validation")?;
-    Ok((split.name().to_owned(), path.clone(), limit))
+    Ok((split.name().to_owned(), rows))
 }

@@ -80,7 +80,7 @@ fn lists(args: &ListsArgs, console: Console) -> Result<()> {
         quoting: common.quoting,
         labels_column,
         separator: args.label_separator.clone(),
-        sources: vec![args.input.clone()],
+        sources: [&args.input].into_iter().chain(&common.label_names).cloned().collect(),
         overwrite: common.overwrite,
         kept: None,
         joins_text: false,
@@ -105,7 +105,7 @@ fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
     let (common, k) = (&args.common, args.top_k);
     let file = |name: String| args.out_dir.join(name);
     Preparation {
-        sources: pool.iter().chain(&test).cloned().collect(),
+        sources: pool.iter().chain(&test).chain(&common.label_names).cloned().collect(),
         overwrite: common.overwrite,
         pool,
         test,

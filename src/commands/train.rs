@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{check, configuration};
+use super::{check, configuration, outcome};
 use crate::atomic_file;
 use crate::cli::TrainArgs;
 use crate::console::Console;
@@ -60,9 +60,9 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     train_all(&experiment, &run, !args.no_text)
         .inspect_err(|error| record_error(error, &run))
         .map_err(|error| explain_unfinished(error, &run))?;
-    console.say(format!("finished {}", run.path().display()));
+    let printed = outcome::print_results(&run, args.json);
     run.unlock();
-    Ok(())
+    printed
 }
 
 /// Leaves the reason in the run, for `llmcls runs`. What Ctrl-C stops has not failed.
@@ -104,6 +104,5 @@ fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Re
     let results = summarize(experiment, seeds)?;
     summary::say(&results, experiment.console);
     run_report::write(experiment, run, &results, shows_texts)?;
-    experiment.console.say(format!("report {}", run.report().display()));
     records::write_json(&run.summary(), &serde_json::to_value(&results)?)
 }

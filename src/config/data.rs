@@ -28,8 +28,11 @@ section! {
         max_length: Option<usize> = or(None).at_least(1).at_most(i32::MAX);
         /// Training rows: CSV, JSON Lines or Parquet.
         train_csv: PathBuf = required();
-        /// Validation rows, which choose the best epoch.
-        val_csv: PathBuf = required();
+        /// Validation rows, which choose the best epoch. Required unless `val_fraction` is set.
+        val_csv: Option<PathBuf> = or(None);
+        /// In place of `val_csv`: the share of the rows of `train_csv` that validate and do not train. Each label has
+        /// its share of them, and equal texts stay on one side.
+        val_fraction: Option<f64> = or(None).above(0).below(1);
         /// Test rows, scored at the end.
         test_csv: Option<PathBuf> = or(None);
         /// Label columns, or, with `labels_column`, the labels to use, in the order of multi-hot lists. Without it: every
@@ -61,6 +64,13 @@ impl DataConfig {
         for (name, list) in [("label_columns", &self.label_columns), ("text_fields", &self.text_fields)] {
             check_names(section, name, list.as_deref().unwrap_or_default());
         }
+        let (has_rows, has_fraction) = (self.val_csv.is_some(), self.val_fraction.is_some());
+        section.check(
+            has_rows || has_fraction,
+            "val_csv",
+            "is missing; name validation rows, or split them off the training rows with data.val_fraction: 0.1",
+        );
+        section.check(!(has_rows && has_fraction), "val_fraction", "is set beside val_csv; drop one of them");
     }
 }
 

@@ -172,8 +172,8 @@ impl Candidates {
 
     /// What to tell of columns that look like labels and are not taken.
     pub(super) fn doubts(&self, rows: &Rows) -> Vec<String> {
-        /// A column of which this part is 0 or 1 was probably meant as a label.
-        const DOUBTFUL: f64 = 0.9;
+        /// A column of which this part is 0 or 1 may have been meant as a label.
+        const DOUBTFUL: f64 = 0.5;
         let mut doubts = Vec::new();
         for candidate in &self.columns {
             let name = &rows.columns()[candidate.column];
@@ -195,7 +195,7 @@ impl Candidates {
                      lists it with all other labels",
                     candidate.words()
                 ));
-            } else if candidate.flags as f64 >= DOUBTFUL * self.rows as f64 {
+            } else if candidate.flags as f64 >= DOUBTFUL * self.rows as f64 && candidate.has_one {
                 doubts.push(format!(
                     "column `{name}` is not taken as a label: {location} holds `{cell}`, where {} of {} rows hold 0 or 1",
                     candidate.flags, self.rows

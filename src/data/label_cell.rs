@@ -35,7 +35,9 @@ impl LabelCell {
         if text.starts_with(FASTTEXT) {
             let mut words = text.split_whitespace();
             if words.all(|word| word.starts_with(FASTTEXT)) {
-                let names = text.split_whitespace().map(|word| word[FASTTEXT.len()..].to_owned());
+                let names =
+                    text.split_whitespace().map(|word| word[FASTTEXT.len()..].trim_end_matches([',', ';', '|']));
+                let names = names.map(str::to_owned);
                 return Ok(Self::Items(names.filter(|name| !name.is_empty()).collect()));
             }
         }
@@ -43,11 +45,16 @@ impl LabelCell {
         if is_list && let Ok(value) = serde_json::from_str::<Value>(text) {
             return Self::of_value(&value);
         }
-        let may_be_python =
-            is_list || first == '(' || ["c(", "array(", "set(", "frozenset("].iter().any(|s| text.starts_with(s));
+        // A label that JSON quotes, as Label Studio writes a single choice.
+        if first == '"'
+            && let Ok(Value::String(text)) = serde_json::from_str(text)
+        {
+            return Ok(if text.trim().is_empty() { Self::Empty } else { Self::Text(text.trim().to_owned()) });
+        }
+        let may_be_python = is_list || first == '(' || text.ends_with(')');
         match may_be_python.then(|| python_literal::parse(text)).flatten() {
             Some(value) => Self::of_value(&value),
-            None if is_list => Ok(Self::Broken(text.to_owned())),
+            None if python_literal::is_begun(text) => Ok(Self::Broken(text.to_owned())),
             None => Ok(Self::Text(text.to_owned())),
         }
     }
@@ -162,7 +169,15 @@ mod tests {
             (r#"{"choices": "Billing"}"#, items(&["Billing"])),
             (r#"{"a": 1, "b": 0, "c": true, "d": 1.0}"#, items(&["a", "c", "d"])),
             ("__label__a __label__b-c", items(&["a", "b-c"])),
+            ("__label__a, __label__b;", items(&["a", "b"])),
             ("[]", items(&[])),
+            ("set(['a', 'b'])", items(&["a", "b"])),
+            ("set()", items(&[])),
+            ("(0, 1, 1)", items(&["0", "1", "1"])),
+            (r#""a, b""#, LabelCell::Text("a, b".into())),
+            (r#""" "#, LabelCell::Empty),
+            (r#""a" or "b""#, LabelCell::Text(r#""a" or "b""#.into())),
+            ("np.array(['a'", LabelCell::Broken("np.array(['a'".into())),
             (" ", LabelCell::Empty),
             ("a, b", LabelCell::Text("a, b".into())),
             ("(other)", LabelCell::Text("(other)".into())),

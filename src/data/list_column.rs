@@ -11,9 +11,9 @@ use super::label_cell::LabelCell;
 const SEPARATORS: [&str; 3] = ["|", ";", ","];
 
 /// Signs that are only suspected: names hold them, too. The last ones need stronger evidence.
-const SUSPECTS: [&str; 21] = [
-    "|", ";", ",", "#", "\r\n", "\n", "\t", " / ", "::", "，", "；", "、", "\\", "~", "/", " & ", "&", "+", ":",
-    " and ", " ",
+const SUSPECTS: [&str; 26] = [
+    "|", ";", ",", "<br>", "<br/>", "<br />", " · ", " • ", "#", "\r\n", "\n", "\t", " / ", "::", "，", "；", "、",
+    "\\", "~", "/", " & ", "&", "+", ":", " and ", " ",
 ];
 const WEAK_SUSPECTS: [&str; 7] = ["/", " & ", "&", "+", ":", " and ", " "];
 
@@ -229,6 +229,13 @@ impl ListColumn {
                 self.filled
             ));
         }
+        const ABSENT: [&str; 8] = ["nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nat"];
+        let absent = labels.keys().find(|label| ABSENT.contains(&label.to_lowercase().as_str()));
+        if let Some(label) = absent {
+            findings.doubts.push(format!(
+                "`{label}` counts as a label of `{name}`; if it stands for no label, leave those cells empty"
+            ));
+        }
         let mut folded: HashMap<String, &str> = HashMap::new();
         for label in labels.keys() {
             let plain = label.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
@@ -255,7 +262,9 @@ impl ListColumn {
             let mut parts: HashMap<&str, usize> = HashMap::new();
             names.iter().flat_map(|name| split(name, Some(sign))).for_each(|part| *parts.entry(part).or_default() += 1);
             let is_shared = parts.values().any(|&names| names >= 2);
-            let is_fewer = if WEAK_SUSPECTS.contains(&sign) {
+            // Numbers hold no spaces: `1 3 5` lists three.
+            let are_numbers = sign == " " && parts.keys().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+            let is_fewer = if WEAK_SUSPECTS.contains(&sign) && !are_numbers {
                 10 * parts.len() <= 7 * names.len()
             } else {
                 parts.len() <= names.len()

@@ -1,5 +1,6 @@
 //! Lists as Python prints them, which pandas writes into CSV cells: `['a', "b"]`, `('a',)`, `{'a', 'b'}`,
-//! `{'a': 1}`, numpy's `['a' 'b']` and `array([...])`; and R's `c("a", "b")`.
+//! `{'a': 1}`, `[u'a']`, numpy's `['a' 'b']`, `array([...])` and `[np.str_('a')]`, pandas' `Index([...])`; and R's
+//! `c("a", "b")`.
 
 use serde_json::{Map, Number, Value};
 
@@ -14,6 +15,21 @@ pub(super) fn parse(text: &str) -> Option<Value> {
     reader.rest.is_empty().then_some(value)
 }
 
+/// Whether a text starts as such a list does: a bracket, or the call of a name on one.
+pub(super) fn is_begun(text: &str) -> bool {
+    let rest = text.get(called(text).unwrap_or(0)..).unwrap_or_default().trim_start();
+    let has_quote = rest.get(1..).is_some_and(|rest| rest.trim_start().starts_with(['\'', '"']));
+    rest.starts_with(['[', '{']) && (rest.len() < text.len() || text.starts_with(['[', '{']))
+        || rest.starts_with('(') && has_quote
+        || rest.starts_with(['\'', '"']) && text.starts_with("c(")
+}
+
+/// Where the arguments begin, if a text starts with the call of a name, such as `np.array(`.
+fn called(text: &str) -> Option<usize> {
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c)))?;
+    (end > 0 && !text.starts_with(|c: char| c.is_ascii_digit()) && text[end..].starts_with('(')).then_some(end + 1)
+}
+
 struct Reader<'a> {
     rest: &'a str,
 }
@@ -26,14 +42,13 @@ impl Reader<'_> {
         if self.take("set()") || self.take("frozenset()") {
             return Some(Value::Array(Vec::new()));
         }
-        for wrapper in ["array(", "frozenset("] {
-            if self.take(wrapper) {
-                let value = self.container(depth + 1)?;
-                // numpy adds `, dtype=object`.
-                let end = self.rest.find(')')?;
-                self.rest = &self.rest[end + 1..];
-                return Some(value);
-            }
+        if !self.rest.starts_with("c(")
+            && let Some(start) = called(self.rest)
+        {
+            self.rest = self.rest[start..].trim_start();
+            let value = self.container(depth + 1)?;
+            self.arguments()?;
+            return Some(value);
         }
         let close = match () {
             () if self.take("[") => ']',
@@ -76,6 +91,19 @@ impl Reader<'_> {
         match self.rest.chars().next()? {
             quote @ ('\'' | '"') => self.quoted(quote).map(Value::String),
             '[' | '(' | '{' => self.container(depth + 1),
+            // Python 2's text, and bytes.
+            'u' | 'b' if self.rest[1..].starts_with(['\'', '"']) => {
+                self.rest = &self.rest[1..];
+                self.item(depth)
+            }
+            _ if depth < DEEPEST
+                && let Some(start) = called(self.rest) =>
+            {
+                self.rest = &self.rest[start..];
+                let value = self.item(depth + 1)?;
+                self.arguments()?;
+                Some(value)
+            }
             _ => self.word(),
         }
     }
@@ -124,6 +152,24 @@ impl Reader<'_> {
                 Err(_) => word.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number),
             },
         }
+    }
+
+    /// Skips what follows the first argument of a call: numpy adds `, dtype=object`.
+    fn arguments(&mut self) -> Option<()> {
+        while !self.closes(')') {
+            self.skip_space();
+            let found = self.rest.find([',', ')', '\'', '"', '[', '{'])?;
+            match self.rest.as_bytes()[found] {
+                b')' => self.rest = &self.rest[found..],
+                b',' => self.rest = &self.rest[found + 1..],
+                quote @ (b'\'' | b'"') => {
+                    self.rest = &self.rest[found..];
+                    self.quoted(char::from(quote))?;
+                }
+                _ => return None,
+            }
+        }
+        Some(())
     }
 
     fn closes(&mut self, close: char) -> bool {
@@ -175,6 +221,13 @@ mod tests {
             ("{'choices': ['a', 'b']}", json!({"choices": ["a", "b"]})),
             (r"['B\xfccher', None]", json!(["Bücher", null])),
             (r#"c("a", "b")"#, json!(["a", "b"])),
+            ("[u'a', u\"b\"]", json!(["a", "b"])),
+            ("[np.str_('a'), np.str_('b c')]", json!(["a", "b c"])),
+            ("[np.int64(1), np.float64(0.5)]", json!([1, 0.5])),
+            ("np.array(['a', 'b'], dtype='<U1')", json!(["a", "b"])),
+            ("Index(['a', 'b'], dtype='object', name='x)')", json!(["a", "b"])),
+            ("set(['a', 'b'])", json!(["a", "b"])),
+            ("frozenset({'a'})", json!(["a"])),
             ("set()", json!([])),
             ("{}", json!({})),
             ("[]", json!([])),
@@ -185,11 +238,38 @@ mod tests {
 
     #[test]
     fn other_texts_are_not() {
-        let deep = "[".repeat(100_000);
-        for text in
-            ["", "a", "[a, b]", "['a'", "['a'] x", "(other)", "{a}", "{'a': 1, 'b'}", "'a'", "[,]x", &deep, "[é"]
-        {
+        let (deep, calls) = ("[".repeat(100_000), "[f(".repeat(100_000));
+        for text in [
+            "",
+            "a",
+            "[a, b]",
+            "['a'",
+            "['a'] x",
+            "(other)",
+            "{a}",
+            "{'a': 1, 'b'}",
+            "'a'",
+            "[,]x",
+            &deep,
+            "[é",
+            "f(['a']",
+            "f(g(['a'])",
+            "1(['a'])",
+            &calls,
+            "[u'a]",
+            "f(['a'], [)",
+        ] {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn starts_of_lists_are_told_from_names() {
+        for text in ["['a'", "{", "(\"a\"", "np.array([1", "Index(['a'", "set(['a'", "c(\"a\"", "f( ['"] {
+            assert!(is_begun(text), "{text}");
+        }
+        for text in ["", "a", "(other)", "Sales (EU)", "f(x)", "a, b", "x(", "C#", "é(['a'])", "'a'"] {
+            assert!(!is_begun(text), "{text}");
         }
     }
 }

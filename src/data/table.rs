@@ -236,6 +236,20 @@ impl Examples {
                 }
             }
         }
+        let is_number = |label: &String| label.parse::<f64>().is_ok_and(f64::is_finite);
+        let none_is_known = self.examples.iter().all(|example| example.labels.iter().all(|&label| label == 0.0));
+        if let Some((first, _)) = self.unknown.first_key_value()
+            && none_is_known
+            && self.unknown.keys().all(is_number)
+            && !order.iter().any(is_number)
+        {
+            bail!(
+                "column `{name}` lists numbers alone, such as `{first}`, and the labels are names: {}; write the names, or \
+                 lists of {} numbers 0 and 1, one a label in their order",
+                abridged(order),
+                order.len()
+            );
+        }
         if list.separator.is_none() && (listing.separator.is_some() || listing.multi_hot.is_some()) {
             self.notes.push(format!("labels in `{name}` are read {}", listing.describe()));
         }
@@ -293,18 +307,22 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
         });
     }
     let mut candidates = Candidates::among(&rows, &Columns { labels: Vec::new(), ..columns.clone() });
+    let mut count = 0;
     while rows.advance()? {
         candidates.read(&rows);
+        count += 1;
     }
+    ensure!(count > 0, "{}: has no rows", path.display());
     let found =
         FoundLabels { labels: candidates.flags(&rows), doubts: candidates.doubts(&rows), ..FoundLabels::default() };
     if found.labels.is_empty() {
         let doubts: String = found.doubts.iter().map(|doubt| format!("; {doubt}")).collect();
         bail!(
             "{}: no column holds only 0 and 1 beside the id and the text; name them in data.label_columns, or one column \
-             that lists labels in data.labels_column. The file has {}{doubts}",
+             that lists labels in data.labels_column. The file has {}{doubts}{}",
             path.display(),
-            abridged(rows.columns())
+            abridged(rows.columns()),
+            rows.other_separator()
         );
     }
     Ok(found)

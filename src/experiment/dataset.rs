@@ -1,23 +1,18 @@
 //! The rows of an experiment: their columns, the splits as texts and as tokens, and the weights of the loss.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
 
 use super::base_model::BaseModel;
+use super::split_rows::explain_missing;
 use crate::config::Config;
 use crate::config::data::DataConfig;
 use crate::config::model::ProblemType;
 use crate::config::train::{ClassWeights, Loss};
 use crate::console::Console;
-use crate::data::formats::clip;
-use crate::data::table::{
-    Columns, Example, Examples, LabelList, abridged, check_single_label, find_labels, read_examples,
-};
+use crate::data::table::{Columns, Example, LabelList, abridged, find_labels};
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::interrupt;
-use crate::model::classifier::Problem;
 use crate::ops::loss::BceWeights;
 
 /// A split's rows, and the same as tokens.
@@ -76,50 +71,6 @@ pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usiz
             longest
         }
         (None, _) => usual,
-    }
-}
-
-/// Reads a split.
-///
-/// # Errors
-/// If a row is malformed, there is none, or a single-label row has not exactly one label.
-pub fn read_split(
-    path: &Path,
-    columns: &Columns,
-    limit: Option<usize>,
-    problem: Problem,
-    console: Console,
-) -> Result<Vec<Example>> {
-    let Examples { examples, unknown, notes, doubts } = read_examples(path, columns, limit).map_err(explain_missing)?;
-    notes.iter().for_each(|note| console.say(note));
-    doubts.iter().for_each(|doubt| console.warn(doubt));
-    if !unknown.is_empty() {
-        let shown: Vec<String> =
-            unknown.iter().take(10).map(|(label, rows)| format!("{} ({rows})", clip(label))).collect();
-        console.warn(format!(
-            "{}: {} labels are listed that are not among the classifier's, and left out: {}{}",
-            path.display(),
-            unknown.len(),
-            shown.join(", "),
-            if unknown.len() > shown.len() { ", …" } else { "" }
-        ));
-    }
-    if problem == Problem::SingleLabel {
-        check_single_label(path, &examples)?;
-    }
-    Ok(examples)
-}
-
-/// Says how the files of the published run are made, where they are what is missing.
-fn explain_missing(error: anyhow::Error) -> anyhow::Error {
-    let is_amazon = error.to_string().contains("amazon_13k") && error.to_string().contains("cannot open");
-    if is_amazon {
-        error.context(
-            "AmazonCat-13K does not come with llmcls: `llmcls prepare amazoncat` makes these files of the Hub's data set \
-             pietrolesci/amazoncat-13k",
-        )
-    } else {
-        error
     }
 }
 

@@ -9,6 +9,7 @@ pub mod prepared;
 pub mod resume;
 pub mod run_report;
 pub mod seed;
+pub mod split_rows;
 pub mod starter_config;
 pub mod starter_report;
 pub mod summary;

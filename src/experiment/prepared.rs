@@ -1,6 +1,5 @@
 //! An experiment, ready to train: configuration, rows and model.
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +9,7 @@ use super::base_model::{BaseModel, lora_options};
 use super::choices::FEWEST_STEPS;
 use super::dataset::{self, Dataset, Rows};
 use super::init_adapter::InitAdapter;
+use super::split_rows::SplitRows;
 use super::{base_head, resume, warnings};
 use crate::config::Config;
 use crate::config::model::ProblemType;
@@ -63,17 +63,21 @@ impl<'a> Experiment<'a> {
         let base = BaseModel::open(&config.model, device, console)?;
         let max_length = dataset::max_length(data, &base, console);
         let encoder = base.encoder(max_length)?;
-        let split = |name: &str, path: &Path, limit: Option<usize>| -> Result<Dataset> {
-            let examples = dataset::read_split(path, &columns, limit, problem, console)?;
-            let rows = Rows { examples: &examples, source: &format!("{name} ({})", path.display()), before: 0 };
+        let split = |name: &str, rows: &SplitRows| -> Result<Dataset> {
+            let examples = rows.read(&columns, problem, console)?;
+            let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
             let samples = dataset::encode(&encoder, base.config.vocab_size, &rows)?;
             warnings::about(name, &examples, &samples, max_length, console);
             Ok(Dataset { examples, samples })
         };
-        let train = split("train", &data.train_csv, data.max_train_samples)?;
+        let train = split("train", &SplitRows::train(data, &columns)?)?;
         check_steps(config, train.samples.len(), console)?;
-        let validation = split("validation", &data.val_csv, data.max_val_samples)?;
-        let test = data.test_csv.as_ref().map(|path| split("test", path, data.max_test_samples)).transpose()?;
+        let validation = split("validation", &SplitRows::validation(data, &columns)?)?;
+        let test = data
+            .test_csv
+            .as_ref()
+            .map(|path| split("test", &SplitRows::of_file(path, data.max_test_samples)))
+            .transpose()?;
         let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
         splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
         warnings::about_labels(&columns.labels, &splits, problem, console);

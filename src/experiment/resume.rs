@@ -69,8 +69,11 @@ pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Re
 pub fn inputs(config: &Config, base: &RecordedFingerprint, device: &Device) -> Result<Value> {
     let data = &config.data;
     let mut hashes = Map::new();
-    let files =
-        [("train_csv", Some(&data.train_csv)), ("val_csv", Some(&data.val_csv)), ("test_csv", data.test_csv.as_ref())];
+    let files = [
+        ("train_csv", Some(&data.train_csv)),
+        ("val_csv", data.val_csv.as_ref()),
+        ("test_csv", data.test_csv.as_ref()),
+    ];
     for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path?))) {
         hashes.insert(name.to_owned(), json!(sha256(path)?));
     }

@@ -14,7 +14,7 @@ use crate::kernels::device::Device;
 use crate::metrics::METRICS;
 use crate::run::directory::RunDir;
 use crate::run::records;
-use crate::run::results::{Memory, OverSeeds, Parameters, RunSummary, SeedResult, SplitResult, SplitRows};
+use crate::run::results::{Memory, OverSeeds, Parameters, RowCounts, RunSummary, SeedResult, SplitResult};
 use crate::secret;
 
 /// The run's results: each seed's, the best seed, and mean and deviation over seeds.
@@ -31,7 +31,7 @@ pub fn summarize(experiment: &Experiment<'_>, seeds: Vec<SeedResult>) -> Result<
         metric_for_best_model: experiment.config.train.metric_for_best_model.clone(),
         best_seed: best.seed,
         labels: experiment.file.labels.clone(),
-        rows: SplitRows {
+        rows: RowCounts {
             train: rows(&experiment.train),
             validation: rows(&experiment.validation),
             test: experiment.test.as_ref().map(rows),
@@ -65,13 +65,8 @@ fn over_seeds(seeds: &[SeedResult]) -> BTreeMap<String, OverSeeds> {
     found
 }
 
-/// Says the run's results.
+/// Says how much memory the run took.
 pub fn say(summary: &RunSummary, console: Console) {
-    for name in ["validation_f1_micro", "validation_f1_macro", "test_f1_micro", "test_f1_macro"] {
-        let Some(OverSeeds { mean, sd }) = summary.over_seeds.get(name) else { continue };
-        let deviation = sd.map_or_else(String::new, |sd| format!(" ± {sd:.4}"));
-        console.say(format!("{} {mean:.4}{deviation}", name.replacen('_', " ", 1)));
-    }
     let Memory { base_bytes, adapter_bytes, optimizer_bytes, peak_bytes } = summary.memory;
     console.say(format!(
         "memory: base {}, adapters {}, optimizer {}, peak {}",

@@ -1,5 +1,6 @@
 //! A batch without padding: its sequences lie end to end.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use candle_core::{Device, Result, Tensor};
@@ -63,7 +64,7 @@ impl Batch {
         let offsets = &self.sequences.offsets;
         let rows: Rc<[u32]> = match pooling {
             Pooling::First => offsets[..self.len()].iter().map(|&row| row as u32).collect(),
-            Pooling::Last => offsets[1..].iter().map(|&end| end as u32 - 1).collect(),
+            Pooling::Last { padding } => offsets.windows(2).map(|ends| self.last(ends[0]..ends[1], padding)).collect(),
             Pooling::Mean => return None,
         };
         Some(Rc::new(Pooled {
@@ -71,6 +72,14 @@ impl Batch {
             sequences: Rc::new(Sequences { offsets: offsets.clone(), queries: Some(Rc::clone(&rows)) }),
             rows,
         }))
+    }
+}
+
+impl Batch {
+    /// The row of a sequence's last token that is not `padding`; of its first if all are.
+    fn last(&self, rows: Range<usize>, padding: Option<u32>) -> u32 {
+        let last = self.token_ids[rows.clone()].iter().rposition(|token| Some(*token) != padding);
+        (rows.start + last.unwrap_or(0)) as u32
     }
 }
 
@@ -83,4 +92,20 @@ pub struct Pooled {
     pub positions: Rc<[u32]>,
     /// The batch's sequences, with these tokens alone asking.
     pub sequences: Rc<Sequences>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `GenericForSequenceClassification` of transformers 4.57.6 chooses it.
+    #[test]
+    fn the_last_token_that_is_not_padding_is_pooled() {
+        let texts: [&[u32]; 4] = [&[5, 2, 7], &[5, 6, 2, 2], &[2, 2], &[2]];
+        let batch = Batch::new(texts.map(|tokens| (tokens, &[0.0][..]))).unwrap();
+        let rows = |padding| batch.pooled(Pooling::Last { padding }).unwrap().rows.to_vec();
+        assert_eq!(rows(Some(2)), [2, 4, 7, 9]);
+        assert_eq!(rows(None), [2, 6, 8, 9]);
+        assert_eq!(batch.pooled(Pooling::First).unwrap().rows.to_vec(), [0, 3, 7, 9]);
+    }
 }

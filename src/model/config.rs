@@ -182,8 +182,12 @@ pub struct PostNormNames {
 pub enum Pooling {
     /// Each sequence's first token.
     First,
-    /// Each sequence's last token.
-    Last,
+    /// Each sequence's last token that is not this one, `pad_token_id`, which a tokenizer may put there as its last;
+    /// transformers passes over it.
+    Last {
+        /// None: the last token, whatever it is.
+        padding: Option<u32>,
+    },
     /// The mean of its tokens.
     Mean,
 }

@@ -118,14 +118,33 @@ impl PostNorm {
             self.positions.rows() - self.first_position
         );
         buffer::modify(&x, |x| {
-            for (x, &at) in x.chunks_exact_mut(width).zip(batch.positions.iter()) {
-                self.positions.read((at as usize + self.first_position) * width, &mut position);
+            for (x, row) in x.chunks_exact_mut(width).zip(position_rows(batch, self.first_position)) {
+                self.positions.read(row * width, &mut position);
                 x.iter_mut().zip(&position).for_each(|(x, position)| *x += position);
                 x.iter_mut().zip(self.token_type.iter().flatten()).for_each(|(x, of_type)| *x += of_type);
             }
         })?;
         Ok(x)
     }
+}
+
+/// The row of each token's position. RoBERTa counts from behind the padding token's, does not count padding tokens
+/// that stand in a text, and gives them the row of their own id.
+fn position_rows(batch: &Batch, first: usize) -> impl Iterator<Item = usize> {
+    let padding = first.checked_sub(1);
+    let mut next = first;
+    batch.token_ids.iter().zip(batch.positions.iter()).map(move |(&token, &at)| {
+        if at == 0 {
+            next = first;
+        }
+        match padding {
+            Some(padding) if token as usize == padding => padding,
+            _ => {
+                next += 1;
+                next - 1
+            }
+        }
+    })
 }
 
 /// The name of the token embeddings.
@@ -180,5 +199,19 @@ impl Layer {
         let x = self.attention_norm.forward(tape, &add_linear(tape, &o, &self.output, &self.output_dropout, x)?)?;
         let h = activate(tape, &lora_linear(tape, &x, &self.up, None)?, self.activation)?;
         self.mlp_norm.forward(tape, &add_linear(tape, &h, &self.down, &self.down_dropout, &x)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `create_position_ids_from_input_ids` of transformers 4.57.6 gives them.
+    #[test]
+    fn roberta_does_not_count_padding_tokens_of_a_text() {
+        let texts: [&[u32]; 3] = [&[0, 7, 1, 8, 2], &[1, 9], &[5, 6]];
+        let batch = Batch::new(texts.map(|tokens| (tokens, &[0.0][..]))).unwrap();
+        assert_eq!(position_rows(&batch, 2).collect::<Vec<_>>(), [2, 3, 1, 4, 5, 1, 2, 2, 3]);
+        assert_eq!(position_rows(&batch, 0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 0, 1, 0, 1]);
     }
 }

@@ -214,11 +214,14 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// The files that it is read from.
+    /// The files that it is read from, and the records of its training: no output may replace them.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
+        const RECORDS: [&str; 4] =
+            ["history.jsonl", "history.csv", "predictions_validation.jsonl", "predictions_test.jsonl"];
         let inside = fs::read_dir(&self.adapter).into_iter().flatten().flatten().map(|entry| entry.path());
-        inside.chain(self.config.clone()).collect()
+        let records = RECORDS.into_iter().map(|name| self.home.join(name));
+        inside.chain(self.config.clone()).chain(records).collect()
     }
 }
 

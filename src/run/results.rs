@@ -140,7 +140,7 @@ pub struct RunSummary {
     pub metric_for_best_model: String,
     pub best_seed: u32,
     pub labels: Vec<String>,
-    pub rows: SplitRows,
+    pub rows: RowCounts,
     pub memory: Memory,
     pub parameters: Parameters,
     /// By split and metric, such as `test_f1_micro`.
@@ -150,7 +150,7 @@ pub struct RunSummary {
 
 /// Rows of each split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SplitRows {
+pub struct RowCounts {
     pub train: usize,
     pub validation: usize,
     pub test: Option<usize>,

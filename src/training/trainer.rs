@@ -14,7 +14,7 @@ use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use super::scored::{Scored, score};
 use crate::config::train::TrainConfig;
-use crate::console::Console;
+use crate::console::{Console, ProgressMeter};
 use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{NotFinite, Sample};
 use crate::failpoint::{self, Site};
@@ -175,7 +175,7 @@ impl Trainer<'_> {
             let first = self.first_step(progress.evaluations);
             let (steps, done) = (self.first_step(progress.evaluations + 1) - first, progress.step - first);
             for window in batches.chunks(options.accumulation).take(steps).skip(done) {
-                let loss = self.step(window, &mut optimizer, &mut progress, &mut log)?;
+                let loss = self.step(window, &mut optimizer, &mut progress, &mut log, &mut bar)?;
                 progress.elapsed = before + started.elapsed().as_secs_f64();
                 bar.advance(1, || self.describe_step(loss, &progress));
                 self.save_if_due_or_stopped(&optimizer, &mut progress, &log.history)?;
@@ -230,8 +230,15 @@ impl Trainer<'_> {
     }
 
     /// One optimizer step over a window's micro-batches; returns their mean loss.
-    fn step(&self, window: &[&[usize]], optimizer: &mut AdamW, progress: &mut Progress, log: &mut Log) -> Result<f64> {
-        let loss = self.accumulate(window, progress)?;
+    fn step(
+        &self,
+        window: &[&[usize]],
+        optimizer: &mut AdamW,
+        progress: &mut Progress,
+        log: &mut Log,
+        bar: &mut ProgressMeter,
+    ) -> Result<f64> {
+        let loss = self.accumulate(window, progress, bar)?;
         progress.logged.loss += loss;
         progress.logged.micro_batches += window.len();
         let rate = self.options.schedule.rate(progress.step);
@@ -253,12 +260,13 @@ impl Trainer<'_> {
     }
 
     /// Adds up the gradients of a window's micro-batches; returns the sum of their mean losses.
-    fn accumulate(&self, window: &[&[usize]], progress: &mut Progress) -> Result<f64> {
+    fn accumulate(&self, window: &[&[usize]], progress: &mut Progress, bar: &mut ProgressMeter) -> Result<f64> {
         let mut sum = 0.0;
         for param in self.classifier.params() {
             param.clear_gradient();
         }
-        for indices in window {
+        for (index, indices) in window.iter().enumerate() {
+            bar.part(index, window.len(), "micro-batch");
             let samples = indices.iter().map(|&index| &self.train[index]);
             let batch = Batch::new(samples.map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
             let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch };

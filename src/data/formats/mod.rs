@@ -146,7 +146,22 @@ impl Rows {
                 Source::Json(source) => source.describe_columns(),
                 Source::Csv(_) | Source::Parquet(_) => "the file has",
             };
-            format!("{}: no column `{wanted}`; {of} {}", self.path, quoted(&self.columns))
+            format!("{}: no column `{wanted}`; {of} {}{}", self.path, quoted(&self.columns), self.other_separator())
+        })
+    }
+
+    /// For errors of missing columns: what to do if the names hold a sign that may separate them.
+    #[must_use]
+    pub fn other_separator(&self) -> String {
+        let Source::Csv(_) = &self.source else { return String::new() };
+        let signs = [(';', "`;`"), ('\t', "tabs"), ('|', "`|`"), ('^', "`^`"), ('~', "`~`")];
+        let names = |sign: char| self.columns.iter().map(|name| name.matches(sign).count()).sum::<usize>();
+        let found = signs.into_iter().find(|&(sign, _)| names(sign) + 1 > self.columns.len());
+        found.map_or_else(String::new, |(_, sign)| {
+            format!(
+                "; if {sign} separates the cells, write the file with commas, tabs or semicolons, and put names that hold \
+                 such a sign in quotes"
+            )
         })
     }
 

@@ -192,7 +192,10 @@ impl Settings {
                 }
                 None => match (default, &padding) {
                     (Some(text), _) => (AddedToken::from(text, false), true),
-                    (None, Some(padding)) if name == "pad_token" => (token_of(padding, false)?, true),
+                    // GPT-NeoX's constructor passes a pad_token of its own, which is none.
+                    (None, Some(padding)) if name == "pad_token" && self.class != Class::GptNeoX => {
+                        (token_of(padding, false)?, true)
+                    }
                     _ => continue,
                 },
             };

@@ -123,14 +123,16 @@ impl ConfigFile {
 
     /// The first of `bos_token_id` and `eos_token_id` that is set; `defaults` are the family's.
     pub(super) fn empty_token(&self, [bos, eos]: [Option<u32>; 2]) -> Option<u32> {
-        let first_id = |key: &str, default: Option<u32>| {
-            if !self.keys.contains_key(key) {
-                return default;
-            }
-            let value = self.value(key)?;
-            value.as_array().map_or(Some(value), |list| list.first())?.as_u64()?.try_into().ok()
-        };
-        first_id("bos_token_id", bos).or_else(|| first_id("eos_token_id", eos))
+        self.token("bos_token_id", bos).or_else(|| self.token("eos_token_id", eos))
+    }
+
+    /// The id of a token, of a list the first; none if it is null, or -1 as some files write.
+    pub(super) fn token(&self, key: &str, default: Option<u32>) -> Option<u32> {
+        if !self.keys.contains_key(key) {
+            return default;
+        }
+        let value = self.value(key)?;
+        value.as_array().map_or(Some(value), |list| list.first())?.as_u64()?.try_into().ok()
     }
 }
 

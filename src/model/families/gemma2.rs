@@ -26,6 +26,7 @@ static DEFAULTS: Defaults = Defaults {
     vocab_size: 256_000,
     max_positions: 8192,
     tokens: [Some(2), Some(1)],
+    padding: Some(0),
     ..llama::DEFAULTS
 };
 

@@ -43,6 +43,8 @@ pub(super) struct Defaults {
     pub(super) epsilon: f64,
     /// `bos_token_id` and `eos_token_id`.
     pub(super) tokens: [Option<u32>; 2],
+    /// `pad_token_id`.
+    pub(super) padding: Option<u32>,
     /// Context of pretraining of a LongRoPE, where the family has a key for it.
     pub(super) original_max_positions: Option<usize>,
     /// Whether a part of each head may be rotated.
@@ -60,6 +62,7 @@ pub(super) static DEFAULTS: Defaults = Defaults {
     max_positions: 2048,
     epsilon: 1e-6,
     tokens: [Some(1), Some(2)],
+    padding: None,
     original_max_positions: None,
     may_rotate_partly: false,
 };
@@ -137,7 +140,7 @@ pub(super) fn decoder(
         labels: file.labels(),
         layers: LayersConfig::PreNorm(Box::new(layers.clone())),
         head: HeadConfig {
-            pooling: Pooling::Last,
+            pooling: Pooling::Last { padding: file.token("pad_token_id", defaults.padding) },
             input_dropout: 0.0,
             dense: None,
             dropout: 0.0,

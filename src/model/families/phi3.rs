@@ -16,6 +16,7 @@ static DEFAULTS: Defaults = Defaults {
     max_positions: 4096,
     epsilon: 1e-5,
     tokens: [Some(1), Some(32_000)],
+    padding: Some(32_000),
     original_max_positions: Some(4096),
     may_rotate_partly: true,
     ..llama::DEFAULTS
