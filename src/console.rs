@@ -20,7 +20,7 @@ pub struct Console {
 }
 
 /// The progress of one piece of work.
-pub struct Progress {
+pub struct ProgressMeter {
     display: Display,
     title: String,
     message: String,
@@ -109,6 +109,14 @@ pub fn print(text: &str) -> Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_error)
 }
 
+/// Prints a result to standard output as indented JSON.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(&format!("{value:#}\n"))
+}
+
 /// What an error of writing to standard output means.
 #[must_use]
 pub fn output_error(error: io::Error) -> anyhow::Error {
@@ -142,7 +150,7 @@ impl Console {
 
     /// Shows the progress of `total` units of work, each a `unit`.
     #[must_use]
-    pub fn progress(self, title: impl Into<String>, total: usize, unit: &str) -> Progress {
+    pub fn progress(self, title: impl Into<String>, total: usize, unit: &str) -> ProgressMeter {
         let title = title.into();
         let display = if self.is_quiet {
             Display::Nothing
@@ -159,7 +167,7 @@ impl Console {
             Display::Lines
         };
         let now = Instant::now();
-        Progress {
+        ProgressMeter {
             display,
             title,
             message: String::new(),
@@ -172,7 +180,7 @@ impl Console {
     }
 }
 
-impl Progress {
+impl ProgressMeter {
     /// `count` units were done before.
     pub fn start_at(&mut self, count: usize) {
         self.done = count as u64;

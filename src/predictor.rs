@@ -1,23 +1,20 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 
-use crate::config::model::ModelConfig;
 use crate::console::Console;
 use crate::data::table::Example;
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
-use crate::interrupt;
+use crate::experiment::dataset::{self, Rows};
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::ops::loss::BceWeights;
+use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::{Trained, find_trained};
-use crate::run::{adapter, manifest};
+use crate::run::directory::Trained;
 
 /// A trained classifier, ready to predict.
 pub struct Predictor {
@@ -43,7 +40,7 @@ impl Predictor {
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
             base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
-            problem: Problem::from(model_of(&file)?.problem_type),
+            problem: Problem::from(file.model_config()?.problem_type),
             storage: base.storage,
             lora,
             weights: BceWeights::default(),
@@ -60,7 +57,7 @@ impl Predictor {
     /// # Errors
     /// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
     pub fn encode(&self, examples: &[Example], source: &str, before: usize) -> Result<Vec<Sample>> {
-        encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
+        dataset::encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
     /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many a batch had.
@@ -84,20 +81,6 @@ impl Predictor {
     }
 }
 
-/// Finds the classifier that a path names, as [`find_trained`] does, and checks that its files are whole.
-///
-/// # Errors
-/// If there is none, or it is damaged.
-pub fn find(path: &Path) -> Result<Trained> {
-    let trained = find_trained(path)?;
-    if trained.config.is_some() {
-        manifest::verify(&trained.adapter)?;
-    } else {
-        manifest::verify_if_present(&trained.adapter)?;
-    }
-    Ok(trained)
-}
-
 /// Checks that a base is the one that a classifier was trained on.
 ///
 /// # Errors
@@ -106,48 +89,4 @@ pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, c
     // A tokenizer of its own is used in place of the base's.
     let needs_tokenizer = !trained.adapter.join("tokenizer.json").is_file();
     base.ensure_is(&file.base, needs_tokenizer, console).with_context(|| format!("{}", trained.adapter.display()))
-}
-
-/// Rows, and where they come from.
-pub struct Rows<'a> {
-    /// The rows.
-    pub examples: &'a [Example],
-    /// The split or the file.
-    pub source: &'a str,
-    /// How many rows of the source stand before them.
-    pub before: usize,
-}
-
-/// Tokenizes rows for a model with an embedding of `vocab_size` tokens.
-///
-/// # Errors
-/// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
-pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Result<Vec<Sample>> {
-    /// Examples between two looks at Ctrl-C.
-    const PART: usize = 4096;
-    let Rows { examples, source, before } = *rows;
-    let mut encoded = Vec::with_capacity(examples.len());
-    for part in examples.chunks(PART) {
-        interrupt::check()?;
-        encoded.extend(encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?);
-    }
-    encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
-    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
-    Ok(encoded.into_iter().zip(examples).map(sample).collect())
-}
-
-/// The `model` section that `classifier.json` stands for.
-///
-/// # Errors
-/// If a value is not valid.
-pub fn model_of(file: &ClassifierFile) -> Result<ModelConfig> {
-    ModelConfig::from_pairs(&[
-        ("model_name", file.base.exact_name().into()),
-        ("problem_type", file.problem_type.clone().into()),
-        ("torch_dtype", file.torch_dtype.clone().into()),
-        ("compute", file.compute.clone().into()),
-        ("use_4bit", file.use_4bit.into()),
-        ("random_init", file.random_init.into()),
-        ("init_seed", file.init_seed.into()),
-    ])
 }

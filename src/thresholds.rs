@@ -6,8 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::config::train::TuneThresholds;
 use crate::metrics::Predictions;
 
 /// Positive rows from which a label's own threshold counts in full; with n rows below it, the share
@@ -33,6 +34,18 @@ pub enum Scope {
     Global,
     /// One a label.
     PerLabel,
+}
+
+impl Scope {
+    /// The scope that `train.tune_thresholds` asks for.
+    #[must_use]
+    pub fn of(tune: TuneThresholds) -> Option<Self> {
+        match tune {
+            TuneThresholds::None => None,
+            TuneThresholds::Global => Some(Self::Global),
+            TuneThresholds::PerLabel => Some(Self::PerLabel),
+        }
+    }
 }
 
 impl FromStr for Objective {
@@ -75,7 +88,7 @@ pub fn tune(predictions: &Predictions, labels: usize, scope: Scope, objective: O
 }
 
 /// What a label's threshold does on the rows that it was found on.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reached {
     /// The label.
     pub label: String,

@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::init_adapter::InitAdapter;
-use super::setup;
+use super::configuration;
 use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::{Console, print};
 use crate::exit::Usage;
-use crate::experiment::base_model::BaseModel;
+use crate::experiment::base_model::{BaseModel, lora_options};
+use crate::experiment::init_adapter::InitAdapter;
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
@@ -29,9 +29,9 @@ use crate::training::trainer::{forward_backward, moment_storage};
 /// If the configuration, the batches or the model cannot be used.
 pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
-    let config = super::load_config(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
+    let config = configuration::load(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
     let base = BaseModel::open(&config.model, device, console)?;
-    let lora = setup::lora_options(&config.model, &base.config)?;
+    let lora = lora_options(&config.model, &base.config)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,

@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::train::{self, Setting, Split};
+use super::configuration;
 use crate::cli::ConfigArgs;
 use crate::console::{Console, bytes, duration, print};
 use crate::evaluation::{Sample, evaluate};
 use crate::exit::Usage;
 use crate::experiment::base_model::BaseModel;
+use crate::experiment::dataset::Dataset;
+use crate::experiment::prepared::Experiment;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
@@ -25,26 +27,26 @@ const TIMED: usize = 3;
 /// # Errors
 /// If training could not start with it.
 pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
-    let config = super::load_config(args)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
+    let config = configuration::load(args)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
     BaseModel::refuse_unused_weights(&config.model, console)?;
-    let setting = train::prepare(&config, device, console)?;
+    let experiment = Experiment::prepare(&config, device, console)?;
     let mut report = String::new();
-    describe_data(&setting, &mut report)?;
-    describe_model(&setting, &mut report)?;
-    describe_time(&setting, &mut report)?;
+    describe_data(&experiment, &mut report)?;
+    describe_model(&experiment, &mut report)?;
+    describe_time(&experiment, &mut report)?;
     print(&report)
 }
 
 /// Each label's share of each split, and the lengths of the texts.
-fn describe_data(setting: &Setting<'_>, out: &mut String) -> Result<()> {
-    let mut splits = vec![("train", &setting.train), ("validation", &setting.validation)];
-    splits.extend(setting.test.as_ref().map(|test| ("test", test)));
-    let width = setting.file.labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).max(12);
+fn describe_data(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
+    let mut splits = vec![("train", &experiment.train), ("validation", &experiment.validation)];
+    splits.extend(experiment.test.as_ref().map(|test| ("test", test)));
+    let width = experiment.file.labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).max(12);
     write!(out, "{:width$}", "positive rows")?;
     for (name, _) in &splits {
         write!(out, "  {name:>16}")?;
     }
-    for (index, label) in setting.file.labels.iter().enumerate() {
+    for (index, label) in experiment.file.labels.iter().enumerate() {
         write!(out, "\n{label:width$}")?;
         for (_, split) in &splits {
             let count = split.examples.iter().filter(|example| example.labels[index] > 0.5).count();
@@ -57,12 +59,12 @@ fn describe_data(setting: &Setting<'_>, out: &mut String) -> Result<()> {
     }
     writeln!(out)?;
     for (name, split) in splits {
-        describe_lengths(name, split, setting.file.max_length, out)?;
+        describe_lengths(name, split, experiment.file.max_length, out)?;
     }
     Ok(())
 }
 
-fn describe_lengths(name: &str, split: &Split, max_length: usize, out: &mut String) -> Result<()> {
+fn describe_lengths(name: &str, split: &Dataset, max_length: usize, out: &mut String) -> Result<()> {
     let mut lengths: Vec<usize> = split.samples.iter().map(length).collect();
     lengths.sort_unstable();
     let at = |share: f64| lengths[((lengths.len() - 1) as f64 * share) as usize];
@@ -78,17 +80,17 @@ fn describe_lengths(name: &str, split: &Split, max_length: usize, out: &mut Stri
     Ok(())
 }
 
-fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
-    let classifier = &setting.classifier;
+fn describe_model(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
+    let classifier = &experiment.classifier;
     let adapted = classifier.params().iter().filter(|param| param.name().ends_with("lora_A.weight")).count();
     let (frozen, trained) = (classifier.base().parameters, classifier.trained_parameters());
     writeln!(
         out,
         "{}: {frozen} frozen parameters; {trained} trained ({:.2}%) in {adapted} adapted modules and the head",
-        setting.file.base_title(),
+        experiment.file.base_title(),
         100.0 * trained as f64 / (frozen + trained) as f64
     )?;
-    let memory = setting.memory_estimate();
+    let memory = experiment.memory_estimate();
     writeln!(
         out,
         "memory: about {} at the peak: base {}, adapters and gradients {}, optimizer {}, activations of the largest \
@@ -103,17 +105,17 @@ fn describe_model(setting: &Setting<'_>, out: &mut String) -> Result<()> {
 }
 
 /// Times a few micro-batches and an evaluation batch.
-fn describe_time(setting: &Setting<'_>, out: &mut String) -> Result<()> {
-    let (samples, seeds) = (&setting.train.samples, &setting.config.exp.seeds);
-    let options = setting.options(seeds[0]);
-    setting.classifier.initialize(seeds[0])?;
+fn describe_time(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
+    let (samples, seeds) = (&experiment.train.samples, &experiment.config.exp.seeds);
+    let options = experiment.options(seeds[0]);
+    experiment.classifier.initialize(seeds[0])?;
     let order = options.order(samples, 0);
     let (mut seconds, mut tokens) = (0.0, 0);
     for (index, batch) in order.chunks(options.batch_size).take(1 + TIMED).enumerate() {
         let batch =
             Batch::new(batch.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
         let begin = Instant::now();
-        forward_backward(&setting.classifier, &batch, DropoutKey { seed: seeds[0], micro_batch: index as u32 })?;
+        forward_backward(&experiment.classifier, &batch, DropoutKey { seed: seeds[0], micro_batch: index as u32 })?;
         // The first one also warms up caches and allocator; it counts only where it is alone.
         if index > 0 || order.len() <= options.batch_size {
             seconds += begin.elapsed().as_secs_f64();
@@ -121,16 +123,22 @@ fn describe_time(setting: &Setting<'_>, out: &mut String) -> Result<()> {
         }
     }
     let training_rate = tokens as f64 / seconds;
-    let validation = &setting.validation.samples;
+    let validation = &experiment.validation.samples;
     let part = &validation[..validation.len().min(4 * options.eval_batch_size)];
     let begin = Instant::now();
-    evaluate(&setting.classifier, part, &Decision::above(&setting.file.thresholds), options.eval_batch_size, |_| ())?;
+    evaluate(
+        &experiment.classifier,
+        part,
+        &Decision::above(&experiment.file.thresholds),
+        options.eval_batch_size,
+        |_| (),
+    )?;
     let evaluation_rate = part.iter().map(length).sum::<usize>() as f64 / begin.elapsed().as_secs_f64();
 
     let total = |samples: &[Sample]| samples.iter().map(length).sum::<usize>() as f64;
     let per_epoch = TrainOptions::steps_per_epoch(samples.len(), options.batch_size, options.accumulation);
     let epochs = options.total_steps as f64 / per_epoch as f64;
-    let test = setting.test.as_ref().map_or(0.0, |test| total(&test.samples));
+    let test = experiment.test.as_ref().map_or(0.0, |test| total(&test.samples));
     let training = epochs * total(samples) / training_rate;
     let evaluating = ((epochs.ceil() + 1.0) * total(validation) + test) / evaluation_rate;
     writeln!(

@@ -4,18 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use serde_json::json;
 
-use super::report::{self, BOOTSTRAP_SEED};
-use super::setup::Loaded;
-use super::split_rows::SplitRows;
-use super::tuned::Tuned;
-use super::warnings;
+use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
-use crate::console::{Console, print};
+use crate::console::{Console, print, print_json};
 use crate::evaluation::NotFinite;
+use crate::experiment::run_report::{self, BOOTSTRAP_SEED};
+use crate::experiment::split_rows::SplitRows;
+use crate::experiment::tuned::Tuned;
+use crate::experiment::warnings;
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals, describe};
 use crate::metrics::{Decision, Predictions, Scores};
@@ -23,6 +24,7 @@ use crate::model::classifier::Problem;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::records;
 use crate::run::report::Report;
+use crate::run::results::{EvalMetrics, SplitResult, TunedThresholds};
 use crate::thresholds::Scope;
 use crate::training::scored::score;
 
@@ -73,23 +75,23 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     }
 
     fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
-    let mut metrics = scored.record;
-    metrics.insert("rows".into(), json!(path.display().to_string()));
-    metrics.insert("per_label".into(), json!(scored.scores.per_label));
-    metrics.insert("labels_together".into(), records::label_pairs(labels, predictions));
-    metrics.extend(records::interval_entries(&intervals));
-    if let Some(tuned) = &tuned {
-        metrics.insert("tuned".into(), tuned.to_json());
-    }
-    if !comparison.is_empty() {
-        metrics.insert("compared".into(), comparison.iter().map(Comparison::to_json).collect());
-    }
-    records::write_json(&directory.join("metrics.json"), &metrics)?;
+    let metrics = EvaluationFile {
+        result: SplitResult {
+            metrics: EvalMetrics { intervals: Some((&intervals).into()), ..scored.metrics },
+            per_label: scored.scores.per_label.clone(),
+            untuned: None,
+        },
+        rows: path.display().to_string(),
+        labels_together: records::label_pairs(labels, predictions),
+        tuned: tuned.as_ref().map(Tuned::record),
+        compared: comparison.iter().map(Comparison::to_json).collect(),
+    };
+    records::write_json(&directory.join("metrics.json"), &serde_json::to_value(&metrics)?)?;
     let ids: Vec<String> = examples.iter().map(|example| example.id.clone()).collect();
     records::write_predictions(&directory.join("predictions.jsonl"), &ids, labels, &scored.evaluation)?;
     records::write_mistakes(&directory.join("errors.jsonl"), &examples, labels, predictions, !args.no_text)?;
-    let (lengths, cut) = report::lengths(&samples);
-    let history = report::history(&loaded.predictor.trained.home.join("history.jsonl"))?;
+    let (lengths, cut) = run_report::lengths(&samples);
+    let history = records::read_history(&loaded.predictor.trained.home.join("history.jsonl"))?;
     let report = Report {
         title: format!("{}: {name}", loaded.predictor.file.base_title()),
         split: &name,
@@ -104,9 +106,9 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         loss: scored.evaluation.loss,
         intervals,
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
-        seeds: Vec::new(),
+        seeds: &[],
         comparison: comparison.iter().map(Comparison::to_row).collect(),
-        facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], report::machine(device)]
+        facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], run_report::machine(device)]
             .concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
@@ -115,9 +117,22 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     console.say(format!("wrote {}", directory.display()));
     // After the files: a reader that goes away, as `head` does, costs none of them.
     if args.json {
-        return super::print_json(&serde_json::Value::Object(metrics));
+        return print_json(&serde_json::to_value(&metrics)?);
     }
     print(&said)
+}
+
+/// `metrics.json` of an evaluation.
+#[derive(Serialize)]
+struct EvaluationFile {
+    #[serde(flatten)]
+    result: SplitResult,
+    rows: String,
+    labels_together: serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tuned: Option<TunedThresholds>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    compared: Vec<serde_json::Value>,
 }
 
 /// What `eval` writes, in the order in which it does.

@@ -2,29 +2,22 @@
 
 pub mod bench;
 pub mod check;
+mod configuration;
 pub mod eval;
 pub mod init;
-mod init_adapter;
+pub mod loaded;
 mod outcome;
 pub mod predict;
 mod predict_input;
 pub mod prepare;
-mod report;
-mod resume;
 pub mod runs;
-pub mod setup;
-mod split_rows;
-mod summary;
 pub mod train;
-mod tuned;
-mod warnings;
 
 use anyhow::Result;
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, ConfigArgs};
-use crate::config::Config;
-use crate::console::{Console, print};
+use crate::cli::{Cli, Command};
+use crate::console::{Console, print, print_json};
 use crate::device::{self, Choice};
 use crate::exit::Usage;
 use crate::kernels::device::{Device, HAS_CUDA};
@@ -94,24 +87,4 @@ fn open(choice: Choice, console: Console) -> Result<Device> {
         })),
         Choice::Auto | Choice::Cpu => Ok(Device::cpu()),
     }
-}
-
-/// The configuration that the flags name; `None` if they name none.
-fn load_config(args: &ConfigArgs) -> Result<Option<Config>> {
-    if args.config.is_empty() {
-        if !args.set.is_empty() {
-            return Err(Usage("--set needs --config: it changes a key of a configuration".to_owned()).into());
-        }
-        return Ok(None);
-    }
-    let mut config = Config::load(&args.config, &args.set)?;
-    if let Some(root) = &args.override_output_root {
-        config.exp.output_root.clone_from(root);
-    }
-    Ok(Some(config))
-}
-
-/// Prints a result to standard output.
-fn print_json(value: &serde_json::Value) -> Result<()> {
-    print(&format!("{value:#}\n"))
 }

@@ -3,31 +3,29 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::console::{bold, print};
+use crate::console::{bold, print, print_json};
 use crate::exit::quoted;
 use crate::run::directory::RunDir;
+use crate::run::results::{OverSeeds, RunSummary};
 
 /// Prints a run's results to standard output.
 ///
 /// # Errors
 /// If it cannot be written.
 pub(super) fn print_results(run: &RunDir, is_json: bool) -> Result<()> {
-    let summary: Value = serde_json::from_slice(&std::fs::read(run.summary())?)?;
+    let summary: RunSummary = serde_json::from_slice(&std::fs::read(run.summary())?)?;
     let path = run.path().display().to_string();
     if is_json {
-        return super::print_json(
-            &json!({"run": path, "report": run.report().display().to_string(), "summary": summary}),
-        );
+        return print_json(&json!({"run": path, "report": run.report().display().to_string(), "summary": summary}));
     }
     let mut out = String::new();
     writeln!(out, "{:<12}{}{}", "", bold(&format!("{:<18}", "micro-F1")), bold("macro-F1"))?;
     for split in ["validation", "test"] {
         let score = |name: &str| {
-            let entry = &summary["over_seeds"][format!("{split}_{name}")];
-            let deviation = entry["sd"].as_f64().map_or_else(String::new, |sd| format!(" ± {sd:.4}"));
-            entry["mean"].as_f64().map(|mean| format!("{mean:.4}{deviation}"))
+            let OverSeeds { mean, sd } = summary.over_seeds.get(&format!("{split}_{name}"))?;
+            Some(format!("{mean:.4}{}", sd.map_or_else(String::new, |sd| format!(" ± {sd:.4}"))))
         };
         if let (Some(micro), Some(r#macro)) = (score("f1_micro"), score("f1_macro")) {
             writeln!(out, "{split:<12}{micro:<18}{}", r#macro)?;

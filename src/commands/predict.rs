@@ -8,12 +8,11 @@ use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::loaded::Loaded;
 use super::predict_input::{self, Input, Origin};
-use super::setup::Loaded;
-use super::split_rows::location;
 use crate::atomic_file;
 use crate::cli::PredictArgs;
-use crate::console::{Console, Progress, output_error};
+use crate::console::{Console, ProgressMeter, output_error};
 use crate::data::columns::Columns;
 use crate::data::table::Example;
 use crate::evaluation::NotFinite;
@@ -281,7 +280,7 @@ impl PredictedRows<'_> {
         examples: &[Example],
         before: usize,
         writer: &mut impl Write,
-        mut bar: Option<&mut Progress>,
+        mut bar: Option<&mut ProgressMeter>,
     ) -> Result<()> {
         let predictor = &self.loaded.predictor;
         let labels = &predictor.file.labels;
@@ -293,7 +292,7 @@ impl PredictedRows<'_> {
                     bar.advance(count, || format!("{rate:.1} rows/s"));
                 }
             })
-            .map_err(|error| NotFinite::named(error, |row| location(self.input, before + row, &examples[row])))?;
+            .map_err(|error| NotFinite::named(error, |row| examples[row].location(self.input, before + row)))?;
         let predictions = &evaluation.predictions;
         for (row, example) in examples.iter().enumerate() {
             let predicted = names(labels, &predictions.predicted[row]);

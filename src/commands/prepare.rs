@@ -11,7 +11,7 @@ use hf_hub::RepoType;
 use serde_json::json;
 
 use crate::atomic_file;
-use crate::cli::{AmazoncatArgs, DeriveFrom, ListsArgs, PrepareSource};
+use crate::cli::{AmazoncatArgs, DeriveFrom, ListsArgs, PrepareSource, Split};
 use crate::console::Console;
 use crate::data::exports;
 use crate::data::formats::{Quoting, Rows};
@@ -34,16 +34,8 @@ pub fn run(source: &PrepareSource, console: Console) -> Result<()> {
     }
 }
 
-/// Which file a row goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Split {
-    Train = 0,
-    Validation = 1,
-    Test = 2,
-}
-
 /// What is to be made of which rows.
-struct Plan {
+struct Preparation {
     /// Rows that are split, and rows that are the test split as they are.
     pool: Vec<PathBuf>,
     test: Vec<PathBuf>,
@@ -79,7 +71,7 @@ fn lists(args: &ListsArgs, console: Console) -> Result<()> {
         Some(flat) => (flat.path.clone(), flat.labels_column.clone()),
         None => (args.input.clone(), labels_column(args.labels_column.as_ref(), &args.input, common.quoting)?),
     };
-    Plan {
+    Preparation {
         pool: vec![input],
         test: Vec::new(),
         validation_size: common.val_size,
@@ -112,7 +104,7 @@ fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
     let labels_column = labels_column(args.labels_column.as_ref(), &pool[0], args.common.quoting)?;
     let (common, k) = (&args.common, args.top_k);
     let file = |name: String| args.out_dir.join(name);
-    Plan {
+    Preparation {
         sources: pool.iter().chain(&test).chain(&common.label_names).cloned().collect(),
         overwrite: common.overwrite,
         pool,
@@ -243,7 +235,7 @@ pub(super) fn label_names(path: Option<&Path>) -> Result<Vec<String>> {
 /// A writer for each split that has rows.
 type Writers<'a> = [Option<csv::Writer<&'a mut BufWriter<File>>>; 3];
 
-impl Plan {
+impl Preparation {
     fn make(&self, console: Console) -> Result<()> {
         for (size, flag) in [(self.validation_size, "--val_size"), (self.test_size, "--test_size")] {
             ensure!((0.0..1.0).contains(&size), "{flag} is {size}, expected a part from 0 to 1");

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::cli::RunsArgs;
-use crate::console::print;
+use crate::console::{print, print_json};
 use crate::run::listing::{Listed, list};
 
 /// Prints the runs.
@@ -14,7 +14,7 @@ use crate::run::listing::{Listed, list};
 pub fn run(args: &RunsArgs) -> Result<()> {
     let runs = list(&args.output_root);
     if args.json {
-        return print(&format!("{:#}\n", Value::from(runs.iter().map(Listed::to_json).collect::<Vec<_>>())));
+        return print_json(&Value::from(runs.iter().map(Listed::to_json).collect::<Vec<_>>()));
     }
     if runs.is_empty() {
         return print(&format!("no run under {}\n", args.output_root.display()));

@@ -24,6 +24,17 @@ pub struct Example {
     pub labels: Vec<f32>,
 }
 
+impl Example {
+    /// The row's name in errors. `row` counts from 0; the name counts from 1 and leaves out the header.
+    #[must_use]
+    pub fn location(&self, path: &Path, row: usize) -> String {
+        /// An id may be a text of any length.
+        const CHARACTERS: usize = 60;
+        let id: String = self.id.chars().take(CHARACTERS).collect();
+        format!("{}: row {} (id `{id}`)", path.display(), row + 1)
+    }
+}
+
 /// A file that gives one example a row.
 pub struct Table {
     rows: Rows,

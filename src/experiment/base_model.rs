@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 
-use crate::config::model::{ComputeType, ModelConfig, TorchDtype};
+use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype};
 use crate::console::Console;
 use crate::data::tokenize::TextEncoder;
 use crate::experiment::base_head::abridged;
@@ -15,6 +15,7 @@ use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::config::BackboneConfig;
 use crate::model::fingerprint::{self, Fingerprint};
+use crate::model::lora::{LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::run::classifier_file::{Base, RecordedFingerprint};
 use crate::training::estimate;
@@ -247,4 +248,20 @@ impl BaseModel {
         };
         bail!("trained on another base: the {changed} of `{name}` differ from the base's of then; use {way_out}")
     }
+}
+
+/// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the
+/// family's models usually get them in.
+///
+/// # Errors
+/// If the pattern of target modules does not parse.
+pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
+    let targets = match &model.lora_target_modules {
+        Some(TargetModules::Names(names)) => Targets::Names(names.clone()),
+        Some(TargetModules::Pattern(pattern)) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,
+        None if base.default_targets.is_empty() => Targets::AllLinear,
+        None => Targets::names(base.default_targets),
+    };
+    let lora = LoraOptions::new(model.lora_r, model.lora_alpha, model.lora_dropout, targets);
+    Ok(LoraOptions { use_rslora: model.use_rslora, ..lora })
 }

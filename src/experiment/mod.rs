@@ -3,5 +3,15 @@
 pub mod base_head;
 pub mod base_model;
 pub mod choices;
+pub mod dataset;
+pub mod init_adapter;
+pub mod prepared;
+pub mod resume;
+pub mod run_report;
+pub mod seed;
+pub mod split_rows;
 pub mod starter_config;
 pub mod starter_report;
+pub mod summary;
+pub mod tuned;
+pub mod warnings;

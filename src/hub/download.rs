@@ -21,7 +21,7 @@ use ureq::{Agent, Body};
 use super::environment::{endpoint, stall_timeout};
 use super::names::{is_hash, percent_encode};
 use crate::atomic_file::hex;
-use crate::console::Progress;
+use crate::console::ProgressMeter;
 use crate::interrupt;
 
 /// Requests to one Hub.
@@ -119,7 +119,7 @@ impl Client {
     }
 
     /// Downloads a file to `path`, going on with `path.incomplete` if there is one.
-    pub(super) fn fetch(&self, remote: &RemoteFile, path: &Path, mut progress: Progress) -> Result<()> {
+    pub(super) fn fetch(&self, remote: &RemoteFile, path: &Path, mut progress: ProgressMeter) -> Result<()> {
         let incomplete = path.with_file_name(format!("{}.incomplete", remote.etag));
         let size = || fs::metadata(&incomplete).map_or(0, |file| file.len());
         let (mut wait, mut attempts, mut before) = (FIRST_WAIT, 0, size());
@@ -155,7 +155,7 @@ impl Client {
     }
 
     /// Appends what is still missing.
-    fn fetch_rest(&self, remote: &RemoteFile, incomplete: &Path, progress: &mut Progress) -> Result<()> {
+    fn fetch_rest(&self, remote: &RemoteFile, incomplete: &Path, progress: &mut ProgressMeter) -> Result<()> {
         let mut file = OpenOptions::new().create(true).append(true).open(incomplete)?;
         let mut have = file.metadata()?.len();
         if have > remote.size {

@@ -5,6 +5,8 @@
 //! wherever the first tensor is. A gradient's kernel gets the sum so far, if there is one, to add to in
 //! place; without one it gives a new tensor.
 
+#![warn(missing_docs)]
+
 pub mod activation;
 pub mod adamw;
 pub mod attention;

@@ -5,7 +5,7 @@ pub mod curves;
 pub mod errors;
 pub mod ranking;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Predictions for some examples and L labels.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +19,7 @@ pub struct Predictions {
 }
 
 /// Counts and scores of one label.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LabelScores {
     /// The label.
     pub label: String,
@@ -40,7 +40,7 @@ pub struct LabelScores {
 }
 
 /// Scores of some predictions, as torchmetrics' multi-label ones define them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// F1 over all labels' counts together.
     pub f1_micro: f64,
@@ -77,30 +77,42 @@ pub struct Scores {
     pub per_label: Vec<LabelScores>,
 }
 
-/// Names of the metrics of [`Scores`] and `loss`, as `metric_for_best_model` takes them.
-pub const METRICS: [&str; 16] = [
-    "loss",
-    "f1_micro",
-    "f1_macro",
-    "f1_weighted",
-    "f1_samples",
-    "precision_micro",
-    "precision_macro",
-    "recall_micro",
-    "recall_macro",
-    "accuracy",
-    "hamming_loss",
-    "average_precision_macro",
-    "roc_auc_macro",
-    "brier",
-    "calibration_error",
-    "log_loss",
+/// A metric that can choose the best epoch, and that files and reports show.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub lower_is_better: bool,
+    /// The metric's value, from an evaluation's loss and scores.
+    pub of: fn(f64, &Scores) -> f64,
+}
+
+/// All metrics. Add one here and to [`Scores`]: the configuration, the summary, the files and TensorBoard follow.
+pub const METRICS: [Metric; 16] = [
+    Metric { name: "loss", lower_is_better: true, of: |loss, _| loss },
+    Metric { name: "f1_micro", lower_is_better: false, of: |_, scores| scores.f1_micro },
+    Metric { name: "f1_macro", lower_is_better: false, of: |_, scores| scores.f1_macro },
+    Metric { name: "f1_weighted", lower_is_better: false, of: |_, scores| scores.f1_weighted },
+    Metric { name: "f1_samples", lower_is_better: false, of: |_, scores| scores.f1_samples },
+    Metric { name: "precision_micro", lower_is_better: false, of: |_, scores| scores.precision_micro },
+    Metric { name: "precision_macro", lower_is_better: false, of: |_, scores| scores.precision_macro },
+    Metric { name: "recall_micro", lower_is_better: false, of: |_, scores| scores.recall_micro },
+    Metric { name: "recall_macro", lower_is_better: false, of: |_, scores| scores.recall_macro },
+    Metric { name: "accuracy", lower_is_better: false, of: |_, scores| scores.accuracy },
+    Metric { name: "hamming_loss", lower_is_better: true, of: |_, scores| scores.hamming_loss },
+    Metric { name: "average_precision_macro", lower_is_better: false, of: |_, scores| scores.average_precision_macro },
+    Metric { name: "roc_auc_macro", lower_is_better: false, of: |_, scores| scores.roc_auc_macro },
+    Metric { name: "brier", lower_is_better: true, of: |_, scores| scores.brier },
+    Metric { name: "calibration_error", lower_is_better: true, of: |_, scores| scores.calibration_error },
+    Metric { name: "log_loss", lower_is_better: true, of: |_, scores| scores.log_loss },
 ];
 
-/// Whether a metric of this name is better when it is lower.
-#[must_use]
-pub fn lower_is_better(name: &str) -> bool {
-    name.ends_with("loss") || name.ends_with("brier") || name.ends_with("calibration_error")
+impl Metric {
+    /// The metric of a name, with or without `eval_` in front.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        let name = name.strip_prefix("eval_").unwrap_or(name);
+        METRICS.iter().find(|metric| metric.name == name)
+    }
 }
 
 impl Predictions {

@@ -1,5 +1,7 @@
 //! Pretrained models: their files, weights, and forward passes.
 
+#![warn(missing_docs)]
+
 pub mod batch;
 pub mod builder;
 pub mod classifier;

@@ -3,6 +3,8 @@
 //! candle's autograd is not used: its fused ops have no backward, and its matmul always computes
 //! the gradient of both operands, where ours are frozen on one side.
 
+#![warn(missing_docs)]
+
 pub mod activation;
 pub mod adamw;
 pub mod attention;

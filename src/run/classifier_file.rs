@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::config::model::ModelConfig;
 use crate::model::fingerprint::Fingerprint;
 
 /// The file's name.
@@ -102,6 +103,22 @@ impl ClassifierFile {
     #[must_use]
     pub fn base_title(&self) -> String {
         if self.random_init { format!("{} (random weights)", self.base.name) } else { self.base.name.clone() }
+    }
+
+    /// The `model` section that the file stands for.
+    ///
+    /// # Errors
+    /// If a value is not valid.
+    pub fn model_config(&self) -> Result<ModelConfig> {
+        ModelConfig::from_pairs(&[
+            ("model_name", self.base.exact_name().into()),
+            ("problem_type", self.problem_type.clone().into()),
+            ("torch_dtype", self.torch_dtype.clone().into()),
+            ("compute", self.compute.clone().into()),
+            ("use_4bit", self.use_4bit.into()),
+            ("random_init", self.random_init.into()),
+            ("init_seed", self.init_seed.into()),
+        ])
     }
 
     /// Writes the file into a directory, replacing the old one whole.

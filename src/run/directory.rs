@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde::Deserialize;
 
-use super::adapter;
+use super::{adapter, manifest};
 use crate::console::complain;
 use crate::exit::Resumable;
 
@@ -255,6 +255,20 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
 }
 
+/// Finds the classifier that a path names, as [`find_trained`] does, and checks that its files are whole.
+///
+/// # Errors
+/// If there is none, or it is damaged.
+pub fn find_verified(path: &Path) -> Result<Trained> {
+    let trained = find_trained(path)?;
+    if trained.config.is_some() {
+        manifest::verify(&trained.adapter)?;
+    } else {
+        manifest::verify_if_present(&trained.adapter)?;
+    }
+    Ok(trained)
+}
+
 /// The newest finished run below a directory that is none itself.
 fn find_below(path: &Path) -> Result<Trained> {
     let is_seed = path.join("../config.yaml").is_file() && path.join("history.jsonl").is_file();
@@ -313,9 +327,13 @@ fn newest_checkpoint(run: &Path) -> Option<PathBuf> {
     checkpoints.pop().map(|(.., path)| path)
 }
 
-fn best_seed(summary: &str) -> Result<u64> {
-    let summary: Value = serde_json::from_str(summary)?;
-    summary["best_seed"].as_u64().context("`best_seed` is not a number")
+/// Reads this key alone: older summaries have others.
+fn best_seed(summary: &str) -> Result<u32> {
+    #[derive(Deserialize)]
+    struct Summary {
+        best_seed: u32,
+    }
+    Ok(serde_json::from_str::<Summary>(summary)?.best_seed)
 }
 
 /// The newest finished run under `root`, of one model and data set if given.

@@ -11,4 +11,5 @@ mod markdown;
 pub mod model_card;
 pub mod records;
 pub mod report;
+pub mod results;
 pub mod tensorboard;

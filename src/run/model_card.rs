@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::base_facts::BaseFacts;
 use super::classifier_file::ClassifierFile;
 use super::markdown::escape;
+use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
 /// What a card says beside `classifier.json`.
@@ -18,8 +19,8 @@ pub struct CardFacts<'a> {
     pub rows: &'a [(&'a str, usize)],
     /// What it was trained with: names and values.
     pub settings: &'a [(&'a str, String)],
-    /// The seed's record: `validation` and `test` with their metrics and `per_label`.
-    pub record: &'a Value,
+    /// The seed's result.
+    pub result: &'a SeedResult,
     /// CPU, and threads.
     pub hardware: &'a str,
     /// The texts' language, as ISO 639 has it, if it was told.
@@ -54,14 +55,10 @@ fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
     lines.push("pipeline_tag: text-classification".to_owned());
     let kind = if is_single(file) { "multi-class" } else { "multi-label" };
     lines.push(format!("tags: {}", json!(["lora", "text-classification", kind, "llmcls"])));
-    let metrics: Vec<Value> = ["f1_micro", "f1_macro"]
-        .iter()
-        .filter_map(|name| {
-            let value = facts.record["test"][format!("eval_{name}")].as_f64()?;
-            Some(json!({"type": "f1", "name": name, "value": value}))
-        })
-        .collect();
-    if !metrics.is_empty() {
+    let f1 = |name: &str, value: f64| json!({"type": "f1", "name": name, "value": value});
+    let test = facts.result.test.as_ref().map(|test| &test.metrics.scores);
+    if let Some(scores) = test {
+        let metrics = [f1("f1_micro", scores.f1_micro), f1("f1_macro", scores.f1_macro)];
         let results = json!([{
             "name": format!("{} on {}", base.short, facts.dataset),
             "results": [{
@@ -142,18 +139,15 @@ fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
 }
 
 fn scores(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std::fmt::Result {
-    for split in ["test", "validation"] {
-        let metrics = &facts.record[split];
-        let Some(labels) = metrics["per_label"].as_array() else { continue };
+    for (split, result) in facts.result.splits() {
         writeln!(card, "## Results on the {split} split\n")?;
-        let untuned = &metrics["with_threshold_0.5"];
-        if untuned.is_object() {
+        if let Some(untuned) = &result.untuned {
             writeln!(
                 card,
                 "These scores use the thresholds above, which were tuned on the validation split. With 0.5 for every label: \
                  micro-F1 {}, macro-F1 {}.",
-                number(&untuned["f1_micro"]),
-                number(&untuned["f1_macro"])
+                number(untuned.f1_micro),
+                number(untuned.f1_macro)
             )?;
         } else if !is_single(file) {
             writeln!(card, "These scores use the threshold 0.5 for every label.")?;
@@ -161,38 +155,39 @@ fn scores(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> st
         if split == "validation" {
             writeln!(card, "The validation split also chose the checkpoint, so its scores are optimistic.")?;
         }
-        results(card, metrics, labels)?;
+        results(card, result)?;
     }
     Ok(())
 }
 
-fn results(card: &mut String, metrics: &Value, labels: &[Value]) -> std::fmt::Result {
+fn results(card: &mut String, result: &SplitResult) -> std::fmt::Result {
+    let EvalMetrics { loss, scores, .. } = &result.metrics;
     writeln!(
         card,
         "\nmicro-F1 {}, macro-F1 {}, loss {}, exact match {}\n",
-        number(&metrics["eval_f1_micro"]),
-        number(&metrics["eval_f1_macro"]),
-        number(&metrics["eval_loss"]),
-        number(&metrics["eval_accuracy"])
+        number(scores.f1_micro),
+        number(scores.f1_macro),
+        number(*loss),
+        number(scores.accuracy)
     )?;
     writeln!(card, "| label | precision | recall | F1 | average precision | support |\n|---|---|---|---|---|---|")?;
-    for row in labels {
+    for row in &result.per_label {
         writeln!(
             card,
             "| {} | {} | {} | {} | {} | {} |",
-            escape(row["label"].as_str().unwrap_or_default()),
-            number(&row["precision"]),
-            number(&row["recall"]),
-            number(&row["f1"]),
-            number(&row["average_precision"]),
-            row["support"]
+            escape(&row.label),
+            number(row.precision),
+            number(row.recall),
+            number(row.f1),
+            number(row.average_precision.unwrap_or(f64::NAN)),
+            row.support
         )?;
     }
     writeln!(card)
 }
 
-fn number(value: &Value) -> String {
-    value.as_f64().map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"))
+fn number(value: f64) -> String {
+    if value.is_finite() { format!("{value:.3}") } else { "–".to_owned() }
 }
 
 fn training(card: &mut String, facts: &CardFacts<'_>) -> std::fmt::Result {
@@ -204,7 +199,7 @@ fn training(card: &mut String, facts: &CardFacts<'_>) -> std::fmt::Result {
         writeln!(card, "| {name} | {} |", escape(value))?;
     }
     writeln!(card, "| hardware | {} |", escape(facts.hardware))?;
-    let time = duration(facts.record["train_runtime"].as_f64().unwrap_or(0.0));
+    let time = duration(facts.result.train_runtime);
     writeln!(card, "| time, with evaluation | {time} |\n")
 }
 
@@ -250,6 +245,8 @@ fn is_single(file: &ClassifierFile) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluation::Evaluation;
+    use crate::metrics::{LabelScores, Predictions, Scores};
     use crate::run::classifier_file::{Base, RecordedFingerprint};
 
     fn file() -> ClassifierFile {
@@ -278,18 +275,48 @@ mod tests {
         }
     }
 
+    fn result() -> SeedResult {
+        let row = LabelScores {
+            label: "a|b".into(),
+            precision: 1.0,
+            recall: 0.5,
+            f1: 0.667,
+            support: 4,
+            predicted: 2,
+            average_precision: None,
+            roc_auc: None,
+        };
+        let scores = |f1_micro, f1_macro| Scores { f1_micro, f1_macro, ..Scores::default() };
+        let evaluation = Evaluation { predictions: Predictions::default(), loss: 0.25 };
+        let metrics = EvalMetrics::new(&evaluation, &scores(0.75, 0.5), 1.0, 1);
+        let split = SplitResult { metrics, per_label: vec![row], untuned: Some(scores(0.7, 0.4)) };
+        SeedResult {
+            seed: 1,
+            train_loss: 0.5,
+            train_runtime: 7200.0,
+            train_samples_per_second: 1.0,
+            train_steps_per_second: 1.0,
+            train_tokens_per_second: 1.0,
+            steps: 10,
+            epoch: 2.0,
+            best_epoch: 1.0,
+            optimizer_bytes: 8,
+            thresholds: vec![0.5, 0.25],
+            tuned: None,
+            validation: split.clone(),
+            test: Some(split),
+        }
+    }
+
     #[test]
     fn a_card_has_metadata_results_and_the_notice_of_its_base() {
         let file = file();
-        let record = json!({"train_runtime": 7200.0, "test": {"eval_f1_micro": 0.75, "eval_f1_macro": 0.5,
-            "with_threshold_0.5": {"f1_micro": 0.7, "f1_macro": 0.4}, "per_label": [
-            {"label": "a|b", "precision": 1.0, "recall": 0.5, "f1": 0.667, "average_precision": null, "support": 4},
-        ]}});
+        let result = result();
         let facts = CardFacts {
             dataset: "d",
             rows: &[("train", 20)],
             settings: &[("learning rate", "0.0002".into())],
-            record: &record,
+            result: &result,
             hardware: "2 threads",
             language: Some("en"),
             hub_dataset: Some("o/d"),
@@ -322,12 +349,12 @@ mod tests {
             file.base.revision = None;
             (path, file)
         };
-        let record = json!({});
+        let result = result();
         let facts = CardFacts {
             dataset: "<i>d</i>\nx",
             rows: &[],
             settings: &[],
-            record: &record,
+            result: &result,
             hardware: "",
             language: None,
             hub_dataset: None,

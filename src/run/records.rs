@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::results::HistoryLine;
 use crate::atomic_file;
 use crate::data::table::Example;
 use crate::evaluation::Evaluation;
-use crate::metrics::bootstrap::Intervals;
 use crate::metrics::errors::{confusions, cooccurrences, worst_mistakes};
 use crate::metrics::{Predictions, Scores};
 
@@ -44,9 +44,10 @@ impl History {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn push(&mut self, record: &Value) -> Result<()> {
+    pub fn push(&mut self, line: &HistoryLine) -> Result<()> {
         self.lines += 1;
-        writeln!(self.file, "{record}").context("cannot write to history.jsonl")
+        // Through a value: its keys are in alphabetical order.
+        writeln!(self.file, "{}", json!(line)).context("cannot write to history.jsonl")
     }
 
     /// Makes sure that all lines are on disk; returns how many there are.
@@ -85,24 +86,19 @@ pub fn write_history_csv(history: &Path, path: &Path) -> Result<()> {
     })
 }
 
-/// The metrics of an evaluation under transformers' names.
-#[must_use]
-pub fn evaluation_record(evaluation: &Evaluation, scores: &Scores, seconds: f64, batches: usize) -> Map<String, Value> {
-    let samples = evaluation.predictions.predicted.len() as f64;
-    let mut record = Map::new();
-    record.insert("eval_loss".into(), json!(evaluation.loss));
-    record.extend(score_entries(scores));
-    record.insert("eval_runtime".into(), json!(seconds));
-    record.insert("eval_samples_per_second".into(), json!(samples / seconds));
-    record.insert("eval_steps_per_second".into(), json!(batches as f64 / seconds));
-    record
-}
-
-/// Scores under transformers' names.
-#[must_use]
-pub fn score_entries(scores: &Scores) -> Map<String, Value> {
-    let Ok(Value::Object(entries)) = serde_json::to_value(scores) else { unreachable!("scores are a plain structure") };
-    entries.into_iter().map(|(name, value)| (format!("eval_{name}"), value)).collect()
+/// The lines of a `history.jsonl`; none if there is no such file.
+///
+/// # Errors
+/// If the file cannot be read, or holds a line of another form.
+pub fn read_history(path: &Path) -> Result<Vec<HistoryLine>> {
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let line = |(index, line)| {
+        serde_json::from_str(line).with_context(|| format!("{}:{}: not a line of a history", path.display(), index + 1))
+    };
+    text.lines().enumerate().map(line).collect()
 }
 
 /// One line of a predictions file.
@@ -174,12 +170,15 @@ pub fn read_predictions(path: &Path, labels: &[String]) -> Result<Predictions> {
     Ok(predictions)
 }
 
-/// Intervals of scores, under their names.
-#[must_use]
-pub fn interval_entries(intervals: &Intervals) -> Map<String, Value> {
-    let entries =
-        [("f1_micro", intervals.f1_micro), ("f1_macro", intervals.f1_macro), ("accuracy", intervals.accuracy)];
-    entries.into_iter().map(|(name, interval)| (format!("eval_{name}_ci95"), json!(interval))).collect()
+/// A line of `errors.jsonl`.
+#[derive(Serialize)]
+struct MistakeLine<'a> {
+    error: &'a str,
+    id: &'a str,
+    label: &'a str,
+    probability: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
 }
 
 /// Writes the most confident mistakes of each label, a line each.
@@ -199,15 +198,15 @@ pub fn write_mistakes(
     atomic_file::write_file(path, |writer| {
         for mistake in worst_mistakes(predictions, COUNT) {
             let example = &examples[mistake.row];
-            let mut line = json!({
-                "label": labels[mistake.label],
-                "error": if mistake.is_false_positive { "false_positive" } else { "false_negative" },
-                "id": example.id,
-                "probability": mistake.probability,
-            });
-            if shows_texts {
-                line["text"] = example.text.chars().take(CHARACTERS).collect::<String>().into();
-            }
+            let text = shows_texts.then(|| example.text.chars().take(CHARACTERS).collect());
+            let line = MistakeLine {
+                error: if mistake.is_false_positive { "false_positive" } else { "false_negative" },
+                id: &example.id,
+                label: &labels[mistake.label],
+                probability: mistake.probability,
+                text,
+            };
+            let line = serde_json::to_string(&line)?;
             writeln!(writer, "{line}")?;
         }
         Ok(())

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::early_stopping::EarlyStopping;
 use super::optimizer::{AdamW, Moments};
@@ -21,6 +21,7 @@ use crate::kernels::cpu::blockwise::BlockwiseMoments;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
 use crate::run::adapter::{self, BaseName};
+use crate::run::results::EvalMetrics;
 use crate::run::{manifest, records};
 
 const STATE: &str = "state.json";
@@ -86,7 +87,7 @@ struct State {
 }
 
 /// What a checkpoint holds, to be saved.
-pub struct Checkpoint<'a> {
+pub struct TrainingState<'a> {
     /// Adapters and head.
     pub classifier: &'a Classifier,
     /// For `adapter_config.json`.
@@ -100,10 +101,10 @@ pub struct Checkpoint<'a> {
     /// What the run was given.
     pub inputs: &'a Value,
     /// The evaluation that came with it, if one did.
-    pub metrics: Option<&'a Map<String, Value>>,
+    pub metrics: Option<&'a EvalMetrics>,
 }
 
-impl Checkpoint<'_> {
+impl TrainingState<'_> {
     /// Writes the directory `path`, whole or not at all.
     ///
     /// # Errors
@@ -124,7 +125,7 @@ impl Checkpoint<'_> {
             };
             records::write_json(&inside.join(STATE), &state)?;
             if let Some(metrics) = self.metrics {
-                records::write_json(&inside.join(METRICS), metrics)?;
+                records::write_json(&inside.join(METRICS), &serde_json::to_value(metrics)?)?;
             }
             manifest::write(inside)
         })

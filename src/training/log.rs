@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::{Map, Value};
 
 use super::checkpoint::Progress;
 use super::scored::Scored;
 use crate::kernels::cpu::memory;
+use crate::metrics::METRICS;
 use crate::metrics::curves::over_thresholds;
 use crate::run::records::History;
+use crate::run::results::{EvalMetrics, HistoryLine, StepRecord};
 use crate::run::tensorboard::{EventWriter, Hyperparameter};
 
 /// Where numbers go as training proceeds.
@@ -19,14 +20,13 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn step(&mut self, record: &Value, progress: &Progress) -> Result<()> {
-        self.history.push(record)?;
+    pub(super) fn step(&mut self, record: StepRecord, progress: &Progress) -> Result<()> {
+        self.history.push(&HistoryLine::Step(record))?;
         let Some(events) = &mut self.events else { return Ok(()) };
-        let number = |key: &str| record[key].as_f64().unwrap_or(f64::NAN);
         let scalars = [
-            ("train/loss", number("loss")),
-            ("train/grad_norm", number("grad_norm")),
-            ("train/learning_rate", number("learning_rate")),
+            ("train/loss", record.loss),
+            ("train/grad_norm", record.grad_norm),
+            ("train/learning_rate", record.learning_rate),
             ("train/examples_per_second", progress.examples as f64 / progress.elapsed.max(1e-9)),
             ("train/peak_memory_bytes", memory::peak_bytes().map_or(f64::NAN, |bytes| bytes as f64)),
         ];
@@ -44,7 +44,7 @@ impl Log {
     /// A line, and events: all metrics, F1 of each label, and curves of the labels with the most rows.
     pub(super) fn evaluation(
         &mut self,
-        record: &Map<String, Value>,
+        metrics: &EvalMetrics,
         scored: &Scored,
         labels: &[String],
         step: usize,
@@ -52,12 +52,15 @@ impl Log {
         /// Labels with a curve: the events of many would outgrow all else.
         const CURVES: usize = 50;
         const POINTS: usize = 127;
-        self.history.push(&Value::Object(record.clone()))?;
+        self.history.push(&HistoryLine::Evaluation(Box::new(metrics.clone())))?;
         let Some(events) = &mut self.events else { return Ok(()) };
-        let mut scalars: Vec<(String, f64)> = record
-            .iter()
-            .filter_map(|(key, value)| Some((format!("eval/{}", key.strip_prefix("eval_")?), value.as_f64()?)))
-            .collect();
+        let mut scalars: Vec<(String, f64)> =
+            METRICS.iter().map(|metric| (format!("eval/{}", metric.name), metrics.get(metric))).collect();
+        scalars.extend([
+            ("eval/runtime".to_owned(), metrics.runtime),
+            ("eval/samples_per_second".to_owned(), metrics.samples_per_second),
+            ("eval/steps_per_second".to_owned(), metrics.steps_per_second),
+        ]);
         let per_label = &scored.scores.per_label;
         scalars.extend(per_label.iter().map(|label| (format!("eval_f1_of/{}", label.label), label.f1)));
         events.scalars(step, scalars.iter().map(|(tag, number)| (tag.as_str(), *number)))?;

@@ -3,22 +3,21 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use serde_json::{Map, Value};
 
 use crate::console::Console;
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::metrics::{Decision, Scores};
 use crate::model::classifier::Classifier;
-use crate::run::records::{evaluation_record, score_entries};
+use crate::run::results::EvalMetrics;
 
-/// An evaluation, its scores, and the record of both.
+/// An evaluation and its scores.
 pub struct Scored {
     /// Predictions and loss.
     pub evaluation: Evaluation,
     /// The metrics.
     pub scores: Scores,
-    /// The metrics under transformers' names, with times.
-    pub record: Map<String, Value>,
+    /// The same with loss and times, as files have them.
+    pub metrics: EvalMetrics,
 }
 
 impl Scored {
@@ -26,7 +25,7 @@ impl Scored {
     pub fn decide(&mut self, decision: &Decision, labels: &[String]) {
         self.evaluation.predictions = self.evaluation.predictions.decided(decision);
         self.scores = Scores::new(&self.evaluation.predictions, labels);
-        self.record.extend(score_entries(&self.scores));
+        self.metrics.scores.clone_from(&self.scores);
     }
 }
 
@@ -48,6 +47,6 @@ pub fn score(
     bar.finish();
     let scores = Scores::new(&evaluation.predictions, labels);
     let seconds = started.elapsed().as_secs_f64();
-    let record = evaluation_record(&evaluation, &scores, seconds, samples.len().div_ceil(batch_size));
-    Ok(Scored { evaluation, scores, record })
+    let metrics = EvalMetrics::new(&evaluation, &scores, seconds, samples.len().div_ceil(batch_size));
+    Ok(Scored { evaluation, scores, metrics })
 }

@@ -5,22 +5,22 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::checkpoint::{self, Best, Checkpoint, Progress, Window};
+use super::checkpoint::{self, Best, Progress, TrainingState, Window};
 use super::early_stopping::EarlyStopping;
 use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use super::scored::{Scored, score};
 use crate::config::train::TrainConfig;
-use crate::console::{self, Console};
+use crate::console::{Console, ProgressMeter};
 use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{NotFinite, Sample};
 use crate::failpoint::{self, Site};
 use crate::interrupt;
 use crate::kernels::buffer::tensor;
-use crate::metrics::{Decision, lower_is_better};
+use crate::metrics::{Decision, Metric};
 use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
@@ -28,6 +28,7 @@ use crate::ops::tape::{DropoutKey, Tape};
 use crate::run::adapter::{self, BaseName};
 use crate::run::directory::SeedDir;
 use crate::run::records::History;
+use crate::run::results::{EvalMetrics, StepRecord};
 use crate::run::tensorboard::Hyperparameter;
 
 /// What training does, in plain values.
@@ -59,8 +60,8 @@ pub struct TrainOptions {
     pub logging_steps: usize,
     /// Examples in a batch of evaluation.
     pub eval_batch_size: usize,
-    /// The metric that chooses the best epoch, without `eval_`.
-    pub metric: String,
+    /// The metric that chooses the best epoch.
+    pub metric: &'static Metric,
     /// Epochs without improvement before stopping.
     pub patience: Option<usize>,
     /// Steps between two checkpoints, beside those of each epoch.
@@ -154,7 +155,7 @@ impl Trainer<'_> {
         let mut progress = match &self.resume_from {
             Some(path) => checkpoint::restore(path, self.classifier, &mut optimizer)?,
             None => Progress {
-                stopping: EarlyStopping::new(options.patience, lower_is_better(&options.metric)),
+                stopping: EarlyStopping::new(options.patience, options.metric.lower_is_better),
                 ..Progress::default()
             },
         };
@@ -167,38 +168,25 @@ impl Trainer<'_> {
         }
         let mut bar = self.console.progress(format!("seed {}", options.seed), options.total_steps, "steps");
         bar.start_at(progress.step);
-        let (mut order, mut last) = (Vec::new(), None);
+        let mut last = None;
         while !progress.is_finished {
-            let (epoch, in_epoch) = (progress.evaluations, progress.step - self.first_step(progress.evaluations));
-            if progress.step < self.first_step(epoch + 1) {
-                if order.is_empty() {
-                    order = options.order(self.train, epoch);
-                }
-                let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
-                let window = batches.chunks(options.accumulation).nth(in_epoch).expect("the epoch has this step");
+            let order = options.order(self.train, progress.evaluations);
+            let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
+            let first = self.first_step(progress.evaluations);
+            let (steps, done) = (self.first_step(progress.evaluations + 1) - first, progress.step - first);
+            for window in batches.chunks(options.accumulation).take(steps).skip(done) {
                 let loss = self.step(window, &mut optimizer, &mut progress, &mut log, &mut bar)?;
                 progress.elapsed = before + started.elapsed().as_secs_f64();
-                bar.advance(1, || {
-                    let rate = progress.examples as f64 / progress.elapsed;
-                    format!("epoch {:.2} loss {loss:.4} {rate:.1} examples/s", self.epoch_of(&progress))
-                });
-                let is_due = options.save_steps.is_some_and(|steps| progress.step.is_multiple_of(steps));
-                let stop = interrupt::check();
-                // At an epoch's end its evaluation comes first: it decides what is the best.
-                if progress.step < self.first_step(epoch + 1) && (is_due || stop.is_err()) {
-                    self.save(&optimizer, &mut progress, &log.history, None)?;
-                    stop?;
-                }
-            } else {
-                order.clear();
-                let (record, scored) = self.evaluate(&mut progress)?;
-                log.evaluation(&record, &scored, self.labels, progress.step)?;
-                // An earlier one would only take memory beside the next.
-                last = progress.is_finished.then_some(scored);
-                progress.elapsed = before + started.elapsed().as_secs_f64();
-                self.save(&optimizer, &mut progress, &log.history, Some(&record))?;
-                interrupt::check()?;
+                bar.advance(1, || self.describe_step(loss, &progress));
+                self.save_if_due_or_stopped(&optimizer, &mut progress, &log.history)?;
             }
+            let (metrics, scored) = self.evaluate(&mut progress)?;
+            log.evaluation(&metrics, &scored, self.labels, progress.step)?;
+            // An earlier one would only take memory beside the next.
+            last = progress.is_finished.then_some(scored);
+            progress.elapsed = before + started.elapsed().as_secs_f64();
+            self.save(&optimizer, &mut progress, &log.history, Some(&metrics))?;
+            interrupt::check()?;
         }
         bar.finish();
         let best = progress.best.as_ref().context("no epoch was evaluated")?;
@@ -216,6 +204,25 @@ impl Trainer<'_> {
         })
     }
 
+    fn describe_step(&self, loss: f64, progress: &Progress) -> String {
+        let rate = progress.examples as f64 / progress.elapsed;
+        format!("epoch {:.2} loss {loss:.4} {rate:.1} examples/s", self.epoch_of(progress))
+    }
+
+    /// Saves a checkpoint within an epoch: every `save_steps`, and before the program stops.
+    fn save_if_due_or_stopped(&self, optimizer: &AdamW, progress: &mut Progress, history: &History) -> Result<()> {
+        // At an epoch's end its evaluation comes first: it decides which epoch is the best.
+        if progress.step == self.first_step(progress.evaluations + 1) {
+            return Ok(());
+        }
+        let is_due = self.options.save_steps.is_some_and(|steps| progress.step.is_multiple_of(steps));
+        let stop = interrupt::check();
+        if is_due || stop.is_err() {
+            self.save(optimizer, progress, history, None)?;
+        }
+        Ok(stop?)
+    }
+
     /// The step with which a pass starts, or with which training ends.
     fn first_step(&self, epoch: usize) -> usize {
         let TrainOptions { batch_size, accumulation, total_steps, .. } = self.options;
@@ -229,7 +236,7 @@ impl Trainer<'_> {
         optimizer: &mut AdamW,
         progress: &mut Progress,
         log: &mut Log,
-        bar: &mut console::Progress,
+        bar: &mut ProgressMeter,
     ) -> Result<f64> {
         let loss = self.accumulate(window, progress, bar)?;
         progress.logged.loss += loss;
@@ -240,20 +247,20 @@ impl Trainer<'_> {
         failpoint::reached(Site::Step)?;
         if progress.step.is_multiple_of(self.options.logging_steps) {
             let Window { loss, micro_batches } = std::mem::take(&mut progress.logged);
-            let record = json!({
-                "loss": loss / micro_batches as f64,
-                "grad_norm": norm,
-                "learning_rate": rate,
-                "epoch": self.epoch_of(progress),
-                "step": progress.step,
-            });
-            log.step(&record, progress)?;
+            let record = StepRecord {
+                loss: loss / micro_batches as f64,
+                grad_norm: norm,
+                learning_rate: rate,
+                epoch: self.epoch_of(progress),
+                step: progress.step,
+            };
+            log.step(record, progress)?;
         }
         Ok(loss / window.len() as f64)
     }
 
     /// Adds up the gradients of a window's micro-batches; returns the sum of their mean losses.
-    fn accumulate(&self, window: &[&[usize]], progress: &mut Progress, bar: &mut console::Progress) -> Result<f64> {
+    fn accumulate(&self, window: &[&[usize]], progress: &mut Progress, bar: &mut ProgressMeter) -> Result<f64> {
         let mut sum = 0.0;
         for param in self.classifier.params() {
             param.clear_gradient();
@@ -330,7 +337,7 @@ impl Trainer<'_> {
     }
 
     /// Scores the validation split after a pass, and notes what that means.
-    fn evaluate(&self, progress: &mut Progress) -> Result<(Map<String, Value>, Scored)> {
+    fn evaluate(&self, progress: &mut Progress) -> Result<(EvalMetrics, Scored)> {
         let scored = score(
             self.classifier,
             self.validation,
@@ -343,31 +350,29 @@ impl Trainer<'_> {
             true => self.not_finite("an output on the validation rows is not a finite number", progress),
             false => error,
         })?;
-        let (mut record, evaluation) = (scored.record.clone(), &scored.evaluation);
+        let (mut metrics, evaluation) = (scored.metrics.clone(), &scored.evaluation);
         if !evaluation.loss.is_finite() {
             return Err(self.not_finite(&format!("the validation loss is {}", evaluation.loss), progress));
         }
-        let metric = record[&format!("eval_{}", self.options.metric)].as_f64().context("the metric is not a number")?;
-        let verdict = progress.stopping.observe(metric);
+        let verdict = progress.stopping.observe(metrics.get(self.options.metric));
         let epoch = self.epoch_of(progress);
         if verdict.is_best {
             progress.best = Some(Best { step: progress.step, epoch });
         }
         progress.evaluations += 1;
         progress.is_finished = verdict.should_stop || progress.step == self.options.total_steps;
-        let number = |key: &str| record[key].as_f64().unwrap_or(f64::NAN);
         self.console.say(format!(
             "seed {} epoch {epoch:.2}: loss {:.4}, validation loss {:.4}, f1_micro {:.4}, f1_macro {:.4}{}",
             self.options.seed,
             progress.loss_sum / f64::from(progress.micro_batch),
             evaluation.loss,
-            number("eval_f1_micro"),
-            number("eval_f1_macro"),
+            scored.scores.f1_micro,
+            scored.scores.f1_macro,
             if verdict.is_best { " (best)" } else { "" }
         ));
-        record.insert("epoch".into(), json!(epoch));
-        record.insert("step".into(), json!(progress.step));
-        Ok((record, scored))
+        metrics.epoch = Some(epoch);
+        metrics.step = Some(progress.step);
+        Ok((metrics, scored))
     }
 
     fn save(
@@ -375,10 +380,10 @@ impl Trainer<'_> {
         optimizer: &AdamW,
         progress: &mut Progress,
         history: &History,
-        metrics: Option<&Map<String, Value>>,
+        metrics: Option<&EvalMetrics>,
     ) -> Result<()> {
         progress.history_lines = history.sync()?;
-        let checkpoint = Checkpoint {
+        let checkpoint = TrainingState {
             classifier: self.classifier,
             lora: self.lora,
             base: self.base,

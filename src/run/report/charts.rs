@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::html::escape;
 
 /// A line through points.
+#[derive(Clone)]
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,

@@ -11,10 +11,10 @@ use std::fmt::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use self::charts::{Axis, Chart, Series};
+use super::results::{HistoryLine, OverSeeds, SeedResult};
 use crate::data::table::Example;
 use crate::metrics::bootstrap::{Interval, Intervals};
 use crate::metrics::curves::{AtThreshold, over_thresholds, reliability};
@@ -62,9 +62,9 @@ pub struct Report<'a> {
     /// Of the scores.
     pub intervals: Intervals,
     /// `history.jsonl` of each seed, with the seed's name.
-    pub history: Vec<(String, Vec<Value>)>,
-    /// Names and values: of each seed the metrics, for a table.
-    pub seeds: Vec<Value>,
+    pub history: Vec<(String, Vec<HistoryLine>)>,
+    /// Each seed's result, for a table.
+    pub seeds: &'a [SeedResult],
     /// Other runs on the same rows: a table's rows.
     pub comparison: Vec<[String; 4]>,
     /// Machine, time, memory.
@@ -134,9 +134,9 @@ impl Report<'_> {
         if self.history.is_empty() {
             return String::new();
         }
-        let series = |key: &str, of: &str| -> Vec<Series> {
+        let series = |value: fn(&HistoryLine) -> Option<f64>, of: &str| -> Vec<Series> {
             let lines = self.history.iter().map(|(seed, lines)| {
-                let point = |line: &Value| Some((line["epoch"].as_f64()?, line[key].as_f64()?));
+                let point = |line: &HistoryLine| Some((line.epoch()?, value(line)?));
                 let name = if self.history.len() > 1 { format!("{of} {seed}") } else { of.to_owned() };
                 Series { name, points: lines.iter().filter_map(point).collect() }
             });
@@ -148,13 +148,22 @@ impl Report<'_> {
             let y = if is_unit { Axis::unit(y_name) } else { Axis::around(y_name, ys, true) };
             Chart { title, x: Axis::around("epoch", xs, true), y }.lines(&series, false)
         };
-        let loss = [series("loss", "train"), series("eval_loss", "validation")].into_iter().flatten().collect();
-        let f1 = [series("eval_f1_micro", "micro"), series("eval_f1_macro", "macro")].into_iter().flatten().collect();
+        let loss = [
+            series(|line| line.step().map(|step| step.loss), "train"),
+            series(|line| line.evaluation().map(|metrics| metrics.loss), "validation"),
+        ]
+        .concat();
+        let f1 = [
+            series(|line| line.evaluation().map(|metrics| metrics.scores.f1_micro), "micro"),
+            series(|line| line.evaluation().map(|metrics| metrics.scores.f1_macro), "macro"),
+        ]
+        .concat();
+        let rate = series(|line| line.step().map(|step| step.learning_rate), "rate");
         format!(
             "<h2>Training</h2><div class=\"charts\">{}{}{}</div>\n",
             chart("Loss", "loss", loss, false),
             chart("F1 on validation", "F1", f1, true),
-            chart("Learning rate", "rate", series("learning_rate", "rate"), false)
+            chart("Learning rate", "rate", rate, false)
         )
     }
 
@@ -162,14 +171,16 @@ impl Report<'_> {
         if self.seeds.len() < 2 {
             return String::new();
         }
-        const METRICS: [&str; 4] = ["f1_micro", "f1_macro", "average_precision_macro", "accuracy"];
-        let split = if self.seeds.iter().all(|seed| seed["test"].is_object()) { "test" } else { "validation" };
+        let values =
+            |scores: &Scores| [scores.f1_micro, scores.f1_macro, scores.average_precision_macro, scores.accuracy];
+        let is_tested = self.seeds.iter().all(|seed| seed.test.is_some());
+        let split = if is_tested { "test" } else { "validation" };
         let mut rows = String::new();
-        let mut columns = vec![Vec::new(); METRICS.len()];
-        for seed in &self.seeds {
-            rows.push_str(&format!("<tr><td>{}</td>", escape(&seed["seed"].to_string())));
-            for (metric, column) in METRICS.iter().zip(&mut columns) {
-                let value = seed[split][format!("eval_{metric}")].as_f64().unwrap_or(f64::NAN);
+        let mut columns: [Vec<f64>; 4] = Default::default();
+        for seed in self.seeds {
+            rows.push_str(&format!("<tr><td>{}</td>", seed.seed));
+            let result = if is_tested { seed.reported() } else { &seed.validation };
+            for (value, column) in values(&result.metrics.scores).into_iter().zip(&mut columns) {
                 column.push(value);
                 rows.push_str(&format!("<td>{value:.4}</td>"));
             }
@@ -177,9 +188,8 @@ impl Report<'_> {
         }
         rows.push_str("<tr><td>mean ± deviation</td>");
         for column in columns {
-            let mean = column.iter().sum::<f64>() / column.len() as f64;
-            let squares: f64 = column.iter().map(|value| (value - mean).powi(2)).sum();
-            rows.push_str(&format!("<td>{mean:.4} ± {:.4}</td>", (squares / (column.len() - 1) as f64).sqrt()));
+            let OverSeeds { mean, sd } = OverSeeds::new(&column);
+            rows.push_str(&format!("<td>{mean:.4} ± {:.4}</td>", sd.unwrap_or(f64::NAN)));
         }
         format!(
             "<h2>Seeds, on {split}</h2><div class=\"scroll\"><table><thead><tr><th>seed</th><th>micro-F1</th><th>macro-F1</th>\

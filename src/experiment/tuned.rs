@@ -1,36 +1,35 @@
 //! Tuned thresholds, and what each label reaches with its own.
 
-use serde_json::{Value, json};
-
 use crate::console::Console;
 use crate::metrics::Predictions;
+use crate::run::results::TunedThresholds;
 use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
 
 /// Thresholds, and what they reach on the rows that they were found on.
-pub(super) struct Tuned {
+pub struct Tuned {
     objective: Objective,
     labels: Vec<Reached>,
 }
 
 impl Tuned {
     /// Finds thresholds on predictions whose targets are known.
-    pub(super) fn find(predictions: &Predictions, labels: &[String], scope: Scope, objective: Objective) -> Self {
+    pub fn find(predictions: &Predictions, labels: &[String], scope: Scope, objective: Objective) -> Self {
         let thresholds = tune(predictions, labels.len(), scope, objective);
         Self { objective, labels: reached(predictions, labels, &thresholds, scope) }
     }
 
     /// One threshold a label.
-    pub(super) fn thresholds(&self) -> Vec<f32> {
+    pub fn thresholds(&self) -> Vec<f32> {
         self.labels.iter().map(|label| label.threshold).collect()
     }
 
     /// For `metrics.json` and `result.json`.
-    pub(super) fn to_json(&self) -> Value {
-        json!({"objective": self.objective.to_string(), "labels": self.labels})
+    pub fn record(&self) -> TunedThresholds {
+        TunedThresholds { objective: self.objective.to_string(), labels: self.labels.clone() }
     }
 
     /// For the terminal.
-    pub(super) fn table(&self) -> String {
+    pub fn table(&self) -> String {
         let width = self.labels.iter().map(|row| row.label.chars().count()).max().unwrap_or(0).max(5);
         let shown = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"));
         let mut out = format!("{:width$}  threshold  precision  recall  positives  on validation\n", "label");
@@ -49,7 +48,7 @@ impl Tuned {
     }
 
     /// Warns of labels that miss what was asked for on the very rows that the thresholds were found on.
-    pub(super) fn warn(&self, console: Console) {
+    pub fn warn(&self, console: Console) {
         /// Labels that are named.
         const SHOWN: usize = 20;
         let missed: Vec<&Reached> = self.labels.iter().filter(|label| self.objective.is_missed(label)).collect();

@@ -10,7 +10,7 @@ use crate::metrics::Scores;
 use crate::model::classifier::Problem;
 
 /// Warns of what is likely a mistake in a split.
-pub(super) fn about(name: &str, examples: &[Example], samples: &[Sample], max_length: usize, console: Console) {
+pub fn about(name: &str, examples: &[Example], samples: &[Sample], max_length: usize, console: Console) {
     let empty = examples.iter().filter(|example| example.text.trim().is_empty()).count();
     if empty > 0 {
         console.warn(format!("{name}: {empty} of {} texts are empty", examples.len()));
@@ -31,7 +31,7 @@ pub(super) fn about(name: &str, examples: &[Example], samples: &[Sample], max_le
 }
 
 /// Warns of labels that training cannot learn, or a split cannot score, and of rows that contradict each other.
-pub(super) fn about_labels(labels: &[String], splits: &[(&str, &[Example])], problem: Problem, console: Console) {
+pub fn about_labels(labels: &[String], splits: &[(&str, &[Example])], problem: Problem, console: Console) {
     for (split, examples) in splits {
         let absent: Vec<&String> = labels
             .iter()
@@ -82,7 +82,7 @@ fn about_contradictions(split: &str, examples: &[Example], console: Console) {
 }
 
 /// Warns of labels that hold and are never predicted.
-pub(super) fn about_unpredicted(scores: &Scores, console: Console) {
+pub fn about_unpredicted(scores: &Scores, console: Console) {
     let missing = scores.per_label.iter().filter(|label| label.support > 0 && label.predicted == 0);
     let missing: Vec<&str> = missing.map(|label| label.label.as_str()).collect();
     if !missing.is_empty() {
@@ -94,7 +94,7 @@ pub(super) fn about_unpredicted(scores: &Scores, console: Console) {
 }
 
 /// Warns of texts that stand in two splits: scores on them say little.
-pub(super) fn about_leaks(splits: &[(&str, &[Example])], console: Console) {
+pub fn about_leaks(splits: &[(&str, &[Example])], console: Console) {
     let mut first: HashMap<&str, &str> = HashMap::new();
     let mut leaks: Vec<((&str, &str), usize)> = Vec::new();
     for (split, examples) in splits {

@@ -18,8 +18,8 @@ const SEED: u32 = 42;
 
 /// Which rows of which file.
 #[derive(Clone)]
-pub(super) struct SplitRows {
-    pub(super) path: PathBuf,
+pub struct SplitRows {
+    pub path: PathBuf,
     limit: Option<usize>,
     /// Their places, if they are not all.
     chosen: Option<Rc<Vec<usize>>>,
@@ -27,12 +27,12 @@ pub(super) struct SplitRows {
 
 impl SplitRows {
     /// The first rows of a file.
-    pub(super) fn of_file(path: &Path, limit: Option<usize>) -> Self {
+    pub fn of_file(path: &Path, limit: Option<usize>) -> Self {
         Self { path: path.to_owned(), limit, chosen: None }
     }
 
     /// The training rows.
-    pub(super) fn train(data: &DataConfig, columns: &Columns) -> Result<Self> {
+    pub fn train(data: &DataConfig, columns: &Columns) -> Result<Self> {
         let whole = Self::of_file(&data.train_csv, data.max_train_samples);
         match data.val_fraction {
             None => Ok(whole),
@@ -41,7 +41,7 @@ impl SplitRows {
     }
 
     /// The validation rows.
-    pub(super) fn validation(data: &DataConfig, columns: &Columns) -> Result<Self> {
+    pub fn validation(data: &DataConfig, columns: &Columns) -> Result<Self> {
         if let Some(path) = &data.val_csv {
             return Ok(Self::of_file(path, data.max_val_samples));
         }
@@ -85,7 +85,7 @@ impl SplitRows {
     }
 
     /// Reads them.
-    pub(super) fn read(&self, columns: &Columns, problem: Problem, console: Console) -> Result<Vec<Example>> {
+    pub fn read(&self, columns: &Columns, problem: Problem, console: Console) -> Result<Vec<Example>> {
         let examples = read_split(&self.path, columns, self.limit, problem, console)?;
         let Some(chosen) = &self.chosen else { return Ok(examples) };
         let mut examples: Vec<Option<Example>> = examples.into_iter().map(Some).collect();
@@ -93,9 +93,9 @@ impl SplitRows {
     }
 
     /// Where one of them stands.
-    pub(super) fn location(&self, row: usize, example: &Example) -> String {
+    pub fn location(&self, row: usize, example: &Example) -> String {
         let place = self.chosen.as_ref().map_or(row, |chosen| chosen[row]);
-        location(&self.path, place, example)
+        example.location(&self.path, place)
     }
 }
 
@@ -103,7 +103,7 @@ impl SplitRows {
 ///
 /// # Errors
 /// If a row is malformed, there is none, or a single-label row has not exactly one label.
-pub(super) fn read_split(
+pub fn read_split(
     path: &Path,
     columns: &Columns,
     limit: Option<usize>,
@@ -131,7 +131,7 @@ pub(super) fn read_split(
 }
 
 /// Says how the files of the published run are made, where they are what is missing.
-pub(super) fn explain_missing(error: anyhow::Error) -> anyhow::Error {
+pub fn explain_missing(error: anyhow::Error) -> anyhow::Error {
     let is_amazon = error.to_string().contains("amazon_13k") && error.to_string().contains("cannot open");
     if is_amazon {
         error.context(
@@ -141,12 +141,4 @@ pub(super) fn explain_missing(error: anyhow::Error) -> anyhow::Error {
     } else {
         error
     }
-}
-
-/// Names a row in errors; rows count from 1, the header apart.
-pub(super) fn location(path: &Path, row: usize, example: &Example) -> String {
-    /// An id may be a text of any length.
-    const CHARACTERS: usize = 60;
-    let id: String = example.id.chars().take(CHARACTERS).collect();
-    format!("{}: row {} (id `{id}`)", path.display(), row + 1)
 }

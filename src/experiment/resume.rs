@@ -1,21 +1,21 @@
 //! Resumes a run, and refuses if anything that training reads has changed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
+use super::base_model::BaseModel;
 use crate::atomic_file::{self, sha256};
-use crate::cli::ConfigArgs;
 use crate::config::Config;
 use crate::config::model::ComputeType;
 use crate::console::Console;
-use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
 use crate::run::adapter;
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::SeedDir;
+use crate::run::results::SeedResult;
 use crate::training::checkpoint;
 
 /// What decides a run's result, beside its configuration.
@@ -43,7 +43,7 @@ const MAY_CHANGE: [&str; 11] = [
 ///
 /// # Errors
 /// If the run has none, or a flag changes a key that decides the result; the error shows each.
-pub(super) fn configuration(run: &Path, args: &ConfigArgs) -> Result<Config> {
+pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Result<Config> {
     let path = run.join("config.yaml");
     ensure!(path.is_file(), "{}: not a run: it has no config.yaml", run.display());
     let mut recorded = Config::of_run(&path)?;
@@ -52,8 +52,8 @@ pub(super) fn configuration(run: &Path, args: &ConfigArgs) -> Result<Config> {
         recorded.model.compute = ComputeType::Float32;
     }
     let mut files = vec![path];
-    files.extend(args.config.iter().cloned());
-    let mut wanted = Config::load(&files, &args.set)?;
+    files.extend(changed.iter().cloned());
+    let mut wanted = Config::load(&files, settings)?;
     if wanted.model.compute == ComputeType::Auto {
         wanted.model.compute = recorded.model.compute;
     }
@@ -66,7 +66,7 @@ pub(super) fn configuration(run: &Path, args: &ConfigArgs) -> Result<Config> {
 ///
 /// # Errors
 /// If a file cannot be read.
-pub(super) fn inputs(config: &Config, base: &RecordedFingerprint, device: &Device) -> Result<Value> {
+pub fn inputs(config: &Config, base: &RecordedFingerprint, device: &Device) -> Result<Value> {
     let data = &config.data;
     let mut hashes = Map::new();
     let files = [
@@ -106,7 +106,7 @@ fn adapter_contents(directory: &Path) -> Result<Value> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub(super) fn record_inputs(run: &Path, inputs: &Value) -> Result<()> {
+pub fn record_inputs(run: &Path, inputs: &Value) -> Result<()> {
     atomic_file::write_bytes(&run.join(INPUTS), serde_json::to_string_pretty(inputs)?.as_bytes())
 }
 
@@ -114,7 +114,7 @@ pub(super) fn record_inputs(run: &Path, inputs: &Value) -> Result<()> {
 ///
 /// # Errors
 /// Shows what differs.
-pub(super) fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console) -> Result<()> {
+pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console) -> Result<()> {
     let mut recorded = Vec::new();
     let path = run.join(INPUTS);
     if path.is_file() {
@@ -177,20 +177,20 @@ fn as_older(then: &Value, now: &Value, sampled: &str) -> Value {
 ///
 /// # Errors
 /// If the file is there and not valid.
-pub(super) fn finished_seed(directory: &SeedDir) -> Result<Option<Value>> {
+pub fn finished_seed(directory: &SeedDir) -> Result<Option<SeedResult>> {
     let path = directory.result();
     if !path.is_file() {
         return Ok(None);
     }
     let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
-    Ok(Some(serde_json::from_str(&text).with_context(|| format!("{}: not valid JSON", path.display()))?))
+    Ok(Some(serde_json::from_str(&text).with_context(|| format!("{}: not the result of a seed", path.display()))?))
 }
 
 /// The newest checkpoint of a seed that verifies, if it has any.
 ///
 /// # Errors
 /// If the directory cannot be read, or all checkpoints are damaged.
-pub(super) fn newest_checkpoint(directory: &SeedDir, console: Console) -> Result<Option<std::path::PathBuf>> {
+pub fn newest_checkpoint(directory: &SeedDir, console: Console) -> Result<Option<PathBuf>> {
     atomic_file::sweep(directory.path(), "");
     let checkpoints = checkpoint::list(directory.path())?;
     for (_, path) in checkpoints.iter().rev() {

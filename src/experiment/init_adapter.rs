@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
+use super::base_head::abridged;
+use super::base_model::BaseModel;
 use crate::config::model::ModelConfig;
 use crate::console::Console;
-use crate::experiment::base_head::abridged;
-use crate::experiment::base_model::BaseModel;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};
-use crate::predictor;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
+use crate::run::directory::find_verified;
 
 /// An adapter that training starts from.
-pub(super) struct InitAdapter {
+pub struct InitAdapter {
     directory: PathBuf,
     tensors: adapter::Stored,
     /// For each label its row in the adapter's head; none: the label is new. Without it labels stand in the same order.
@@ -28,7 +28,7 @@ impl InitAdapter {
     ///
     /// # Errors
     /// If it has another rank, α, targets, rsLoRA, base or number of labels, or a tensor does not fit.
-    pub(super) fn open(
+    pub fn open(
         model: &ModelConfig,
         base: &BaseModel,
         labels: &[String],
@@ -43,7 +43,7 @@ impl InitAdapter {
             let file = ClassifierFile::load(&directory)?;
             check_base(base, file.as_ref(), base_name.as_deref(), console)?;
             if let Some(file) = &file {
-                check_problem(&predictor::model_of(file)?, model)?;
+                check_problem(&file.model_config()?, model)?;
             }
             check_shape(&theirs, lora, classifier)?;
             let tensors = adapter::Stored::open(&directory)?;
@@ -65,7 +65,7 @@ impl InitAdapter {
     ///
     /// # Errors
     /// As there, except for the labels.
-    pub(super) fn open_for_timing(
+    pub fn open_for_timing(
         model: &ModelConfig,
         base: &BaseModel,
         labels: usize,
@@ -91,7 +91,7 @@ impl InitAdapter {
     ///
     /// # Errors
     /// If a tensor does not fit.
-    pub(super) fn apply(&self, classifier: &Classifier) -> Result<()> {
+    pub fn apply(&self, classifier: &Classifier) -> Result<()> {
         self.tensors
             .set(classifier, self.rows.as_deref())
             .with_context(|| format!("model.init_adapter: {}", self.directory.display()))
@@ -101,7 +101,7 @@ impl InitAdapter {
 /// The adapter's directory, of a run or a seed the best one's.
 fn find(path: &Path, console: Console) -> Result<PathBuf> {
     ensure!(path.is_dir(), "there is no such directory; it must be a peft directory, a run, or a seed of a run");
-    let found = predictor::find(path)?.adapter;
+    let found = find_verified(path)?.adapter;
     if found != *path {
         console.say(format!("model.init_adapter: using {}", found.display()));
     }

@@ -1,0 +1,145 @@
+//! The rows of an experiment: their columns, the splits as texts and as tokens, and the weights of the loss.
+
+use anyhow::{Context, Result, ensure};
+
+use super::base_model::BaseModel;
+use super::split_rows::explain_missing;
+use crate::config::Config;
+use crate::config::data::DataConfig;
+use crate::config::model::ProblemType;
+use crate::config::train::{ClassWeights, Loss};
+use crate::console::Console;
+use crate::data::table::{Columns, Example, LabelList, abridged, find_labels};
+use crate::data::tokenize::TextEncoder;
+use crate::evaluation::Sample;
+use crate::interrupt;
+use crate::ops::loss::BceWeights;
+
+/// A split's rows, and the same as tokens.
+pub struct Dataset {
+    /// In the order of the file.
+    pub examples: Vec<Example>,
+    /// One a row.
+    pub samples: Vec<Sample>,
+}
+
+/// The columns that a configuration's `data` section names; labels are found if it names none.
+///
+/// # Errors
+/// If the training file cannot be read or has no label columns.
+pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
+    let list = data.labels_column.as_ref().map(|column| LabelList {
+        column: column.clone(),
+        separator: data.label_separator.clone(),
+        order: None,
+    });
+    let mut columns = Columns {
+        id: data.id_column.clone(),
+        text_fields: data.text_fields.clone(),
+        text: data.target_text_column.clone(),
+        labels: data.label_columns.clone().unwrap_or_default(),
+        label_list: list,
+        quoting: data.quoting,
+        ..Columns::default()
+    };
+    if columns.labels.is_empty() {
+        let found = find_labels(&data.train_csv, &columns).map_err(explain_missing)?;
+        columns.labels_were_found = columns.label_list.is_none();
+        columns.labels = found.labels;
+        let what = match &mut columns.label_list {
+            Some(list) => {
+                // The other splits are read as the training rows are.
+                list.separator.clone_from(&found.listing.separator);
+                format!("that `{}` names, {}", list.column, found.listing.describe())
+            }
+            None => "columns that hold only 0 and 1".to_owned(),
+        };
+        console.say(format!("labels: {} {what}: {}", columns.labels.len(), abridged(&columns.labels)));
+        found.doubts.into_iter().for_each(|doubt| console.warn(doubt));
+    }
+    Ok(columns)
+}
+
+/// Tokens after which texts are cut: `data.max_length`, or without it 1,024, and no more than the base can take.
+#[must_use]
+pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usize {
+    let usual = DataConfig::MAX_LENGTH;
+    match (data.max_length, base.config.max_tokens) {
+        (Some(given), _) => given,
+        (None, Some(longest)) if longest < usual => {
+            console.say(format!("data.max_length is not set: {longest}, the most that `{}` can take", base.files.name));
+            longest
+        }
+        (None, _) => usual,
+    }
+}
+
+/// Rows, and where they come from.
+pub struct Rows<'a> {
+    /// The rows.
+    pub examples: &'a [Example],
+    /// The split or the file.
+    pub source: &'a str,
+    /// How many rows of the source stand before them.
+    pub before: usize,
+}
+
+/// Tokenizes rows for a model with an embedding of `vocab_size` tokens.
+///
+/// # Errors
+/// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
+pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Result<Vec<Sample>> {
+    /// Examples between two looks at Ctrl-C.
+    const PART: usize = 4096;
+    let Rows { examples, source, before } = *rows;
+    let mut encoded = Vec::with_capacity(examples.len());
+    for part in examples.chunks(PART) {
+        interrupt::check()?;
+        encoded.extend(encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?);
+    }
+    encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
+    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
+    Ok(encoded.into_iter().zip(examples).map(sample).collect())
+}
+
+/// A positive counts for at most this much, if weights are balanced.
+const MAX_BALANCED_WEIGHT: f32 = 10.0;
+
+/// The weights of the training loss, for labels as they stand in the training rows.
+///
+/// # Errors
+/// If a weight is given for a label that is not there, or for a problem that has none.
+pub fn loss_weights(config: &Config, labels: &[String], train: &[Example]) -> Result<BceWeights> {
+    let settings = &config.train;
+    let gamma = if settings.loss == Loss::Focal { settings.focal_gamma as f32 } else { 0.0 };
+    let is_plain = settings.class_weights == ClassWeights::None && settings.loss == Loss::Bce;
+    ensure!(
+        is_plain || config.model.problem_type == ProblemType::MultiLabel,
+        "train.class_weights and train.loss do not apply to single_label_classification"
+    );
+    let positive = match &settings.class_weights {
+        ClassWeights::None => None,
+        ClassWeights::Balanced => Some(
+            (0..labels.len())
+                .map(|label| {
+                    let positives = train.iter().filter(|example| example.labels[label] > 0.5).count();
+                    // A label without positives has no term that a weight could change.
+                    let ratio = (train.len() - positives) as f32 / positives.max(1) as f32;
+                    if positives == 0 { 1.0 } else { ratio.min(MAX_BALANCED_WEIGHT) }
+                })
+                .collect(),
+        ),
+        ClassWeights::Given(weights) => {
+            let mut positive = vec![1.0; labels.len()];
+            for (name, weight) in weights {
+                let label = labels.iter().position(|label| label == name);
+                let label = label.with_context(|| {
+                    format!("train.class_weights: no label `{name}`; there are {}", labels.join(", "))
+                })?;
+                positive[label] = *weight as f32;
+            }
+            Some(positive)
+        }
+    };
+    Ok(BceWeights { positive, gamma })
+}

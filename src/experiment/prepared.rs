@@ -1,0 +1,309 @@
+//! An experiment, ready to train: configuration, rows and model.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::base_model::{BaseModel, lora_options};
+use super::choices::FEWEST_STEPS;
+use super::dataset::{self, Dataset, Rows};
+use super::init_adapter::InitAdapter;
+use super::split_rows::SplitRows;
+use super::{base_head, resume, warnings};
+use crate::config::Config;
+use crate::config::model::ProblemType;
+use crate::config::train::{Reduction, SchedulerType};
+use crate::console::{Console, bytes};
+use crate::data::table::Columns;
+use crate::data::tokenize::TextEncoder;
+use crate::kernels::cpu::memory::Limits;
+use crate::kernels::device::Device;
+use crate::metrics::{METRICS, Metric};
+use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::lora::LoraOptions;
+use crate::run::adapter::BaseName;
+use crate::run::classifier_file::{Base, ClassifierFile};
+use crate::thresholds::Scope;
+use crate::training::estimate::{self, MemoryEstimate, StepShape};
+use crate::training::optimizer::AdamW;
+use crate::training::schedule::{Decay, Schedule};
+use crate::training::trainer::{TrainOptions, moment_storage};
+
+/// Everything that the seeds share.
+pub struct Experiment<'a> {
+    pub config: &'a Config,
+    /// Chooses the best epoch and the best seed.
+    pub metric: &'static Metric,
+    pub base: BaseModel,
+    pub encoder: TextEncoder,
+    pub lora: LoraOptions,
+    pub file: ClassifierFile,
+    pub classifier: Classifier,
+    pub init_adapter: Option<InitAdapter>,
+    pub train: Dataset,
+    pub validation: Dataset,
+    pub test: Option<Dataset>,
+    /// What decides the result: the configuration, and hashes of data and base.
+    pub inputs: Value,
+    pub console: Console,
+}
+
+impl<'a> Experiment<'a> {
+    /// Reads and builds all that training needs, and refuses what would not fit into memory.
+    pub fn prepare(config: &'a Config, device: &Device, console: Console) -> Result<Self> {
+        let started = Instant::now();
+        let metric = metric(config)?;
+        ensure!(
+            Scope::of(config.train.tune_thresholds).is_none() || config.model.problem_type == ProblemType::MultiLabel,
+            "train.tune_thresholds: thresholds do not apply to single_label_classification"
+        );
+        let (data, problem) = (&config.data, Problem::from(config.model.problem_type));
+        let columns = dataset::columns(data, console)?;
+        let base = BaseModel::open(&config.model, device, console)?;
+        let max_length = dataset::max_length(data, &base, console);
+        let encoder = base.encoder(max_length)?;
+        let split = |name: &str, rows: &SplitRows| -> Result<Dataset> {
+            let examples = rows.read(&columns, problem, console)?;
+            let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
+            let samples = dataset::encode(&encoder, base.config.vocab_size, &rows)?;
+            warnings::about(name, &examples, &samples, max_length, console);
+            Ok(Dataset { examples, samples })
+        };
+        let train = split("train", &SplitRows::train(data, &columns)?)?;
+        check_steps(config, train.samples.len(), console)?;
+        let validation = split("validation", &SplitRows::validation(data, &columns)?)?;
+        let test = data
+            .test_csv
+            .as_ref()
+            .map(|path| split("test", &SplitRows::of_file(path, data.max_test_samples)))
+            .transpose()?;
+        let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
+        splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
+        warnings::about_labels(&columns.labels, &splits, problem, console);
+        warnings::about_leaks(&splits, console);
+
+        // Before the base is loaded: the estimates include it.
+        let memory = base.device.memory();
+        let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
+        refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
+        let lora = lora_options(&config.model, &base.config)?;
+        // The head of `init_adapter` counts in any case.
+        let messages = config.model.init_adapter.is_none().then_some((console, &*base.files.name));
+        let classifier = base.classifier(&ClassifierOptions {
+            labels: columns.labels.len(),
+            base_rows: base_head::rows((&base.config, &base.weights), &columns.labels, messages),
+            problem,
+            storage: base.storage,
+            lora: lora.clone(),
+            weights: dataset::loss_weights(config, &columns.labels, &train.examples)?,
+            recompute: config.train.gradient_checkpointing,
+            device: base.device.clone(),
+        })?;
+        let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
+        let file = describe(config, columns, max_length, base.record(console)?);
+        console.say(format!(
+            "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
+            file.base_title(),
+            classifier.base().parameters,
+            bytes(classifier.base().bytes as u64),
+            classifier.trained_parameters(),
+            bytes(4 * classifier.trained_parameters() as u64),
+            train.examples.len(),
+            validation.examples.len(),
+            test.as_ref().map_or(0, |test| test.examples.len()),
+            file.labels.len(),
+            started.elapsed().as_secs_f64()
+        ));
+        let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
+        let experiment = Self {
+            config,
+            metric,
+            base,
+            encoder,
+            lora,
+            file,
+            classifier,
+            init_adapter,
+            train,
+            validation,
+            test,
+            inputs,
+            console,
+        };
+        let needed = experiment.memory_estimate().total();
+        refuse_what_does_not_fit("training is estimated to take", needed, memory, &experiment.base.device, console)?;
+        Ok(experiment)
+    }
+
+    /// What the largest step of any seed and epoch will take.
+    pub fn memory_estimate(&self) -> MemoryEstimate {
+        /// Rows that are put in order for this, a seed: about two seconds.
+        const MOST_ROWS: usize = 50_000_000;
+        let train = &self.config.train;
+        let length = |&index: &usize| self.train.samples[index].tokens.token_ids.len();
+        let mut tokens = 0;
+        for &seed in &self.config.exp.seeds {
+            let options = self.options(seed);
+            let rows = self.train.samples.len();
+            let per_epoch = TrainOptions::steps_per_epoch(rows, options.batch_size, options.accumulation);
+            // Early stopping ends most trainings long before; more orders would change little and take long.
+            let epochs = options.total_steps.div_ceil(per_epoch).min((MOST_ROWS / rows).max(1));
+            for epoch in 0..epochs {
+                let order = options.order(&self.train.samples, epoch);
+                let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
+                tokens = batches.fold(tokens, usize::max);
+            }
+        }
+        let storage = moment_storage(self.config.model.use_4bit, train);
+        MemoryEstimate::new(&StepShape {
+            config: &self.base.config,
+            storage: self.base.storage,
+            trained: self.classifier.trained_parameters(),
+            optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
+            recompute: train.gradient_checkpointing,
+            tokens,
+            device: &self.base.device,
+        })
+    }
+
+    pub fn options(&self, seed: u32) -> TrainOptions {
+        let train = &self.config.train;
+        let per_epoch = TrainOptions::steps_per_epoch(
+            self.train.samples.len(),
+            train.batch_size,
+            train.gradient_accumulation_steps,
+        );
+        let total_steps = train.total_steps(per_epoch).expect("counted by check_steps");
+        let warmup_steps = match train.warmup_steps {
+            0 => (train.warmup_ratio * total_steps as f64).ceil() as usize,
+            steps => steps,
+        };
+        let decay = match train.lr_scheduler_type {
+            SchedulerType::Linear => Decay::Linear,
+            SchedulerType::Cosine => Decay::Cosine,
+            SchedulerType::Constant | SchedulerType::ConstantWithWarmup => Decay::Constant,
+        };
+        TrainOptions {
+            seed,
+            batch_size: train.batch_size,
+            accumulation: train.gradient_accumulation_steps,
+            averages_window: train.accumulation_reduction == Reduction::Mean,
+            total_steps,
+            schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
+            weight_decay: train.weight_decay,
+            moments: moment_storage(self.config.model.use_4bit, train),
+            max_grad_norm: train.max_grad_norm,
+            shuffle: train.shuffle,
+            group_by_length: train.group_by_length,
+            logging_steps: train.logging_steps,
+            eval_batch_size: train.eval_batch_size(),
+            metric: self.metric,
+            patience: train.early_stopping_patience,
+            save_steps: train.save_steps,
+            save_total_limit: train.save_total_limit,
+        }
+    }
+
+    /// The base as peft names it.
+    pub fn base_name(&self) -> BaseName<'_> {
+        BaseName { name: &self.base.files.name, revision: self.base.files.revision.as_deref() }
+    }
+}
+
+/// The metric that chooses the best epoch.
+fn metric(config: &Config) -> Result<&'static Metric> {
+    let name = &config.train.metric_for_best_model;
+    Metric::find(name).with_context(|| {
+        format!(
+            "train.metric_for_best_model is `{}`; evaluation reports {}",
+            name,
+            METRICS.map(|metric| metric.name).join(", ")
+        )
+    })
+}
+
+/// Refuses trainings that are longer than the counters of steps and of randomness.
+fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
+    let train = &config.train;
+    let batches = rows.div_ceil(train.batch_size);
+    let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
+    let key = if train.max_steps.is_some() { "train.max_steps" } else { "train.num_train_epochs" };
+    let steps = train.total_steps(per_epoch);
+    let epochs = steps.map(|steps| steps.div_ceil(per_epoch));
+    let micro_batches = epochs.and_then(|epochs| epochs.checked_mul(batches));
+    ensure!(
+        steps.is_some_and(|steps| i32::try_from(steps).is_ok())
+            && micro_batches.is_some_and(|count| u32::try_from(count).is_ok()),
+        "{key} is too large: {rows} rows make {batches} micro-batches a pass, and training may have {} steps and {} \
+         micro-batches at most; use fewer steps, and early stopping",
+        i32::MAX,
+        u32::MAX
+    );
+    if let Some(steps) = steps.filter(|&steps| steps < FEWEST_STEPS) {
+        console.warn(format!(
+            "{steps} optimizer steps are planned in all; fewer than about {FEWEST_STEPS} often leave every score near 0, \
+             whatever the data. More passes over the rows help: train.min_steps={FEWEST_STEPS}, or smaller steps with \
+             train.batch_size and train.gradient_accumulation_steps"
+        ));
+    }
+    Ok(())
+}
+
+/// Compares what is needed with what this machine had before the base was loaded.
+fn refuse_what_does_not_fit(
+    what: &str,
+    needed: u64,
+    limits: Option<Limits>,
+    device: &Device,
+    console: Console,
+) -> Result<()> {
+    const HELP: &str = "these keys lower it: train.batch_size, data.max_length, train.gradient_checkpointing=true, \
+                        model.use_4bit=true, model.torch_dtype=bfloat16";
+    let Some(limits) = limits else { return Ok(()) };
+    if device.is_gpu() {
+        // Nothing is swapped out of a GPU: what is not free now cannot be had.
+        ensure!(
+            needed <= limits.available,
+            "{what} {}, and the GPU has {} free of {}; {HELP}",
+            bytes(needed),
+            bytes(limits.available),
+            bytes(limits.total)
+        );
+        return Ok(());
+    }
+    ensure!(
+        needed <= limits.total,
+        "{what} {}, and this machine, or the control group of this process, has {}; {HELP}",
+        bytes(needed),
+        bytes(limits.total)
+    );
+    if needed > limits.available {
+        console.warn(format!("{what} {}, and only {} is free now; {HELP}", bytes(needed), bytes(limits.available)));
+    }
+    Ok(())
+}
+
+/// `classifier.json` for a model that a configuration describes.
+#[must_use]
+pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base) -> ClassifierFile {
+    let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    ClassifierFile {
+        format_version: ClassifierFile::VERSION,
+        thresholds: vec![0.5; columns.labels.len()],
+        labels: columns.labels,
+        problem_type: text(serde_json::json!(config.model.problem_type)),
+        text_fields: config.data.text_fields.clone(),
+        target_text_column: config.data.target_text_column.clone(),
+        id_column: config.data.id_column.clone(),
+        labels_column: config.data.labels_column.clone(),
+        label_separator: columns.label_list.and_then(|list| list.separator),
+        max_length,
+        base,
+        random_init: config.model.random_init,
+        init_seed: config.model.init_seed,
+        torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
+        compute: text(serde_json::json!(config.model.compute)),
+        use_4bit: config.model.use_4bit,
+    }
+}

@@ -1,0 +1,211 @@
+//! One training of an experiment: the loop, its scores, and the files of its directory.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::dataset::{self, Dataset, Rows};
+use super::prepared::Experiment;
+use super::run_report::BOOTSTRAP_SEED;
+use super::tuned::Tuned;
+use super::{resume, warnings};
+use crate::atomic_file;
+use crate::config::train::Reporter;
+use crate::device;
+use crate::evaluation::{Sample, evaluate};
+use crate::metrics::Decision;
+use crate::metrics::bootstrap::Intervals;
+use crate::run::classifier_file::ClassifierFile;
+use crate::run::directory::SeedDir;
+use crate::run::model_card::{CardFacts, model_card};
+use crate::run::results::{EvalMetrics, SeedResult, SplitResult};
+use crate::run::{adapter, manifest, records};
+use crate::thresholds::{Objective, Scope};
+use crate::training::scored::{Scored, score};
+use crate::training::trainer::{TrainOutcome, Trainer};
+
+impl Experiment<'_> {
+    /// Trains one seed and writes its directory; returns its part of the summary.
+    pub fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<SeedResult> {
+        self.classifier.initialize(seed)?;
+        if let Some(adapter) = &self.init_adapter {
+            adapter.apply(&self.classifier)?;
+        }
+        let options = self.options(seed);
+        let eval_batch_size = options.eval_batch_size;
+        let trainer = Trainer {
+            classifier: &self.classifier,
+            train: &self.train.samples,
+            validation: &self.validation.samples,
+            labels: &self.file.labels,
+            thresholds: &self.file.thresholds,
+            lora: &self.lora,
+            base: self.base_name(),
+            directory,
+            writes_events: self.config.train.report_to.0.contains(&Reporter::Tensorboard),
+            resume_from: resume::newest_checkpoint(directory, self.console)?,
+            inputs: self.inputs.clone(),
+            options,
+            console: self.console,
+        };
+        let mut outcome = trainer.run()?;
+        let usual = Decision::above(&self.file.thresholds);
+        let labels = &self.file.labels;
+        let score =
+            |split: &Dataset| score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, self.console);
+        let validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
+        let mut splits = vec![("validation", &self.validation, validation)];
+        if let Some(test) = &self.test {
+            splits.push(("test", test, score(test)?));
+        }
+        let mut file = self.file.clone();
+        let mut tuned = None;
+        if let Some(scope) = Scope::of(self.config.train.tune_thresholds) {
+            let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
+            file.thresholds = found.thresholds();
+            tuned = Some(found);
+        }
+        self.save_best(directory, &file)?;
+        self.verify_best(directory, eval_batch_size)?;
+        if let Some(tuned) = &tuned {
+            self.console.say(format!("seed {seed}, thresholds tuned for F1:\n{}", tuned.table().trim_end()));
+            tuned.warn(self.console);
+        }
+        let mut results = Vec::new();
+        for (name, split, scored) in splits {
+            results.push(self.write_split((seed, name), split, scored, (&outcome, &file.thresholds), directory)?);
+        }
+        let mut results = results.into_iter();
+        let result = SeedResult {
+            seed,
+            train_loss: outcome.train_loss,
+            train_runtime: outcome.runtime,
+            train_samples_per_second: outcome.examples as f64 / outcome.runtime,
+            train_steps_per_second: outcome.steps as f64 / outcome.runtime,
+            train_tokens_per_second: outcome.tokens as f64 / outcome.runtime,
+            steps: outcome.steps,
+            epoch: outcome.epoch,
+            best_epoch: outcome.best_epoch,
+            optimizer_bytes: outcome.optimizer_bytes,
+            thresholds: file.thresholds.clone(),
+            tuned: tuned.as_ref().map(Tuned::record),
+            validation: results.next().context("the validation rows were scored")?,
+            test: results.next(),
+        };
+        records::write_history_csv(&directory.history(), &directory.history_csv())?;
+        self.write_card(directory, &file, &result)?;
+        records::write_json(&directory.result(), &serde_json::to_value(&result)?)?;
+        Ok(result)
+    }
+
+    /// Writes and says a split's scores with the seed's thresholds.
+    fn write_split(
+        &self,
+        (seed, name): (u32, &str),
+        split: &Dataset,
+        mut scored: Scored,
+        (outcome, thresholds): (&TrainOutcome, &[f32]),
+        directory: &SeedDir,
+    ) -> Result<SplitResult> {
+        let labels = &self.file.labels;
+        let untuned = (thresholds != self.file.thresholds).then(|| scored.scores.clone());
+        if untuned.is_some() {
+            scored.decide(&Decision::above(thresholds), labels);
+        }
+        let ids: Vec<String> = split.examples.iter().map(|example| example.id.clone()).collect();
+        records::write_predictions(&directory.predictions(name), &ids, labels, &scored.evaluation)?;
+        let intervals = Intervals::new(&scored.evaluation.predictions, BOOTSTRAP_SEED);
+        let metrics =
+            EvalMetrics { epoch: Some(outcome.epoch), intervals: Some((&intervals).into()), ..scored.metrics };
+        if name == "validation" {
+            warnings::about_unpredicted(&scored.scores, self.console);
+        }
+        if name == "test" {
+            records::write_json(&directory.test_metrics(), &serde_json::to_value(&metrics)?)?;
+            self.console
+                .say(format!("seed {seed} on test:\n{}", records::score_table(&scored.scores, scored.evaluation.loss)));
+        }
+        if let Some(untuned) = &untuned {
+            self.console.say(format!(
+                "seed {seed} on {name}: f1_micro {:.4}, f1_macro {:.4} with tuned thresholds; {:.4}, {:.4} with 0.5",
+                scored.scores.f1_micro, scored.scores.f1_macro, untuned.f1_micro, untuned.f1_macro
+            ));
+        }
+        Ok(SplitResult { metrics, per_label: scored.scores.per_label, untuned })
+    }
+
+    /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
+    fn save_best(&self, directory: &SeedDir, file: &ClassifierFile) -> Result<()> {
+        // A run that was killed after this.
+        if directory.best().is_dir() {
+            return Ok(());
+        }
+        atomic_file::write_directory(&directory.best(), |inside| {
+            adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
+            self.encoder.save(inside)?;
+            file.save(inside)?;
+            manifest::write(inside)
+        })
+    }
+
+    fn write_card(&self, directory: &SeedDir, file: &ClassifierFile, result: &SeedResult) -> Result<()> {
+        let (model, train) = (&self.config.model, &self.config.train);
+        let mut rows = vec![("train", self.train.examples.len()), ("validation", self.validation.examples.len())];
+        rows.extend(self.test.as_ref().map(|test| ("test", test.examples.len())));
+        let facts = CardFacts {
+            dataset: &self.config.data.dataset_name,
+            rows: &rows,
+            settings: &[
+                ("seed", result.seed.to_string()),
+                ("LoRA r, α, dropout", format!("{}, {}, {}", model.lora_r, model.lora_alpha, model.lora_dropout)),
+                ("base in 4 bits", model.use_4bit.to_string()),
+                ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
+                ("learning rate", train.learning_rate.to_string()),
+                ("weight decay", train.weight_decay.to_string()),
+                ("optimizer steps", result.steps.to_string()),
+                ("epochs", json!(result.epoch).to_string()),
+            ],
+            result,
+            hardware: &match self.base.device.description() {
+                Some(gpu) => gpu.name,
+                None => format!("{}, {} threads", device::cpu_name(), rayon::current_num_threads()),
+            },
+            language: self.config.data.language.as_deref(),
+            hub_dataset: self.config.data.hub_dataset.as_deref(),
+        };
+        atomic_file::write_bytes(&directory.best().join("README.md"), model_card(file, &facts).as_bytes())
+    }
+
+    /// Reads `best/` back from disk, as `eval` and `predict` do, and checks that it predicts what the model in memory
+    /// does.
+    fn verify_best(&self, directory: &SeedDir, batch_size: usize) -> Result<()> {
+        const ROWS: usize = 8;
+        let best = directory.best();
+        let examples = &self.validation.examples[..ROWS.min(self.validation.examples.len())];
+        let decision = Decision::above(&self.file.thresholds);
+        let predict = |samples: &[Sample]| -> Result<Vec<Vec<f32>>> {
+            let evaluation = evaluate(&self.classifier, samples, &decision, batch_size, |_| ())?;
+            Ok(evaluation.predictions.probabilities)
+        };
+        let expected = predict(&self.validation.samples[..examples.len()])?;
+        manifest::verify(&best)?;
+        let (lora, _) = adapter::read_config(&best)?;
+        let is_same = |module: &String| lora.shape_of(module) == self.lora.shape_of(module);
+        ensure!(
+            self.classifier.modules().iter().all(is_same),
+            "{}: adapter_config.json describes other adapters than were trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
+        let file = ClassifierFile::load(&best)?;
+        ensure!(
+            file.is_some_and(|file| file.labels == self.file.labels && file.base == self.file.base),
+            "{}: classifier.json describes another classifier than was trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
+        adapter::load(&best, &self.classifier)?;
+        let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
+        let rows = Rows { examples, source: "validation", before: 0 };
+        let found = predict(&dataset::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
+        ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
+        Ok(())
+    }
+}
