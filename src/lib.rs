@@ -40,12 +40,12 @@ pub mod ops;
 pub mod config;
 pub mod console;
 pub mod kernels;
+pub mod partial_output;
 // Layer 0: what needs nothing else.
 pub mod atomic_file;
 pub mod device;
 pub mod exit;
 pub mod failpoint;
 pub mod interrupt;
-pub mod partial_output;
 pub mod rng;
 pub mod secret;

@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("kernels", 1),
     ("config", 1),
     ("console", 1),
+    ("partial_output", 1),
     ("rng", 0),
     ("device", 0),
     ("atomic_file", 0),
