@@ -149,7 +149,7 @@ fn set_says_where_a_base_lies_now() {
     let moved = ["--config", "config.yaml", "--set", "model.model_name=moved"];
     assert_eq!(place.predict(&run, &moved).stdout, expected.stdout);
     place.edit("moved/model.safetensors", flip_last_bytes);
-    expect_error(&place.predict(&run, &moved), &["the weights of `moved` differ"]);
+    expect_error(&place.predict(&run, &moved), &["the weights (model.norm.weight) of `moved` differ"]);
 }
 
 #[test]

@@ -204,7 +204,6 @@ fn without_the_hub_init_says_how_to_give_a_directory() {
     let mut arguments = vec!["train", "--config", "tickets/config.yaml"];
     arguments.extend(set.iter().flat_map(|setting| ["--set", setting]));
     run(directory.path(), &arguments);
-    refused(directory.path(), &["init", "tickets.csv", "--out_dir", "x", "--model_name", "base/nope"], &["base/nope"]);
 }
 
 #[test]

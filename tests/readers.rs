@@ -105,13 +105,13 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
         "state.json" => checkpoint::inputs(directory).map(drop),
         "manifest.json" => manifest::verify(directory),
         "export.json" | "export.txt" => {
-            let tool = exports::recognise(&path).context("no export")?;
+            let tool = exports::recognise(&path).with_context(|| format!("{}: no export", path.display()))?;
             exports::flatten(&path, tool, None, &mut io::sink()).map(drop)
         }
         // One cell of a column that lists labels, as JSON or as Python and R print lists.
         "cell.txt" => match LabelCell::of_text(&String::from_utf8(bytes.to_vec())?)? {
             LabelCell::Items(_) | LabelCell::Text(_) => Ok(()),
-            other => bail!("no labels: {other:?}"),
+            other => bail!("cell.txt: no labels: {other:?}"),
         },
         "recognised.csv" => Recognised::of_file(&path, &Asked::default()).map(drop),
         _ => unreachable!("a kind of file"),

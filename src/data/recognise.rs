@@ -556,10 +556,11 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_taken_and_what_is_missing_is_named() {
-        let text = rows("a,b,kind", |n| format!("the words {n},other words and more words {n},{}", ["x", "y"][n % 2]));
+        let text =
+            rows("a,b,kind", |n| format!("the words {n},other words and more words {n},{}", ["red", "sky"][n % 2]));
         let asked = Asked { text: vec!["a".into()], labels: vec!["kind".into()], ..Asked::default() };
         let found = recognised(&text, &asked).unwrap();
-        assert_eq!((found.text, found.labels), (vec!["a".to_owned()], vec!["x".to_owned(), "y".to_owned()]));
+        assert_eq!((found.text, found.labels), (vec!["a".to_owned()], vec!["red".to_owned(), "sky".to_owned()]));
         let asked = Asked { labels: vec!["nope".into()], ..Asked::default() };
         let error = format!("{:#}", recognised(&text, &asked).unwrap_err());
         assert!(error.contains("no column `nope`") && error.contains("a, b, kind"), "{error}");

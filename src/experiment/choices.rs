@@ -197,7 +197,7 @@ mod tests {
         let lengths: Vec<usize> = (1..=1000).map(|length| if length > 995 { 100_000 } else { length / 5 }).collect();
         let chosen = choices(1000, &lengths);
         assert_eq!(chosen.max_length, 192);
-        assert!((chosen.cut - 0.005).abs() < 1e-9, "{}", chosen.cut);
+        assert!((chosen.cut - 0.036).abs() < 1e-9, "{}", chosen.cut);
         assert_eq!(choices(10, &[1]).max_length, 32);
         assert_eq!(choices(10, &[]).max_length, 32);
         assert_eq!(choices(10, &[9000; 10]).max_length, 512);

@@ -136,7 +136,7 @@ mod tests {
         let table = labels(&names, &counts, [100_000, 10_000, 10_000]);
         assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
         assert_eq!(table.lines().count(), 24);
-        assert!(table.contains("and 1480 more labels") && table.contains("label 1499 with a name that i…"), "{table}");
+        assert!(table.contains("and 1480 more labels") && table.contains("label 1499 with a name that is…"), "{table}");
     }
 
     #[test]
