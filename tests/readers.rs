@@ -109,10 +109,13 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
             exports::flatten(&path, tool, None, &mut io::sink()).map(drop)
         }
         // One cell of a column that lists labels, as JSON or as Python and R print lists.
-        "cell.txt" => match LabelCell::of_text(&String::from_utf8(bytes.to_vec())?)? {
-            LabelCell::Items(_) | LabelCell::Text(_) => Ok(()),
-            other => bail!("cell.txt: no labels: {other:?}"),
-        },
+        "cell.txt" => {
+            let text = String::from_utf8(bytes.to_vec()).context("cell.txt")?;
+            match LabelCell::of_text(&text).context("cell.txt")? {
+                LabelCell::Items(_) | LabelCell::Text(_) => Ok(()),
+                other => bail!("cell.txt: no labels: {other:?}"),
+            }
+        }
         "recognised.csv" => Recognised::of_file(&path, &Asked::default()).map(drop),
         _ => unreachable!("a kind of file"),
     }
