@@ -27,8 +27,8 @@ pub(super) fn print_results(run: &RunDir, is_json: bool) -> Result<()> {
             let OverSeeds { mean, sd } = summary.over_seeds.get(&format!("{split}_{name}"))?;
             Some(format!("{mean:.4}{}", sd.map_or_else(String::new, |sd| format!(" ± {sd:.4}"))))
         };
-        if let (Some(micro), Some(r#macro)) = (score("f1_micro"), score("f1_macro")) {
-            writeln!(out, "{split:<12}{micro:<18}{}", r#macro)?;
+        if let (Some(micro), Some(mean)) = (score("f1_micro"), score("f1_macro")) {
+            writeln!(out, "{split:<12}{micro:<18}{mean}")?;
         }
     }
     let run_word = quoted(&path);

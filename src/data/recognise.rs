@@ -353,7 +353,7 @@ impl Survey {
         // A short column called `text` beside a long one is not the text.
         let is_long = |column: &&&Column| 4.0 * column.mean(column.characters) >= longest.mean(longest.characters);
         let named = |name: &&str| texts.iter().filter(is_long).find(|column| plain(&column.name) == **name).copied();
-        let text = TEXT_NAMES.iter().find_map(|name| named(&name)).unwrap_or(longest);
+        let text = TEXT_NAMES.iter().find_map(named).unwrap_or(longest);
         let is_other = |column: &&&Column| {
             column.name != text.name && column.mean(column.words) >= 2.0 && 2 * column.distinct.len() > self.rows
         };

@@ -128,6 +128,7 @@ impl ModelFiles {
 }
 
 /// Where a model's files are.
+#[expect(clippy::large_enum_variant, reason = "one of it is made for a model")]
 enum Source {
     Directory(PathBuf),
     Hub(HubRepo),

@@ -125,7 +125,9 @@ fn directory() -> Option<PathBuf> {
     Some(cache.join("llmcls").join("digests"))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
+#[allow(clippy::unwrap_used, reason = "a failed test should panic where it failed")]
 mod tests {
     use super::*;
 

@@ -80,6 +80,7 @@ impl CsvRows {
     }
 
     /// Where the current row begins.
+    #[expect(clippy::misnamed_getters, reason = "`line` of the reader is where it has come to")]
     pub(super) fn line(&self) -> u64 {
         self.reader.get_ref().record_line
     }

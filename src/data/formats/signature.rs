@@ -72,7 +72,7 @@ fn other_format(head: &[u8], expected: &str) -> Option<(&'static str, &'static s
         // Text, too, may begin with these letters.
         let is_text = head.iter().all(|&byte| byte >= b' ' || b"\t\r\n".contains(&byte));
         let may_be_text = [&b"BZh"[..], b"Rar!", b"ORC", b"FEA1", b"PAR1", b"ARROW1"].contains(&bytes);
-        return (!(may_be_text && is_text) && !(bytes == b"PAR1" && expected == "parquet")).then_some((what, way_out));
+        return (!(may_be_text && is_text || bytes == b"PAR1" && expected == "parquet")).then_some((what, way_out));
     }
     let text = without_mark(head).trim_ascii_start();
     let begins = |word: &str| text.len() >= word.len() && text[..word.len()].eq_ignore_ascii_case(word.as_bytes());
@@ -115,7 +115,7 @@ fn wide_encoding(head: &[u8]) -> Option<&'static str> {
     if all == 0 {
         return None;
     }
-    if (b == all && c == all && d == all) || (a == all && b == all && c == all) {
+    if b == all && c == all && (a == all || d == all) {
         return Some("text in UTF-32");
     }
     // Separators and digits have a zero byte in every language.

@@ -109,11 +109,11 @@ impl Path {
             use crate::kernels::cpu::math::Level;
             let level = Level::of_this_cpu();
             let has_avx512 = level == Level::V4 && (compute == Compute::Float32 || has_avx512_bf16());
-            return match level {
+            match level {
                 Level::V4 | Level::V3 if !has_avx512 => Self::Avx2,
                 Level::V4 | Level::V3 => Self::Avx512,
                 Level::Baseline => Self::Portable,
-            };
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
         {

@@ -59,10 +59,7 @@ fn paths(compute: Compute) -> Vec<Path> {
     if compute == Compute::Bfloat16 && paths[0] != Path::Portable {
         paths.push(Path::Portable);
     }
-    paths.retain(|&path| {
-        let is_fused = path != Path::Portable || compute == Compute::Bfloat16 || cfg!(not(target_arch = "x86_64"));
-        is_fused
-    });
+    paths.retain(|&path| path != Path::Portable || compute == Compute::Bfloat16 || cfg!(not(target_arch = "x86_64")));
     paths
 }
 
