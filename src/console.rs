@@ -112,7 +112,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints a result to standard output as indented JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As `print`.
 pub fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }

@@ -1,6 +1,6 @@
 //! The declaration of a configuration key: type, default, bounds and documentation in one place.
 //!
-//! [`section!`](section) turns declarations into a struct, its reader, and the [`Key`]s from which
+//! `section!` turns declarations into a struct, its reader, and the [`Key`]s from which
 //! `docs/configuration.md` and `docs/config.schema.json` are written.
 
 use serde::Serialize;
