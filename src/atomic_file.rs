@@ -35,7 +35,7 @@ pub(crate) enum Destination {
 }
 
 pub(crate) fn destination(path: &Path) -> Result<Destination> {
-    /// As many as Linux follows.
+    /// Linux follows this many.
     const MOST_LINKS: usize = 40;
     let is_open_file = |path: &Path| path.starts_with("/proc") || path.starts_with("/dev/fd");
     let mut target = path.to_owned();
@@ -56,7 +56,7 @@ pub(crate) fn destination(path: &Path) -> Result<Destination> {
     bail!("it leads through more than {MOST_LINKS} symbolic links")
 }
 
-/// Whether what is written to this path goes to a device, a FIFO or an open file, and replaces nothing.
+/// Tells whether the path is a device, a FIFO or an open file of this process. Writing there replaces no file.
 #[must_use]
 pub fn is_stream(path: &Path) -> bool {
     matches!(destination(path), Ok(Destination::Stream))

@@ -220,3 +220,60 @@ fn what_cannot_be_split_or_understood_is_refused() {
     refused(directory.path(), &["init", "-"], &["name a file"]);
     assert!(!directory.path().join("tickets/config.yaml").exists());
 }
+
+/// An export of Label Studio with rows `from..to`.
+fn label_studio(from: usize, to: usize) -> String {
+    let row = |number: usize| {
+        let label = ["billing", "login"][number % 2];
+        format!(
+            r#"{{"id": {number}, "data": {{"text": "the words of ticket {number}"}}, "annotations": [{{"result":
+            [{{"type": "choices", "value": {{"choices": ["{label}"]}}, "from_name": "t", "to_name": "x"}}]}}]}}"#
+        )
+    };
+    format!("[{}]", (from..to).map(row).collect::<Vec<_>>().join(", "))
+}
+
+#[test]
+fn two_exports_keep_their_own_rows() {
+    let directory = workplace();
+    fs::write(directory.path().join("rows.json"), label_studio(0, 40)).unwrap();
+    fs::write(directory.path().join("val.json"), label_studio(100, 112)).unwrap();
+    run(directory.path(), &["init", "rows.json", "--val", "val.json", "--model_name", "base", "--out_dir", "out"]);
+    let numbers = |split: &str| -> Vec<usize> {
+        let rows = read(&directory.path().join("out").join(split));
+        rows.iter().map(|row| row["text"].rsplit(' ').next().unwrap().parse().unwrap()).collect()
+    };
+    assert_eq!(numbers("validation.csv"), (100..112).collect::<Vec<_>>());
+    let others = [numbers("train.csv"), numbers("test.csv")].concat();
+    assert!(others.len() == 40 && others.iter().all(|&number| number < 40), "{others:?}");
+    let left = fs::read_dir(directory.path().join("out")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with('.')), "a temporary is left");
+}
+
+#[test]
+fn a_share_of_the_training_rows_validates_with_equal_texts_on_one_side() {
+    let directory = workplace();
+    fs::write(directory.path().join("tickets.csv"), tickets(60)).unwrap();
+    let config = "data: {dataset_name: t, train_csv: tickets.csv, val_fraction: 0.2, id_column: ticket_id, \
+                  target_text_column: body, labels_column: tags, max_length: 32}\n\
+                  model: {model_name: base, random_init: true, use_4bit: false, torch_dtype: float32}\n\
+                  train: {max_steps: 1, gradient_accumulation_steps: 1}\nexp: {seeds: [1]}\n";
+    fs::write(directory.path().join("c.yaml"), config).unwrap();
+    run(directory.path(), &["train", "--config", "c.yaml"]);
+    let runs = fs::read_dir(directory.path().join("outputs/base/t")).unwrap();
+    let seed = runs.map(|entry| entry.unwrap().path()).next().unwrap().join("seed_1");
+    let ids = |path: &Path| -> Vec<usize> {
+        let lines = fs::read_to_string(path).unwrap();
+        let id =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap()[2..].parse().unwrap();
+        lines.lines().map(id).collect()
+    };
+    let validation = ids(&seed.join("predictions_validation.jsonl"));
+    assert!((10..=14).contains(&validation.len()), "{validation:?}");
+    // Ticket 50 + n has the text of ticket n.
+    assert!((0..10).all(|n| validation.contains(&n) == validation.contains(&(50 + n))), "{validation:?}");
+    // The columns that --set names for other rows do not move the division.
+    let options = ["--split", "validation", "--set", "data.text_fields=[subject]", "--tune_thresholds", "global"];
+    run(directory.path(), &[&["eval"], &options[..]].concat());
+    assert_eq!(ids(&seed.join("eval_validation/predictions.jsonl")), validation);
+}

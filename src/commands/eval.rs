@@ -69,7 +69,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        let other = compared(args, run, (&loaded, predictions), &rows, device, console)?;
+        let other = compared(args, run, (&loaded, predictions, &scored.scores), &rows, device, console)?;
         said.push_str(&other.to_line());
         comparison.push(other);
     }
@@ -213,7 +213,7 @@ impl Comparison {
 fn compared(
     args: &EvalArgs,
     run: &Path,
-    (own, own_predictions): (&Loaded, &Predictions),
+    (own, own_predictions, own_scores): (&Loaded, &Predictions, &Scores),
     rows: &SplitRows,
     device: &Device,
     console: Console,
@@ -242,7 +242,6 @@ fn compared(
     let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| indices.iter().map(|&index| row[index]).collect()).collect();
     let ordered =
         Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
-    let own_scores = Scores::new(own_predictions, &own.predictor.file.labels);
     let comparison = Comparison {
         run: run.display().to_string(),
         difference: Intervals::of_difference(own_predictions, &ordered, BOOTSTRAP_SEED),
@@ -263,7 +262,8 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     let data = &loaded.config.as_ref().context("--tune_thresholds needs a run, whose validation split it uses")?.data;
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
-    let rows = SplitRows::validation(data, &columns)?;
+    // Which rows are validation rows depends on the columns of training alone.
+    let rows = SplitRows::validation(data, &loaded.training_columns(true))?;
     let examples = rows.read(&columns, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;

@@ -14,8 +14,7 @@ use crate::run::results::{OverSeeds, RunSummary};
 ///
 /// # Errors
 /// If it cannot be written.
-pub(super) fn print_results(run: &RunDir, is_json: bool) -> Result<()> {
-    let summary: RunSummary = serde_json::from_slice(&std::fs::read(run.summary())?)?;
+pub(super) fn print_results(run: &RunDir, summary: &RunSummary, is_json: bool) -> Result<()> {
     let path = run.path().display().to_string();
     if is_json {
         return print_json(&json!({"run": path, "report": run.report().display().to_string(), "summary": summary}));

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use hf_hub::RepoType;
@@ -145,6 +146,9 @@ fn labels_column(asked: Option<&String>, path: &Path, quoting: Quoting) -> Resul
     })
 }
 
+/// Exports that this process has opened.
+static OPENED: AtomicUsize = AtomicUsize::new(0);
+
 /// The rows of an export, in a file that is removed when they have been read.
 pub(super) struct Flat {
     pub(super) path: PathBuf,
@@ -161,8 +165,9 @@ impl Flat {
     ) -> Result<Option<Self>> {
         let Some(tool) = exports::recognise(input) else { return Ok(None) };
         create_directory(directory)?;
-        // The name is one that is swept if this process is killed.
-        let path = directory.join(format!(".rows.jsonl.tmp-{}.jsonl", std::process::id()));
+        // Several exports may be open at once: rows, and those of --val and --test.
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!(".rows.tmp-{}-{number}.jsonl", std::process::id()));
         let mut flat = Self { path, labels_column: String::new() };
         let file = File::create(&flat.path).with_context(|| format!("{}: cannot write", flat.path.display()))?;
         let mut writer = BufWriter::new(file);

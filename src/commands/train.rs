@@ -16,6 +16,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::kernels::device::Device;
 use crate::run::directory::RunDir;
 use crate::run::records;
+use crate::run::results::RunSummary;
 use crate::secret;
 
 /// Trains.
@@ -25,6 +26,9 @@ use crate::secret;
 pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
         return check::run(&args.config, device, console);
+    }
+    if args.resume.is_some() && args.config.override_output_root.is_some() {
+        return Err(Usage("--override_output_root: a run that is resumed stays in its directory".to_owned()).into());
     }
     let mut config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config.config, &args.config.set)?,
@@ -57,10 +61,10 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
     resume::record_inputs(run.path(), &experiment.inputs)?;
     console.say(format!("run {}", run.path().display()));
-    train_all(&experiment, &run, !args.no_text)
+    let results = train_all(&experiment, &run, !args.no_text)
         .inspect_err(|error| record_error(error, &run))
         .map_err(|error| explain_unfinished(error, &run))?;
-    let printed = outcome::print_results(&run, args.json);
+    let printed = outcome::print_results(&run, &results, args.json);
     run.unlock();
     printed
 }
@@ -84,7 +88,7 @@ fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
 }
 
 /// Trains the seeds that are not finished, and writes the summary.
-fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Result<()> {
+fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Result<RunSummary> {
     write_environment(run, &experiment.base.device)?;
     let mut seeds = Vec::new();
     for &seed in &experiment.config.exp.seeds {
@@ -104,5 +108,6 @@ fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Re
     let results = summarize(experiment, seeds)?;
     summary::say(&results, experiment.console);
     run_report::write(experiment, run, &results, shows_texts)?;
-    records::write_json(&run.summary(), &serde_json::to_value(&results)?)
+    records::write_json(&run.summary(), &serde_json::to_value(&results)?)?;
+    Ok(results)
 }

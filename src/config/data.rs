@@ -86,7 +86,7 @@ pub(super) fn check_names(section: &Section, key: &str, names: &[String]) {
 yaml_enum! {
     /// How the cells of a CSV file are quoted.
     Quoting {
-        /// A cell may stand in double quotes, and a quote within it is doubled (RFC 4180).
+        /// You can put a cell in double quotes, and must double each quote inside it (RFC 4180).
         Standard = "standard",
         /// Quotes are characters like others.
         None = "none",

@@ -334,14 +334,15 @@ pub(crate) fn label_cell(rows: &Rows, column: usize) -> Result<LabelCell> {
         .with_context(|| format!("{}: column `{}`", rows.location(), rows.columns()[column]))
 }
 
-/// Names for a message: the first twenty.
+/// Names for a message: the first twenty, or `none`.
 #[must_use]
 pub fn abridged<T: AsRef<str>>(names: &[T]) -> String {
     const SHOWN: usize = 20;
     let shown: Vec<String> = names.iter().take(SHOWN).map(|name| clip(&one_line(name.as_ref()))).collect();
-    match names.len() > SHOWN {
-        true => format!("{} and {} more", shown.join(", "), names.len() - SHOWN),
-        false => shown.join(", "),
+    match names.len() {
+        0 => "none".to_owned(),
+        count if count > SHOWN => format!("{} and {} more", shown.join(", "), count - SHOWN),
+        _ => shown.join(", "),
     }
 }
 
@@ -397,6 +398,14 @@ mod tests {
         let path = directory.path().join("t.csv");
         std::fs::write(&path, bytes).unwrap();
         read_examples(&path, columns, None).map(|read| read.examples)
+    }
+
+    #[test]
+    fn long_lists_of_names_are_abridged_to_one_line() {
+        assert_eq!(abridged::<&str>(&[]), "none");
+        assert_eq!(abridged(&["a", "b\nc"]), "a, b\\nc");
+        let many: Vec<String> = (0..22).map(|index| index.to_string()).collect();
+        assert!(abridged(&many).ends_with("18, 19 and 2 more"));
     }
 
     #[test]

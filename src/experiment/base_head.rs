@@ -1,6 +1,7 @@
 //! A base that is already a classifier: whether its head is for the same labels.
 
 use crate::console::Console;
+use crate::data::table::abridged;
 use crate::model::config::BackboneConfig;
 use crate::model::weights::Weights;
 
@@ -34,17 +35,6 @@ pub fn rows(
     rows
 }
 
-/// The first of some names, and how many there are.
-pub fn abridged<T: AsRef<str>>(names: &[T]) -> String {
-    const SHOWN: usize = 8;
-    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
-    match names.len() {
-        0 => "none".to_owned(),
-        count if count > SHOWN => format!("{}, … ({count})", shown.join(", ")),
-        _ => shown.join(", "),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -72,13 +62,5 @@ mod tests {
         assert_eq!(rows(&["x", "y", "w"]), None);
         let (config, weights) = base("roberta");
         assert_eq!(super::rows((&config, &weights), &["x".to_owned()], None), None);
-    }
-
-    #[test]
-    fn long_lists_are_abridged() {
-        assert_eq!(abridged::<&str>(&[]), "none");
-        assert_eq!(abridged(&["a", "b"]), "a, b");
-        let many: Vec<String> = (0..20).map(|index| index.to_string()).collect();
-        assert_eq!(abridged(&many), "0, 1, 2, 3, 4, 5, 6, 7, … (20)");
     }
 }

@@ -1,5 +1,6 @@
 //! The base of an experiment: its files, its weights, and what tells whether they have changed.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -7,8 +8,8 @@ use candle_core::DType;
 
 use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype};
 use crate::console::Console;
+use crate::data::table::abridged;
 use crate::data::tokenize::TextEncoder;
-use crate::experiment::base_head::abridged;
 use crate::hub::model_files::{ModelFiles, TOKENIZER_FILES};
 use crate::kernels::Compute;
 use crate::kernels::device::Device;
@@ -52,6 +53,7 @@ pub struct BaseModel {
     pub storage: BaseStorage,
     /// Where the model computes.
     pub device: Device,
+    fingerprint: OnceCell<Fingerprint>,
 }
 
 impl BaseModel {
@@ -91,7 +93,7 @@ impl BaseModel {
                 device.clone()
             }
         };
-        Ok(Self { files, config, weights, storage, device })
+        Ok(Self { files, config, weights, storage, device, fingerprint: OnceCell::new() })
     }
 
     /// Refuses `model.random_init` over a base that has weights: they would not be used.
@@ -187,8 +189,12 @@ impl BaseModel {
     ///
     /// # Errors
     /// If a file cannot be read.
-    pub fn fingerprint(&self, console: Console) -> Result<Fingerprint> {
-        Fingerprint::new(&self.files.config, &self.weights, &self.files.tokenizer, console)
+    pub fn fingerprint(&self, console: Console) -> Result<&Fingerprint> {
+        if let Some(fingerprint) = self.fingerprint.get() {
+            return Ok(fingerprint);
+        }
+        let fingerprint = Fingerprint::new(&self.files.config, &self.weights, &self.files.tokenizer, console)?;
+        Ok(self.fingerprint.get_or_init(|| fingerprint))
     }
 
     /// The fingerprint that older versions took.
@@ -208,7 +214,7 @@ impl BaseModel {
             name: self.files.name.clone(),
             revision: self.files.revision.clone(),
             commit: self.files.commit.clone(),
-            fingerprint: RecordedFingerprint::Whole(self.fingerprint(console)?),
+            fingerprint: RecordedFingerprint::Whole(self.fingerprint(console)?.clone()),
         })
     }
 

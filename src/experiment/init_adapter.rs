@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use super::base_head::abridged;
 use super::base_model::BaseModel;
 use crate::config::model::ModelConfig;
 use crate::console::Console;
+use crate::data::table::abridged;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};
 use crate::run::adapter;

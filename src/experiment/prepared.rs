@@ -228,7 +228,12 @@ fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
     let train = &config.train;
     let batches = rows.div_ceil(train.batch_size);
     let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
-    let key = if train.max_steps.is_some() { "train.max_steps" } else { "train.num_train_epochs" };
+    let is_by_min_steps = train.min_steps.is_some_and(|steps| steps.div_ceil(per_epoch) > train.num_train_epochs);
+    let key = match train.max_steps {
+        Some(_) => "train.max_steps",
+        None if is_by_min_steps => "train.min_steps",
+        None => "train.num_train_epochs",
+    };
     let steps = train.total_steps(per_epoch);
     let epochs = steps.map(|steps| steps.div_ceil(per_epoch));
     let micro_batches = epochs.and_then(|epochs| epochs.checked_mul(batches));

@@ -47,8 +47,9 @@ pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Re
     let path = run.join("config.yaml");
     ensure!(path.is_file(), "{}: not a run: it has no config.yaml", run.display());
     let mut recorded = Config::of_run(&path)?;
-    // Before there was a key for it, every run computed in f32.
-    if recorded.model.compute == ComputeType::Auto {
+    // Before there was a key for it, every run computed in f32; such runs have no record of inputs beside their
+    // configuration. A run on a GPU records `auto`.
+    if recorded.model.compute == ComputeType::Auto && !run.join(INPUTS).is_file() {
         recorded.model.compute = ComputeType::Float32;
     }
     let mut files = vec![path];

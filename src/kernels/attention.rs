@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use candle_core::{Result, Tensor, bail};
 
+use super::buffer::rows_of;
 use super::constant::Constant;
 use super::mask::{Choice, Dropout};
 
@@ -119,13 +120,5 @@ impl Plan {
     /// Query heads that share one key head.
     pub(crate) fn group(&self) -> usize {
         self.kind.heads / self.kind.key_value_heads
-    }
-}
-
-/// The number of rows of a `(rows, width)` tensor.
-fn rows_of(tensor: &Tensor, width: usize) -> Result<usize> {
-    match tensor.dims2() {
-        Ok((rows, columns)) if columns == width => Ok(rows),
-        _ => bail!("expected a matrix of {width} columns, got shape {:?}", tensor.dims()),
     }
 }

@@ -131,3 +131,11 @@ pub(crate) fn sum_rows(
 pub(crate) fn tensor(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(data, shape.into(), &Device::Cpu)
 }
+
+/// The number of rows of a `(rows, width)` tensor.
+pub(crate) fn rows_of(tensor: &Tensor, width: usize) -> Result<usize> {
+    match tensor.dims2() {
+        Ok((rows, columns)) if columns == width => Ok(rows),
+        _ => bail!("expected a matrix of {width} columns, got shape {:?}", tensor.dims()),
+    }
+}

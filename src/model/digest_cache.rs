@@ -125,9 +125,8 @@ fn directory() -> Option<PathBuf> {
     Some(cache.join("llmcls").join("digests"))
 }
 
-#[cfg(test)]
 #[cfg(unix)]
-#[allow(clippy::unwrap_used, reason = "a failed test should panic where it failed")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -2,10 +2,10 @@
 
 use candle_core::{Result, bail};
 
-use super::rows_of;
 use super::tape::{Tape, Value};
 use crate::kernels;
 pub use crate::kernels::activation::{Activation, NAMES};
+use crate::kernels::buffer::rows_of;
 
 /// `f(x)`, element by element.
 ///

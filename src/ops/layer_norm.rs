@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use candle_core::Result;
 
-use super::rows_of;
 use super::tape::{Param, Tape, Value};
 use crate::kernels;
+use crate::kernels::buffer::rows_of;
 use crate::kernels::constant::Constant;
 
 /// A frozen scale and shift of width D, and the ε of the norm.

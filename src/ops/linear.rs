@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use candle_core::Result;
 
-use super::rows_of;
 use super::tape::{Param, Tape, Value};
 use crate::kernels;
+use crate::kernels::buffer::rows_of;
 
 /// Maps `x` `(N, in)` to `(N, out)` by the parameters `weight` `(out, in)` and `bias` (out values).
 ///

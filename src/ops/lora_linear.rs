@@ -10,9 +10,9 @@ use std::rc::Rc;
 
 use candle_core::{Result, bail};
 
-use super::rows_of;
 use super::tape::{Param, Tape, Value};
 use crate::kernels;
+use crate::kernels::buffer::rows_of;
 use crate::kernels::constant::Constant;
 use crate::kernels::mask::{Choice, Mask};
 use crate::kernels::matrix::FrozenMatrix;

@@ -21,13 +21,3 @@ pub mod to_host;
 
 #[cfg(test)]
 pub(crate) mod finite_differences;
-
-use candle_core::{Result, Tensor, bail};
-
-/// The number of rows of a `(rows, width)` tensor.
-fn rows_of(tensor: &Tensor, width: usize) -> Result<usize> {
-    match tensor.dims2() {
-        Ok((rows, columns)) if columns == width => Ok(rows),
-        _ => bail!("expected a matrix of {width} columns, got shape {:?}", tensor.dims()),
-    }
-}

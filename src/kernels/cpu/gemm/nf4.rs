@@ -8,7 +8,7 @@ use crate::kernels::cpu::nf4::{BLOCK, LEVELS, Nf4};
 /// Whether this CPU looks up thirty-two codes at once.
 pub(super) fn has_look_up() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return super::has_avx512_bf16();
+    return super::path::has_avx512_bf16();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

@@ -8,8 +8,11 @@ use rayon::prelude::*;
 
 use super::kernel::{Kernel, Words};
 use super::panels::{Panels, Tile};
+use super::path::{Compute, Path};
+use super::strided::MatrixMut;
+use super::tasks::{DEPTH, for_each_task, rows_of, with_kernel};
+use super::tile;
 use super::weights::Weights;
-use super::{Compute, DEPTH, MatrixMut, Path, for_each_task, rows_of, tile, with_kernel};
 
 /// A matrix as the micro-kernels read it.
 pub(crate) struct Packed {

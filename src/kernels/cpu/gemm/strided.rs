@@ -8,8 +8,10 @@ use rayon::prelude::*;
 
 use super::kernel::{Kernel, Shared};
 use super::panels::{Input, Panels, Part};
+use super::path::{Compute, Path};
+use super::tasks::{multiply_part, with_kernel};
+use super::tile::COLUMNS;
 use super::weights::{Direction, Source, Weights};
-use super::{COLUMNS, Compute, Path, multiply_part, with_kernel};
 use crate::kernels::cpu::flops;
 
 /// A read-only matrix: rows, or columns, end to end.

@@ -5,9 +5,11 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::COLUMNS;
 use super::kernel::{Kernel, Number, Words};
 use super::weights::{Direction, Weights};
+
+/// Columns of y that one tile of weights serves at most: in blocks of 256 units, 256 KiB of L2.
+pub(super) const COLUMNS: usize = 256;
 
 /// Rows of weights that are fetched ahead.
 const AHEAD: usize = 8;

@@ -1,0 +1,79 @@
+//! Which instructions compute a product, and in what numbers.
+
+/// In what products with frozen weights are computed on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// Both operands in f32.
+    #[default]
+    Float32,
+    /// Both operands rounded to bf16, with sums in f32.
+    Bfloat16,
+}
+
+impl Compute {
+    /// As configurations have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    /// The CPU's instructions that compute it.
+    #[must_use]
+    pub fn instructions(self) -> &'static str {
+        match (Path::of_this_cpu(self), self) {
+            (Path::Avx512, Self::Bfloat16) => "AVX512_BF16",
+            (Path::Avx512, Self::Float32) => "AVX-512",
+            (Path::Avx2, _) => "AVX2",
+            (Path::Portable, _) => "none in particular",
+        }
+    }
+
+    /// Whether this CPU has an instruction for it, and it is fast therefore.
+    #[must_use]
+    pub fn is_native(self) -> bool {
+        match self {
+            Self::Float32 => true,
+            Self::Bfloat16 => Path::of_this_cpu(self) == Path::Avx512,
+        }
+    }
+}
+
+/// Which instructions compute a product. The result is the same, but for f32 on a portable path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    Avx512,
+    Avx2,
+    Portable,
+}
+
+impl Path {
+    /// The fastest that this CPU has.
+    pub(crate) fn of_this_cpu(compute: Compute) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::kernels::cpu::math::Level;
+            let level = Level::of_this_cpu();
+            let has_avx512 = level == Level::V4 && (compute == Compute::Float32 || has_avx512_bf16());
+            match level {
+                Level::V4 | Level::V3 if !has_avx512 => Self::Avx2,
+                Level::V4 | Level::V3 => Self::Avx512,
+                Level::Baseline => Self::Portable,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = compute;
+            Self::Portable
+        }
+    }
+}
+
+/// Whether this CPU has `VDPBF16PS`, and may use it.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_avx512_bf16() -> bool {
+    use crate::kernels::cpu::math::Level;
+    Level::of_this_cpu() == Level::V4 && is_x86_feature_detected!("avx512bf16")
+}
