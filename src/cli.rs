@@ -119,6 +119,11 @@ pub enum Command {
     Bench(BenchArgs),
     /// List the runs, newest first: date, model, data, rows, seeds, scores and state
     Runs(RunsArgs),
+    /// List or clear what frozen layers made of texts, kept for later trainings
+    ///
+    /// With `model.lora_layers`, training computes the layers below the first adapter once for each text and keeps
+    /// their output in llmcls/activations of the user's cache directory, up to `train.cache_limit`.
+    Cache(CacheArgs),
     /// Print a JSON Schema of the configuration file, for editors
     ConfigSchema,
     /// Print the completions of a shell
@@ -187,6 +192,17 @@ pub enum LabelsOfARow {
     /// Exactly one
     #[value(name = "single_label_classification", aliases = ["single", "single-label", "single_label"])]
     Single,
+}
+
+/// `llmcls cache`
+#[derive(Args, Debug)]
+pub struct CacheArgs {
+    /// Remove all of it
+    #[arg(long, conflicts_with = "json")]
+    pub clear: bool,
+    /// Print a JSON list
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `llmcls runs`

@@ -9,6 +9,7 @@ use crate::kernels::buffer::elements;
 use crate::metrics::{Decision, Predictions};
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, Problem};
+use crate::model::frozen_rows::FrozenRows;
 use crate::ops::tape::Tape;
 
 /// An example as the model sees it.
@@ -18,6 +19,20 @@ pub struct Sample {
     pub tokens: Encoded,
     /// 0 or 1 for each label.
     pub labels: Vec<f32>,
+    /// What the frozen layers make of it, if that was computed before.
+    pub frozen: Option<FrozenRows>,
+}
+
+impl Sample {
+    /// Lays samples end to end, with what the frozen layers make of them if all have that.
+    ///
+    /// # Errors
+    /// If the labels do not make a `(B, L)` tensor.
+    pub fn batch<'a>(samples: impl Iterator<Item = &'a Self> + Clone, classifier: &Classifier) -> Result<Batch> {
+        let mut batch = Batch::new(samples.clone().map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
+        batch.frozen = FrozenRows::stack(samples.map(|sample| sample.frozen.as_ref()), classifier.width())?;
+        Ok(batch)
+    }
 }
 
 /// What evaluation gives.
@@ -83,8 +98,7 @@ pub fn evaluate(
     let mut probabilities = vec![Vec::new(); samples.len()];
     let mut loss = 0.0;
     for indices in order.chunks(batch_size) {
-        let batch =
-            Batch::new(indices.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
+        let batch = Sample::batch(indices.iter().map(|&index| &samples[index]), classifier)?;
         let tape = Tape::off();
         let logits = classifier.logits(&tape, &batch)?;
         if batch.labels.elem_count() > 0 {

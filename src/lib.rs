@@ -49,3 +49,4 @@ pub mod failpoint;
 pub mod interrupt;
 pub mod rng;
 pub mod secret;
+pub mod user_cache;

@@ -31,6 +31,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("interrupt", 0),
     ("exit", 0),
     ("secret", 0),
+    ("user_cache", 0),
 ];
 
 fn layer(module: &str) -> u8 {

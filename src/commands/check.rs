@@ -12,10 +12,10 @@ use crate::evaluation::{Sample, evaluate};
 use crate::exit::Usage;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset::Dataset;
+use crate::experiment::frozen::CachePlan;
 use crate::experiment::prepared::Experiment;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
-use crate::model::batch::Batch;
 use crate::ops::tape::DropoutKey;
 use crate::training::trainer::{TrainOptions, forward_backward};
 
@@ -32,8 +32,9 @@ pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
     let experiment = Experiment::prepare(&config, device, console)?;
     let mut report = String::new();
     describe_data(&experiment, &mut report)?;
-    describe_model(&experiment, &mut report)?;
-    describe_time(&experiment, &mut report)?;
+    let cache = experiment.cache_plan()?;
+    describe_model(&experiment, cache.as_ref(), &mut report)?;
+    describe_time(&experiment, cache.is_some(), &mut report)?;
     print(&report)
 }
 
@@ -80,7 +81,7 @@ fn describe_lengths(name: &str, split: &Dataset, max_length: usize, out: &mut St
     Ok(())
 }
 
-fn describe_model(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
+fn describe_model(experiment: &Experiment<'_>, cache: Option<&CachePlan>, out: &mut String) -> Result<()> {
     let classifier = &experiment.classifier;
     let adapted = classifier.params().iter().filter(|param| param.name().ends_with("lora_A.weight")).count();
     let (frozen, trained) = (classifier.base().parameters, classifier.trained_parameters());
@@ -101,24 +102,39 @@ fn describe_model(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
         bytes(memory.optimizer),
         bytes(memory.activations)
     )?;
+    if let Some(plan) = cache {
+        let place = plan.directory.as_ref().map_or("memory".to_owned(), |directory| directory.display().to_string());
+        writeln!(
+            out,
+            "cache: {} of at most {} for the output of the {} frozen layers, which are computed once: in {place}",
+            bytes(plan.bytes),
+            bytes(plan.limit),
+            plan.frozen_layers
+        )?;
+    }
     Ok(())
 }
 
 /// Times a few micro-batches and an evaluation batch.
-fn describe_time(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
+fn describe_time(experiment: &Experiment<'_>, is_cached: bool, out: &mut String) -> Result<()> {
     let (samples, seeds) = (&experiment.train.samples, &experiment.config.exp.seeds);
     let options = experiment.options(seeds[0]);
     experiment.classifier.initialize(seeds[0])?;
     let order = options.order(samples, 0);
-    let (mut seconds, mut tokens) = (0.0, 0);
+    let (mut seconds, mut tokens, mut frozen_seconds) = (0.0, 0, 0.0);
     for (index, batch) in order.chunks(options.batch_size).take(1 + TIMED).enumerate() {
-        let batch =
-            Batch::new(batch.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
+        let mut batch = Sample::batch(batch.iter().map(|&index| &samples[index]), &experiment.classifier)?;
+        let begin = Instant::now();
+        if is_cached {
+            batch.frozen = Some(experiment.classifier.frozen(&batch)?);
+        }
+        let frozen = begin.elapsed().as_secs_f64();
         let begin = Instant::now();
         forward_backward(&experiment.classifier, &batch, DropoutKey { seed: seeds[0], micro_batch: index as u32 })?;
         // The first one also warms up caches and allocator; it counts only where it is alone.
         if index > 0 || order.len() <= options.batch_size {
             seconds += begin.elapsed().as_secs_f64();
+            frozen_seconds += frozen;
             tokens += batch.token_ids.len();
         }
     }
@@ -140,12 +156,15 @@ fn describe_time(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
     let epochs = options.total_steps as f64 / per_epoch as f64;
     let test = experiment.test.as_ref().map_or(0.0, |test| total(&test.samples));
     let training = epochs * total(samples) / training_rate;
-    let evaluating = ((epochs.ceil() + 1.0) * total(validation) + test) / evaluation_rate;
+    // What the frozen layers give is computed once, for all seeds.
+    let of_frozen = frozen_seconds / tokens as f64;
+    let once = of_frozen * (total(samples) + total(validation) + test);
+    let evaluating = ((epochs.ceil() + 1.0) * total(validation) + test) * (1.0 / evaluation_rate - of_frozen).max(0.0);
     writeln!(
         out,
         "time: about {} for {} steps of {} seed{}, unless training stops early ({training_rate:.0} tokens/s in training, \
          {evaluation_rate:.0} in evaluation)",
-        duration(seeds.len() as f64 * (training + evaluating)),
+        duration(once + seeds.len() as f64 * (training + evaluating)),
         options.total_steps,
         seeds.len(),
         if seeds.len() == 1 { "" } else { "s" }

@@ -1,6 +1,7 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
 pub mod bench;
+pub mod cache;
 pub mod check;
 mod configuration;
 pub mod eval;
@@ -47,15 +48,21 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Runs(args) = &cli.command {
         return runs::run(args);
     }
+    if let Command::Cache(args) = &cli.command {
+        return cache::run(args);
+    }
     let device = open(choice, console)?;
     match &cli.command {
         Command::Init(args) => init::run(args, &device, console),
         Command::Train(args) => train::run(args, &device, console),
         Command::Eval(args) => eval::run(args, &device, console),
         Command::Predict(args) => predict::run(args, &device, console),
-        Command::Prepare(_) | Command::Runs(_) | Command::ConfigSchema | Command::Completions(_) | Command::Man(_) => {
-            unreachable!("returned above")
-        }
+        Command::Prepare(_)
+        | Command::Runs(_)
+        | Command::Cache(_)
+        | Command::ConfigSchema
+        | Command::Completions(_)
+        | Command::Man(_) => unreachable!("returned above"),
         Command::Check(args) => check::run(&args.config, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }

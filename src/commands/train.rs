@@ -42,7 +42,7 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
     }
-    let experiment = Experiment::prepare(&config, device, console)?;
+    let mut experiment = Experiment::prepare(&config, device, console)?;
     // Until here Ctrl-C ends at once, and leaves nothing.
     interrupt::finish_steps()?;
     let run = match &args.resume {
@@ -61,7 +61,9 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&run.config(), config.to_yaml().as_bytes())?;
     resume::record_inputs(run.path(), &experiment.inputs)?;
     console.say(format!("run {}", run.path().display()));
-    let results = train_all(&experiment, &run, !args.no_text)
+    let results = experiment
+        .fill_cache()
+        .and_then(|()| train_all(&experiment, &run, !args.no_text))
         .inspect_err(|error| record_error(error, &run))
         .map_err(|error| explain_unfinished(error, &run))?;
     let printed = outcome::print_results(&run, &results, args.json);

@@ -39,8 +39,16 @@ section! {
         /// Scale the adapters' output by α / √r in place of α / r.
         use_rslora: bool = or(false);
         /// Modules that get an adapter: a list of names or dotted suffixes, `all-linear`, or a regular expression that
-        /// matches whole names. Without it: all linear layers, by the names of the model's family.
+        /// matches whole names. Without it: all linear layers, by the names of the model's family. An empty list trains
+        /// the head alone (a probe).
         lora_target_modules: Option<TargetModules> = or(None);
+        /// Layers whose modules get adapters: a number for the last so many, or a list of layers, the first of which is
+        /// 0. Layers below the first one are computed once for each text and kept: see `train.cache_limit`. Without it:
+        /// all layers.
+        lora_layers: Option<LoraLayers> = or(None);
+        /// 0 switches the base's own dropout off, in its embeddings and layers; the head keeps its own. null: as the
+        /// base was trained. Layers that drop elements cannot be computed once.
+        base_dropout: Option<f64> = or(None).check(is_off, "must be 0, for none, or null, for the base's own");
         /// Start from random weights in place of the model's own.
         random_init: bool = or(false);
         /// Seed of the random weights.
@@ -100,13 +108,70 @@ impl FromNode for TargetModules {
     fn from_node(node: Value<'_>) -> Option<Self> {
         match node.text() {
             Some(pattern) => Some(Self::Pattern(pattern.to_owned())),
-            None => Vec::from_node(node).filter(|names: &Vec<_>| !names.is_empty()).map(Self::Names),
+            None => Vec::from_node(node).map(Self::Names),
         }
     }
 
     fn schema() -> Json {
-        json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }] })
+        json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
     }
+}
+
+/// `lora_layers`: a number of layers, or their indices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum LoraLayers {
+    /// The last so many.
+    Last(usize),
+    /// These, the first of which is 0.
+    Listed(Vec<usize>),
+}
+
+impl FromNode for LoraLayers {
+    const EXPECTED: &'static str = "a number of layers of at least 1, or a list of layers that counts from 0";
+
+    fn from_node(node: Value<'_>) -> Option<Self> {
+        match usize::from_node(node) {
+            Some(count) => Some(Self::Last(count)).filter(|_| count > 0),
+            None => Vec::from_node(node).filter(|layers: &Vec<usize>| !layers.is_empty()).map(Self::Listed),
+        }
+    }
+
+    fn schema() -> Json {
+        let listed = json!({ "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1 });
+        json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, listed] })
+    }
+}
+
+impl LoraLayers {
+    /// The layers of a base that has `count`.
+    ///
+    /// # Errors
+    /// If it does not have them.
+    pub fn of(&self, count: usize) -> anyhow::Result<Vec<usize>> {
+        match self {
+            Self::Last(last) => {
+                anyhow::ensure!(*last <= count, "model.lora_layers is {last}, and the base has {count} layers");
+                Ok((count - last..count).collect())
+            }
+            Self::Listed(layers) => {
+                if let Some(layer) = layers.iter().find(|&&layer| layer >= count) {
+                    anyhow::bail!(
+                        "model.lora_layers names layer {layer}, and the base has {count} layers, 0 to {}",
+                        count - 1
+                    );
+                }
+                let mut layers = layers.clone();
+                layers.sort_unstable();
+                layers.dedup();
+                Ok(layers)
+            }
+        }
+    }
+}
+
+fn is_off(dropout: &Option<f64>) -> bool {
+    dropout.is_none_or(|p| p == 0.0)
 }
 
 /// An access token: it prints and serializes as `***`.

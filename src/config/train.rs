@@ -69,6 +69,42 @@ section! {
         logging_steps: usize = or(10).at_least(1).at_most(i32::MAX);
         /// Keep only each layer's input and recompute the rest in the backward pass: less memory, the same gradients.
         gradient_checkpointing: bool = or(false);
+        /// The largest cache of the frozen layers' outputs, such as `20GB`, in `llmcls/activations` of the user's cache
+        /// directory; the least recently used ones make room. 0: layers below the first adapter are computed each time.
+        /// Without it: 10 GB.
+        cache_limit: Option<ByteSize> = or(None);
+    }
+}
+
+/// A number of bytes, as a number or with a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct ByteSize(pub u64);
+
+impl FromNode for ByteSize {
+    const EXPECTED: &'static str = "a number of bytes, alone or with a unit: B, KB, MB, GB, TB, KiB, MiB, GiB, TiB";
+
+    fn from_node(node: Value<'_>) -> Option<Self> {
+        const UNITS: [(&str, u64); 9] = [
+            ("KIB", 1 << 10),
+            ("MIB", 1 << 20),
+            ("GIB", 1 << 30),
+            ("TIB", 1 << 40),
+            ("KB", 1_000),
+            ("MB", 1_000_000),
+            ("GB", 1_000_000_000),
+            ("TB", 1_000_000_000_000),
+            ("B", 1),
+        ];
+        let Some(text) = node.text() else { return Some(Self(usize::from_node(node)? as u64)) };
+        let text = text.trim().to_ascii_uppercase();
+        let (number, unit) = UNITS.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, *size)))?;
+        let number: f64 = number.trim_end().parse().ok().filter(|number| (0.0..=1e6).contains(number))?;
+        Some(Self((number * unit as f64) as u64))
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }] })
     }
 }
 

@@ -14,9 +14,9 @@ use crate::hub::model_files::{ModelFiles, TOKENIZER_FILES};
 use crate::kernels::Compute;
 use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions};
-use crate::model::config::BackboneConfig;
+use crate::model::config::{BackboneConfig, Dropouts};
 use crate::model::fingerprint::{self, Fingerprint};
-use crate::model::lora::{LoraOptions, Targets};
+use crate::model::lora::{LayerFilter, LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::run::classifier_file::{Base, RecordedFingerprint};
 use crate::training::estimate;
@@ -64,7 +64,10 @@ impl BaseModel {
     pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
         let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
-        let config = BackboneConfig::from_file(&files.config)?;
+        let mut config = BackboneConfig::from_file(&files.config)?;
+        if model.base_dropout.is_some() {
+            config.dropouts = Dropouts::default();
+        }
         let weights = if model.random_init {
             Weights::random(model.init_seed, config.initializer_range)
         } else {
@@ -260,7 +263,7 @@ impl BaseModel {
 /// family's models usually get them in.
 ///
 /// # Errors
-/// If the pattern of target modules does not parse.
+/// If the pattern of target modules does not parse, or the base does not have the layers that are to get adapters.
 pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
     let targets = match &model.lora_target_modules {
         Some(TargetModules::Names(names)) => Targets::Names(names.clone()),
@@ -268,6 +271,21 @@ pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOp
         None if base.default_targets.is_empty() => Targets::AllLinear,
         None => Targets::names(base.default_targets),
     };
+    let layers = match &model.lora_layers {
+        None => None,
+        Some(layers) => {
+            ensure!(
+                !matches!(targets, Targets::Pattern(_)),
+                "model.lora_layers chooses layers of modules that are named; a regular expression in \
+                 model.lora_target_modules matches whole names, so name the layers in it"
+            );
+            Some(LayerFilter::new(layers.of(base.num_hidden_layers)?, &[])?)
+        }
+    };
     let lora = LoraOptions::new(model.lora_r, model.lora_alpha, model.lora_dropout, targets);
-    Ok(LoraOptions { use_rslora: model.use_rslora, ..lora })
+    ensure!(
+        layers.is_none() || !lora.is_probe(),
+        "model.lora_layers is set, and model.lora_target_modules is [], which adapts no layer: drop one of them"
+    );
+    Ok(LoraOptions { use_rslora: model.use_rslora, layers, ..lora })
 }

@@ -139,6 +139,7 @@ impl Choices {
         MemoryEstimate::new(&StepShape {
             config: base,
             storage: BaseStorage { precision, is_4bit: self.use_4bit },
+            frozen_layers: 0,
             trained,
             optimizer_bytes: 8 * trained,
             recompute: self.recomputes,

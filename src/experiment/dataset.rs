@@ -98,7 +98,7 @@ pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Resu
         encoded.extend(encoder.encode(part.iter().map(|example| example.text.as_str()).collect())?);
     }
     encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
-    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
+    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone(), frozen: None };
     Ok(encoded.into_iter().zip(examples).map(sample).collect())
 }
 

@@ -4,6 +4,7 @@ pub mod base_head;
 pub mod base_model;
 pub mod choices;
 pub mod dataset;
+pub mod frozen;
 pub mod init_adapter;
 pub mod prepared;
 pub mod resume;

@@ -159,6 +159,7 @@ impl<'a> Experiment<'a> {
         MemoryEstimate::new(&StepShape {
             config: &self.base.config,
             storage: self.base.storage,
+            frozen_layers: self.classifier.frozen_layers(),
             trained: self.classifier.trained_parameters(),
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,

@@ -19,6 +19,8 @@ pub struct Batch {
     pub sequences: Rc<Sequences>,
     /// `(B, L)`, 0 or 1.
     pub labels: Tensor,
+    /// What the frozen layers make of it, if that is at hand: see [`super::classifier::Classifier::frozen`].
+    pub frozen: Option<Tensor>,
 }
 
 impl Batch {
@@ -43,6 +45,7 @@ impl Batch {
             positions: positions.into(),
             sequences: Rc::new(Sequences { offsets, queries: None }),
             labels,
+            frozen: None,
         })
     }
 

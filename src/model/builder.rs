@@ -203,6 +203,22 @@ impl<'a> Builder<'a> {
         })
     }
 
+    /// Builds layers; returns them, and how many come before the first with a trained parameter.
+    pub(super) fn layers<T>(
+        &mut self,
+        count: usize,
+        mut build: impl FnMut(&mut Self, usize) -> Result<T>,
+    ) -> Result<(Vec<T>, usize)> {
+        let (mut layers, mut frozen) = (Vec::with_capacity(count), 0);
+        for index in 0..count {
+            layers.push(build(self, index)?);
+            if self.params.is_empty() {
+                frozen = layers.len();
+            }
+        }
+        Ok((layers, frozen))
+    }
+
     /// A site where the base drops elements with probability `p`.
     pub(super) fn dropout(&mut self, p: f32) -> Dropout {
         self.dropouts += 1;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 
-use super::batch::Batch;
+use super::batch::{Batch, Pooled};
 use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, LayersConfig, Pooling};
 use super::head::Head;
@@ -73,11 +73,38 @@ pub struct Classifier {
     base: BaseSize,
     problem: Problem,
     weights: BceWeights,
+    layer_count: usize,
+    width: usize,
+    drops_in_frozen: bool,
+    device: Device,
 }
 
 enum Layers {
     PreNorm(Box<PreNorm>),
     PostNorm(Box<PostNorm>),
+}
+
+impl Layers {
+    fn frozen_layers(&self) -> usize {
+        match self {
+            Self::PreNorm(layers) => layers.frozen_layers,
+            Self::PostNorm(layers) => layers.frozen_layers,
+        }
+    }
+
+    fn frozen(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+        match self {
+            Self::PreNorm(layers) => layers.frozen(tape, batch, pooled),
+            Self::PostNorm(layers) => layers.frozen(tape, batch, pooled),
+        }
+    }
+
+    fn trained(&self, tape: &Tape, x: Value, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+        match self {
+            Self::PreNorm(layers) => layers.trained(tape, x, batch, pooled),
+            Self::PostNorm(layers) => layers.trained(tape, x, batch, pooled),
+        }
+    }
 }
 
 impl Classifier {
@@ -101,6 +128,8 @@ impl Classifier {
                 Layers::PostNorm(Box::new(PostNorm::new(&mut builder, config, layers, options.recompute)?))
             }
         };
+        let (frozen, dropouts) = (layers.frozen_layers(), config.dropouts);
+        let inside = [dropouts.attention, dropouts.attention_output, dropouts.inside_mlp, dropouts.mlp_output];
         // A few rows: not worth a GPU.
         builder.device = Device::cpu();
         let head = Head::new(&mut builder, config, options.labels, options.base_rows.as_deref())?;
@@ -116,6 +145,10 @@ impl Classifier {
             base: builder.size,
             problem: options.problem,
             weights: options.weights.clone(),
+            layer_count: config.num_hidden_layers,
+            width: config.hidden_size,
+            drops_in_frozen: dropouts.embedding > 0.0 || frozen > 0 && inside.iter().any(|&p| p > 0.0),
+            device: options.device.clone(),
         })
     }
 
@@ -129,6 +162,36 @@ impl Classifier {
     #[must_use]
     pub fn base(&self) -> BaseSize {
         self.base
+    }
+
+    /// Layers of the base.
+    #[must_use]
+    pub fn layer_count(&self) -> usize {
+        self.layer_count
+    }
+
+    /// Layers before the first with an adapter: what they make of a text never changes.
+    #[must_use]
+    pub fn frozen_layers(&self) -> usize {
+        self.layers.frozen_layers()
+    }
+
+    /// Whether the head alone is trained.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.frozen_layers() == self.layer_count
+    }
+
+    /// Whether the frozen layers drop elements in training, so that they give something else each time.
+    #[must_use]
+    pub fn drops_in_frozen(&self) -> bool {
+        self.drops_in_frozen
+    }
+
+    /// D
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Names of the base's linear modules.
@@ -208,21 +271,39 @@ impl Classifier {
         Ok(())
     }
 
-    /// Logits, `(B, L)`.
+    /// What the frozen layers make of a batch, on the CPU: each token's hidden state, `(N, D)`; or what the head
+    /// gets, `(B, D)`, where that alone is trained. On the CPU a sequence's rows are the same bytes in any batch.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary.
+    pub fn frozen(&self, batch: &Batch) -> Result<Tensor> {
+        let (tape, pooled) = (Tape::off(), batch.pooled(self.pooling));
+        let x = to_host(&tape, self.layers.frozen(&tape, batch, pooled.as_ref())?)?;
+        Ok(if self.is_probe() { self.pool(&tape, x, batch)? } else { x }.tensor().clone())
+    }
+
+    /// Logits, `(B, L)`. The batch's frozen part is used in place of the frozen layers, if it has one.
     ///
     /// # Errors
     /// If a token id is outside the vocabulary.
     pub fn logits(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
         let pooled = batch.pooled(self.pooling);
-        let mut x = match &self.layers {
-            Layers::PreNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
-            Layers::PostNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
+        let x = match &batch.frozen {
+            Some(pooled) if self.is_probe() => return Ok(self.head.forward(tape, Value::constant(pooled.clone()))?),
+            Some(x) => Value::constant(self.device.put(x.clone())?),
+            None => self.layers.frozen(tape, batch, pooled.as_ref())?,
         };
-        x = to_host(tape, x)?;
-        if pooled.is_none() {
-            x = mean_rows(tape, &x, &batch.sequences.offsets)?;
+        let x = if self.is_probe() { x } else { self.layers.trained(tape, x, batch, pooled.as_ref())? };
+        let x = to_host(tape, x)?;
+        Ok(self.head.forward(tape, self.pool(tape, x, batch)?)?)
+    }
+
+    /// The rows that go into the head, of those that left the last layer.
+    fn pool(&self, tape: &Tape, x: Value, batch: &Batch) -> Result<Value> {
+        match self.pooling {
+            Pooling::Mean => Ok(mean_rows(tape, &x, &batch.sequences.offsets)?),
+            Pooling::First | Pooling::Last { .. } => Ok(x),
         }
-        Ok(self.head.forward(tape, x)?)
     }
 
     /// The mean loss of logits, a scalar, without weights: what evaluation reports.

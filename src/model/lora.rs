@@ -80,7 +80,13 @@ impl LoraOptions {
         Some(dots.chain([module]).any(|around| names.iter().any(|name| around.ends_with(name.as_str()))))
     }
 
-    /// Checks that some module gets an adapter.
+    /// Whether no module is to get an adapter: the head alone is trained.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        matches!(&self.targets, Targets::Names(names) if names.is_empty())
+    }
+
+    /// Checks that some module gets an adapter, unless none is wanted.
     ///
     /// # Errors
     /// If none does; the error lists the model's modules.
@@ -89,7 +95,7 @@ impl LoraOptions {
         kinds.sort_unstable();
         kinds.dedup();
         ensure!(
-            modules.iter().any(|module| self.shape_of(module).is_some()),
+            self.is_probe() || modules.iter().any(|module| self.shape_of(module).is_some()),
             "lora_target_modules matches nothing in this model; its linear modules are {}, with names such as {}; \
              `all-linear` takes all of them",
             kinds.join(", "),
@@ -149,6 +155,12 @@ impl LayerFilter {
                 .collect::<Result<_>>()?,
         };
         Ok(Self { indices, patterns })
+    }
+
+    /// The layers.
+    #[must_use]
+    pub fn indices(&self) -> &[usize] {
+        &self.indices
     }
 
     fn takes(&self, module: &str) -> bool {

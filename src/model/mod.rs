@@ -9,6 +9,7 @@ pub mod config;
 mod digest_cache;
 mod families;
 pub mod fingerprint;
+pub mod frozen_rows;
 mod head;
 pub mod lora;
 mod post_norm;

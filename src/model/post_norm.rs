@@ -34,6 +34,8 @@ pub(super) struct PostNorm {
     embedding_norm: Norm,
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
+    /// Layers before the first that has an adapter.
+    pub(super) frozen_layers: usize,
     recompute: bool,
     device: Device,
 }
@@ -71,30 +73,53 @@ impl PostNorm {
                 Some(first)
             }
         };
+        let embedding_norm = builder.norm("embeddings.LayerNorm", d, NORM, layers.epsilon)?;
+        let embedding_dropout = builder.dropout(config.dropouts.embedding);
+        let (built, frozen_layers) = builder.layers(config.num_hidden_layers, |builder, index| {
+            Layer::new(builder, index, config, layers).map(Rc::new)
+        })?;
         Ok(Self {
             words,
             positions,
             first_position: layers.first_position,
             token_type,
-            embedding_norm: builder.norm("embeddings.LayerNorm", d, NORM, layers.epsilon)?,
-            embedding_dropout: builder.dropout(config.dropouts.embedding),
-            layers: (0..config.num_hidden_layers)
-                .map(|index| Layer::new(builder, index, config, layers).map(Rc::new))
-                .collect::<Result<_>>()?,
+            embedding_norm,
+            embedding_dropout,
+            layers: built,
+            frozen_layers,
             recompute,
             device: builder.device.clone(),
         })
     }
 
-    /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
+    /// What goes into the first layer with an adapter, `(N, D)`. Without adapters it is what [`PostNorm::trained`]
+    /// gives.
     ///
     /// # Errors
     /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
-    pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+    pub(super) fn frozen(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
         let mut x = self.embedding_norm.forward(tape, &Value::constant(self.device.put(self.embed(batch)?)?))?;
         x = dropout(tape, x, &self.embedding_dropout)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
+        for (index, layer) in self.layers[..self.frozen_layers].iter().enumerate() {
+            let pooled = self.leaving(index, pooled).map(|pooled| &**pooled);
+            x = layer.forward(tape, &x, &batch.sequences, pooled)?;
+        }
+        Ok(x)
+    }
+
+    /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
+    ///
+    /// # Errors
+    /// If an op fails.
+    pub(super) fn trained(
+        &self,
+        tape: &Tape,
+        mut x: Value,
+        batch: &Batch,
+        pooled: Option<&Rc<Pooled>>,
+    ) -> Result<Value> {
+        for (index, layer) in self.layers.iter().enumerate().skip(self.frozen_layers) {
+            let pooled = self.leaving(index, pooled).map(Rc::clone);
             let sequences = Rc::clone(&batch.sequences);
             x = if self.recompute {
                 let layer = Rc::clone(layer);
@@ -104,6 +129,11 @@ impl PostNorm {
             };
         }
         Ok(x)
+    }
+
+    /// The tokens that leave a layer, if those are not all: the last one's.
+    fn leaving<'a>(&self, layer: usize, pooled: Option<&'a Rc<Pooled>>) -> Option<&'a Rc<Pooled>> {
+        pooled.filter(|_| layer + 1 == self.layers.len())
     }
 
     fn embed(&self, batch: &Batch) -> Result<candle_core::Tensor> {

@@ -39,6 +39,8 @@ pub(super) struct PreNorm {
     embedding_norm: Option<Norm>,
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
+    /// Layers before the first that has an adapter.
+    pub(super) frozen_layers: usize,
     norm: Norm,
     /// Of layers that see all tokens, and of those that have a window.
     ropes: [GrowingRope; 2],
@@ -93,15 +95,16 @@ impl PreNorm {
         let norm = |builder: &mut Builder<'_>, name: &str| builder.norm(name, d, layers.norm, layers.epsilon);
         let embedding_norm = names.embedding_norm.map(|name| norm(builder, name)).transpose()?;
         let embedding_dropout = builder.dropout(config.dropouts.embedding);
-        let built = (0..config.num_hidden_layers)
-            .map(|index| Layer::new(builder, index, config, layers).map(Rc::new))
-            .collect::<Result<_>>()?;
+        let (built, frozen_layers) = builder.layers(config.num_hidden_layers, |builder, index| {
+            Layer::new(builder, index, config, layers).map(Rc::new)
+        })?;
         Ok(Self {
             embedding,
             embedding_scale: layers.embedding_scale,
             embedding_norm,
             embedding_dropout,
             layers: built,
+            frozen_layers,
             norm: norm(builder, names.last_norm)?,
             ropes: layers.ropes.each_ref().map(|rope| GrowingRope::new(rope, config.head_dim)),
             recompute,
@@ -109,24 +112,39 @@ impl PreNorm {
         })
     }
 
-    /// The hidden states after the last norm: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
+    /// What goes into the first layer with an adapter, `(N, D)`. Without adapters it is what [`PreNorm::trained`]
+    /// gives.
     ///
     /// # Errors
     /// If a token id is outside the vocabulary.
-    pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        let pass = Rc::new(Pass {
-            ropes: self.ropes.each_ref().map(|rope| rope.up_to(&batch.positions)),
-            positions: Rc::clone(&batch.positions),
-            sequences: Rc::clone(&batch.sequences),
-        });
+    pub(super) fn frozen(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
         let mut x =
             Value::constant(self.device.put(embed(&self.embedding, &batch.token_ids, self.embedding_scale)?)?);
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(tape, &x)?;
         }
         x = dropout(tape, x, &self.embedding_dropout)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
+        let pass = self.pass(batch);
+        for (index, layer) in self.layers[..self.frozen_layers].iter().enumerate() {
+            x = layer.forward(tape, &x, &pass, self.leaving(index, pooled).map(|pooled| &**pooled))?;
+        }
+        if self.frozen_layers == self.layers.len() { Ok(self.norm.forward(tape, &x)?) } else { Ok(x) }
+    }
+
+    /// The hidden states after the last norm: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
+    ///
+    /// # Errors
+    /// If an op fails.
+    pub(super) fn trained(
+        &self,
+        tape: &Tape,
+        mut x: Value,
+        batch: &Batch,
+        pooled: Option<&Rc<Pooled>>,
+    ) -> Result<Value> {
+        let pass = self.pass(batch);
+        for (index, layer) in self.layers.iter().enumerate().skip(self.frozen_layers) {
+            let pooled = self.leaving(index, pooled).map(Rc::clone);
             x = if self.recompute {
                 let (layer, pass) = (Rc::clone(layer), Rc::clone(&pass));
                 tape.recompute(&x, move |tape, x| layer.forward(tape, x, &pass, pooled.as_deref()))?
@@ -135,6 +153,19 @@ impl PreNorm {
             };
         }
         Ok(self.norm.forward(tape, &x)?)
+    }
+
+    fn pass(&self, batch: &Batch) -> Rc<Pass> {
+        Rc::new(Pass {
+            ropes: self.ropes.each_ref().map(|rope| rope.up_to(&batch.positions)),
+            positions: Rc::clone(&batch.positions),
+            sequences: Rc::clone(&batch.sequences),
+        })
+    }
+
+    /// The tokens that leave a layer, if those are not all: the last one's.
+    fn leaving<'a>(&self, layer: usize, pooled: Option<&'a Rc<Pooled>>) -> Option<&'a Rc<Pooled>> {
+        pooled.filter(|_| layer + 1 == self.layers.len())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Adapters as Python's peft reads and writes them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ pub use super::adapter_config::CONFIG;
 use crate::atomic_file;
 use crate::kernels::buffer::elements;
 use crate::model::classifier::Classifier;
-use crate::model::lora::{LoraOptions, ModulePattern, Targets};
+use crate::model::lora::{LayerFilter, LoraOptions, ModulePattern, Targets};
 use crate::model::weights::Checkpoint;
 use crate::ops::tape::Param;
 
@@ -51,15 +51,37 @@ pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base:
     atomic_file::write_bytes(&directory.join(CONFIG), config.as_bytes())
 }
 
-/// The fields that peft writes, in its order. A choice of layers and exclusions is written as the modules it leaves.
-fn config(lora: &LoraOptions, base: BaseName<'_>, classifier: &Classifier) -> Value {
-    let adapted = || classifier.modules().iter().filter(|module| lora.shape_of(module).is_some()).collect::<Vec<_>>();
+/// The modules that get adapters, and `layers_to_transform`. Exclusions are written as the modules that they leave.
+fn targets(lora: &LoraOptions, classifier: &Classifier) -> (Value, Value) {
+    let adapted = || classifier.modules().iter().filter(|module| lora.shape_of(module).is_some());
+    if let (Some(layers), None) = (&lora.layers, &lora.exclude) {
+        let names = match &lora.targets {
+            Targets::Names(names) => names.clone(),
+            // peft takes layers beside names alone.
+            Targets::AllLinear | Targets::Pattern(_) => {
+                let ends: BTreeSet<&str> = adapted().filter_map(|module| module.rsplit('.').next()).collect();
+                ends.into_iter().map(str::to_owned).collect()
+            }
+        };
+        let filter = LayerFilter::new(layers.indices().to_vec(), &[]).ok();
+        let written = LoraOptions { targets: Targets::Names(names.clone()), layers: filter, ..lora.clone() };
+        let is_same = |module: &String| written.shape_of(module) == lora.shape_of(module);
+        if classifier.modules().iter().all(is_same) {
+            return (json!(names), json!(layers.indices()));
+        }
+    }
     let targets = match &lora.targets {
-        _ if lora.layers.is_some() || lora.exclude.is_some() => json!(adapted()),
+        _ if lora.layers.is_some() || lora.exclude.is_some() => json!(adapted().collect::<Vec<_>>()),
         Targets::AllLinear => json!("all-linear"),
         Targets::Names(names) => json!(names),
         Targets::Pattern(full) => json!(full.pattern),
     };
+    (targets, Value::Null)
+}
+
+/// The fields that peft writes, in its order.
+fn config(lora: &LoraOptions, base: BaseName<'_>, classifier: &Classifier) -> Value {
+    let (targets, layers) = targets(lora, classifier);
     json!({
         "alpha_pattern": mapping(&lora.alpha_pattern),
         "auto_mapping": null,
@@ -70,7 +92,7 @@ fn config(lora: &LoraOptions, base: BaseName<'_>, classifier: &Classifier) -> Va
         "init_lora_weights": true,
         "layer_replication": null,
         "layers_pattern": null,
-        "layers_to_transform": null,
+        "layers_to_transform": layers,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "megatron_config": null,

@@ -93,7 +93,9 @@ impl AdapterConfig {
         let rank = rank("r", self.set("r").unwrap_or(&Value::from(8)))?;
         let alpha = number("lora_alpha", self.set("lora_alpha").unwrap_or(&Value::from(8)))?;
         let dropout = number("lora_dropout", self.set("lora_dropout").unwrap_or(&Value::from(0)))?;
-        let Some(targets) = self.set("target_modules") else {
+        // An empty list trains the head alone; `set` takes it for absent.
+        let empty = self.keys.get("target_modules").filter(|targets| targets.as_array().is_some_and(Vec::is_empty));
+        let Some(targets) = self.set("target_modules").or(empty) else {
             bail!("`target_modules` is not there: save the adapter again with the peft that trained it");
         };
         let mut lora = LoraOptions::new(rank, alpha, dropout, modules("target_modules", targets)?);

@@ -18,6 +18,8 @@ pub struct StepShape<'a> {
     pub config: &'a BackboneConfig,
     /// How it is held.
     pub storage: BaseStorage,
+    /// Layers that save nothing for the backward: those before the first adapter.
+    pub frozen_layers: usize,
     /// Trained numbers.
     pub trained: usize,
     /// Bytes of the optimizer's state.
@@ -66,8 +68,13 @@ impl MemoryEstimate {
         };
         // The last layer goes on with the pooled tokens alone.
         let last = if config.head.pooling == Pooling::Mean { layer } else { 2 * d + 2 * keys };
-        let layers = config.num_hidden_layers;
-        let saved = if shape.recompute { layers * d + layer } else { (layers - 1) * layer + last };
+        let layers = config.num_hidden_layers - shape.frozen_layers;
+        let saved = match layers {
+            // The head's rows alone are saved; a layer's own are there while it computes.
+            0 => layer,
+            _ if shape.recompute => layers * d + layer,
+            _ => (layers - 1) * layer + last,
+        };
         // Gradients of gate, up and their product, and of the residual stream.
         let in_backward = 3 * mlp + 2 * d;
         let size = shape.device.activation_bytes();

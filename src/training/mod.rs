@@ -1,5 +1,6 @@
 //! The training loop and what it is made of.
 
+pub mod activation_cache;
 pub mod checkpoint;
 pub mod early_stopping;
 pub mod estimate;

@@ -268,7 +268,7 @@ impl Trainer<'_> {
         for (index, indices) in window.iter().enumerate() {
             bar.part(index, window.len(), "micro-batch");
             let samples = indices.iter().map(|&index| &self.train[index]);
-            let batch = Batch::new(samples.map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
+            let batch = Sample::batch(samples, self.classifier)?;
             let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch };
             let value = forward_backward(self.classifier, &batch, key)
                 .map_err(|error| self.explain(error, &batch, progress))?;

@@ -33,6 +33,14 @@ impl<T: Pod> Buffer<T> {
             release_pages(file, bytes.clone());
         }
     }
+
+    /// The same for some of the numbers.
+    pub fn release_range(&self, numbers: Range<usize>) {
+        if let Self::Mapped(file, bytes) = self {
+            let size = size_of::<T>();
+            release_pages(file, bytes.start + size * numbers.start..bytes.start + size * numbers.end);
+        }
+    }
 }
 
 impl<T: Pod> Deref for Buffer<T> {
