@@ -18,6 +18,8 @@ mod failures;
 mod families;
 /// The work of a training step.
 mod flops;
+/// Frozen layers computed once.
+mod frozen;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
 /// From one file of labelled texts to predictions.

@@ -22,6 +22,13 @@ impl FrozenRows {
         Self { numbers, range }
     }
 
+    /// All of some numbers.
+    #[must_use]
+    pub fn owned(numbers: Vec<f32>) -> Self {
+        let range = 0..numbers.len();
+        Self { numbers: Arc::new(Buffer::Owned(numbers)), range }
+    }
+
     /// The numbers.
     #[must_use]
     pub fn numbers(&self) -> &[f32] {
