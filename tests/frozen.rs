@@ -125,7 +125,7 @@ fn frozen_layers_computed_once_give_the_same_bits_in_every_family() {
             for index in 0..samples.len() {
                 // Alone, where the batch has all.
                 let alone = Sample::batch(samples[index..=index].iter(), &classifier).unwrap();
-                let rows = classifier.frozen(&alone).unwrap();
+                let rows = classifier.frozen_output(&alone).unwrap();
                 let shape = [if is_probe { 1 } else { samples[index].tokens.token_ids.len() }, classifier.width()];
                 assert_eq!(rows.dims(), shape);
                 samples[index].frozen = Some(FrozenRows::owned(rows.flatten_all().unwrap().to_vec1().unwrap()));
@@ -439,4 +439,53 @@ fn the_adapter_names_its_layers_as_peft_does() {
         assert_eq!(config["target_modules"], expected);
         assert_eq!(config["layers_to_transform"], serde_json::json!([1]));
     }
+}
+
+/// Settings of a training of the head alone.
+const PROBE: [&str; 4] =
+    ["model.lora_target_modules=[]", "model.lora_layers=null", "train.learning_rate=0.05", "train.num_train_epochs=6"];
+
+#[test]
+fn a_probe_trains_the_head_alone_on_outputs_computed_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, root) = (directory.path().join("cache"), directory.path());
+    let output = train(&cache, &root.join("probe"), &PROBE).output().unwrap();
+    assert!(output.status.success(), "{}", errors(&output));
+    assert!(errors(&output).contains("output of the 2 frozen layers is computed once"), "{}", errors(&output));
+    let mut uncached = PROBE.to_vec();
+    uncached.push("train.cache_limit=0");
+    assert!(train(&cache, &root.join("uncached"), &uncached).output().unwrap().status.success());
+    let results = results(&root.join("probe"));
+    assert!(results == self::results(&root.join("uncached")));
+
+    let best = run_of(&root.join("probe")).join("seed_1/best");
+    let tensors = Checkpoint::open(&[best.join("adapter_model.safetensors")]).unwrap();
+    assert_eq!(tensors.names().collect::<Vec<_>>(), ["base_model.model.score.weight"]);
+    let card = fs::read_to_string(best.join("README.md")).unwrap();
+    assert!(card.contains("trained alone on the unchanged outputs of its base"), "{card}");
+    // It learned something: the head's rows are not what they started as, and predictions are the run's own.
+    let arguments = ["predict", "data/debtags/test.csv", "-o", "-", "--run"];
+    let predicted = llmcls(&cache, &arguments).arg(&best).output().unwrap();
+    assert!(predicted.status.success(), "{}", errors(&predicted));
+    let own = String::from_utf8(results[2].clone()).unwrap();
+    let probabilities = |line: &str| serde_json::from_str::<Value>(line).unwrap()["probs"].clone();
+    let own: Vec<Value> = own.lines().map(probabilities).collect();
+    let predicted = String::from_utf8(predicted.stdout).unwrap();
+    assert_eq!(predicted.lines().take(own.len()).map(probabilities).collect::<Vec<_>>(), own);
+}
+
+#[test]
+fn check_tells_what_the_cache_will_take_and_writes_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().join("cache");
+    let mut command = train(&cache, &directory.path().join("out"), &["data.max_test_samples=1"]);
+    let output = command.arg("--dry_run").output().unwrap();
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{}", errors(&output));
+    // 26, 12 and 1 texts of 24 tokens at most, 256 numbers of 4 bytes a token.
+    let line = text.lines().find(|line| line.starts_with("cache: ")).unwrap();
+    assert!(line.contains("of at most 9.3 GiB for the output of the 1 frozen layers"), "{line}");
+    let size: f64 = line.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(line.contains("KiB of") && size <= 39.0 * 24.0 && size > 39.0 * 12.0, "{line}");
+    assert!(!cache.join("llmcls/activations").exists() && !directory.path().join("out").exists());
 }

@@ -126,7 +126,7 @@ fn describe_time(experiment: &Experiment<'_>, is_cached: bool, out: &mut String)
         let mut batch = Sample::batch(batch.iter().map(|&index| &samples[index]), &experiment.classifier)?;
         let begin = Instant::now();
         if is_cached {
-            batch.frozen = Some(experiment.classifier.frozen(&batch)?);
+            batch.frozen = Some(experiment.classifier.frozen_output(&batch)?);
         }
         let frozen = begin.elapsed().as_secs_f64();
         let begin = Instant::now();

@@ -156,6 +156,7 @@ impl Experiment<'_> {
             rows: &rows,
             settings: &[
                 ("seed", result.seed.to_string()),
+                ("trained", self.describe_trained()),
                 ("LoRA r, α, dropout", format!("{}, {}, {}", model.lora_r, model.lora_alpha, model.lora_dropout)),
                 ("base in 4 bits", model.use_4bit.to_string()),
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
@@ -171,8 +172,23 @@ impl Experiment<'_> {
             },
             language: self.config.data.language.as_deref(),
             hub_dataset: self.config.data.hub_dataset.as_deref(),
+            is_probe: self.lora.is_probe(),
         };
         atomic_file::write_bytes(&directory.best().join("README.md"), model_card(file, &facts).as_bytes())
+    }
+
+    /// What is trained, in words.
+    fn describe_trained(&self) -> String {
+        let (count, adapted) =
+            (self.classifier.layer_count(), self.lora.layers.as_ref().map(|layers| layers.indices()));
+        match adapted {
+            _ if self.lora.is_probe() => "the head alone; LoRA's settings play no part".to_owned(),
+            Some(layers) => {
+                let listed: Vec<String> = layers.iter().map(usize::to_string).collect();
+                format!("adapters in layers {} of 0 to {}, and the head", listed.join(", "), count - 1)
+            }
+            None => "adapters, and the head".to_owned(),
+        }
     }
 
     /// Reads `best/` back from disk, as `eval` and `predict` do, and checks that it predicts what the model in memory

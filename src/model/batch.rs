@@ -19,7 +19,7 @@ pub struct Batch {
     pub sequences: Rc<Sequences>,
     /// `(B, L)`, 0 or 1.
     pub labels: Tensor,
-    /// What the frozen layers make of it, if that is at hand: see [`super::classifier::Classifier::frozen`].
+    /// What the frozen layers make of it, if that is at hand: see [`super::classifier::Classifier::frozen_output`].
     pub frozen: Option<Tensor>,
 }
 

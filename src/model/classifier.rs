@@ -276,7 +276,7 @@ impl Classifier {
     ///
     /// # Errors
     /// If a token id is outside the vocabulary.
-    pub fn frozen(&self, batch: &Batch) -> Result<Tensor> {
+    pub fn frozen_output(&self, batch: &Batch) -> Result<Tensor> {
         let (tape, pooled) = (Tape::off(), batch.pooled(self.pooling));
         let x = to_host(&tape, self.layers.frozen(&tape, batch, pooled.as_ref())?)?;
         Ok(if self.is_probe() { self.pool(&tape, x, batch)? } else { x }.tensor().clone())

@@ -10,6 +10,8 @@ use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
+const PROBE: &str = "A classification head, trained alone on the unchanged outputs of its base (a probe),";
+
 /// What a card says beside `classifier.json`.
 #[derive(Clone, Debug)]
 pub struct CardFacts<'a> {
@@ -27,6 +29,8 @@ pub struct CardFacts<'a> {
     pub language: Option<&'a str>,
     /// The data set's name on the Hub, if it is there.
     pub hub_dataset: Option<&'a str>,
+    /// Whether the head alone was trained.
+    pub is_probe: bool,
 }
 
 /// Writes the card: YAML metadata, then Markdown.
@@ -51,10 +55,11 @@ fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
     lines.extend(facts.language.map(|language| format!("language: {}", json!(language))));
     lines.extend(facts.hub_dataset.map(|name| format!("datasets: {}", json!([name]))));
     lines.push(r#"metrics: ["f1", "precision", "recall"]"#.to_owned());
-    lines.push("library_name: peft".to_owned());
+    lines.extend((!facts.is_probe).then(|| "library_name: peft".to_owned()));
     lines.push("pipeline_tag: text-classification".to_owned());
     let kind = if is_single(file) { "multi-class" } else { "multi-label" };
-    lines.push(format!("tags: {}", json!(["lora", "text-classification", kind, "llmcls"])));
+    let method = if facts.is_probe { "linear-probe" } else { "lora" };
+    lines.push(format!("tags: {}", json!([method, "text-classification", kind, "llmcls"])));
     let f1 = |name: &str, value: f64| json!({"type": "f1", "name": name, "value": value});
     let test = facts.result.test.as_ref().map(|test| &test.metrics.scores);
     if let Some(scores) = test {
@@ -83,14 +88,15 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
     }
     writeln!(
         card,
-        "A LoRA adapter and a classification head for {}. It gives a text {} of {} labels: {}. Trained with llmcls {}.\n",
+        "{} for {}. It gives a text {} of {} labels: {}. Trained with llmcls {}.\n",
+        if facts.is_probe { PROBE } else { "A LoRA adapter and a classification head" },
         base.title(file),
         if is_single(file) { "exactly one" } else { "any number" },
         file.labels.len(),
         some_labels(&file.labels),
         env!("CARGO_PKG_VERSION"),
     )?;
-    usage(card, file, &base)?;
+    usage(card, file, &base, facts.is_probe)?;
     thresholds(card, file)?;
     scores(card, file, facts)?;
     training(card, facts)?;
@@ -112,10 +118,17 @@ fn some_labels(labels: &[String]) -> String {
     }
 }
 
-fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts) -> std::fmt::Result {
+fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts, is_probe: bool) -> std::fmt::Result {
     writeln!(card, "## Usage\n\n```sh\nllmcls predict --run . --text \"a text\"\n```\n")?;
     if file.random_init {
         return writeln!(card, "The base has random weights made from a seed, so only llmcls can rebuild it.\n");
+    }
+    if is_probe {
+        return writeln!(
+            card,
+            "peft cannot load an adapter without modules. For Python, write a complete model, which transformers reads: \
+             `llmcls export --run . --out DIR`.\n"
+        );
     }
     writeln!(card, "In Python, with peft and transformers:\n\n```python\n{}```\n", snippet(file, base))?;
     writeln!(
@@ -320,6 +333,7 @@ mod tests {
             hardware: "2 threads",
             language: Some("en"),
             hub_dataset: Some("o/d"),
+            is_probe: false,
         };
         let card = model_card(&file, &facts);
         for part in [
@@ -336,6 +350,9 @@ mod tests {
         ] {
             assert!(card.contains(part), "{part} is not in:\n{card}");
         }
+        let probe = model_card(&file, &CardFacts { is_probe: true, ..facts });
+        assert!(!probe.contains("library_name: peft") && !probe.contains("LoRA adapter"), "{probe}");
+        assert!(probe.contains("linear-probe") && probe.contains("llmcls export --run . --out DIR"), "{probe}");
     }
 
     #[test]
@@ -358,6 +375,7 @@ mod tests {
             hardware: "",
             language: None,
             hub_dataset: None,
+            is_probe: false,
         };
         let (path, file) = named("llama-2-work/my-model");
         std::fs::write(path.join("README.md"), "---\nlanguage: en\nlicense: MIT\n---\n# My model\n").unwrap();

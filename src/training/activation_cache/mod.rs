@@ -177,7 +177,7 @@ impl ActivationCache<'_> {
 
     fn frozen(&self, samples: &[Sample]) -> Result<Vec<f32>> {
         let batch = Sample::batch(samples.iter(), self.classifier)?;
-        Ok(elements(&self.classifier.frozen(&batch)?)?.to_vec())
+        Ok(elements(&self.classifier.frozen_output(&batch)?)?.to_vec())
     }
 }
 
