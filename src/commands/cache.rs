@@ -1,6 +1,6 @@
 //! `llmcls cache`: what the frozen layers made of texts, kept for later trainings.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cli::CacheArgs;
@@ -13,8 +13,7 @@ use crate::training::activation_cache::directory::{self, Listed};
 /// If a cache cannot be removed, or standard output cannot be written.
 pub fn run(args: &CacheArgs) -> Result<()> {
     let root = directory::root();
-    ensure!(root.is_some(), "the system names no home directory: set XDG_CACHE_HOME");
-    let Some(root) = root else { return Ok(()) };
+    let root = root.context("the system names no home directory: set XDG_CACHE_HOME")?;
     if args.clear {
         let removed = directory::clear(&root)?;
         return print(&format!("removed {} from {}\n", bytes(removed), root.display()));

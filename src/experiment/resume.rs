@@ -25,9 +25,10 @@ const SHOWN: usize = 12;
 
 /// Keys that may change while a run is stopped: they change nothing that it computes. Of what the last ones
 /// name, the contents are compared.
-const MAY_CHANGE: [&str; 11] = [
+const MAY_CHANGE: [&str; 12] = [
     "exp.output_root",
     "exp.run_name",
+    "train.cache_limit",
     "train.eval_batch_size",
     "train.report_to",
     "train.save_steps",
