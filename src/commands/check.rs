@@ -19,13 +19,9 @@ use crate::model::batch::Batch;
 use crate::ops::tape::DropoutKey;
 use crate::training::trainer::{TrainOptions, forward_backward};
 
-/// Micro-batches that are timed.
 const TIMED: usize = 3;
 
 /// Checks a configuration and prints what was found.
-///
-/// # Errors
-/// If training could not start with it.
 pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
     let config = configuration::load(args)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
     BaseModel::refuse_unused_weights(&config.model, console)?;

@@ -29,9 +29,6 @@ use crate::thresholds::Scope;
 use crate::training::scored::score;
 
 /// Evaluates.
-///
-/// # Errors
-/// If the classifier or the rows cannot be used.
 pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, rows) = rows(args, &loaded)?;
@@ -135,7 +132,7 @@ struct EvaluationFile {
     compared: Vec<serde_json::Value>,
 }
 
-/// What `eval` writes, in the order in which it does.
+/// Names of the files that `eval` writes, in the order in which it writes them.
 const OUTPUTS: [&str; 4] = ["metrics.json", "predictions.jsonl", "errors.jsonl", "report.html"];
 
 /// Where the files go; refused if one would replace what is read, or belongs to a run.
@@ -167,7 +164,7 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
 struct Comparison {
     run: String,
     scores: Scores,
-    /// Of this run's scores less those of the run that is evaluated.
+    /// This run's scores minus those of the evaluated run.
     difference: Intervals,
     f1_micro: f64,
     f1_macro: f64,
@@ -189,7 +186,7 @@ impl Comparison {
         })
     }
 
-    /// For the terminal.
+    /// One line for the terminal.
     fn to_line(&self) -> String {
         let [run, micro, difference, macro_] = self.to_row();
         format!("{run}: f1_micro {micro}, {difference}; f1_macro {macro_}\n")
@@ -292,7 +289,7 @@ fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, SplitRows)> {
     let data = &loaded
         .config
         .as_ref()
-        .context("this directory belongs to no run, so it has no splits; name rows with --input_csv")?
+        .context("this directory does not belong to a run, so it has no splits; name rows with --input_csv")?
         .data;
     let rows = match split {
         Split::Train => SplitRows::train(data, &loaded.training_columns(true))?,

@@ -101,10 +101,10 @@ fn flags_for_keys(text: &str) -> String {
         .replace("data.label_columns", "--labels")
 }
 
-/// Where the files go.
+/// The directory for splits and configuration.
 fn directory(args: &InitArgs) -> Result<PathBuf> {
     if args.data == Path::new("-") {
-        let message = "init reads rows several times, and standard input can be read once; name a file";
+        let message = "init reads the rows several times, so it cannot read standard input; name a file";
         return Err(Usage(message.to_owned()).into());
     }
     let directory = args.out_dir.clone().unwrap_or_else(|| PathBuf::from(dataset(&args.data)));
@@ -126,7 +126,7 @@ fn refuse_existing(directory: &Path) -> Result<()> {
     for path in SPLITS.iter().chain([&CONFIG]).map(|name| directory.join(name)) {
         ensure!(
             fs::symlink_metadata(&path).is_err(),
-            "{}: exists, and init replaces nothing; choose another directory with --out_dir DIR, or remove it",
+            "{}: already exists, and init replaces nothing; choose another directory with --out_dir DIR, or remove it",
             path.display()
         );
     }
@@ -156,7 +156,7 @@ impl Input {
 /// All rows: those to split, and splits that are ready.
 struct Rows {
     data: LabelledRows,
-    /// Validation and test.
+    /// Ready validation and test rows, if given.
     ready: [Option<LabelledRows>; 2],
     /// Flat rows of exports, which are read until all is written.
     _inputs: Vec<Input>,
@@ -193,7 +193,8 @@ impl Rows {
 
     /// Decides whether each row has one label, and leaves out rows that then have none.
     fn settle_problem(&mut self, asked: Option<LabelsOfARow>, recognised: &Recognised) -> Result<bool> {
-        /// Of a column that names one label a row, fewer empty cells than these are rows that nobody labelled.
+        /// If each row names one label and a smaller share of rows than this names none, those rows count as
+        /// unlabelled.
         const MOST_UNLABELLED: f64 = 0.2;
         let counts = self.data.label_counts();
         let names_one = matches!(recognised.form, LabelForm::List { .. }) && counts.most == 1;
@@ -203,7 +204,7 @@ impl Rows {
         if is_single {
             ensure!(
                 recognised.labels.len() > 1,
-                "there is one label alone, `{}`: nothing to tell apart",
+                "there is only one label, `{}`; a classifier needs at least two",
                 recognised.labels[0]
             );
             self.all().try_for_each(LabelledRows::keep_single_labels)?;
@@ -243,7 +244,7 @@ impl Rows {
             let shared = rows.shared_with(&self.data);
             if shared > 0 {
                 let (ready, data) = (rows.source.display(), self.data.source.display());
-                console.warn(format!("{shared} texts of {ready} are also in {data}: scores on them say little"));
+                console.warn(format!("{shared} texts of {ready} are also in {data}: their scores are too good"));
             }
         }
     }
@@ -297,7 +298,7 @@ impl Splits {
     }
 }
 
-/// What is needed of the base before its weights.
+/// The parts of a base that `init` needs: everything but the weights.
 struct Base {
     config: BackboneConfig,
     files: ModelFiles,

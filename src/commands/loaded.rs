@@ -21,7 +21,6 @@ use crate::run::directory::{find_verified, newest_finished};
 
 /// The classifier that a command's flags name.
 pub struct Loaded {
-    /// The classifier.
     pub predictor: Predictor,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
@@ -30,9 +29,6 @@ pub struct Loaded {
 
 impl Loaded {
     /// Finds and loads the classifier that the flags name.
-    ///
-    /// # Errors
-    /// If there is none, or a part of it does not fit the others.
     pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
         let given = selecting_config(args)?;
         let run = match &args.run {
@@ -64,7 +60,7 @@ impl Loaded {
         }
         let base = BaseModel::open(&model, device, console).with_context(|| {
             format!(
-                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+                "the base of {} cannot be used; if it has moved, name its directory with --set model.model_name=DIR",
                 trained.adapter.display()
             )
         })?;

@@ -23,9 +23,6 @@ use crate::exit::Usage;
 use crate::kernels::device::{Device, HAS_CUDA};
 
 /// Runs a command.
-///
-/// # Errors
-/// If it fails; the message is for the user.
 pub fn run(cli: &Cli) -> Result<()> {
     let choice = Choice::parse(&cli.global.device)?;
     device::start_threads(cli.global.threads.map_or(0, usize::from))?;

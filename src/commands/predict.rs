@@ -115,7 +115,7 @@ fn resume_command() -> String {
     format!("to resume it:\n  llmcls {}", words.join(" "))
 }
 
-/// What the flags make of the classifier's thresholds.
+/// Combines the flags with the classifier's own thresholds.
 fn decision(args: &PredictArgs, file: &ClassifierFile) -> Result<Decision> {
     if let Some(count) = args.top_k {
         return Ok(Decision::Top(count));
@@ -195,7 +195,7 @@ struct PredictedRows<'a> {
     batch_size: usize,
     format: Format,
     columns: Vec<String>,
-    /// How many rows there are, if that is known.
+    /// The number of rows, if known.
     total: Option<usize>,
     console: Console,
 }
@@ -204,7 +204,7 @@ impl PredictedRows<'_> {
     /// Predicts all rows into a file that `--resume` can go on with; returns how many there were.
     fn write_resumable(&self, input: Input, output: &Path, job: Value, resumes: bool) -> Result<usize> {
         let Some((mut partial, start)) = PartialOutput::open(output, job, resumes)? else {
-            bail!("{}: is no file any more", output.display());
+            bail!("{}: the file is gone", output.display());
         };
         let skipped = match start {
             Start::New if resumes => {
@@ -213,7 +213,7 @@ impl PredictedRows<'_> {
             }
             Start::New => 0,
             Start::Replaces => {
-                self.console.warn("an earlier job was not finished; --resume would have gone on with its output");
+                self.console.warn("an earlier job was not finished; --resume would have continued its output");
                 0
             }
             Start::After(rows) => {

@@ -36,7 +36,7 @@ impl Origin {
         }
     }
 
-    /// For messages.
+    /// The path for messages.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
@@ -53,7 +53,7 @@ impl Origin {
         }
     }
 
-    /// Whether no stream is meant; a file may still be missing.
+    /// Returns true unless the input is a stream. The file may still be missing.
     pub(super) fn can_be_read_again(&self) -> bool {
         matches!(self, Self::File(path) if path.as_os_str() != "-" && (path.is_file() || !path.exists()))
     }
@@ -76,7 +76,7 @@ impl Origin {
     }
 }
 
-/// The rows.
+/// Rows to predict.
 pub(super) enum Input {
     Table(Box<Table>),
     Texts { texts: std::vec::IntoIter<String>, fields: bool, count: usize },
@@ -116,7 +116,7 @@ impl Input {
         match self {
             Self::Table(table) => table.notes().iter().for_each(|note| console.say(note)),
             Self::Texts { .. } => {}
-            Self::Prompt { .. } => console.say("type a text and Enter; Ctrl-D ends"),
+            Self::Prompt { .. } => console.say("type a text and press Enter; Ctrl-D ends"),
         }
     }
 

@@ -8,9 +8,6 @@ use crate::console::{print, print_json};
 use crate::run::listing::{Listed, list};
 
 /// Prints the runs.
-///
-/// # Errors
-/// If standard output cannot be written.
 pub fn run(args: &RunsArgs) -> Result<()> {
     let runs = list(&args.output_root);
     if args.json {

@@ -20,21 +20,17 @@ use crate::run::results::RunSummary;
 use crate::secret;
 
 /// Trains.
-///
-/// # Errors
-/// If the configuration, the data or the model cannot be used, or training fails.
 pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
         return check::run(&args.config, device, console);
     }
     if args.resume.is_some() && args.config.override_output_root.is_some() {
-        return Err(Usage("--override_output_root: a run that is resumed stays in its directory".to_owned()).into());
+        return Err(Usage("--override_output_root: a resumed run stays in its directory".to_owned()).into());
     }
     let mut config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config.config, &args.config.set)?,
-        None => configuration::load(&args.config)?.ok_or_else(|| {
-            Usage("train needs --config FILE; configs/tiny.yaml is one that works as it is".to_owned())
-        })?,
+        None => configuration::load(&args.config)?
+            .ok_or_else(|| Usage("train needs --config FILE; try configs/tiny.yaml".to_owned()))?,
     };
     if !device.is_gpu() {
         settle_compute(&mut config.model);
