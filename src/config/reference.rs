@@ -20,7 +20,7 @@ fn sections() -> [(&'static str, &'static str, Vec<Key>); 4] {
     ]
 }
 
-/// `docs/configuration.md`'s tables.
+/// The tables of `docs/configuration.md`.
 #[must_use]
 pub fn markdown() -> String {
     let mut out = String::new();
@@ -43,7 +43,7 @@ pub fn markdown() -> String {
     out
 }
 
-/// What a key takes, in a few words.
+/// Describes the values of a key in a few words.
 fn values(key: &Key) -> String {
     let choices = |schema: &Json| -> Option<String> {
         let choices = schema["oneOf"].as_array()?;
