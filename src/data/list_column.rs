@@ -35,7 +35,7 @@ pub struct ListColumn {
     broken: Option<(String, String)>,
 }
 
-/// How a column lists labels.
+/// The form of a column that lists labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Between the labels of a text; none: each text is one label.
@@ -44,14 +44,13 @@ pub struct Listing {
     pub multi_hot: Option<usize>,
 }
 
-/// What was found in a column.
+/// The result of inspecting a column.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// How it is read.
     pub listing: Listing,
     /// Its labels, and how many cells name each.
     pub labels: BTreeMap<String, usize>,
-    /// What looks wrong.
+    /// Warnings about labels that look wrong.
     pub doubts: Vec<String>,
 }
 
@@ -95,7 +94,7 @@ impl ListColumn {
         let mut findings = Findings::default();
         if let (None, Some((location, text))) = (given, &self.broken) {
             bail!(
-                "{location}: column `{name}` holds `{text}`, which starts as a list and is neither JSON nor Python's; write \
+                "{location}: column `{name}` holds `{text}`, which starts like a list but is neither JSON nor Python; write \
                  [\"a\", \"b\"], or set data.label_separator, which takes the text as it is"
             );
         }
@@ -157,7 +156,7 @@ impl ListColumn {
         Some(best.to_owned())
     }
 
-    /// Whether no part of a text stands in another text, though some texts have several.
+    /// Returns true if no part of a text occurs in another text, though some texts have several parts.
     fn always_together(&self, sign: &str) -> bool {
         let mut seen: HashSet<&str> = self.items.keys().map(String::as_str).collect();
         self.texts.keys().all(|text| split(text, Some(sign)).iter().all(|part| seen.insert(part)))
@@ -286,7 +285,7 @@ impl Listing {
         }
     }
 
-    /// Which labels a cell of a multi-hot column has; none if the column is not multi-hot.
+    /// The flags of a multi-hot cell; `None` if the column is not multi-hot.
     #[must_use]
     pub fn flags(&self, cell: &LabelCell) -> Option<Vec<bool>> {
         let length = self.multi_hot?;
@@ -341,7 +340,7 @@ fn parts_of_flags<'a>(text: &'a str, separator: Option<&str>) -> Vec<&'a str> {
     if parts.len() > 1 { parts } else { text.split_whitespace().collect() }
 }
 
-/// How many numbers 0 and 1 a text lists, if it lists nothing else.
+/// Counts the numbers 0 and 1 in a text, if it lists nothing else.
 fn flags_of_text(text: &str, separator: Option<&str>) -> Option<usize> {
     let parts = parts_of_flags(text, separator);
     (parts.len() >= 2 && parts.iter().all(|part| flag(part).is_some())).then_some(parts.len())
