@@ -61,10 +61,8 @@ impl InitAdapter {
         open().with_context(|| format!("model.init_adapter: {}", path.display())).map(Some)
     }
 
-    /// As [`InitAdapter::open`] for labels without names: they take the head's rows in order, as far as there are any.
-    ///
-    /// # Errors
-    /// As there, except for the labels.
+    /// Opens an adapter as [`InitAdapter::open`] does, for labels without names: they take the head's rows in order,
+    /// as far as there are any.
     pub fn open_for_timing(
         model: &ModelConfig,
         base: &BaseModel,
@@ -88,9 +86,6 @@ impl InitAdapter {
     }
 
     /// Sets the classifier's adapters and head; new labels keep their numbers.
-    ///
-    /// # Errors
-    /// If a tensor does not fit.
     pub fn apply(&self, classifier: &Classifier) -> Result<()> {
         self.tensors
             .set(classifier, self.rows.as_deref())

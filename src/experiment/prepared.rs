@@ -44,7 +44,7 @@ pub struct Experiment<'a> {
     pub train: Dataset,
     pub validation: Dataset,
     pub test: Option<Dataset>,
-    /// What decides the result: the configuration, and hashes of data and base.
+    /// Everything that determines the result: the configuration, and hashes of data and base.
     pub inputs: Value,
     pub console: Console,
 }
@@ -136,7 +136,7 @@ impl<'a> Experiment<'a> {
         Ok(experiment)
     }
 
-    /// What the largest step of any seed and epoch will take.
+    /// Estimates the memory of the largest step of any seed and epoch.
     pub fn memory_estimate(&self) -> MemoryEstimate {
         /// Rows that are put in order for this, a seed: about two seconds.
         const MOST_ROWS: usize = 50_000_000;

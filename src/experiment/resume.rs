@@ -18,7 +18,7 @@ use crate::run::directory::SeedDir;
 use crate::run::results::SeedResult;
 use crate::training::checkpoint;
 
-/// What decides a run's result, beside its configuration.
+/// The file of a run that records the inputs that determine its result, in addition to its configuration.
 const INPUTS: &str = "inputs.json";
 /// Changes that a message lists: another base differs in each of its tensors.
 const SHOWN: usize = 12;
@@ -62,11 +62,8 @@ pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Re
     Ok(wanted)
 }
 
-/// What decides a run's result, for its checkpoints: the contents of every file that training reads, and where it
-/// computes.
-///
-/// # Errors
-/// If a file cannot be read.
+/// The inputs that determine a run's result, for its checkpoints: hashes of every file that training reads, and the
+/// device.
 pub fn inputs(config: &Config, base: &RecordedFingerprint, device: &Device) -> Result<Value> {
     let data = &config.data;
     let mut hashes = Map::new();
@@ -104,17 +101,11 @@ fn adapter_contents(directory: &Path) -> Result<Value> {
 }
 
 /// Writes what decides the result into the run, for the time before its first checkpoint.
-///
-/// # Errors
-/// If it cannot be written.
 pub fn record_inputs(run: &Path, inputs: &Value) -> Result<()> {
     atomic_file::write_bytes(&run.join(INPUTS), serde_json::to_string_pretty(inputs)?.as_bytes())
 }
 
 /// Checks that a run and its checkpoints were made of the same.
-///
-/// # Errors
-/// Shows what differs.
 pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console) -> Result<()> {
     let mut recorded = Vec::new();
     let path = run.join(INPUTS);
@@ -175,9 +166,6 @@ fn as_older(then: &Value, now: &Value, sampled: &str) -> Value {
 }
 
 /// The result of a seed, if it is finished.
-///
-/// # Errors
-/// If the file is there and not valid.
 pub fn finished_seed(directory: &SeedDir) -> Result<Option<SeedResult>> {
     let path = directory.result();
     if !path.is_file() {
@@ -188,9 +176,6 @@ pub fn finished_seed(directory: &SeedDir) -> Result<Option<SeedResult>> {
 }
 
 /// The newest checkpoint of a seed that verifies, if it has any.
-///
-/// # Errors
-/// If the directory cannot be read, or all checkpoints are damaged.
 pub fn newest_checkpoint(directory: &SeedDir, console: Console) -> Result<Option<PathBuf>> {
     atomic_file::sweep(directory.path(), "");
     let checkpoints = checkpoint::list(directory.path())?;
@@ -237,7 +222,7 @@ fn refuse_changes(run: &Path, then: &Value, now: &Value) -> Result<()> {
         shown.push(format!("… and {} more", changes.len() - SHOWN));
     }
     bail!(
-        "{}: cannot go on, because what the run was started with has changed:\n  {}\nPut it back, or start a new run",
+        "{}: cannot resume, because the run's inputs have changed:\n  {}\nRestore them, or start a new run",
         run.display(),
         shown.join("\n  ")
     )

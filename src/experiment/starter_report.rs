@@ -1,4 +1,5 @@
-//! What `init` prints: what it saw and which flag overrules it, and the table of labels. Lines fit 80 columns.
+//! Output of `init`: the recognised columns, the flag that overrules each, and the table of labels. Lines fit 80
+//! columns.
 
 use super::starter_config::Starter;
 use crate::console::bytes;
@@ -7,7 +8,7 @@ use crate::data::labelled::LabelCounts;
 use crate::data::recognise::LabelForm;
 use crate::data::table::abridged;
 
-/// What was found, and how to overrule it.
+/// Lists the recognised columns and the flags that overrule them.
 #[must_use]
 pub fn found(starter: &Starter<'_>, counts: &LabelCounts, lengths: &[usize], is_exact: bool) -> String {
     let (recognised, choices) = (starter.recognised, starter.choices);
