@@ -1,4 +1,4 @@
-//! What makes logits of hidden states, as transformers' `…ForSequenceClassification` does.
+//! Classification heads, as in transformers' `…ForSequenceClassification`.
 
 use std::rc::Rc;
 
@@ -30,9 +30,9 @@ struct Dense {
 }
 
 enum DenseLayer {
-    /// The base brings it.
+    /// A frozen layer of the base.
     Frozen(Rc<LoraLinear>),
-    /// It does not.
+    /// A trained layer.
     Trained(Trained),
 }
 
