@@ -40,7 +40,7 @@ pub struct Adapter {
     pub scaling: f32,
     /// Probability with which an element of `x` is left out.
     pub dropout: f32,
-    /// Which random stream draws the mask: the position of A in the list of parameters.
+    /// Random stream of the mask: the position of A in the list of parameters.
     pub site: u32,
 }
 
