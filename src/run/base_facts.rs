@@ -1,4 +1,4 @@
-//! What a model card says of the base: its name and licence, and no path of this machine.
+//! The base in a model card: its name and licence, without paths of this machine.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ pub(super) struct BaseFacts {
     pub(super) hub_name: Option<String>,
     /// Without the directories above it.
     pub(super) short: String,
-    /// As the Hub's metadata name it.
+    /// Licence by its name in the Hub's metadata.
     pub(super) license: Option<String>,
 }
 

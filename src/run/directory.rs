@@ -18,7 +18,6 @@ const SUMMARY: &str = "summary.json";
 /// The message of the error that ended the last attempt.
 pub(super) const ERROR: &str = "error.txt";
 
-/// A run's directory.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -28,9 +27,6 @@ pub struct RunDir {
 
 impl RunDir {
     /// Makes the directory of a new run; no other run can get the same one.
-    ///
-    /// # Errors
-    /// If it cannot be created.
     pub fn create(root: &Path, model: &str, dataset: &str) -> Result<Self> {
         let parent = root.join(model_component(model)).join(safe_component(dataset));
         fs::create_dir_all(&parent).with_context(|| format!("{}: cannot create", parent.display()))?;
@@ -80,14 +76,14 @@ impl RunDir {
         drop(self.lock);
     }
 
-    /// Whether a process trains in this directory.
+    /// Returns true if a process trains in this directory.
     #[must_use]
     pub fn is_locked(path: &Path) -> bool {
         let lock = File::open(path.join(".lock"));
         lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
-    /// What ended the last attempt, if it was an error and not a signal.
+    /// The error that ended the last attempt; signals leave none.
     #[must_use]
     pub fn error(&self) -> PathBuf {
         self.path.join(ERROR)
@@ -99,25 +95,23 @@ impl RunDir {
         newest_checkpoint(&self.path)
     }
 
-    /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The resolved configuration.
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.path.join(CONFIG)
     }
 
-    /// What ran where.
+    /// Version, machine and command line.
     #[must_use]
     pub fn environment(&self) -> PathBuf {
         self.path.join("environment.json")
     }
 
-    /// What the best seed is worth, for a browser.
+    /// Report on the best seed, for a browser.
     #[must_use]
     pub fn report(&self) -> PathBuf {
         self.path.join("report.html")
@@ -130,9 +124,6 @@ impl RunDir {
     }
 
     /// The directory of one seed, made if it is not there.
-    ///
-    /// # Errors
-    /// If it cannot be created.
     pub fn seed(&self, seed: u32) -> Result<SeedDir> {
         let path = self.path.join(format!("seed_{seed}"));
         fs::create_dir_all(&path).with_context(|| format!("{}: cannot create", path.display()))?;
@@ -147,7 +138,6 @@ pub struct SeedDir {
 }
 
 impl SeedDir {
-    /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -195,7 +185,6 @@ impl SeedDir {
         self.path.join("test_metrics.json")
     }
 
-    /// Predictions of a split.
     #[must_use]
     pub fn predictions(&self, split: &str) -> PathBuf {
         self.path.join(format!("predictions_{split}.jsonl"))
@@ -227,9 +216,6 @@ impl Trained {
 
 /// Finds the classifier that `--run` names: a run (then its seed with the best validation metric),
 /// a seed's directory, or a peft directory.
-///
-/// # Errors
-/// If there is none.
 pub fn find_trained(path: &Path) -> Result<Trained> {
     ensure!(path.is_dir(), "{}: no such run directory", path.display());
     if adapter::is_adapter(path) {
@@ -337,9 +323,6 @@ fn best_seed(summary: &str) -> Result<u32> {
 }
 
 /// The newest finished run under `root`, of one model and data set if given.
-///
-/// # Errors
-/// If there is none.
 pub fn newest_finished(root: &Path, of: Option<(&str, &str)>) -> Result<PathBuf> {
     let mut newest: Option<((String, usize), PathBuf)> = None;
     for model in subdirectories(root) {

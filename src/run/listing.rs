@@ -11,15 +11,11 @@ use crate::config::Config;
 /// A run and what is known of it.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// Its directory.
     pub path: PathBuf,
     /// When it began, as `2026-01-02T03:04:05Z`.
     pub date: String,
-    /// The base's name.
     pub model: String,
-    /// The data set's name.
     pub dataset: String,
-    /// What became of it.
     pub state: State,
     seeds: Vec<u32>,
     rows: Value,
@@ -28,7 +24,7 @@ pub struct Listed {
     error: Option<String>,
 }
 
-/// What became of a run.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It has a summary.
@@ -104,7 +100,7 @@ impl Listed {
         }
     }
 
-    /// All of it.
+    /// All fields as JSON.
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({

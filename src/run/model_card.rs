@@ -10,16 +10,15 @@ use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
-/// What a card says beside `classifier.json`.
+/// Facts for a card in addition to `classifier.json`.
 #[derive(Clone, Debug)]
 pub struct CardFacts<'a> {
     /// Names the data set.
     pub dataset: &'a str,
     /// Names of splits and their rows.
     pub rows: &'a [(&'a str, usize)],
-    /// What it was trained with: names and values.
+    /// Settings of the training: names and values.
     pub settings: &'a [(&'a str, String)],
-    /// The seed's result.
     pub result: &'a SeedResult,
     /// CPU, and threads.
     pub hardware: &'a str,
@@ -125,7 +124,7 @@ fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts) -> std::fmt
     )
 }
 
-/// Of labels that are decided one by one.
+/// Describes the thresholds of independent labels.
 fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
     if is_single(file) {
         return writeln!(card, "The predicted label is the one with the highest probability.\n");

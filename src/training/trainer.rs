@@ -31,10 +31,10 @@ use crate::run::records::History;
 use crate::run::results::{EvalMetrics, StepRecord};
 use crate::run::tensorboard::Hyperparameter;
 
-/// What training does, in plain values.
+/// Options of a training, in plain values.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
-    /// Of everything random.
+    /// Seed of everything random.
     pub seed: u32,
     /// Examples in a micro-batch.
     pub batch_size: usize,
@@ -44,11 +44,10 @@ pub struct TrainOptions {
     pub averages_window: bool,
     /// Most steps.
     pub total_steps: usize,
-    /// The learning rate.
     pub schedule: Schedule,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// How AdamW's moments are held.
+    /// Storage of AdamW's moments.
     pub moments: MomentStorage,
     /// Clip at this norm; 0: off.
     pub max_grad_norm: f64,
@@ -89,7 +88,7 @@ impl TrainOptions {
     }
 }
 
-/// What training had to work with.
+/// A training with its model, rows and options.
 pub struct Trainer<'a> {
     /// The model; its parameters are initialized.
     pub classifier: &'a Classifier,
@@ -107,19 +106,18 @@ pub struct Trainer<'a> {
     pub base: BaseName<'a>,
     /// Where results go.
     pub directory: &'a SeedDir,
-    /// Whether to write TensorBoard's event files.
+    /// True if TensorBoard's event files are written.
     pub writes_events: bool,
     /// A checkpoint to go on from.
     pub resume_from: Option<PathBuf>,
-    /// What the run was given: recorded in checkpoints.
+    /// Inputs of the run, recorded in checkpoints.
     pub inputs: Value,
-    /// What to do.
     pub options: TrainOptions,
     /// Where progress goes.
     pub console: Console,
 }
 
-/// What came of it.
+/// The result of a training.
 pub struct TrainOutcome {
     /// Mean loss over all micro-batches.
     pub train_loss: f64,
@@ -137,8 +135,8 @@ pub struct TrainOutcome {
     pub best_epoch: f64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: usize,
-    /// What the parameters that are left in the classifier give on the validation split, if that was the
-    /// last thing computed.
+    /// Scores on the validation split by the parameters that are left in the classifier, if they were the last thing
+    /// computed.
     pub validation: Option<Scored>,
 }
 
@@ -308,7 +306,7 @@ impl Trainer<'_> {
         NotFinite { message, sample: None }.into()
     }
 
-    /// What was being computed when a step failed: memory, above all, is a matter of the batch.
+    /// Describes the batch of a failed step: memory, above all, depends on it.
     fn describe_batch(&self, batch: &Batch, progress: &Progress) -> String {
         let longest = batch.sequences.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
         format!(
@@ -324,7 +322,10 @@ impl Trainer<'_> {
     /// Clips and steps; returns the gradient's norm before clipping.
     fn update(&self, optimizer: &mut AdamW, micro_batches: usize, rate: f64, progress: &Progress) -> Result<f64> {
         if let Some(param) = self.classifier.params().iter().find(|param| !param.has_gradient()) {
-            anyhow::bail!("`{}` is trained but received no gradient; this is a defect of llmcls", param.name());
+            anyhow::bail!(
+                "`{}` is trained but received no gradient; this is a bug in llmcls, please report it",
+                param.name()
+            );
         }
         // Divide by the micro-batches in this window: the last one may be short.
         let scale = if self.options.averages_window { 1.0 / micro_batches as f64 } else { 1.0 };
@@ -414,7 +415,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// What was chosen before training, for TensorBoard's table of runs.
+    /// Settings for TensorBoard's table of runs.
     fn hyperparameters(&self) -> Vec<(&'static str, Hyperparameter)> {
         let options = &self.options;
         let number = |value: f64| Hyperparameter::Number(value);
@@ -456,7 +457,7 @@ pub fn forward_backward(classifier: &Classifier, batch: &Batch, key: DropoutKey)
     Ok(value)
 }
 
-/// How AdamW's moments are held: in 8 bits if the base is in 4, unless that is switched off.
+/// Storage of AdamW's moments: 8 bits if the base is in 4 bits, unless that is switched off.
 #[must_use]
 pub fn moment_storage(use_4bit: bool, train: &TrainConfig) -> MomentStorage {
     if use_4bit && train.optim_8bit_when_4bit { MomentStorage::EightBit } else { MomentStorage::Float32 }

@@ -11,14 +11,13 @@ pub(super) struct Series {
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// What a chart shows, with its axes.
+/// A chart with its axes.
 pub(super) struct Chart<'a> {
     pub(super) title: &'a str,
     pub(super) x: Axis<'a>,
     pub(super) y: Axis<'a>,
 }
 
-/// An axis.
 pub(super) struct Axis<'a> {
     pub(super) name: &'a str,
     pub(super) from: f64,

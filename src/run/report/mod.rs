@@ -28,18 +28,18 @@ const SCRIPT: &str = include_str!("script.js");
 const MAX_SHOWN: usize = 60;
 /// Points of a curve over thresholds.
 const POINTS: usize = 101;
-/// Of each kind and label.
+/// The most errors of each kind and label.
 const MISTAKES: usize = 3;
 /// Pairs of labels.
 const MAX_PAIRS: usize = 15;
 /// Characters of a text that are shown.
 const TEXT: usize = 240;
 
-/// What a report is made of.
+/// Contents of a report.
 pub struct Report<'a> {
-    /// What was trained on what.
+    /// Names the base and the data set.
     pub title: String,
-    /// Which rows the scores are of.
+    /// Name of the scored rows.
     pub split: &'a str,
     /// In the order of the logits.
     pub labels: &'a [String],
@@ -53,13 +53,13 @@ pub struct Report<'a> {
     pub cut: usize,
     /// Tokens after which a text is cut.
     pub max_length: usize,
-    /// Of those rows.
+    /// Predictions for those rows.
     pub predictions: &'a Predictions,
-    /// Of the predictions.
+    /// Scores of the predictions.
     pub scores: &'a Scores,
-    /// Of the predictions; not a number if there is none.
+    /// Mean loss of the predictions; NaN without labels.
     pub loss: f64,
-    /// Of the scores.
+    /// Intervals of the scores.
     pub intervals: Intervals,
     /// `history.jsonl` of each seed, with the seed's name.
     pub history: Vec<(String, Vec<HistoryLine>)>,
@@ -71,12 +71,11 @@ pub struct Report<'a> {
     pub facts: Vec<(&'static str, String)>,
     /// The run's configuration, as YAML.
     pub config: Option<String>,
-    /// Whether texts of rows are shown.
+    /// True if the report shows texts of rows.
     pub shows_texts: bool,
 }
 
 impl Report<'_> {
-    /// The file's contents.
     #[must_use]
     pub fn to_html(&self) -> String {
         let hash = |text: &str| STANDARD.encode(Sha256::digest(text.as_bytes()));
@@ -122,7 +121,7 @@ impl Report<'_> {
             self.labels.len(),
             card("micro-F1", scores.f1_micro, known(self.intervals.f1_micro)),
             card("macro-F1", scores.f1_macro, known(self.intervals.f1_macro)),
-            card("all labels right", scores.accuracy, known(self.intervals.accuracy)),
+            card("exact match", scores.accuracy, known(self.intervals.accuracy)),
             card("average precision, macro", scores.average_precision_macro, None),
             card("ROC AUC, macro", scores.roc_auc_macro, None),
             card("loss", self.loss, None)
