@@ -25,14 +25,14 @@ pub struct PartialOutput {
     saved: Option<Instant>,
 }
 
-/// How an output begins.
+/// The beginning of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Empty.
+    /// A new, empty file.
     New,
     /// Empty, in place of what another job left.
     Replaces,
-    /// After this many rows.
+    /// Continue after this many rows.
     After(usize),
 }
 
@@ -79,9 +79,6 @@ impl PartialOutput {
     }
 
     /// Records that this many rows are written, if the last record is old.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
     pub fn record(&mut self, rows: usize) -> Result<bool> {
         self.writer.flush()?;
         if self.saved.is_some_and(|saved| saved.elapsed() < Self::INTERVAL) {
@@ -95,9 +92,6 @@ impl PartialOutput {
     }
 
     /// Gives the complete file its name.
-    ///
-    /// # Errors
-    /// If that fails.
     pub fn finish(mut self) -> Result<()> {
         let mut finish = || -> Result<()> {
             self.writer.flush()?;
@@ -148,7 +142,7 @@ fn whole(state: &Path, job: &Value, file: &File) -> Result<(usize, u64)> {
     for (key, value) in job.as_object().into_iter().flatten() {
         ensure!(
             found["job"].get(key) == Some(value),
-            "it was written with another {key}, so going on would mix two jobs; without --resume the job starts over"
+            "it was written with another {key}, so resuming would mix two jobs; without --resume the job starts over"
         );
     }
     ensure!(file.metadata()?.len() >= bytes, "it is shorter than it was; without --resume the job starts over");

@@ -18,13 +18,11 @@ use crate::run::directory::Trained;
 
 /// A trained classifier, ready to predict.
 pub struct Predictor {
-    /// Where it lies.
+    /// The directory that it was read from.
     pub trained: Trained,
-    /// Model and parameters.
     pub classifier: Classifier,
-    /// Its tokenizer.
     pub encoder: TextEncoder,
-    /// How many tokens the model has.
+    /// Tokens in the model's vocabulary.
     vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
@@ -32,9 +30,6 @@ pub struct Predictor {
 
 impl Predictor {
     /// Builds the model on its base, and reads adapter, head and tokenizer.
-    ///
-    /// # Errors
-    /// If a part is missing, or does not fit the others.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
         let (lora, _) = adapter::read_config(&trained.adapter)?;
         let classifier = base.classifier(&ClassifierOptions {
@@ -74,7 +69,7 @@ impl Predictor {
         evaluate(&self.classifier, samples, decision, batch_size, on_batch)
     }
 
-    /// What the classifier's own thresholds make of probabilities.
+    /// The decision by the classifier's own thresholds.
     #[must_use]
     pub fn decision(&self) -> Decision {
         Decision::above(&self.file.thresholds)
@@ -82,9 +77,6 @@ impl Predictor {
 }
 
 /// Checks that a base is the one that a classifier was trained on.
-///
-/// # Errors
-/// Says in what it differs.
 pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, console: Console) -> Result<()> {
     // A tokenizer of its own is used in place of the base's.
     let needs_tokenizer = !trained.adapter.join("tokenizer.json").is_file();

@@ -1,4 +1,4 @@
-//! How far a score could have come out otherwise: the percentile bootstrap over rows (Efron, 1979).
+//! Uncertainty of scores: the percentile bootstrap over rows (Efron, 1979).
 
 use rand_mt::Mt;
 
@@ -26,11 +26,11 @@ pub struct Headline {
 /// Intervals of the headline scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Intervals {
-    /// Of [`Headline::f1_micro`].
+    /// Interval of [`Headline::f1_micro`].
     pub f1_micro: Interval,
-    /// Of [`Headline::f1_macro`].
+    /// Interval of [`Headline::f1_macro`].
     pub f1_macro: Interval,
-    /// Of [`Headline::accuracy`].
+    /// Interval of [`Headline::accuracy`].
     pub accuracy: Interval,
 }
 
@@ -92,7 +92,7 @@ pub fn describe([low, high]: Interval) -> String {
     if low.is_nan() { "no 95% interval".to_owned() } else { format!("95% interval {low:.4} to {high:.4}") }
 }
 
-/// Which labels hold for some row.
+/// Marks the labels that at least one row has.
 fn occurring(predictions: &Predictions) -> Vec<bool> {
     let labels = predictions.targets[0].len();
     (0..labels).map(|label| predictions.targets.iter().any(|targets| targets[label])).collect()
