@@ -202,7 +202,7 @@ fn parts_that_do_not_fit_are_refused_and_never_made_up() {
     assert!(errors(&output).contains("outside the model's vocabulary of 100"), "{}", errors(&output));
 }
 
-/// What fits beside its base is not refused for counting the base twice, as free memory and as needed memory.
+/// A training that fits beside its base is not refused because the base counts twice, as free and as needed memory.
 #[cfg(feature = "cuda")]
 #[expect(clippy::print_stdout, reason = "a skipped test says so")]
 #[test]
