@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::atomic_file::{self, Destination};
@@ -23,6 +24,15 @@ pub struct PartialOutput {
     writer: BufWriter<File>,
     bytes: u64,
     saved: Option<Instant>,
+}
+
+/// The whole rows of an unfinished output, and its job.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    rows: usize,
+    bytes: u64,
+    #[serde(default)]
+    job: Value,
 }
 
 /// The beginning of an output.
@@ -85,7 +95,7 @@ impl PartialOutput {
             return Ok(false);
         }
         self.writer.get_ref().sync_data()?;
-        let state = json!({"rows": rows, "bytes": self.bytes, "job": self.job});
+        let state = json!(Record { rows, bytes: self.bytes, job: self.job.clone() });
         atomic_file::write_bytes(&self.state, format!("{state:#}\n").as_bytes())?;
         self.saved = Some(Instant::now());
         Ok(true)
@@ -134,19 +144,16 @@ impl Write for PartialOutput {
 
 /// The rows and bytes that are whole, if they are of this job.
 fn whole(state: &Path, job: &Value, file: &File) -> Result<(usize, u64)> {
-    let found: Value = serde_json::from_slice(&fs::read(state)?)
+    let found: Record = serde_json::from_slice(&fs::read(state)?)
         .with_context(|| format!("{} is damaged; without --resume the job starts over", state.display()))?;
-    let (Some(rows), Some(bytes)) = (found["rows"].as_u64(), found["bytes"].as_u64()) else {
-        bail!("{} is damaged; without --resume the job starts over", state.display());
-    };
     for (key, value) in job.as_object().into_iter().flatten() {
         ensure!(
-            found["job"].get(key) == Some(value),
+            found.job.get(key) == Some(value),
             "it was written with another {key}, so resuming would mix two jobs; without --resume the job starts over"
         );
     }
-    ensure!(file.metadata()?.len() >= bytes, "it is shorter than it was; without --resume the job starts over");
-    Ok((rows as usize, bytes))
+    ensure!(file.metadata()?.len() >= found.bytes, "it is shorter than it was; without --resume the job starts over");
+    Ok((found.rows, found.bytes))
 }
 
 #[cfg(test)]

@@ -19,9 +19,9 @@ use crate::experiment::starter_report;
 use crate::hub::model_files::ModelFiles;
 use crate::kernels::device::Device;
 use crate::model::config::BackboneConfig;
+use crate::run::directory::CONFIG;
 
 const SPLITS: [&str; 3] = ["train.csv", "validation.csv", "test.csv"];
-const CONFIG: &str = "config.yaml";
 
 /// Fewer rows make no splits.
 const FEWEST_ROWS: usize = 10;

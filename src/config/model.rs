@@ -77,6 +77,7 @@ yaml_enum! {
     ComputeType {
         /// bfloat16 where the CPU has instructions for it and weights are held so, else float32.
         Auto = "auto",
+        /// Products in f32.
         Float32 = "float32",
         /// Operands in bf16, sums in f32.
         Bfloat16 = "bfloat16",

@@ -89,6 +89,7 @@ yaml_enum! {
 yaml_enum! {
     /// A way to combine the gradients of the micro-batches in a step.
     Reduction {
+        /// The mean of the gradients.
         Mean = "mean",
         /// Their sum, as transformers 4.54 and later do for Llama.
         Sum = "sum",

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::base_model::BaseModel;
@@ -14,12 +15,14 @@ use crate::console::Console;
 use crate::kernels::device::Device;
 use crate::run::adapter;
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
-use crate::run::directory::SeedDir;
+use crate::run::directory::{self, SeedDir};
 use crate::run::results::SeedResult;
 use crate::training::checkpoint;
 
 /// The file of a run that records the inputs that determine its result, in addition to its configuration.
 const INPUTS: &str = "inputs.json";
+/// The key of a fingerprint that holds the digests of single tensors.
+const TENSORS: &str = "tensors";
 /// Changes that a message lists: another base differs in each of its tensors.
 const SHOWN: usize = 12;
 
@@ -44,8 +47,8 @@ const MAY_CHANGE: [&str; 11] = [
 /// # Errors
 /// If the run has none, or a flag changes a key that decides the result; the error shows each.
 pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Result<Config> {
-    let path = run.join("config.yaml");
-    ensure!(path.is_file(), "{}: not a run: it has no config.yaml", run.display());
+    let path = run.join(directory::CONFIG);
+    ensure!(path.is_file(), "{}: not a run: it has no {}", run.display(), directory::CONFIG);
     let mut recorded = Config::of_run(&path)?;
     // Before there was a key for it, every run computed in f32; such runs have no record of inputs beside their
     // configuration. A run on a GPU records `auto`.
@@ -121,14 +124,15 @@ pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console)
         // A damaged checkpoint says nothing; it is not resumed from.
         recorded.extend(checkpoint::list(&seed)?.iter().filter_map(|(_, path)| checkpoint::inputs(path).ok()));
     }
+    let now = Inputs::read(run, now.clone())?;
     let mut has_warned = false;
     for then in recorded {
+        let then = Inputs::read(run, then)?;
         // Read as a configuration is: keys that have come since take their defaults.
-        let config = Config::recorded(&then["config"]).with_context(|| format!("{}: its inputs", run.display()))?;
-        refuse_changes(run, &json!(config), &now["config"])?;
-        let now = match then["base model"].is_string() {
-            false => with_tensors_as_in(&then, now),
-            true => {
+        let config = Config::recorded(&then.config).with_context(|| format!("{}: its inputs", run.display()))?;
+        refuse_changes(run, &json!(config), &now.config)?;
+        let now = match &then.base {
+            Value::String(_) => {
                 if !has_warned {
                     console.warn(
                         "an older llmcls started this run and recorded only a sample of its base: changes of the base \
@@ -136,33 +140,54 @@ pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console)
                     );
                     has_warned = true;
                 }
-                as_older(&then, now, &base.sampled_fingerprint()?)
+                now.as_older(&then, base.sampled_fingerprint()?)
             }
+            _ => now.with_tensors_as_in(&then),
         };
-        refuse_changes(run, &without_config(&then), &now)?;
+        refuse_changes(run, &then.without_config(), &now.without_config())?;
     }
     Ok(())
 }
 
-/// The inputs without the digests of single tensors, if the others lack them: a digest over all is in both.
-fn with_tensors_as_in(then: &Value, now: &Value) -> Value {
-    let mut now = without_config(now);
-    if then["base model"].get("tensors").is_none()
-        && let Some(base) = now["base model"].as_object_mut()
-    {
-        base.remove("tensors");
-    }
-    now
+/// The inputs of a run as it recorded them. Versions differ in which others there are.
+#[derive(Clone, Deserialize)]
+struct Inputs {
+    config: Value,
+    /// A fingerprint, or text in the records of older versions.
+    #[serde(rename = "base model", default)]
+    base: Value,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
-/// The inputs as an older version would have recorded them.
-fn as_older(then: &Value, now: &Value, sampled: &str) -> Value {
-    let mut now = without_config(now);
-    now["base model"] = json!(sampled);
-    if let Some(entries) = now.as_object_mut() {
-        entries.retain(|key, _| then.get(key).is_some());
+impl Inputs {
+    fn read(run: &Path, value: Value) -> Result<Self> {
+        serde_json::from_value(value).with_context(|| format!("{}: its inputs", run.display()))
     }
-    now
+
+    fn without_config(&self) -> Value {
+        let mut inputs = self.others.clone();
+        inputs.insert("base model".to_owned(), self.base.clone());
+        inputs.into()
+    }
+
+    /// These inputs without the digests of single tensors, if `then` lacks them: a digest over all is in both.
+    fn with_tensors_as_in(&self, then: &Self) -> Self {
+        let mut now = self.clone();
+        if then.base.get(TENSORS).is_none()
+            && let Some(base) = now.base.as_object_mut()
+        {
+            base.remove(TENSORS);
+        }
+        now
+    }
+
+    /// These inputs as the older version that wrote `then` would have recorded them.
+    fn as_older(&self, then: &Self, sampled: String) -> Self {
+        let mut now = Self { base: Value::String(sampled), ..self.clone() };
+        now.others.retain(|key, _| then.others.contains_key(key));
+        now
+    }
 }
 
 /// The result of a seed, if it is finished.
@@ -194,14 +219,6 @@ pub fn newest_checkpoint(directory: &SeedDir, console: Console) -> Result<Option
         directory.path().display()
     );
     Ok(None)
-}
-
-fn without_config(inputs: &Value) -> Value {
-    let mut rest = inputs.clone();
-    if let Some(rest) = rest.as_object_mut() {
-        rest.remove("config");
-    }
-    rest
 }
 
 fn refuse_changes(run: &Path, then: &Value, now: &Value) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Uncertainty of scores: the percentile bootstrap over rows (Efron, 1979).
 
 use rand_mt::Mt;
+use serde::Serialize;
 
 use super::{Counts, Predictions};
 
@@ -24,7 +25,7 @@ pub struct Headline {
 }
 
 /// Intervals of the headline scores.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Intervals {
     /// Interval of [`Headline::f1_micro`].
     pub f1_micro: Interval,

@@ -13,8 +13,16 @@ use super::{adapter, manifest};
 use crate::console::complain;
 use crate::exit::Resumable;
 
-const CONFIG: &str = "config.yaml";
-const SUMMARY: &str = "summary.json";
+/// The resolved configuration.
+pub const CONFIG: &str = "config.yaml";
+/// A run is finished when this file exists.
+pub(super) const SUMMARY: &str = "summary.json";
+/// A line for each step that was logged; in the directory of a seed.
+pub const HISTORY: &str = "history.jsonl";
+/// The trained classifier in the directory of a seed.
+const BEST: &str = "best";
+/// A report, of a run or of an evaluation.
+pub const REPORT: &str = "report.html";
 /// The message of the error that ended the last attempt.
 pub(super) const ERROR: &str = "error.txt";
 
@@ -114,7 +122,7 @@ impl RunDir {
     /// Report on the best seed, for a browser.
     #[must_use]
     pub fn report(&self) -> PathBuf {
-        self.path.join("report.html")
+        self.path.join(REPORT)
     }
 
     /// The results; written last.
@@ -146,7 +154,7 @@ impl SeedDir {
     /// A line for each step that was logged.
     #[must_use]
     pub fn history(&self) -> PathBuf {
-        self.path.join("history.jsonl")
+        self.path.join(HISTORY)
     }
 
     /// The same as a table.
@@ -164,7 +172,7 @@ impl SeedDir {
     /// The trained classifier.
     #[must_use]
     pub fn best(&self) -> PathBuf {
-        self.path.join("best")
+        self.path.join(BEST)
     }
 
     /// TensorBoard's event files.
@@ -206,8 +214,7 @@ impl Trained {
     /// The files that it is read from, and the records of its training: no output may replace them.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        const RECORDS: [&str; 4] =
-            ["history.jsonl", "history.csv", "predictions_validation.jsonl", "predictions_test.jsonl"];
+        const RECORDS: [&str; 4] = [HISTORY, "history.csv", "predictions_validation.jsonl", "predictions_test.jsonl"];
         let inside = fs::read_dir(&self.adapter).into_iter().flatten().flatten().map(|entry| entry.path());
         let records = RECORDS.into_iter().map(|name| self.home.join(name));
         inside.chain(self.config.clone()).chain(records).collect()
@@ -221,13 +228,13 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     if adapter::is_adapter(path) {
         let seed = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         let config = seed.as_deref().and_then(Path::parent).map(|run| run.join(CONFIG));
-        let is_best = path.ends_with("best") && config.as_ref().is_some_and(|config| config.is_file());
+        let is_best = path.ends_with(BEST) && config.as_ref().is_some_and(|config| config.is_file());
         let home = seed.filter(|_| is_best).unwrap_or_else(|| path.to_owned());
         return Ok(Trained { adapter: path.to_owned(), home, config: config.filter(|_| is_best) });
     }
-    let best = path.join("best");
+    let best = path.join(BEST);
     if adapter::is_adapter(&best) {
-        let config = path.join("../config.yaml");
+        let config = path.join("..").join(CONFIG);
         return Ok(Trained { adapter: best, home: path.to_owned(), config: config.is_file().then_some(config) });
     }
     let summary = path.join(SUMMARY);
@@ -237,8 +244,8 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     let text = fs::read_to_string(&summary).with_context(|| format!("{}: cannot read", summary.display()))?;
     let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
     let seed = path.join(format!("seed_{seed}"));
-    ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
-    Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
+    ensure!(adapter::is_adapter(&seed.join(BEST)), "{}: its best/ directory is missing", seed.display());
+    Ok(Trained { adapter: seed.join(BEST), home: seed, config: Some(path.join(CONFIG)) })
 }
 
 /// Finds the classifier that a path names, as [`find_trained`] does, and checks that its files are whole.
@@ -257,7 +264,7 @@ pub fn find_verified(path: &Path) -> Result<Trained> {
 
 /// The newest finished run below a directory that is none itself.
 fn find_below(path: &Path) -> Result<Trained> {
-    let is_seed = path.join("../config.yaml").is_file() && path.join("history.jsonl").is_file();
+    let is_seed = path.join("..").join(CONFIG).is_file() && path.join(HISTORY).is_file();
     let run = if is_seed { path.parent().filter(|_| !path.ends_with("..")) } else { Some(path) };
     if let Some(run) = run.filter(|run| run.join(CONFIG).is_file()) {
         bail!("{}", unfinished(run));
@@ -281,7 +288,7 @@ fn unfinished(run: &Path) -> String {
     let resumable = Resumable { run: run.to_owned() };
     let seeds: Vec<String> = subdirectories(run)
         .into_iter()
-        .filter(|seed| adapter::is_adapter(&seed.join("best")))
+        .filter(|seed| adapter::is_adapter(&seed.join(BEST)))
         .map(|seed| seed.display().to_string())
         .collect();
     let finished = match seeds.as_slice() {

@@ -190,17 +190,41 @@ pub fn write_mistakes(
     })
 }
 
-/// Pairs of labels that are taken for one another, and that hold together.
-#[must_use]
-pub fn label_pairs(labels: &[String], predictions: &Predictions) -> Value {
-    const COUNT: usize = 100;
-    let confused = confusions(predictions, COUNT)
-        .into_iter()
-        .map(|pair| json!({"missed": labels[pair.a], "predicted": labels[pair.b], "rows": pair.rows}));
-    let together = cooccurrences(predictions, COUNT)
-        .into_iter()
-        .map(|pair| json!({"labels": [labels[pair.a], labels[pair.b]], "rows": pair.rows}));
-    json!({"confused": confused.collect::<Vec<_>>(), "together": together.collect::<Vec<_>>()})
+/// Pairs of labels that are predicted in place of each other, and that occur together.
+#[derive(Clone, Debug, Serialize)]
+pub struct LabelPairs {
+    confused: Vec<Confused>,
+    together: Vec<Together>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Confused {
+    missed: String,
+    predicted: String,
+    rows: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Together {
+    labels: [String; 2],
+    rows: usize,
+}
+
+impl LabelPairs {
+    #[must_use]
+    pub fn new(labels: &[String], predictions: &Predictions) -> Self {
+        const COUNT: usize = 100;
+        let name = |label: usize| labels[label].clone();
+        let confused = confusions(predictions, COUNT).into_iter().map(|pair| Confused {
+            missed: name(pair.a),
+            predicted: name(pair.b),
+            rows: pair.rows,
+        });
+        let together = cooccurrences(predictions, COUNT)
+            .into_iter()
+            .map(|pair| Together { labels: [name(pair.a), name(pair.b)], rows: pair.rows });
+        Self { confused: confused.collect(), together: together.collect() }
+    }
 }
 
 /// Writes a value as indented JSON.

@@ -60,7 +60,7 @@ impl EvalMetrics {
 /// 95% intervals of three metrics; empty ends where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricIntervals {
-    eval_f1_micro_ci95: [Option<f64>; 2],
+    pub eval_f1_micro_ci95: [Option<f64>; 2],
     eval_f1_macro_ci95: [Option<f64>; 2],
     eval_accuracy_ci95: [Option<f64>; 2],
 }

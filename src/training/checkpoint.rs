@@ -24,7 +24,8 @@ use crate::run::adapter::{self, BaseName};
 use crate::run::results::EvalMetrics;
 use crate::run::{manifest, records};
 
-const STATE: &str = "state.json";
+/// Written in every checkpoint.
+pub const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const METRICS: &str = "metrics.json";
 const FORMAT_VERSION: u32 = 1;
