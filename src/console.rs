@@ -237,6 +237,16 @@ impl ProgressMeter {
     }
 }
 
+/// Text on one line, cut to this width: a cell of a table.
+#[must_use]
+pub fn cell(text: &str, width: usize) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().count() <= width {
+        return text;
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
+}
+
 /// A duration in the units that people use.
 #[must_use]
 pub fn duration(seconds: f64) -> String {
@@ -265,4 +275,15 @@ pub fn bytes(count: u64) -> String {
         return format!("{count} B");
     }
     format!("{:.1} {}", count as f64 / 1024f64.powi(power as i32), units[power])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_one_line_that_is_cut_to_its_width() {
+        assert_eq!(cell("a long\nname", 6), "a lon…");
+        assert_eq!(cell("a\tname", 6), "a name");
+    }
 }

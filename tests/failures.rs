@@ -82,6 +82,7 @@ fn an_output_that_cannot_be_written_or_vanishes_is_an_error() {
     // The run may write into the folder while it is being removed.
     while fs::remove_dir_all(&gone).is_err() {
         assert!(started.elapsed() < Duration::from_secs(120), "the folder cannot be removed");
+        std::thread::sleep(Duration::from_millis(1));
     }
     let status = child.wait().unwrap();
     let mut text = String::new();

@@ -213,6 +213,12 @@ impl TrainConfig {
         );
     }
 
+    /// Optimizer steps of one pass over `rows`.
+    #[must_use]
+    pub fn steps_per_epoch(&self, rows: usize) -> usize {
+        rows.div_ceil(self.batch_size).div_ceil(self.gradient_accumulation_steps)
+    }
+
     /// Examples in a batch of evaluation.
     #[must_use]
     pub fn eval_batch_size(&self) -> usize {

@@ -31,7 +31,7 @@ impl Experiment<'_> {
             adapter.apply(&self.classifier)?;
         }
         let options = self.options(seed);
-        let eval_batch_size = options.eval_batch_size;
+        let eval_batch_size = options.config.eval_batch_size();
         let trainer = Trainer {
             classifier: &self.classifier,
             train: &self.train.samples,

@@ -36,6 +36,9 @@ pub struct Intervals {
 }
 
 impl Intervals {
+    /// No intervals: older results have none.
+    pub const NONE: Self = Self { f1_micro: [f64::NAN; 2], f1_macro: [f64::NAN; 2], accuracy: [f64::NAN; 2] };
+
     /// Intervals of the scores of some predictions; the same seed gives the same. A score has none if its
     /// resamples lie to one side of it: they cannot tell then how far it could have come out otherwise.
     #[must_use]

@@ -60,6 +60,7 @@ impl LoraOptions {
     /// The adapter of the module of this dotted name, if it gets one.
     #[must_use]
     pub fn shape_of(&self, module: &str) -> Option<AdapterShape> {
+        // peft looks for whole components of the name here, and for the end of the name in `saves_whole`.
         let is_saved_whole = |name: &String| format!(".{module}.").contains(&format!(".{name}."));
         let is_adapted = self.targets.matches(module, self.layers.as_ref())
             && !self.exclude.as_ref().is_some_and(|exclude| exclude.matches(module, None))

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::directory::{CONFIG, ERROR, RunDir, SUMMARY, runs_below};
 use super::results::{RowCounts, RunSummary};
 use crate::config::Config;
+use crate::console::cell;
 
 /// A run and what is known of it. `llmcls runs --json` prints these fields.
 #[derive(Clone, Debug, Serialize)]
@@ -157,15 +158,6 @@ fn date(time: &str) -> String {
     format!("{day}T{}:{}:{}Z", part(8..10), part(10..12), part(12..14))
 }
 
-/// Text in a cell of this width.
-fn cell(text: &str, width: usize) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().count() <= width {
-        return text;
-    }
-    text.chars().take(width - 1).chain(['…']).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +166,5 @@ mod tests {
     fn a_name_with_a_time_is_a_date() {
         assert_eq!(date("20260102-030405"), "2026-01-02T03:04:05Z");
         assert_eq!(date("later"), "later");
-        assert_eq!(cell("a long name", 6), "a lon…");
     }
 }
