@@ -36,7 +36,7 @@ enum Display {
     Nothing,
 }
 
-/// All bars of the terminal: what is said in between must not tear them.
+/// All bars of the terminal: messages in between must not tear them.
 fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
     BARS.get_or_init(MultiProgress::new)

@@ -50,7 +50,7 @@ impl PartialOutput {
     /// Between two records of how far the output is.
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// Begins the output of `job`, or goes on with it if it `resumes`. None for a device or a FIFO.
+    /// Begins the output of `job`, or continues it if it `resumes`. `None` for a device or a FIFO.
     ///
     /// # Errors
     /// If another process writes it, or what is there belongs to another job.
@@ -123,7 +123,7 @@ impl PartialOutput {
         }
     }
 
-    /// Removes what was written: going on would end as this did.
+    /// Removes the unfinished output: a resumed job would fail in the same way.
     pub fn discard(self) {
         let _ = fs::remove_file(&self.path);
         let _ = fs::remove_file(&self.state);

@@ -1,4 +1,4 @@
-//! `llmcls check`: everything before the first step, and what training will take.
+//! `llmcls check`: checks a configuration and its data, and estimates memory and time.
 
 use std::fmt::Write;
 use std::time::Instant;

@@ -30,7 +30,6 @@ use crate::thresholds::Scope;
 use crate::training::checkpoint;
 use crate::training::scored::score;
 
-/// Evaluates.
 pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, rows) = rows(args, &loaded)?;
@@ -138,7 +137,7 @@ struct EvaluationFile {
 /// Names of the files that `eval` writes, in the order in which it writes them.
 const OUTPUTS: [&str; 4] = ["metrics.json", "predictions.jsonl", "errors.jsonl", REPORT];
 
-/// Where the files go; refused if one would replace what is read, or belongs to a run.
+/// The directory for the files. Refuses one of a run, and one where a file would replace an input.
 fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -> Result<PathBuf> {
     let directory = match &args.output_dir {
         Some(directory) => directory.clone(),
@@ -223,7 +222,7 @@ impl Comparison {
     }
 }
 
-/// Scores another run on the rows of the one that is evaluated, and says how they differ.
+/// Scores another run on the rows of the one that is evaluated, and gives the differences.
 fn compared(
     args: &EvalArgs,
     run: &Path,

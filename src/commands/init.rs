@@ -23,7 +23,7 @@ use crate::run::directory::CONFIG;
 
 const SPLITS: [&str; 3] = ["train.csv", "validation.csv", "test.csv"];
 
-/// Fewer rows make no splits.
+/// Fewer rows cannot be split.
 const FEWEST_ROWS: usize = 10;
 
 /// Writes splits and a configuration, and prints what was found.
@@ -46,7 +46,7 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
         Some(labels) => Asked { labels: vec![labels.clone()], ..asked },
         None => asked,
     };
-    let recognised = Recognised::of_file(input.path(), &asked).map_err(in_terms_of_flags)?;
+    let recognised = Recognised::of_file(input.path(), &asked)?;
     let mut rows = Rows::read(args, &input, &directory, &recognised, console)?;
     let is_single_label = rows.settle_problem(args.problem_type, &recognised)?;
     let splits = rows.split(args.seed)?;
@@ -89,16 +89,14 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
     ))
 }
 
-/// The keys that readers name are flags here.
+/// Names flags of `init` in errors of the reader of training rows, which knows keys only.
 fn in_terms_of_flags(error: anyhow::Error) -> anyhow::Error {
-    let text = flags_for_keys(&format!("{error:#}"));
-    anyhow::anyhow!(text)
-}
-
-fn flags_for_keys(text: &str) -> String {
-    text.replace("data.label_separator", "--label_separator")
-        .replace("data.labels_column", "--labels")
-        .replace("data.label_columns", "--labels")
+    let text = format!("{error:#}");
+    anyhow::anyhow!(
+        text.replace("data.label_separator", "--label_separator")
+            .replace("data.labels_column", "--labels")
+            .replace("data.label_columns", "--labels")
+    )
 }
 
 /// The directory for splits and configuration.
@@ -116,7 +114,7 @@ fn directory(args: &InitArgs) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The data set's name: the file's, without its ending.
+/// The data set's name: the file's, without its extension.
 fn dataset(data: &Path) -> String {
     let name = data.file_stem().map(|name| name.to_string_lossy().into_owned());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "data".to_owned())
@@ -133,7 +131,7 @@ fn refuse_existing(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A file as it is, or the flat rows of an export.
+/// A file, or the flat rows of an export.
 struct Input {
     source: PathBuf,
     flat: Option<Flat>,
@@ -212,7 +210,7 @@ impl Rows {
         Ok(is_single)
     }
 
-    /// Splits what is not ready.
+    /// Divides the rows into the splits that were not given.
     fn split(&self, seed: u32) -> Result<Splits> {
         let kept = self.data.count();
         ensure!(
@@ -239,7 +237,7 @@ impl Rows {
 
     fn warn(&self, recognised: &Recognised, console: Console) {
         let doubts = self.ready.iter().flatten().chain([&self.data]).flat_map(|rows| &rows.doubts);
-        recognised.doubts.iter().chain(doubts).for_each(|doubt| console.warn(flags_for_keys(doubt)));
+        recognised.doubts.iter().chain(doubts).for_each(|doubt| console.warn(doubt));
         for rows in self.ready.iter().flatten() {
             let shared = rows.shared_with(&self.data);
             if shared > 0 {

@@ -44,7 +44,7 @@ impl Loaded {
             Some(_) => (given, Overrides::read(&args.config.set)?),
             None => (configuration::load(&args.config)?, Overrides::default()),
         };
-        // The run's own configuration governs; the given one only selects, and brings a token.
+        // The run's own configuration governs; the given one only selects, and may have a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
             (Some(file), _) => file.model_config()?,

@@ -1,4 +1,4 @@
-//! The end of training: results for people or for scripts, and what to do next.
+//! The end of training: results for people or for scripts, and the next commands.
 
 use std::fmt::Write;
 

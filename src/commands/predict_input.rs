@@ -84,7 +84,7 @@ pub(super) enum Input {
 }
 
 impl Input {
-    /// The rows that are there now: at most `most`, at least one; none at the end.
+    /// The rows that have arrived: at most `most`, at least one; none at the end.
     pub(super) fn window(&mut self, most: usize) -> Result<Vec<Example>> {
         let mut window = Vec::new();
         while window.len() < most && (window.is_empty() || !self.is_paused()) {
@@ -137,7 +137,7 @@ pub(super) fn count(path: &Path, columns: &Columns) -> Result<usize> {
     Ok(count)
 }
 
-/// A text as a row of a file would have it.
+/// A typed text as a row.
 fn typed(text: &str, fields: bool, count: &mut usize) -> Example {
     let text = if fields { join_fields(&[Cow::Borrowed(text)]) } else { text.to_owned() };
     let text = if text.is_empty() { " ".to_owned() } else { text };

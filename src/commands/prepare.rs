@@ -46,9 +46,9 @@ struct Preparation {
     seed: u32,
     quoting: Quoting,
     labels_column: String,
-    /// None: found over the whole column.
+    /// `None` to detect it from the whole column.
     separator: Option<String>,
-    /// Files that the user named, which must not be written over.
+    /// Files that the user named and that no output may replace.
     sources: Vec<PathBuf>,
     overwrite: bool,
     /// Columns that are kept; none: all but the labels'.
@@ -301,7 +301,7 @@ impl Preparation {
         }
     }
 
-    /// Where each row goes: those of the pool by a seeded permutation, the others to the test split. And how
+    /// The split of each row: by a seeded permutation for the pool, the test split for the others. Also how
     /// the column lists labels.
     fn splits(&self, console: Console) -> Result<(Vec<Split>, Listing)> {
         let mut lengths = [0, 0];
@@ -319,13 +319,10 @@ impl Preparation {
         }
         let [pool, test] = lengths;
         ensure!(pool > 0, "there are no rows");
-        let findings = found.find(&self.labels_column, self.separator.as_deref(), &[])?;
+        let findings = found.find((&self.labels_column, "--label_separator"), self.separator.as_deref(), &[])?;
         findings.listing.check_names(&self.labels_column, &self.names, "--label_names FILE")?;
         console.say(format!("labels in `{}` are read {}", self.labels_column, findings.listing.describe()));
-        findings
-            .doubts
-            .iter()
-            .for_each(|doubt| console.warn(doubt.replace("data.label_separator", "--label_separator")));
+        findings.doubts.iter().for_each(|doubt| console.warn(doubt));
         let mut splits = vec![Split::Train; pool];
         let part = |size: f64| (pool as f64 * size).round() as usize;
         let (validation, tested) = (part(self.validation_size), part(self.test_size));

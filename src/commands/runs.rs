@@ -1,4 +1,4 @@
-//! `llmcls runs`: what was trained, newest first.
+//! `llmcls runs`: lists the runs, newest first.
 
 use anyhow::Result;
 use serde_json::json;
@@ -7,7 +7,6 @@ use crate::cli::RunsArgs;
 use crate::console::{print, print_json};
 use crate::run::listing::list;
 
-/// Prints the runs.
 pub fn run(args: &RunsArgs) -> Result<()> {
     let runs = list(&args.output_root);
     if args.json {

@@ -19,7 +19,6 @@ use crate::run::records;
 use crate::run::results::RunSummary;
 use crate::secret;
 
-/// Trains.
 pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
         return check::run(&args.config, device, console);
@@ -65,16 +64,16 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     printed
 }
 
-/// Leaves the reason in the run, for `llmcls runs`. What Ctrl-C stops has not failed.
+/// Records the reason in the run for `llmcls runs`. A run that Ctrl-C stops has not failed.
 fn record_error(error: &anyhow::Error, run: &RunDir) {
     if !error.is::<Interrupted>() {
-        // The error itself is told in any case.
+        // The error itself is printed in any case.
         let _ =
             atomic_file::write_bytes(&run.error(), format!("{}\n", secret::masked(&format!("{error:#}"))).as_bytes());
     }
 }
 
-/// Adds how to go on, where going on can help: a number that is not finite comes again.
+/// Adds the command to resume, unless resuming cannot help: a number that is not finite occurs again.
 fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
     if error.is::<NotFinite>() {
         let stands = run.newest_checkpoint().map_or_else(String::new, |path| format!("; {} stands", path.display()));
@@ -92,7 +91,7 @@ fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Re
         seeds.push(match resume::finished_seed(&directory)? {
             Some(result) => result,
             None => {
-                // Of the first one a step is done first, so that there is something to go on from.
+                // The first seed does a step first, so that there is a checkpoint to resume from.
                 if !seeds.is_empty() {
                     interrupt::check()?;
                 }

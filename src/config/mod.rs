@@ -30,7 +30,7 @@ use tree::Tree;
 use crate::exit::Usage;
 use crate::secret;
 
-/// Everything that a run is told.
+/// The configuration of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// Where examples come from.

@@ -86,21 +86,22 @@ impl ListColumn {
     }
 
     /// Finds how the column is to be read. A separator that is given is used as it is; `known` labels, if
-    /// there are any, help to find one. `name` is the column's, for messages.
+    /// there are any, help to find one. Messages use the column's `name`, and `setting` for the key or flag of
+    /// the separator.
     ///
     /// # Errors
     /// If a cell starts as a list and is none, and no separator is given.
-    pub fn find(&self, name: &str, given: Option<&str>, known: &[String]) -> Result<Findings> {
+    pub fn find(&self, (name, setting): (&str, &str), given: Option<&str>, known: &[String]) -> Result<Findings> {
         let mut findings = Findings::default();
         if let (None, Some((location, text))) = (given, &self.broken) {
             bail!(
                 "{location}: column `{name}` holds `{text}`, which starts like a list but is neither JSON nor Python; write \
-                 [\"a\", \"b\"], or set data.label_separator, which takes the text as it is"
+                 [\"a\", \"b\"], or set {setting}, which takes the text as it is"
             );
         }
         findings.listing.separator = match given {
             Some(separator) => Some(separator.to_owned()),
-            None => self.find_separator(known, name, &mut findings.doubts),
+            None => self.find_separator(known, (name, setting), &mut findings.doubts),
         };
         findings.listing.multi_hot = self.multi_hot(findings.listing.separator.as_deref());
         findings.labels = self.labels(findings.listing.separator.as_deref());
@@ -111,12 +112,17 @@ impl ListColumn {
             ));
         }
         if findings.listing.multi_hot.is_none() {
-            self.doubt_labels(name, &mut findings);
+            self.doubt_labels((name, setting), &mut findings);
         }
         Ok(findings)
     }
 
-    fn find_separator(&self, known: &[String], name: &str, doubts: &mut Vec<String>) -> Option<String> {
+    fn find_separator(
+        &self,
+        known: &[String],
+        (name, setting): (&str, &str),
+        doubts: &mut Vec<String>,
+    ) -> Option<String> {
         let present: Vec<&str> =
             SEPARATORS.into_iter().filter(|sign| self.texts.keys().any(|text| text.contains(sign))).collect();
         if present.is_empty() {
@@ -140,7 +146,7 @@ impl ListColumn {
         if present.len() > 1 {
             let others: Vec<String> = present.iter().filter(|&&sign| sign != best).map(|sign| shown(sign)).collect();
             doubts.push(format!(
-                "cells of `{name}` hold {} and {}; labels are separated by {} alone. Set data.label_separator if that is \
+                "cells of `{name}` hold {} and {}; labels are separated by {} alone. Set {setting} if that is \
                  wrong",
                 shown(best),
                 others.join(" and "),
@@ -149,7 +155,7 @@ impl ListColumn {
         } else if known.is_empty() && self.always_together(best) {
             doubts.push(format!(
                 "labels of `{name}` are separated by {}, and each stands in one combination only: if the sign belongs to \
-                 the names, set data.label_separator to one that does not occur",
+                 the names, set {setting} to one that does not occur",
                 shown(best)
             ));
         }
@@ -199,14 +205,14 @@ impl ListColumn {
         labels
     }
 
-    fn doubt_labels(&self, name: &str, findings: &mut Findings) {
+    fn doubt_labels(&self, (name, setting): (&str, &str), findings: &mut Findings) {
         let labels = &findings.labels;
         let odd: Vec<&str> =
             labels.keys().map(String::as_str).filter(|label| label.contains(['{', '[', '"', '|', ';'])).collect();
         if let Some(first) = odd.first() {
             findings.doubts.push(format!(
                 "{} of {} labels of `{name}` hold a sign that separates or encloses labels, such as `{}`; check \
-                 data.label_separator",
+                 {setting}",
                 odd.len(),
                 labels.len(),
                 clip(first)
@@ -214,7 +220,7 @@ impl ListColumn {
         } else if let Some((sign, cells, parts)) = self.suspect(labels) {
             findings.doubts.push(format!(
                 "{cells} labels of `{name}` hold {sign}, and splitting there makes {parts} labels of {}; set \
-                 data.label_separator={sign} if it separates labels",
+                 {setting}={sign} if it separates labels",
                 labels.len(),
                 sign = shown(sign),
             ));
@@ -223,7 +229,7 @@ impl ListColumn {
         if labels.len() >= 10 && 2 * labels.len() > self.filled && 2 * once > labels.len() {
             findings.doubts.push(format!(
                 "`{name}` names {} labels in {} rows, and {once} of them once; check that this column lists labels, and \
-                 data.label_separator",
+                 {setting}",
                 labels.len(),
                 self.filled
             ));
@@ -299,7 +305,7 @@ impl Listing {
         })
     }
 
-    /// For messages: how labels are told apart.
+    /// The separation of labels, for messages.
     #[must_use]
     pub fn describe(&self) -> String {
         match (&self.separator, self.multi_hot) {

@@ -61,6 +61,9 @@ const LABEL_NAMES: [&str; 20] = [
     "emotion",
 ];
 
+/// The flag of the text between labels.
+const SEPARATOR: &str = "--label_separator";
+
 /// Answers that the user gave by flags.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
@@ -147,11 +150,11 @@ impl Recognised {
                 texts.insert(text);
             }
         }
-        let mut findings = found.find(&column, asked.separator.as_deref(), &[])?;
+        let mut findings = found.find((&column, SEPARATOR), asked.separator.as_deref(), &[])?;
         let separator = findings.listing.separator.clone();
         if asked.separator.is_none() && separator.as_deref() == Some(",") && never_recombine(&texts, ",") {
             // `Arts, Crafts` is a name, where neither part ever stands in another cell.
-            findings = found.find(&column, unused_sign(&texts), &[])?;
+            findings = found.find((&column, SEPARATOR), unused_sign(&texts), &[])?;
         }
         findings.listing.check_names(&column, &asked.names, "--label_names FILE")?;
         self.labels = match findings.listing.multi_hot {

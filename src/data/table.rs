@@ -13,6 +13,9 @@ use super::formats::{Rows, clip};
 use super::label_cell::LabelCell;
 use super::list_column::{ListColumn, Listing};
 
+/// The key of the text between labels.
+const SEPARATOR: &str = "data.label_separator";
+
 /// A row with its labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
@@ -215,7 +218,7 @@ impl Examples {
         found: &ListColumn,
         cells: &[LabelCell],
     ) -> Result<()> {
-        let findings = found.find(name, list.separator.as_deref(), &columns.labels)?;
+        let findings = found.find((name, SEPARATOR), list.separator.as_deref(), &columns.labels)?;
         let listing = findings.listing;
         let order = list.order.as_ref().unwrap_or(&columns.labels);
         listing.check_names(name, order, "data.label_columns")?;
@@ -293,7 +296,7 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
         while rows.advance()? {
             found.add(&label_cell(&rows, column)?, || rows.location());
         }
-        let findings = found.find(&list.column, list.separator.as_deref(), &[])?;
+        let findings = found.find((&list.column, SEPARATOR), list.separator.as_deref(), &[])?;
         findings
             .listing
             .check_names(&list.column, &[], "data.label_columns")

@@ -1,4 +1,4 @@
-//! Requests to the Hub, and downloads that go on where they stopped.
+//! Requests to the Hub, and downloads that resume.
 //!
 //! The token goes to the Hub's own host alone, over https or to this machine; redirects are followed
 //! here, one by one, because that is where it would leak. What arrives is checked against the size and
@@ -53,7 +53,7 @@ pub(super) enum Answer {
     NoSuchFile(Option<String>),
 }
 
-/// Attempts that bring nothing new, and the wait before the second; it doubles.
+/// Attempts without a new byte, and the wait before the second; the wait doubles.
 const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 const MAX_REDIRECTS: usize = 5;
@@ -118,7 +118,7 @@ impl Client {
         in_background(read)?.with_context(|| format!("{url}: the answer did not arrive"))
     }
 
-    /// Downloads a file to `path`, going on with `path.incomplete` if there is one.
+    /// Downloads a file to `path`, or the rest of it if there is a `path.incomplete`.
     pub(super) fn fetch(&self, remote: &RemoteFile, path: &Path, mut progress: ProgressMeter) -> Result<()> {
         let incomplete = path.with_file_name(format!("{}.incomplete", remote.etag));
         let size = || fs::metadata(&incomplete).map_or(0, |file| file.len());

@@ -78,7 +78,7 @@ impl ModelFiles {
                 Ok(names.into_iter().find(|name| is_weights(name)))
             }
             Source::Hub(repo) => {
-                // What is no model at all is told when its files are looked for.
+                // The search for its files reports what is not a model.
                 repo.has("config.json").with_context(|| nowhere(name))?;
                 for file in [WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"] {
                     if repo.has(file).with_context(|| nowhere(name))? {

@@ -40,7 +40,7 @@ impl Intervals {
     pub const NONE: Self = Self { f1_micro: [f64::NAN; 2], f1_macro: [f64::NAN; 2], accuracy: [f64::NAN; 2] };
 
     /// Intervals of the scores of some predictions; the same seed gives the same. A score has none if its
-    /// resamples lie to one side of it: they cannot tell then how far it could have come out otherwise.
+    /// resamples lie to one side of it: then they say nothing about its uncertainty.
     #[must_use]
     pub fn new(predictions: &Predictions, seed: u32) -> Self {
         Self::of(&[predictions], seed, |scores| scores[0])

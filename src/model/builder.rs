@@ -66,7 +66,7 @@ pub struct BaseSize {
 }
 
 impl<'a> Builder<'a> {
-    /// `embedding` names the token embeddings, by which it is told whether names in the files have
+    /// `embedding` names the token embeddings, which shows whether names in the files have
     /// their prefix: base models are saved without it.
     pub(super) fn new(
         weights: &'a Weights,

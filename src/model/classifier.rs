@@ -45,7 +45,7 @@ impl From<ProblemType> for Problem {
 pub struct ClassifierOptions {
     /// L
     pub labels: usize,
-    /// Rows of the base's own classifier that the labels go on from, one a label; none: fresh numbers.
+    /// Rows of the base's own classifier from which the labels start, one a label; `None`: random numbers.
     pub base_rows: Option<Vec<usize>>,
     /// The relation between labels.
     pub problem: Problem,
@@ -143,7 +143,7 @@ impl Classifier {
         self.classifier_name
     }
 
-    /// The numbers that the base brings for a parameter of the head.
+    /// The base's numbers for a parameter of the head, if it has them.
     #[must_use]
     pub fn base_values(&self, index: usize) -> Option<&[f32]> {
         match self.initial.get(index) {
@@ -172,7 +172,7 @@ impl Classifier {
 
     /// Sets the parameters as training starts: A ~ U(±1/√in) (peft's Kaiming uniform with a = √5),
     /// B = 0, weights of the head ~ N(0, σ) with the σ and the cutoff of its family, biases 0, norms 1; modules of
-    /// the head that the base brings start from the base's.
+    /// the head that the base contains start from the base's.
     pub fn initialize(&self, seed: u32) -> Result<()> {
         for ((site, param), initial) in (0..).zip(&self.params).zip(&self.initial) {
             let stream = Stream::new(seed, site, 0, Purpose::Trainable);

@@ -29,7 +29,7 @@ pub struct Value {
 
 /// The gradients of one value, as they arrive.
 ///
-/// The first to arrive is kept as it is; later ones are added, in place if nobody else holds the
+/// The first to arrive is kept as it is; later ones are added, in place if nothing else holds the
 /// tensor: both inputs of a sum receive the very same one.
 #[derive(Clone)]
 pub struct Gradient(Rc<RefCell<Option<Rc<Tensor>>>>);
@@ -236,7 +236,7 @@ impl Param {
     }
 }
 
-/// A gradient that may be changed: itself if nobody else holds it, else a copy.
+/// A gradient that may be changed: itself if nothing else holds it, else a copy.
 pub(crate) fn owned(gradient: Rc<Tensor>) -> Result<Tensor> {
     Rc::try_unwrap(gradient).or_else(|shared| shared.copy())
 }

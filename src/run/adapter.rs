@@ -18,7 +18,7 @@ use crate::ops::tape::Param;
 
 /// The file with the tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// Comes before a parameter's name in peft's files.
+/// Prefix of a parameter's name in peft's files.
 const PREFIX: &str = "base_model.model.";
 
 /// A base as an adapter's configuration names it.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::classifier_file::ClassifierFile;
 
-/// The base as others can know it: nothing of where it lies on this machine.
+/// Facts about the base that are true on any machine.
 pub(super) struct BaseFacts {
     /// On the Hub.
     pub(super) hub_name: Option<String>,

@@ -97,7 +97,7 @@ fn float32() -> String {
 impl ClassifierFile {
     pub const VERSION: u32 = FORMAT_VERSION;
 
-    /// The base's name for titles: weights that were made from a seed are said to be random.
+    /// The base's name for titles: random weights are marked as such.
     #[must_use]
     pub fn base_title(&self) -> String {
         if self.random_init { format!("{} (random weights)", self.base.name) } else { self.base.name.clone() }

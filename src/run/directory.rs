@@ -51,7 +51,7 @@ impl RunDir {
         unreachable!("some number is free")
     }
 
-    /// Opens the directory of an unfinished run, to go on with it.
+    /// Opens the directory of an unfinished run to resume it.
     ///
     /// # Errors
     /// If it is no run, is finished, or another process trains there.
@@ -79,7 +79,7 @@ impl RunDir {
 
     /// Lets others train here, and removes the trace of the lock: the run is finished.
     pub fn unlock(self) {
-        // A file that stays is in nobody's way.
+        // A file that stays does no harm.
         let _ = fs::remove_file(self.path.join(".lock"));
         drop(self.lock);
     }

@@ -111,7 +111,7 @@ impl Listed {
         }
     }
 
-    /// A line for the eye, and its path and size on another.
+    /// Lines for a terminal: scores and state, then details, then the path.
     #[must_use]
     pub fn lines(&self) -> String {
         let date: String = self.date.chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).collect();

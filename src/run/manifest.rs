@@ -1,4 +1,4 @@
-//! `manifest.json`: sizes and SHA-256 of a directory's files, to tell a whole one from a damaged one.
+//! `manifest.json`: sizes and SHA-256 of a directory's files, to detect damage.
 
 use std::collections::BTreeMap;
 use std::fs;

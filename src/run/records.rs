@@ -22,7 +22,7 @@ pub struct History {
 }
 
 impl History {
-    /// Goes on after the first `lines` lines; what follows them is removed.
+    /// Continues after the first `lines` lines and removes the rest.
     ///
     /// # Errors
     /// If the file has fewer lines, or cannot be read or written.
@@ -40,7 +40,6 @@ impl History {
         Ok(Self { file, lines })
     }
 
-    /// Adds a line.
     pub fn push(&mut self, line: &HistoryLine) -> Result<()> {
         self.lines += 1;
         // Through a value: its keys are in alphabetical order.
@@ -99,7 +98,7 @@ pub struct PredictionLine<'a> {
     pub labels: &'a [String],
     /// The labels that are predicted.
     pub predicted: Vec<&'a str>,
-    /// The labels that hold, where that is known.
+    /// The true labels, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<&'a str>>,
 }

@@ -59,7 +59,7 @@ impl EventWriter {
         self.write(&event(step, &bytes_field(5, &bytes_field(1, &value))))
     }
 
-    /// Adds what was chosen before training: a row of the table of runs.
+    /// Adds hyper-parameters: a row of the table of runs.
     pub fn hyperparameters(&mut self, chosen: &[(&str, Hyperparameter)]) -> Result<()> {
         let mut session = Vec::new();
         for (name, value) in chosen {
@@ -86,7 +86,7 @@ impl EventWriter {
     }
 }
 
-/// Something that was chosen before training.
+/// The value of a hyper-parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Hyperparameter {
     /// A number.

@@ -1,4 +1,4 @@
-//! `checkpoint-<step>/`: everything that training needs to go on as if it had never stopped.
+//! `checkpoint-<step>/`: everything that training needs to resume bit for bit.
 //!
 //! A checkpoint is written beside its place and renamed when it is whole and on disk; a manifest with
 //! sizes and checksums is its last file. Randomness is a function of counters, so the counters are

@@ -61,7 +61,7 @@ impl MemoryEstimate {
             // x, q, k, v, attended, both sums and the first's norm, up and its activation.
             LayersConfig::PostNorm(_) => (3 * d + 2 * queries + 2 * keys + d + 2 * mlp, 5 * d + mlp),
         };
-        // The last layer goes on with the pooled tokens alone.
+        // The last layer continues with the pooled tokens only.
         let last = if config.head.pooling == Pooling::Mean { layer } else { 2 * d + 2 * keys };
         let layers = config.num_hidden_layers;
         let saved = if shape.recompute { layers * d + layer } else { (layers - 1) * layer + last };

@@ -110,7 +110,7 @@ pub fn gradient_norm(params: &[Rc<Param>]) -> Result<f64> {
     Ok(sum_of_squares(params.iter().map(|param| &**param))?.sqrt())
 }
 
-/// The factor that brings gradients of norm `norm` to at most `limit`; a limit of 0 is off.
+/// The factor that scales gradients of norm `norm` to at most `limit`; a limit of 0 is off.
 #[must_use]
 pub fn clip_factor(norm: f64, limit: f64) -> f64 {
     if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }

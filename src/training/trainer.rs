@@ -79,7 +79,7 @@ pub struct Trainer<'a> {
     pub directory: &'a SeedDir,
     /// True if TensorBoard's event files are written.
     pub writes_events: bool,
-    /// A checkpoint to go on from.
+    /// A checkpoint to resume from.
     pub resume_from: Option<PathBuf>,
     /// Inputs of the run, recorded in checkpoints.
     pub inputs: Value,

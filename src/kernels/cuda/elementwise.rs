@@ -13,7 +13,7 @@ kernels! { CODE:
     fn narrow<T>(out: Address<Activations>, x: Address<f32>, n: usize);
 }
 
-/// Loads a kernel, so that a card that cannot run them is told at once.
+/// Loads a kernel, so that a GPU that cannot run them is reported at once.
 pub(super) fn load(device: &CudaDevice) -> Result<()> {
     function(device, CODE, "add_f32").map(drop)
 }

@@ -1,4 +1,4 @@
-//! `auto_map`: the Python classes a repository brings. Some name classes that transformers has built in by now.
+//! `auto_map`: the Python classes in a repository. Some are built into transformers by now.
 
 use anyhow::{Result, bail};
 use serde_json::Value;
