@@ -240,11 +240,17 @@ impl ProgressMeter {
 /// Text on one line, cut to this width: a cell of a table.
 #[must_use]
 pub fn cell(text: &str, width: usize) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = one_line(text);
     if text.chars().count() <= width {
         return text;
     }
     text.chars().take(width - 1).chain(['…']).collect()
+}
+
+/// Text without line breaks and other control characters.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A duration in the units that people use.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::choices::{Choices, DEFAULT_BASE};
+use crate::console::one_line;
 use crate::data::recognise::{LabelForm, Recognised};
 
 /// Contents of the configuration.
@@ -172,11 +173,6 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// A name that ends no comment.
-fn one_line(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +191,5 @@ mod tests {
         ] {
             assert_eq!(scalar(&value), yaml);
         }
-        assert_eq!(one_line("a\nb"), "a b");
     }
 }

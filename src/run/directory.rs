@@ -331,20 +331,14 @@ fn best_seed(summary: &str) -> Result<u32> {
 
 /// The newest finished run under `root`, of one model and data set if given.
 pub fn newest_finished(root: &Path, of: Option<(&str, &str)>) -> Result<PathBuf> {
-    let mut newest: Option<((String, usize), PathBuf)> = None;
-    for model in subdirectories(root) {
-        for dataset in subdirectories(&model) {
-            let is_wanted = of.is_none_or(|(wanted_model, wanted_dataset)| {
-                model.ends_with(model_component(wanted_model)) && dataset.ends_with(safe_component(wanted_dataset))
-            });
-            for run in subdirectories(&dataset).into_iter().filter(|_| is_wanted) {
-                let Some(age) = run.file_name().and_then(|name| run_order(&name.to_string_lossy())) else { continue };
-                if run.join(SUMMARY).is_file() && newest.as_ref().is_none_or(|(best, _)| age > *best) {
-                    newest = Some((age, run));
-                }
-            }
-        }
-    }
+    let is_wanted = |run: &Path| {
+        of.is_none_or(|(model, dataset)| {
+            run.parent()
+                .is_some_and(|above| above.ends_with(Path::new(&model_component(model)).join(safe_component(dataset))))
+        })
+    };
+    let runs = runs_below(root, 2).into_iter();
+    let newest = runs.filter(|(_, run)| run.join(SUMMARY).is_file() && is_wanted(run)).max();
     match (newest, of) {
         (Some((_, run)), _) => Ok(run),
         (None, Some((model, dataset))) => bail!(
@@ -449,8 +443,9 @@ mod tests {
         ] {
             let run = root.path().join(run);
             fs::create_dir_all(&run).unwrap();
+            fs::write(run.join(CONFIG), "").unwrap();
             if is_finished {
-                fs::write(run.join("summary.json"), "{}").unwrap();
+                fs::write(run.join(SUMMARY), "{}").unwrap();
             }
         }
         assert!(newest_finished(root.path(), None).unwrap().ends_with("m/d/run_20260101-000000-10"));
