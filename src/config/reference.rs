@@ -15,7 +15,7 @@ fn sections() -> [(&'static str, &'static str, Vec<Key>); 4] {
     [
         ("data", "Where examples come from.", DataConfig::keys()),
         ("model", "The base model and its adapters.", ModelConfig::keys()),
-        ("train", "How the adapters are trained.", TrainConfig::keys()),
+        ("train", "Training of the adapters.", TrainConfig::keys()),
         ("exp", "Where results go, and the seeds.", ExpConfig::keys()),
     ]
 }
