@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::data::formats::Quoting;
+use crate::predictor::Precision;
 use crate::thresholds::Objective;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
@@ -283,6 +284,10 @@ pub struct RunArgs {
         help_heading = CLASSIFIER
     )]
     pub batch_size: Option<usize>,
+    /// What products with the base's weights are computed in on the CPU: float32 or bfloat16
+    /// [default: as in training]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
+    pub precision: Option<Precision>,
 }
 
 /// A split of the run's own data.

@@ -1,7 +1,9 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
+use crate::config::model::{ComputeType, ModelConfig};
 use crate::console::Console;
 use crate::data::table::Example;
 use crate::data::tokenize::TextEncoder;
@@ -9,12 +11,43 @@ use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset::{self, Rows};
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
+
+/// What products with frozen weights are computed in, for one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// f32
+    #[value(name = "float32")]
+    Float32,
+    /// Both factors rounded to bf16, with sums in f32
+    #[value(name = "bfloat16")]
+    Bfloat16,
+}
+
+impl Precision {
+    /// Overrules what a classifier's `model` section says, before its base is opened.
+    ///
+    /// # Errors
+    /// On a GPU, which computes in the type of its activations.
+    pub fn overrule(self, model: &mut ModelConfig, device: &Device) -> Result<()> {
+        ensure!(
+            !device.is_gpu(),
+            "--precision is for the CPU; on a GPU products are computed in model.torch_dtype: leave it out, or add \
+             --device cpu"
+        );
+        model.compute = match self {
+            Self::Float32 => ComputeType::Float32,
+            Self::Bfloat16 => ComputeType::Bfloat16,
+        };
+        Ok(())
+    }
+}
 
 /// A trained classifier, ready to predict.
 pub struct Predictor {

@@ -58,6 +58,9 @@ impl Loaded {
         if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
+        if let Some(precision) = args.precision {
+            precision.overrule(&mut model, device)?;
+        }
         let base = BaseModel::open(&model, device, console).with_context(|| {
             format!(
                 "the base of {} cannot be used; if it has moved, name its directory with --set model.model_name=DIR",
