@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use candle_core::{Result, bail};
 
+use super::adapter_routing::Slot;
 use super::tape::{Param, Tape, Value};
 use crate::kernels;
 use crate::kernels::buffer::rows_of;
@@ -27,6 +28,8 @@ pub struct LoraLinear {
     pub bias: Option<Constant>,
     /// The trained part.
     pub adapter: Option<Adapter>,
+    /// Where the layer finds the adapters of several classifiers that share it, for predicting.
+    pub slot: Option<Slot>,
 }
 
 /// The trained part of a [`LoraLinear`].
@@ -77,6 +80,9 @@ pub fn lora_linear(tape: &Tape, x: &Value, layer: &Rc<LoraLinear>, residual: Opt
         let u = kernels::low_rank_product(x.tensor(), &output, &pair)?;
         low_rank = Some((pair, u));
     }
+    if let Some(slot) = &layer.slot {
+        slot.add_products(x.tensor(), &output)?;
+    }
     let (of_x, of_residual) = (x.gradient(), residual.and_then(Value::gradient));
     if !tape.is_recording() || low_rank.is_none() && of_x.is_none() && of_residual.is_none() {
         return Ok(Value::constant(output));
@@ -125,6 +131,7 @@ mod tests {
             weight: FrozenMatrix::new(weight, OUTPUTS, INPUTS),
             bias: Some(numbers(OUTPUTS, 7).into()),
             adapter: Some(Adapter { a: Rc::clone(a), b: Rc::clone(b), scaling: 1.5, dropout, site: 3 }),
+            slot: None,
         })
     }
 
