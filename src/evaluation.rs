@@ -117,11 +117,20 @@ pub struct Part<'a> {
     pub token_ids: Vec<&'a [u32]>,
 }
 
-/// Probabilities of the samples of classifiers that share a base, in one batch: those that [`evaluate`] gives.
+/// What a classifier makes of one sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// One a label, before sigmoid or softmax.
+    pub logits: Vec<f32>,
+    /// One a label.
+    pub probabilities: Vec<f32>,
+}
+
+/// Scores the samples of classifiers that share a base, in one batch. Probabilities are those that [`evaluate`] gives.
 ///
 /// # Errors
 /// If the model fails. A sample whose logits are not finite has an error of its own.
-pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Vec<f32>, NotFinite>>>> {
+pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Scored, NotFinite>>>> {
     let sequences = parts.iter().flat_map(|part| part.token_ids.iter().map(|&token_ids| (token_ids, &[][..])));
     let batch = Batch::new(sequences)?;
     let rows: Vec<(&Classifier, usize)> = parts.iter().map(|part| (part.classifier, part.token_ids.len())).collect();
@@ -130,7 +139,11 @@ pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Vec<f32>, Not
         let logits = elements(logits.tensor())?;
         let labels = logits.len() / rows.max(&1);
         let rows = logits.chunks_exact(labels.max(1)).enumerate();
-        Ok(rows.map(|(row, logits)| to_probabilities(logits, classifier.problem(), row)).collect())
+        let scored = |(row, logits): (usize, &[f32])| {
+            let probabilities = to_probabilities(logits, classifier.problem(), row)?;
+            Ok(Scored { logits: logits.to_vec(), probabilities })
+        };
+        Ok(rows.map(scored).collect())
     };
     rows.iter().zip(&logits).map(of_part).collect()
 }

@@ -1,10 +1,12 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 
 use crate::console::Console;
-use crate::data::table::Example;
-use crate::data::tokenize::TextEncoder;
+use crate::data::table::{Example, typed_text};
+use crate::data::tokenize::{Encoded, TextEncoder};
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
@@ -25,7 +27,7 @@ pub struct Predictor {
     /// Model and parameters.
     pub classifier: Classifier,
     /// Its tokenizer.
-    pub encoder: TextEncoder,
+    pub encoder: Arc<TextEncoder>,
     /// How many tokens the model has.
     vocab_size: usize,
     /// Labels, thresholds, columns.
@@ -51,6 +53,7 @@ impl Predictor {
     ) -> Result<Self> {
         adapter::load(&trained.adapter, &classifier)?;
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
+        let encoder = Arc::new(encoder);
         Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
     }
 
@@ -60,6 +63,16 @@ impl Predictor {
     /// If the tokenizer fails or gives a token that the model does not have, or the user wants to stop.
     pub fn encode(&self, examples: &[Example], source: &str, before: usize) -> Result<Vec<Sample>> {
         dataset::encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
+    }
+
+    /// Reads texts for the classifier, on any thread.
+    #[must_use]
+    pub fn reader(&self) -> TextReader {
+        TextReader {
+            encoder: Arc::clone(&self.encoder),
+            vocab_size: self.vocab_size,
+            joins_fields: self.file.text_fields.is_some(),
+        }
     }
 
     /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many a batch had.
@@ -80,6 +93,28 @@ impl Predictor {
     #[must_use]
     pub fn decision(&self) -> Decision {
         Decision::above(&self.file.thresholds)
+    }
+}
+
+/// Turns texts into the tokens of a classifier, as `predict --text` does, on any thread.
+#[derive(Clone)]
+pub struct TextReader {
+    encoder: Arc<TextEncoder>,
+    vocab_size: usize,
+    joins_fields: bool,
+}
+
+impl TextReader {
+    /// The tokens of a text, computed on this thread.
+    ///
+    /// # Errors
+    /// If the tokenizer fails or gives a token that the model does not have.
+    pub fn read(&self, text: &str) -> Result<Encoded> {
+        let text = typed_text(text, self.joins_fields);
+        let encoded = [self.encoder.encode_one(&text)?];
+        self.encoder.check_vocabulary(&encoded, self.vocab_size, "the text", 0, |_| "0")?;
+        let [encoded] = encoded;
+        Ok(encoded)
     }
 }
 
@@ -121,6 +156,18 @@ impl PredictingBase {
     #[must_use]
     pub fn base(&self) -> &BaseModel {
         &self.base
+    }
+
+    /// Bytes of its frozen weights.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.layers.bytes()
+    }
+
+    /// Where it computes.
+    #[must_use]
+    pub fn device_name(&self) -> String {
+        self.device.description().map_or_else(|| "cpu".to_owned(), |gpu| gpu.name)
     }
 
     /// A classifier on this base, whose predictions are those of [`Predictor::open`] to the bit.
