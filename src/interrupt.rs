@@ -16,6 +16,9 @@ static REQUESTED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 /// True if the current step is finished before the program stops.
 static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
 
+/// What is said after the first signal, where work goes on.
+static FINISHING: OnceLock<&'static str> = OnceLock::new();
+
 /// Advice for the user after an interruption.
 static ADVICE: OnceLock<String> = OnceLock::new();
 
@@ -68,7 +71,8 @@ pub fn listen(listener: Listener) -> io::Result<()> {
         for signal in signals.forever() {
             if is_first && FINISHES_STEP.load(Ordering::SeqCst) {
                 is_first = false;
-                (listener.say)("stopping after this step; Ctrl-C again stops now");
+                let what = FINISHING.get().unwrap_or(&"stopping after this step");
+                (listener.say)(&format!("{what}; Ctrl-C again stops now"));
                 continue;
             }
             (listener.clean)();
@@ -89,6 +93,15 @@ pub fn listen(listener: Listener) -> io::Result<()> {
 pub fn finish_steps() -> Result<(), Interrupted> {
     FINISHES_STEP.store(true, Ordering::SeqCst);
     check()
+}
+
+/// From here on, the first signal lets requests in work finish; [`check`] tells of it.
+///
+/// # Errors
+/// [`Interrupted`], if one has come already.
+pub fn finish_requests() -> Result<(), Interrupted> {
+    let _ = FINISHING.set("stopping after the requests in work");
+    finish_steps()
 }
 
 /// Returns an error if a signal has come.

@@ -14,9 +14,11 @@
 //!
 //! Modules stand in layers; one imports from those below it and from its own folder.
 
-// Layer 9: what the user runs.
+// Layer 10: what the user runs.
 pub mod cli;
 pub mod commands;
+// Layer 9: answers over HTTP.
+pub mod server;
 // Layer 8: a trained classifier.
 pub mod predictor;
 // Layer 7: an experiment's parts, ready to train.

@@ -11,7 +11,10 @@ pub mod predict;
 mod predict_input;
 pub mod prepare;
 pub mod runs;
+pub mod serve;
 pub mod train;
+
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::CommandFactory;
@@ -43,13 +46,21 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Runs(args) = &cli.command {
         return runs::run(args);
     }
+    if let Command::Serve(args) = &cli.command {
+        return serve::run(args, Arc::new(move || open(choice, console)), console, cli.global.quiet);
+    }
     let device = open(choice, console)?;
     match &cli.command {
         Command::Init(args) => init::run(args, &device, console),
         Command::Train(args) => train::run(args, &device, console),
         Command::Eval(args) => eval::run(args, &device, console),
         Command::Predict(args) => predict::run(args, &device, console),
-        Command::Prepare(_) | Command::Runs(_) | Command::ConfigSchema | Command::Completions(_) | Command::Man(_) => {
+        Command::Prepare(_)
+        | Command::Serve(_)
+        | Command::Runs(_)
+        | Command::ConfigSchema
+        | Command::Completions(_)
+        | Command::Man(_) => {
             unreachable!("returned above")
         }
         Command::Check(args) => check::run(&args.config, &device, console),
