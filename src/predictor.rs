@@ -11,6 +11,7 @@ use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset::{self, Rows};
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::lora::LoraOptions;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
@@ -36,7 +37,8 @@ impl Predictor {
     /// # Errors
     /// If a part is missing, or does not fit the others.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
-        let (lora, _) = adapter::read_config(&trained.adapter)?;
+        let is_complete = trained.is_complete();
+        let lora = if is_complete { LoraOptions::none() } else { adapter::read_config(&trained.adapter)?.0 };
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
             base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
@@ -47,7 +49,13 @@ impl Predictor {
             recompute: false,
             device: base.device_for_predicting(),
         })?;
-        adapter::load(&trained.adapter, &classifier)?;
+        if is_complete {
+            classifier
+                .set_to_base()
+                .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))?;
+        } else {
+            adapter::load(&trained.adapter, &classifier)?;
+        }
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
     }
@@ -86,6 +94,9 @@ impl Predictor {
 /// # Errors
 /// Says in what it differs.
 pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, console: Console) -> Result<()> {
+    if trained.is_complete() {
+        return Ok(());
+    }
     // A tokenizer of its own is used in place of the base's.
     let needs_tokenizer = !trained.adapter.join("tokenizer.json").is_file();
     base.ensure_is(&file.base, needs_tokenizer, console).with_context(|| format!("{}", trained.adapter.display()))

@@ -12,6 +12,8 @@ mod baseline;
 mod cli;
 /// The same numbers on every CPU, in every batch.
 mod compute;
+/// Complete models of a base and its adapter.
+mod export;
 /// Disks, tokens and files that are not as they should be.
 mod failures;
 /// Configurations of every family.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::configuration;
 use crate::cli::RunArgs;
 use crate::config::Config;
+use crate::config::model::Token;
 use crate::config::overrides::Overrides;
 use crate::console::Console;
 use crate::data::formats::Quoting;
@@ -25,6 +26,10 @@ pub struct Loaded {
     pub predictor: Predictor,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
+    /// The frozen model, or the complete one.
+    pub base: BaseModel,
+    /// For the Hub, if the configuration has one.
+    pub token: Option<Token>,
     overrides: Overrides,
 }
 
@@ -59,14 +64,24 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
+        if trained.is_complete() {
+            ensure!(
+                overrides.model_name.is_none(),
+                "--set model.model_name: {} is a complete model, which needs no base",
+                trained.adapter.display()
+            );
+            model.model_name = trained.adapter.display().to_string();
+            model.random_init = false;
+        }
         if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
-        let base = BaseModel::open(&model, device, console).with_context(|| {
-            format!(
+        let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {
+            true => "the model cannot be used".to_owned(),
+            false => format!(
                 "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
                 trained.adapter.display()
-            )
+            ),
         })?;
         let is_of_a_run = file.is_some();
         let file = match (file, &config) {
@@ -80,7 +95,8 @@ impl Loaded {
             }
             (None, None) => unreachable!("refused above"),
         };
-        Ok(Self { predictor: Predictor::open(trained, file, is_of_a_run, &base)?, config, overrides })
+        let predictor = Predictor::open(trained, file, is_of_a_run, &base)?;
+        Ok(Self { predictor, config, base, token: model.hf_token, overrides })
     }
 
     /// The columns of the rows that a command was given: those of training, as `--set` changes them.

@@ -4,12 +4,14 @@ pub mod bench;
 pub mod check;
 mod configuration;
 pub mod eval;
+pub mod export;
 pub mod init;
 pub mod loaded;
 mod outcome;
 pub mod predict;
 mod predict_input;
 pub mod prepare;
+pub mod push;
 pub mod runs;
 pub mod train;
 
@@ -47,15 +49,25 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Runs(args) = &cli.command {
         return runs::run(args);
     }
+    if let Command::Export(args) = &cli.command {
+        return export::run(args, console);
+    }
+    if let Command::Push(args) = &cli.command {
+        return push::run(args, console);
+    }
     let device = open(choice, console)?;
     match &cli.command {
         Command::Init(args) => init::run(args, &device, console),
         Command::Train(args) => train::run(args, &device, console),
         Command::Eval(args) => eval::run(args, &device, console),
         Command::Predict(args) => predict::run(args, &device, console),
-        Command::Prepare(_) | Command::Runs(_) | Command::ConfigSchema | Command::Completions(_) | Command::Man(_) => {
-            unreachable!("returned above")
-        }
+        Command::Prepare(_)
+        | Command::Runs(_)
+        | Command::Export(_)
+        | Command::Push(_)
+        | Command::ConfigSchema
+        | Command::Completions(_)
+        | Command::Man(_) => unreachable!("returned above"),
         Command::Check(args) => check::run(&args.config, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }

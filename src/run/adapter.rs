@@ -56,6 +56,7 @@ fn config(lora: &LoraOptions, base: BaseName<'_>, classifier: &Classifier) -> Va
     let adapted = || classifier.modules().iter().filter(|module| lora.shape_of(module).is_some()).collect::<Vec<_>>();
     let targets = match &lora.targets {
         _ if lora.layers.is_some() || lora.exclude.is_some() => json!(adapted()),
+        Targets::Nothing => json!([]),
         Targets::AllLinear => json!("all-linear"),
         Targets::Names(names) => json!(names),
         Targets::Pattern(full) => json!(full.pattern),

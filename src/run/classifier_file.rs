@@ -129,6 +129,12 @@ impl ClassifierFile {
         atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
+    /// Whether a directory has the file.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        directory.join(NAME).is_file()
+    }
+
     /// Reads the file of a directory; `None` if there is none.
     ///
     /// # Errors

@@ -10,6 +10,9 @@ use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
+/// The file's name.
+pub const NAME: &str = "README.md";
+
 /// What a card says beside `classifier.json`.
 #[derive(Clone, Debug)]
 pub struct CardFacts<'a> {
@@ -103,7 +106,7 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
 }
 
 /// The labels' names: as many as a reader takes in at once.
-fn some_labels(labels: &[String]) -> String {
+pub(super) fn some_labels(labels: &[String]) -> String {
     const SHOWN: usize = 20;
     let names: Vec<String> = labels.iter().take(SHOWN).map(|label| escape(label)).collect();
     match labels.len() > SHOWN {
@@ -126,7 +129,7 @@ fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts) -> std::fmt
 }
 
 /// Of labels that are decided one by one.
-fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
+pub(super) fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
     if is_single(file) {
         return writeln!(card, "The predicted label is the one with the highest probability.\n");
     }
@@ -238,7 +241,7 @@ fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
     )
 }
 
-fn is_single(file: &ClassifierFile) -> bool {
+pub(super) fn is_single(file: &ClassifierFile) -> bool {
     file.problem_type.starts_with("single")
 }
 
