@@ -108,6 +108,11 @@ pub enum Command {
     /// pipeline("text-classification", top_k=None), without peft and llmcls; llmcls takes it as --run, without the base.
     /// Its predictions are compared with the classifier's before it is there.
     Export(ExportArgs),
+    /// Write one program that carries a classifier and needs nothing else
+    ///
+    /// The file is this program with base, adapter, tokenizer and thresholds appended. It has all commands; `predict`,
+    /// `eval` and `serve` use its own classifier unless --run names another. Do not strip it.
+    Bundle(BundleArgs),
     /// Upload a classifier to the Hugging Face Hub, in one commit
     ///
     /// Uploads the adapter, or with --merged a complete model, with card, thresholds and the run's report. Paths of this
@@ -432,6 +437,17 @@ pub struct ExportArgs {
     /// The largest file of weights, such as 500MB; a larger model is written in shards
     #[arg(long = "max_shard_size", alias = "max-shard-size", value_name = "SIZE", default_value = "5GB")]
     pub max_shard_size: ByteCount,
+}
+
+/// `llmcls bundle`
+#[derive(Args, Debug)]
+pub struct BundleArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The program to write
+    #[arg(long, short, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// `llmcls push`

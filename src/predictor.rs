@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use crate::console::Console;
 use crate::data::table::Example;
 use crate::data::tokenize::TextEncoder;
+use crate::embedded;
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
@@ -94,7 +95,7 @@ impl Predictor {
 /// # Errors
 /// Says in what it differs.
 pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, console: Console) -> Result<()> {
-    if trained.is_complete() {
+    if trained.is_complete() || embedded::contains(&trained.adapter) {
         return Ok(());
     }
     // A tokenizer of its own is used in place of the base's.

@@ -12,6 +12,7 @@ use crate::config::overrides::Overrides;
 use crate::console::Console;
 use crate::data::formats::Quoting;
 use crate::data::table::{Columns, LabelList, abridged};
+use crate::embedded;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
@@ -19,6 +20,10 @@ use crate::kernels::device::Device;
 use crate::predictor::{self, Predictor};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{find_verified, newest_finished};
+
+/// The directories of a program that carries a classifier: the classifier, and its base.
+pub(super) const CLASSIFIER: &str = "classifier";
+pub(super) const BASE: &str = "base";
 
 /// The classifier that a command's flags name.
 pub struct Loaded {
@@ -42,7 +47,11 @@ impl Loaded {
         let given = selecting_config(args)?;
         let run = match &args.run {
             Some(run) => run.clone(),
-            None => newest_run(args, given.as_ref())?,
+            // A program that carries a classifier is for that one.
+            None => match embedded::root() {
+                Some(root) => root.join(CLASSIFIER),
+                None => newest_run(args, given.as_ref())?,
+            },
         };
         let trained = find_verified(&run)?;
         console.say(format!("using {}", trained.adapter.display()));
@@ -73,7 +82,10 @@ impl Loaded {
             model.model_name = trained.adapter.display().to_string();
             model.random_init = false;
         }
-        if let Some(name) = &overrides.model_name {
+        if let Some(root) = embedded::root().filter(|_| embedded::contains(&trained.adapter) && !trained.is_complete())
+        {
+            model.model_name = root.join(BASE).display().to_string();
+        } else if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
         let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {

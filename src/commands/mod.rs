@@ -1,6 +1,7 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
 pub mod bench;
+pub mod bundle;
 pub mod check;
 mod configuration;
 pub mod eval;
@@ -21,6 +22,7 @@ use clap::CommandFactory;
 use crate::cli::{Cli, Command};
 use crate::console::{Console, print, print_json};
 use crate::device::{self, Choice};
+use crate::embedded;
 use crate::exit::Usage;
 use crate::kernels::device::{Device, HAS_CUDA};
 
@@ -32,6 +34,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     let choice = Choice::parse(&cli.global.device)?;
     device::start_threads(cli.global.threads.map_or(0, usize::from))?;
     let console = Console::new(cli.global.quiet);
+    embedded::open()?;
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
     }
@@ -49,6 +52,9 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Runs(args) = &cli.command {
         return runs::run(args);
     }
+    if let Command::Bundle(args) = &cli.command {
+        return bundle::run(args, console);
+    }
     if let Command::Export(args) = &cli.command {
         return export::run(args, console);
     }
@@ -63,6 +69,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Predict(args) => predict::run(args, &device, console),
         Command::Prepare(_)
         | Command::Runs(_)
+        | Command::Bundle(_)
         | Command::Export(_)
         | Command::Push(_)
         | Command::ConfigSchema

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::{adapter, manifest, model_directory};
 use crate::console::complain;
+use crate::embedded;
 use crate::exit::Resumable;
 
 const CONFIG: &str = "config.yaml";
@@ -242,7 +243,7 @@ fn is_classifier(directory: &Path) -> bool {
 /// # Errors
 /// If there is none.
 pub fn find_trained(path: &Path) -> Result<Trained> {
-    ensure!(path.is_dir(), "{}: no such run directory", path.display());
+    ensure!(embedded::is_dir(path), "{}: no such run directory", path.display());
     if is_classifier(path) {
         let seed = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         let config = seed.as_deref().and_then(Path::parent).map(|run| run.join(CONFIG));
@@ -272,6 +273,10 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
 /// If there is none, or it is damaged.
 pub fn find_verified(path: &Path) -> Result<Trained> {
     let trained = find_trained(path)?;
+    // Its parts are checked when they are read.
+    if embedded::contains(&trained.adapter) {
+        return Ok(trained);
+    }
     if trained.config.is_some() {
         manifest::verify(&trained.adapter)?;
     } else {

@@ -9,6 +9,7 @@ use super::base_facts::BaseFacts;
 use super::classifier_file::ClassifierFile;
 use super::{model_config, model_weights};
 use crate::data::tokenize::TextEncoder;
+use crate::embedded;
 use crate::model::config::{BackboneConfig, LayersConfig, Pooling};
 use crate::model::merged::NamedTensor;
 use crate::model::weights::Precision;
@@ -16,7 +17,7 @@ use crate::model::weights::Precision;
 /// Whether a directory holds a complete model, and no adapter that needs one.
 #[must_use]
 pub fn is_complete(directory: &Path) -> bool {
-    let has = |name: &str| directory.join(name).is_file();
+    let has = |name: &str| embedded::is_file(&directory.join(name));
     has(model_config::CONFIG)
         && (has(model_weights::WEIGHTS) || has(model_weights::INDEX))
         && !super::adapter::is_adapter(directory)
@@ -26,9 +27,7 @@ pub fn is_complete(directory: &Path) -> bool {
 /// machine.
 #[must_use]
 pub fn described(classifier: &ClassifierFile, dtype: Precision) -> ClassifierFile {
-    let facts = BaseFacts::of(classifier);
-    let mut file = classifier.clone();
-    file.base.name = facts.hub_name.unwrap_or(facts.short);
+    let mut file = without_paths(classifier);
     if classifier.random_init {
         file.base.name.push_str(" (random weights)");
     }
@@ -39,6 +38,15 @@ pub fn described(classifier: &ClassifierFile, dtype: Precision) -> ClassifierFil
         Precision::Float32.name().clone_into(&mut file.compute);
     }
     file.use_4bit = false;
+    file
+}
+
+/// `classifier.json` with the base's name as others know it.
+#[must_use]
+pub fn without_paths(classifier: &ClassifierFile) -> ClassifierFile {
+    let facts = BaseFacts::of(classifier);
+    let mut file = classifier.clone();
+    file.base.name = facts.hub_name.unwrap_or(facts.short);
     file
 }
 

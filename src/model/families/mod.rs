@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use self::file::ConfigFile;
 use super::config::BackboneConfig;
+use crate::embedded;
 
 /// An architecture that llmcls computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +121,7 @@ impl BackboneConfig {
     /// # Errors
     /// If it is not valid, or asks for something that llmcls does not compute.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
     }
 
@@ -129,7 +130,7 @@ impl BackboneConfig {
     /// # Errors
     /// If the file cannot be read, or its family is not supported.
     pub fn classifier_class(path: &Path) -> Result<String> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         let family = Family::of(&ConfigFile::parse(&text)?)?;
         Ok(format!("{}ForSequenceClassification", family.class_prefix()))
     }
