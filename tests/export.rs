@@ -141,15 +141,16 @@ fn a_base_in_4_bits_is_merged_from_the_numbers_that_it_stands_for() {
     }
 }
 
-const ROWS: &str = "id,text,red,blue\n1,red apple,1,0\n7,blue stone,0,1\nx,red and blue,1,1\n3,green apple,0,0\n";
+pub(super) const ROWS: &str =
+    "id,text,red,blue\n1,red apple,1,0\n7,blue stone,0,1\nx,red and blue,1,1\n3,green apple,0,0\n";
 
-fn llmcls(arguments: &[&str]) -> Command {
+pub(super) fn llmcls(arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("llmcls").unwrap();
     command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["--threads", "1"]).args(arguments);
     command
 }
 
-fn errors(output: &Output) -> String {
+pub(super) fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -160,7 +161,7 @@ fn run(arguments: &[&str]) -> Output {
 }
 
 /// A run of the tiny model on two labels, and its rows.
-fn trained(root: &Path, more: &[&str]) -> (String, String) {
+pub(super) fn trained(root: &Path, more: &[&str]) -> (String, String) {
     let rows = root.join("rows.csv");
     fs::write(&rows, ROWS).unwrap();
     let rows = rows.to_str().unwrap().to_owned();

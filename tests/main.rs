@@ -44,6 +44,8 @@ mod outputs;
 mod parity;
 /// Training files of rows that list labels.
 mod prepare;
+/// Uploads, to a server on this machine that speaks the Hub's language.
+mod push;
 /// Readers of files from outside, on bytes.
 mod readers;
 /// The documented configuration is the declared one.

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::base_facts::BaseFacts;
-use super::classifier_file::ClassifierFile;
+use super::classifier_file::{ClassifierFile, RecordedFingerprint};
 use super::{model_config, model_weights};
 use crate::data::tokenize::TextEncoder;
 use crate::embedded;
@@ -31,6 +31,8 @@ pub fn described(classifier: &ClassifierFile, dtype: Precision) -> ClassifierFil
     if classifier.random_init {
         file.base.name.push_str(" (random weights)");
     }
+    // The base is in it, and nothing is to be compared with the original one.
+    file.base.fingerprint = RecordedFingerprint::Sampled(String::new());
     file.random_init = false;
     file.init_seed = 0;
     dtype.name().clone_into(&mut file.torch_dtype);
