@@ -1,7 +1,9 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
+use crate::config::model::{ComputeType, ModelConfig};
 use crate::console::Console;
 use crate::data::table::Example;
 use crate::data::tokenize::TextEncoder;
@@ -10,6 +12,7 @@ use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset::{self, Rows};
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
@@ -18,15 +21,43 @@ use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 
+/// What products with frozen weights are computed in, for one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// f32
+    #[value(name = "float32")]
+    Float32,
+    /// Both factors rounded to bf16, with sums in f32
+    #[value(name = "bfloat16")]
+    Bfloat16,
+}
+
+impl Precision {
+    /// Overrules what a classifier's `model` section says, before its base is opened.
+    ///
+    /// # Errors
+    /// On a GPU, which computes in the type of its activations.
+    pub fn overrule(self, model: &mut ModelConfig, device: &Device) -> Result<()> {
+        ensure!(
+            !device.is_gpu(),
+            "--precision is for the CPU; on a GPU products are computed in model.torch_dtype: leave it out, or add \
+             --device cpu"
+        );
+        model.compute = match self {
+            Self::Float32 => ComputeType::Float32,
+            Self::Bfloat16 => ComputeType::Bfloat16,
+        };
+        Ok(())
+    }
+}
+
 /// A trained classifier, ready to predict.
 pub struct Predictor {
-    /// Where it lies.
+    /// The directory that it was read from.
     pub trained: Trained,
-    /// Model and parameters.
     pub classifier: Classifier,
-    /// Its tokenizer.
     pub encoder: TextEncoder,
-    /// How many tokens the model has.
+    /// Tokens in the model's vocabulary.
     vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
@@ -34,9 +65,6 @@ pub struct Predictor {
 
 impl Predictor {
     /// Builds the model on its base, and reads adapter, head and tokenizer.
-    ///
-    /// # Errors
-    /// If a part is missing, or does not fit the others.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
         let is_complete = trained.is_complete();
         let lora = if is_complete { LoraOptions::none() } else { adapter::read_config(&trained.adapter)?.0 };
@@ -83,7 +111,7 @@ impl Predictor {
         evaluate(&self.classifier, samples, decision, batch_size, on_batch)
     }
 
-    /// What the classifier's own thresholds make of probabilities.
+    /// The decision by the classifier's own thresholds.
     #[must_use]
     pub fn decision(&self) -> Decision {
         Decision::above(&self.file.thresholds)
@@ -91,9 +119,6 @@ impl Predictor {
 }
 
 /// Checks that a base is the one that a classifier was trained on.
-///
-/// # Errors
-/// Says in what it differs.
 pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, console: Console) -> Result<()> {
     if trained.is_complete() || embedded::contains(&trained.adapter) {
         return Ok(());

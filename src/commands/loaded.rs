@@ -27,7 +27,6 @@ pub(super) const BASE: &str = "base";
 
 /// The classifier that a command's flags name.
 pub struct Loaded {
-    /// The classifier.
     pub predictor: Predictor,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
@@ -40,9 +39,6 @@ pub struct Loaded {
 
 impl Loaded {
     /// Finds and loads the classifier that the flags name.
-    ///
-    /// # Errors
-    /// If there is none, or a part of it does not fit the others.
     pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
         let given = selecting_config(args)?;
         let run = match &args.run {
@@ -62,7 +58,7 @@ impl Loaded {
             Some(_) => (given, Overrides::read(&args.config.set)?),
             None => (configuration::load(&args.config)?, Overrides::default()),
         };
-        // The run's own configuration governs; the given one only selects, and brings a token.
+        // The run's own configuration governs; the given one only selects, and may have a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
             (Some(file), _) => file.model_config()?,
@@ -88,10 +84,13 @@ impl Loaded {
         } else if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
+        if let Some(precision) = args.precision {
+            precision.overrule(&mut model, device)?;
+        }
         let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {
             true => "the model cannot be used".to_owned(),
             false => format!(
-                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+                "the base of {} cannot be used; if it has moved, name its directory with --set model.model_name=DIR",
                 trained.adapter.display()
             ),
         })?;
