@@ -1,6 +1,7 @@
 //! The command line: names, help and paths. No work is done here.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::data::formats::Quoting;
 use crate::thresholds::Objective;
@@ -382,6 +383,10 @@ pub struct PredictArgs {
     /// Go on with the output of a job that was killed, given the same arguments
     #[arg(long)]
     pub resume: bool,
+    /// Predict part I of N of a file's rows, for job arrays; the outputs of all parts, one after another, are the
+    /// output of the whole
+    #[arg(long, value_name = "I/N", conflicts_with = "text")]
+    pub shard: Option<Shard>,
     /// The same as INPUT
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
@@ -404,6 +409,27 @@ pub struct PredictArgs {
         conflicts_with_all = ["threshold", "always_one"]
     )]
     pub top_k: Option<usize>,
+}
+
+/// A part of a file's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    pub index: usize,
+    /// How many parts there are.
+    pub count: usize,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        match numbers {
+            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index: index - 1, count }),
+            _ => Err("expected I/N with I from 1 to N, such as 1/4".to_owned()),
+        }
+    }
 }
 
 /// `llmcls prepare`

@@ -31,6 +31,18 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
+    /// A stop by the signal of this number.
+    #[must_use]
+    pub fn by(signal: u8) -> Self {
+        Self { signal }
+    }
+
+    /// The signal's number.
+    #[must_use]
+    pub fn signal(self) -> u8 {
+        self.signal
+    }
+
     /// What a shell expects: 128 and the signal's number.
     #[must_use]
     pub fn exit_code(self) -> u8 {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 
+use crate::cluster::Group;
 use crate::console::Console;
 use crate::data::table::Example;
 use crate::data::tokenize::TextEncoder;
@@ -60,7 +61,8 @@ impl Predictor {
         dataset::encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
-    /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many a batch had.
+    /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many are done.
+    /// The ranks of `group` share the work.
     ///
     /// # Errors
     /// If the model fails, or with [`crate::evaluation::NotFinite`] for a sample whose output is not finite.
@@ -69,9 +71,10 @@ impl Predictor {
         samples: &[Sample],
         decision: &Decision,
         batch_size: usize,
+        group: &Group,
         on_batch: impl FnMut(usize),
     ) -> Result<Evaluation> {
-        evaluate(&self.classifier, samples, decision, batch_size, on_batch)
+        evaluate(&self.classifier, samples, decision, batch_size, group, on_batch)
     }
 
     /// What the classifier's own thresholds make of probabilities.

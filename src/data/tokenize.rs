@@ -14,7 +14,7 @@ pub struct TextEncoder {
 }
 
 /// The token ids of one text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Encoded {
     /// At least one.
     pub token_ids: Vec<u32>,

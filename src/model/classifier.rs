@@ -71,6 +71,7 @@ pub struct Classifier {
     initial: Vec<Initial>,
     modules: Vec<String>,
     base: BaseSize,
+    labels: usize,
     problem: Problem,
     weights: BceWeights,
 }
@@ -114,6 +115,7 @@ impl Classifier {
             initial: builder.initial,
             modules: builder.modules,
             base: builder.size,
+            labels: options.labels,
             problem: options.problem,
             weights: options.weights.clone(),
         })
@@ -156,6 +158,12 @@ impl Classifier {
     #[must_use]
     pub fn modules_to_save(&self) -> &[String] {
         &self.head.modules_to_save
+    }
+
+    /// How many labels there are.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.labels
     }
 
     /// What the labels are to each other.
