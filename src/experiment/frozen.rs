@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::prepared::Experiment;
 use crate::atomic_file::hex;
+use crate::cluster::Group;
 use crate::console::bytes;
 use crate::evaluation::Sample;
 use crate::run::classifier_file::RecordedFingerprint;
@@ -81,8 +82,12 @@ impl Experiment<'_> {
     ///
     /// # Errors
     /// As [`Experiment::cache_plan`]; or if the model fails, or the user wants to stop.
-    pub fn fill_cache(&mut self) -> Result<()> {
+    pub fn fill_cache(&mut self, group: &Group) -> Result<()> {
         let Some(plan) = self.cache_plan()? else { return Ok(()) };
+        if group.size() > 1 {
+            self.console.say("the ranks compute the frozen layers in every pass: the cache is for one process");
+            return Ok(());
+        }
         let key = self.cache_key();
         if let Some(directory) = &plan.directory {
             directory::describe(directory, &self.about());

@@ -5,24 +5,25 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 
-use super::batch::{Batch, Pooled};
+use super::batch::Batch;
 use super::builder::{BaseSize, Builder, Initial};
-use super::config::{BackboneConfig, LayersConfig, Pooling};
+use super::config::{BackboneConfig, Pooling};
+use super::frozen::Frozen;
 use super::head::Head;
+use super::layers::{self, Layers};
 use super::lora::LoraOptions;
-use super::post_norm::{self, PostNorm};
-use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Weights};
 use crate::config::model::ProblemType;
 use crate::kernels::buffer::modify;
 use crate::kernels::device::Device;
+use crate::ops::adapter_routing::{Group, Routing, SharedAdapters};
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
 use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Param, Tape, Value};
 use crate::ops::to_host::to_host;
 use crate::rng::{Purpose, Stream};
 
-/// What the labels of an example are to each other.
+/// The relation between the labels of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// Independent: sigmoid and binary cross-entropy.
@@ -40,20 +41,20 @@ impl From<ProblemType> for Problem {
     }
 }
 
-/// How a classifier is built.
+/// Options of a classifier.
 #[derive(Clone, Debug)]
 pub struct ClassifierOptions {
     /// L
     pub labels: usize,
-    /// Rows of the base's own classifier that the labels go on from, one a label; none: fresh numbers.
+    /// Rows of the base's own classifier from which the labels start, one a label; `None`: random numbers.
     pub base_rows: Option<Vec<usize>>,
-    /// What the labels are to each other.
+    /// The relation between labels.
     pub problem: Problem,
-    /// How the base is held.
+    /// Storage of the base.
     pub storage: BaseStorage,
     /// The adapters.
     pub lora: LoraOptions,
-    /// How the terms of the training loss are weighted.
+    /// Weights of the terms of the training loss.
     pub weights: BceWeights,
     /// Keep one input a layer and compute the rest again in the backward.
     pub recompute: bool,
@@ -63,48 +64,25 @@ pub struct ClassifierOptions {
 
 /// A frozen base, its adapters and its head.
 pub struct Classifier {
-    layers: Layers,
+    layers: Rc<Layers>,
+    /// Its adapters, if the layers are shared with other classifiers and so hold none.
+    shared: Option<(Rc<Routing>, SharedAdapters)>,
     pooling: Pooling,
     head: Head,
     classifier_name: &'static str,
     params: Vec<Rc<Param>>,
     initial: Vec<Initial>,
     modules: Vec<String>,
+    frozen: Vec<Frozen>,
+    lora: LoraOptions,
     base: BaseSize,
+    labels: usize,
     problem: Problem,
     weights: BceWeights,
     layer_count: usize,
     width: usize,
     drops_in_frozen: bool,
     device: Device,
-}
-
-enum Layers {
-    PreNorm(Box<PreNorm>),
-    PostNorm(Box<PostNorm>),
-}
-
-impl Layers {
-    fn frozen_layers(&self) -> usize {
-        match self {
-            Self::PreNorm(layers) => layers.frozen_layers,
-            Self::PostNorm(layers) => layers.frozen_layers,
-        }
-    }
-
-    fn frozen(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        match self {
-            Self::PreNorm(layers) => layers.frozen(tape, batch, pooled),
-            Self::PostNorm(layers) => layers.frozen(tape, batch, pooled),
-        }
-    }
-
-    fn trained(&self, tape: &Tape, x: Value, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        match self {
-            Self::PreNorm(layers) => layers.trained(tape, x, batch, pooled),
-            Self::PostNorm(layers) => layers.trained(tape, x, batch, pooled),
-        }
-    }
 }
 
 impl Classifier {
@@ -114,20 +92,19 @@ impl Classifier {
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
     pub fn new(config: &BackboneConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
-        let embedding = match &config.layers {
-            LayersConfig::PreNorm(layers) => layers.names.embedding,
-            LayersConfig::PostNorm(_) => post_norm::WORDS,
-        };
-        let mut builder =
-            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.device);
-        let layers = match &config.layers {
-            LayersConfig::PreNorm(layers) => {
-                Layers::PreNorm(Box::new(PreNorm::new(&mut builder, config, layers, options.recompute)?))
-            }
-            LayersConfig::PostNorm(layers) => {
-                Layers::PostNorm(Box::new(PostNorm::new(&mut builder, config, layers, options.recompute)?))
-            }
-        };
+        let names = (config.prefix, layers::embedding(config));
+        let mut builder = Builder::new(weights, names, options.storage, &options.lora, &options.device);
+        let layers = Rc::new(Layers::new(&mut builder, config, options.recompute)?);
+        Self::with_head(builder, config, options, (layers, None))
+    }
+
+    /// Adds the head to layers whose modules and adapters `builder` has made.
+    pub(super) fn with_head(
+        mut builder: Builder<'_>,
+        config: &BackboneConfig,
+        options: &ClassifierOptions,
+        (layers, shared): (Rc<Layers>, Option<(Rc<Routing>, SharedAdapters)>),
+    ) -> Result<Self> {
         let (frozen, dropouts) = (layers.frozen_layers(), config.dropouts);
         let inside = [dropouts.attention, dropouts.attention_output, dropouts.inside_mlp, dropouts.mlp_output];
         // A few rows: not worth a GPU.
@@ -136,13 +113,17 @@ impl Classifier {
         options.lora.check(&builder.modules)?;
         Ok(Self {
             layers,
+            shared,
             pooling: config.head.pooling,
             head,
             classifier_name: config.head.classifier,
             params: builder.params,
             initial: builder.initial,
             modules: builder.modules,
+            frozen: builder.frozen,
+            lora: options.lora.clone(),
             base: builder.size,
+            labels: options.labels,
             problem: options.problem,
             weights: options.weights.clone(),
             layer_count: config.num_hidden_layers,
@@ -158,7 +139,7 @@ impl Classifier {
         &self.params
     }
 
-    /// The frozen part, counted.
+    /// Sizes of the frozen part.
     #[must_use]
     pub fn base(&self) -> BaseSize {
         self.base
@@ -170,19 +151,20 @@ impl Classifier {
         self.layer_count
     }
 
-    /// Layers before the first with an adapter: what they make of a text never changes.
+    /// Layers before the first with an adapter: their outputs for a text never change. Layers that are shared count
+    /// all, wherever their adapters are.
     #[must_use]
     pub fn frozen_layers(&self) -> usize {
         self.layers.frozen_layers()
     }
 
-    /// Whether the head alone is trained.
+    /// Whether only the head is trained.
     #[must_use]
     pub fn is_probe(&self) -> bool {
         self.frozen_layers() == self.layer_count
     }
 
-    /// Whether the frozen layers drop elements in training, so that they give something else each time.
+    /// Whether the frozen layers drop elements in training, so that their outputs differ each time.
     #[must_use]
     pub fn drops_in_frozen(&self) -> bool {
         self.drops_in_frozen
@@ -200,13 +182,23 @@ impl Classifier {
         &self.modules
     }
 
+    /// The base's tensors.
+    pub(super) fn frozen(&self) -> &[Frozen] {
+        &self.frozen
+    }
+
+    /// What the adapter of a module multiplies its product with.
+    pub(super) fn scaling_of(&self, module: &str) -> Option<f32> {
+        self.lora.shape_of(module).map(|shape| shape.scaling as f32)
+    }
+
     /// The name of the last layer, whose rows are the labels'.
     #[must_use]
     pub fn classifier_name(&self) -> &'static str {
         self.classifier_name
     }
 
-    /// The numbers that the base brings for a parameter of the head.
+    /// The base's numbers for a parameter of the head, if it has them.
     #[must_use]
     pub fn base_values(&self, index: usize) -> Option<&[f32]> {
         match self.initial.get(index) {
@@ -221,7 +213,13 @@ impl Classifier {
         &self.head.modules_to_save
     }
 
-    /// What the labels are to each other.
+    /// How many labels there are.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.labels
+    }
+
+    /// The relation between labels.
     #[must_use]
     pub fn problem(&self) -> Problem {
         self.problem
@@ -235,10 +233,7 @@ impl Classifier {
 
     /// Sets the parameters as training starts: A ~ U(±1/√in) (peft's Kaiming uniform with a = √5),
     /// B = 0, weights of the head ~ N(0, σ) with the σ and the cutoff of its family, biases 0, norms 1; modules of
-    /// the head that the base brings start from the base's.
-    ///
-    /// # Errors
-    /// If a tensor cannot be written.
+    /// the head that the base contains start from the base's.
     pub fn initialize(&self, seed: u32) -> Result<()> {
         for ((site, param), initial) in (0..).zip(&self.params).zip(&self.initial) {
             let stream = Stream::new(seed, site, 0, Purpose::Trainable);
@@ -252,6 +247,19 @@ impl Classifier {
             param.clear_gradient();
         }
         Ok(())
+    }
+
+    /// Sets every parameter to the number that the base's files have for it.
+    ///
+    /// # Errors
+    /// Names the first parameter that they do not have.
+    pub fn set_to_base(&self) -> Result<()> {
+        let of_base = |(index, param): (usize, &Rc<Param>)| {
+            let values = self.base_values(index).map(<[f32]>::to_vec);
+            values.with_context(|| format!("there is no tensor `{}` for these labels", param.name()))
+        };
+        let values = self.params.iter().enumerate().map(of_base).collect::<Result<Vec<_>>>()?;
+        self.set(&values)
     }
 
     /// Sets every parameter, in the order of [`Classifier::params`].
@@ -271,8 +279,57 @@ impl Classifier {
         Ok(())
     }
 
-    /// What the frozen layers make of a batch, on the CPU: each token's hidden state, `(N, D)`; or what the head
-    /// gets, `(B, D)`, where that alone is trained. On the CPU a sequence's rows are the same bytes in any batch.
+    /// Logits, `(B, L)`.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary.
+    pub fn logits(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        if self.shared.is_some() {
+            ensure!(!tape.is_recording(), "a classifier on a shared base cannot be trained");
+            let mut logits = Self::logits_of_several(&[(self, batch.len())], batch)?;
+            return logits.pop().context("no logits");
+        }
+        let x = self.pooled(tape, batch)?;
+        Ok(self.head.forward(tape, x)?)
+    }
+
+    /// Logits of classifiers that share their layers, `(rows, L)` each: the batch has rows of the first, then of the
+    /// second and so on.
+    ///
+    /// # Errors
+    /// If the classifiers do not share their layers, or as [`Classifier::logits`].
+    pub fn logits_of_several(parts: &[(&Self, usize)], batch: &Batch) -> Result<Vec<Value>> {
+        let offsets = &batch.sequences.offsets;
+        let (mut groups, mut first) = (Vec::new(), 0);
+        for (classifier, rows) in parts {
+            let sequences = first..first + rows;
+            ensure!(sequences.end <= batch.len(), "a batch of {} for {} rows", batch.len(), sequences.end);
+            let (_, adapters) = classifier.shared.as_ref().context("a classifier of its own in a mixed batch")?;
+            let tokens = offsets[sequences.start]..offsets[sequences.end];
+            groups.push(Group { adapters: Rc::clone(adapters), tokens, sequences });
+            first += rows;
+        }
+        let Some((model, _)) = parts.first() else { return Ok(Vec::new()) };
+        ensure!(
+            parts.iter().all(|(other, _)| Rc::ptr_eq(&model.layers, &other.layers)),
+            "classifiers of several bases"
+        );
+        let (routing, _) = model.shared.as_ref().context("a classifier of its own in a mixed batch")?;
+        let tape = Tape::off();
+        let x = routing.with(groups, || model.pooled(&tape, batch))?;
+        let mut first = 0;
+        parts
+            .iter()
+            .map(|(classifier, rows)| {
+                let own = Value::constant(x.tensor().narrow(0, first, *rows)?);
+                first += rows;
+                Ok(classifier.head.forward(&tape, own)?)
+            })
+            .collect()
+    }
+
+    /// The frozen layers' output for a batch, on the CPU: each token's hidden state, `(N, D)`; or the input of the head,
+    /// `(B, D)`, if only the head is trained. On the CPU a sequence's rows are the same bytes in any batch.
     ///
     /// # Errors
     /// If a token id is outside the vocabulary.
@@ -282,20 +339,17 @@ impl Classifier {
         Ok(if self.is_probe() { self.pool(&tape, x, batch)? } else { x }.tensor().clone())
     }
 
-    /// Logits, `(B, L)`. The batch's frozen part is used in place of the frozen layers, if it has one.
-    ///
-    /// # Errors
-    /// If a token id is outside the vocabulary.
-    pub fn logits(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+    /// The head's input for each sequence, `(B, D)`. The batch's frozen part replaces the frozen layers, if it has one.
+    fn pooled(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
         let pooled = batch.pooled(self.pooling);
         let x = match &batch.frozen {
-            Some(pooled) if self.is_probe() => return Ok(self.head.forward(tape, Value::constant(pooled.clone()))?),
+            Some(pooled) if self.is_probe() => return Ok(Value::constant(pooled.clone())),
             Some(x) => Value::constant(self.device.put(x.clone())?),
             None => self.layers.frozen(tape, batch, pooled.as_ref())?,
         };
         let x = if self.is_probe() { x } else { self.layers.trained(tape, x, batch, pooled.as_ref())? };
         let x = to_host(tape, x)?;
-        Ok(self.head.forward(tape, self.pool(tape, x, batch)?)?)
+        self.pool(tape, x, batch)
     }
 
     /// The rows that go into the head, of those that left the last layer.

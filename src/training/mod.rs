@@ -2,6 +2,7 @@
 
 pub mod activation_cache;
 pub mod checkpoint;
+pub mod data_parallel;
 pub mod early_stopping;
 pub mod estimate;
 mod log;
