@@ -52,5 +52,7 @@ mod report;
 mod resume;
 /// Rows as other programs write them.
 mod rows;
+/// Classifiers over HTTP.
+mod serve;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
