@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::data::formats::Quoting;
+use crate::predictor::Precision;
 use crate::thresholds::Objective;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
@@ -10,16 +11,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 #[derive(Debug, Parser)]
 #[command(name = "llmcls", version = env!("LLMCLS_VERSION"), about, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Settings of every command.
     #[command(flatten)]
     pub global: Global,
 }
 
 impl Cli {
-    /// Takes files given without `--config` as if they had been given with it.
+    /// Moves files given without `--config` to where `--config` puts them.
     #[must_use]
     pub fn settled(mut self) -> Self {
         let (files, config) = match &mut self.command {
@@ -55,13 +54,13 @@ Exit codes: 0 success (also when the reader of standard output has gone, as `hea
 /// The most rows or tokens that a flag may ask for at once.
 const MOST: usize = 1 << 20;
 
-/// A count that is neither 0 nor beyond any use.
+/// Parses a count from 1 to [`MOST`].
 fn positive(text: &str) -> Result<usize, String> {
     let count = text.trim().parse().ok().filter(|count| (1..=MOST).contains(count));
     count.ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
 }
 
-/// Settings of every command.
+/// Options of every command.
 #[derive(Args, Debug)]
 pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N in a build with CUDA
@@ -76,15 +75,14 @@ pub struct Global {
         help_heading = GLOBAL
     )]
     pub threads: Option<u16>,
-    /// Say only what went wrong
+    /// Print warnings and errors only
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start from one file of labelled texts: splits, and a configuration that trains as it is
+    /// Split one file of labelled texts and write a configuration that is ready to train
     ///
     /// Recognises the columns of a CSV, JSON Lines or Parquet file or an export that `prepare` reads, splits the
     /// rows, and writes train.csv, validation.csv, test.csv and config.yaml into a new directory. The source stays
@@ -110,7 +108,7 @@ pub enum Command {
     /// Serves one or more classifiers until SIGTERM or Ctrl-C, then lets requests in work finish. Classifiers over the
     /// same base share it in memory and in batches. docs/serve.md shows the routes.
     Serve(ServeArgs),
-    /// Make training files of rows that list their labels
+    /// Make training files from rows that list their labels
     ///
     /// Writes CSV files for training, validation and test with one column of 0 and 1 for each label, and
     /// a JSON file that says which label a column stands for. Rows are streamed.
@@ -137,7 +135,6 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// `llmcls init`
 #[derive(Args, Debug)]
 pub struct InitArgs {
     /// Labelled texts: CSV, JSON Lines, Parquet, or an export of Label Studio, Argilla, Prodigy or fastText
@@ -152,19 +149,19 @@ pub struct InitArgs {
     /// One column that lists labels, or columns of 0 and 1 [default: recognised]
     #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
     pub labels: Vec<String>,
-    /// Between labels, where they are no list [default: the one of , ; | that the rows use]
+    /// Text between labels that are not in a list [default: the one of , ; | that the rows use]
     #[arg(long = "label_separator", alias = "label-separator", value_name = "TEXT")]
     pub label_separator: Option<String>,
-    /// Names of the places of multi-hot lists: a JSON list, or one a line
+    /// Names of the entries of multi-hot lists: a JSON list, or one a line
     #[arg(long = "label_names", alias = "label-names", value_name = "FILE")]
     pub label_names: Option<PathBuf>,
-    /// Whether a row has exactly one label [default: single if all rows do]
+    /// Labels of a row: any number, or exactly one [default: one if all rows have one]
     #[arg(long = "problem_type", alias = "problem-type", value_enum, value_name = "TYPE")]
     pub problem_type: Option<LabelsOfARow>,
-    /// Validation rows that are ready, of the same form [default: 10% of DATA]
+    /// Ready validation rows with the same columns [default: 10% of DATA]
     #[arg(long, value_name = "FILE")]
     pub val: Option<PathBuf>,
-    /// Test rows that are ready, of the same form [default: 10% of DATA]
+    /// Ready test rows with the same columns [default: 10% of DATA]
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
     /// The base: a directory, or org/name on the Hub
@@ -175,7 +172,7 @@ pub struct InitArgs {
         default_value = crate::experiment::choices::DEFAULT_BASE
     )]
     pub model_name: String,
-    /// Where the files go [default: a directory with the name of DATA, without its ending]
+    /// Directory for the files [default: named like DATA, without its extension]
     #[arg(long = "out_dir", alias = "out-dir", value_name = "DIR")]
     pub out_dir: Option<PathBuf>,
     /// Seed of the split
@@ -186,21 +183,20 @@ pub struct InitArgs {
     pub quoting: Quoting,
 }
 
-/// How many labels a row has.
+/// The number of labels that a row may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LabelsOfARow {
-    /// Any number
+    /// Any number of labels
     #[value(name = "multi_label_classification", aliases = ["multi", "multi-label", "multi_label"])]
     Multi,
-    /// Exactly one
+    /// Exactly one label
     #[value(name = "single_label_classification", aliases = ["single", "single-label", "single_label"])]
     Single,
 }
 
-/// `llmcls runs`
 #[derive(Args, Debug)]
 pub struct RunsArgs {
-    /// Print a JSON list with all of it
+    /// Print everything as a JSON list
     #[arg(long)]
     pub json: bool,
     /// Look for runs under this directory
@@ -213,7 +209,6 @@ pub struct RunsArgs {
     pub output_root: PathBuf,
 }
 
-/// `llmcls completions`
 #[derive(Args, Debug)]
 pub struct CompletionsArgs {
     /// The shell
@@ -221,10 +216,9 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
-/// `llmcls man`
 #[derive(Args, Debug)]
 pub struct ManArgs {
-    /// The page of this command [default: of llmcls itself]
+    /// Command to describe [default: llmcls itself]
     #[arg(value_name = "COMMAND")]
     pub of: Option<String>,
 }
@@ -232,7 +226,7 @@ pub struct ManArgs {
 /// Where a configuration comes from.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArgs {
-    /// YAML configuration; may be given several times, later files over earlier ones
+    /// YAML configuration; if given several times, later files override earlier ones
     #[arg(long, short, value_name = "FILE", help_heading = CONFIGURATION)]
     pub config: Vec<PathBuf>,
     /// Override one key, such as train.learning_rate=1e-4; may be given several times
@@ -248,42 +242,38 @@ pub struct ConfigArgs {
     pub override_output_root: Option<PathBuf>,
 }
 
-/// `llmcls train`
 #[derive(Args, Debug)]
 pub struct TrainArgs {
     /// YAML configuration, as with --config
     #[arg(value_name = "CONFIG", conflicts_with_all = ["config", "resume"])]
     pub files: Vec<PathBuf>,
-    /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Go on with a run that was stopped, from its last checkpoint, as if it had not been;
+    /// Continue a stopped run from its last checkpoint, to the same result;
     /// --config and --set may change only what does not change the result
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Stop before the first step, as `llmcls check` does
     #[arg(long = "dry_run", alias = "dry-run", conflicts_with = "resume")]
     pub dry_run: bool,
-    /// Leave texts of rows out of report.html
+    /// Leave the rows' texts out of report.html
     #[arg(long = "no_text", alias = "no-text")]
     pub no_text: bool,
-    /// Print the results as JSON: the run's directory, and what its summary.json holds
+    /// Print the results as JSON: the run's directory, and the contents of its summary.json
     #[arg(long)]
     pub json: bool,
 }
 
-/// `llmcls check`
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// YAML configuration, as with --config
     #[arg(value_name = "CONFIG", conflicts_with = "config")]
     pub files: Vec<PathBuf>,
-    /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
 
-/// Which trained classifier.
+/// Selects a trained classifier.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// A run, one of its seed directories, or a directory that peft saved
@@ -302,6 +292,10 @@ pub struct RunArgs {
         help_heading = CLASSIFIER
     )]
     pub batch_size: Option<usize>,
+    /// What products with the base's weights are computed in on the CPU: float32 or bfloat16
+    /// [default: as in training]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
+    pub precision: Option<Precision>,
 }
 
 /// A split of the run's own data.
@@ -327,20 +321,18 @@ impl Split {
     }
 }
 
-/// How many thresholds `eval` finds.
+/// The number of thresholds that `eval` finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TuneScope {
     /// One for all labels
     Global,
-    /// One a label; those with few positive rows are drawn to the global one
+    /// One for each label; labels with few positive rows get one near the global threshold
     #[value(name = "per_label", alias = "per-label")]
     PerLabel,
 }
 
-/// `llmcls eval`
 #[derive(Args, Debug)]
 pub struct EvalArgs {
-    /// The classifier.
     #[command(flatten)]
     pub run: RunArgs,
     /// A split of the run's data [default: test]
@@ -349,51 +341,49 @@ pub struct EvalArgs {
     /// Labelled rows of your own, with the run's columns
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
-    /// First find thresholds on the run's validation split, and store them in the classifier
+    /// First choose thresholds on the run's validation split, and store them in the classifier
     #[arg(long = "tune_thresholds", alias = "tune-thresholds", value_enum, value_name = "SCOPE")]
     pub tune_thresholds: Option<TuneScope>,
-    /// What thresholds are found for: f1, precision>=P or recall>=R
+    /// The goal of each threshold: f1, precision>=P or recall>=R
     #[arg(long, default_value = "f1", requires = "tune_thresholds")]
     pub objective: Objective,
-    /// Score these runs, too, on the same rows, and say by how much they differ
+    /// Also score these runs on the same rows, and print the differences
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,
-    /// Print the scores as JSON, as metrics.json holds them
+    /// Print the scores as JSON, as in metrics.json
     #[arg(long)]
     pub json: bool,
-    /// Leave texts of rows out of report.html and errors.jsonl
+    /// Leave the rows' texts out of report.html and errors.jsonl
     #[arg(long = "no_text", alias = "no-text")]
     pub no_text: bool,
-    /// Where metrics.json, predictions.jsonl, errors.jsonl and report.html go [default: eval_NAME/ in the
+    /// Directory for metrics.json, predictions.jsonl, errors.jsonl and report.html [default: eval_NAME/ in the
     /// seed's directory]
     #[arg(long = "output_dir", alias = "output-dir", value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
 }
 
-/// `llmcls predict`
 #[derive(Args, Debug)]
 pub struct PredictArgs {
-    /// The classifier.
     #[command(flatten)]
     pub run: RunArgs,
-    /// Rows to predict, with the run's text columns: CSV, or by its ending .tsv, .jsonl or .parquet; - reads
+    /// Rows to predict, with the run's text columns: .csv, .tsv, .jsonl or .parquet; - reads
     /// standard input and answers row by row on standard output
     #[arg(value_name = "INPUT", conflicts_with_all = ["input_csv", "text"])]
     pub input: Option<PathBuf>,
     /// A text to predict, in place of a file; may be given several times. Prints to standard output
     #[arg(long, value_name = "TEXT", conflicts_with = "input_csv", allow_hyphen_values = true)]
     pub text: Vec<String>,
-    /// Where predictions go: JSON lines, or by its ending .csv or .tsv; - is standard output
+    /// File for predictions: .jsonl, .csv or .tsv; - is standard output
     /// [default: preds.jsonl]
     #[arg(long, short, value_name = "FILE", conflicts_with = "output_jsonl")]
     pub output: Option<PathBuf>,
-    /// Go on with the output of a job that was killed, given the same arguments
+    /// Continue the output of a killed job; needs the same arguments
     #[arg(long)]
     pub resume: bool,
-    /// The same as INPUT
+    /// Same as INPUT
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
-    /// The same as --output
+    /// Same as --output
     #[arg(long = "output_jsonl", alias = "output-jsonl", value_name = "FILE")]
     pub output_jsonl: Option<PathBuf>,
     /// Predict labels above this probability, in place of the classifier's own thresholds: a number for
@@ -501,15 +491,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// `llmcls prepare`
 #[derive(Args, Debug)]
 pub struct PrepareArgs {
-    /// Where rows come from.
     #[command(subcommand)]
     pub source: PrepareSource,
 }
 
-/// Where rows come from.
+/// A source of rows.
 #[derive(Debug, Subcommand)]
 pub enum PrepareSource {
     /// AmazonCat-13K with its most frequent labels, as configs/default.yaml reads it
@@ -519,10 +507,10 @@ pub enum PrepareSource {
     Lists(ListsArgs),
 }
 
-/// What both kinds of preparation take.
+/// Options of every source.
 #[derive(Args, Debug)]
 pub struct PrepareCommon {
-    /// Part of the training rows that becomes the validation split
+    /// Share of the training rows that becomes the validation split
     #[arg(long = "val_size", alias = "val-size", default_value_t = 0.1, value_name = "PART")]
     pub val_size: f64,
     /// Seed of the split
@@ -531,33 +519,32 @@ pub struct PrepareCommon {
     /// Quotes in CSV files: `standard`, or `none` to take them as characters
     #[arg(long, default_value = "standard", value_name = "QUOTING")]
     pub quoting: Quoting,
-    /// Keep rows that have none of the chosen labels
+    /// Also keep rows that have none of the kept labels
     #[arg(long = "keep_all_rows", alias = "keep-all-rows")]
     pub keep_all_rows: bool,
-    /// Replace files that exist
+    /// Replace existing files
     #[arg(long)]
     pub overwrite: bool,
-    /// What label columns' names start with
+    /// Prefix of the names of label columns
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     pub prefix: String,
-    /// Names of labels that are numbers from 0, or of the places in multi-hot lists: a JSON list, or one a line
+    /// Names of labels that are numbers from 0, or of the entries of multi-hot lists: a JSON list, or one a line
     #[arg(long = "label_names", alias = "label-names", value_name = "FILE")]
     pub label_names: Option<PathBuf>,
 }
 
-/// `llmcls prepare amazoncat`
 #[derive(Args, Debug)]
 pub struct AmazoncatArgs {
-    /// Local files of the data set's form (train*.parquet, test*.jsonl, …), in place of a download
+    /// Directory with local files (train*.parquet, test*.jsonl, …), in place of a download
     #[arg(long = "input_dir", alias = "input-dir", value_name = "DIR")]
     pub input_dir: Option<PathBuf>,
     /// The data set on the Hub
     #[arg(long, default_value = "pietrolesci/amazoncat-13k", value_name = "NAME", conflicts_with = "input_dir")]
     pub dataset: String,
-    /// How many labels, the most frequent ones
+    /// Keep the N most frequent labels
     #[arg(long = "top_k", alias = "top-k", default_value_t = 10, value_name = "N")]
     pub top_k: usize,
-    /// Which rows decide what is frequent
+    /// Rows in which labels are counted to find the most frequent ones
     #[arg(long = "derive_topk_from", alias = "derive-topk-from", value_enum, default_value = "train")]
     pub derive_topk_from: DeriveFrom,
     /// Write one column `text` in place of `title` and `content`
@@ -566,15 +553,14 @@ pub struct AmazoncatArgs {
     /// The column that lists labels [default: the first of labels, target_ind, label, targets]
     #[arg(long = "labels_column", alias = "labels-column", value_name = "NAME")]
     pub labels_column: Option<String>,
-    /// Where the files go
+    /// Directory for the files
     #[arg(long = "out_dir", alias = "out-dir", default_value = "data/amazon_13k", value_name = "DIR")]
     pub out_dir: PathBuf,
-    /// The rest.
     #[command(flatten)]
     pub common: PrepareCommon,
 }
 
-/// Which rows decide what is frequent.
+/// Rows in which labels are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeriveFrom {
     /// Training rows without those of the validation split
@@ -586,33 +572,31 @@ pub enum DeriveFrom {
     All,
 }
 
-/// `llmcls prepare lists`
 #[derive(Args, Debug)]
 pub struct ListsArgs {
-    /// Rows; the ending tells their form
+    /// Rows: .csv, .tsv, .json, .jsonl or .parquet
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
     /// The column that lists labels, or the question of an export [default: the only one]
     #[arg(long = "labels_column", alias = "labels-column", value_name = "NAME")]
     pub labels_column: Option<String>,
-    /// Between labels, where they are no list [default: the one of , ; | that the rows use]
+    /// Text between labels that are not in a list [default: the one of , ; | that the rows use]
     #[arg(long = "label_separator", alias = "label-separator", value_name = "TEXT")]
     pub label_separator: Option<String>,
-    /// How many labels, the most frequent ones [default: all]
+    /// Keep the N most frequent labels [default: all]
     #[arg(long = "top_k", alias = "top-k", value_name = "N")]
     pub top_k: Option<usize>,
-    /// Part of the rows that becomes the test split
+    /// Share of the rows that becomes the test split
     #[arg(long = "test_size", alias = "test-size", default_value_t = 0.1, value_name = "PART")]
     pub test_size: f64,
-    /// Where the files go
+    /// Directory for the files
     #[arg(long = "out_dir", alias = "out-dir", value_name = "DIR")]
     pub out_dir: PathBuf,
-    /// The rest.
     #[command(flatten)]
     pub common: PrepareCommon,
 }
 
-/// What a benchmark times.
+/// A kind of step to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BenchMode {
     /// Forward, backward, clipping, AdamW
@@ -622,7 +606,7 @@ pub enum BenchMode {
 }
 
 impl BenchMode {
-    /// The name in records.
+    /// The name in the output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -632,13 +616,11 @@ impl BenchMode {
     }
 }
 
-/// `llmcls bench`
 #[derive(Args, Debug)]
 pub struct BenchArgs {
-    /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// What to time
+    /// Kind of step to time
     #[arg(long, value_enum, default_value = "train")]
     pub mode: BenchMode,
     /// Sequences in a batch
@@ -656,7 +638,7 @@ pub struct BenchArgs {
     /// Timed steps
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = positive)]
     pub steps: usize,
-    /// Steps before that
+    /// Warm-up steps, which are not timed
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub warmup: usize,
 }

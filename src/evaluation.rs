@@ -20,7 +20,7 @@ pub struct Sample {
     pub labels: Vec<f32>,
 }
 
-/// What evaluation gives.
+/// The result of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// In the order of the samples.
@@ -32,9 +32,9 @@ pub struct Evaluation {
 /// A loss, gradient or logit that is NaN or infinite: nothing after it means anything.
 #[derive(Debug)]
 pub struct NotFinite {
-    /// What it is, and why.
+    /// Names the value that is not finite, and its likely cause.
     pub message: String,
-    /// Which of the samples that were evaluated, if it is one's logit.
+    /// Index of the evaluated sample whose logit it is, if it is one's.
     pub sample: Option<usize>,
 }
 

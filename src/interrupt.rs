@@ -13,13 +13,13 @@ use signal_hook::iterator::Signals;
 
 static REQUESTED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// Whether work goes on to the next step before the program stops.
+/// True if the current step is finished before the program stops.
 static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
 
 /// What is said after the first signal, where work goes on.
 static FINISHING: OnceLock<&'static str> = OnceLock::new();
 
-/// What the user can do after the program was stopped.
+/// Advice for the user after an interruption.
 static ADVICE: OnceLock<String> = OnceLock::new();
 
 /// Says `advice` after a signal has ended the program. The first advice stays.
@@ -34,7 +34,7 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
-    /// What a shell expects: 128 and the signal's number.
+    /// The exit status that shells expect: 128 plus the signal's number.
     #[must_use]
     pub fn exit_code(self) -> u8 {
         128 + self.signal
@@ -49,19 +49,16 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// What the listener does, beside ending the program.
+/// Actions of the listener before it ends the program.
 #[derive(Clone, Copy)]
 pub struct Listener {
     /// Writes a line for the user.
     pub say: fn(&str),
-    /// Removes what is half-written.
+    /// Removes half-written files.
     pub clean: fn(),
 }
 
 /// Starts to listen. Without this, a signal ends the program as usual.
-///
-/// # Errors
-/// If the system refuses the handlers.
 pub fn listen(listener: Listener) -> io::Result<()> {
     let requested = REQUESTED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM] {
@@ -107,10 +104,7 @@ pub fn finish_requests() -> Result<(), Interrupted> {
     finish_steps()
 }
 
-/// Whether a signal has come.
-///
-/// # Errors
-/// [`Interrupted`], if one has.
+/// Returns an error if a signal has come.
 pub fn check() -> Result<(), Interrupted> {
     match REQUESTED.get().map_or(0, |requested| requested.load(Ordering::Relaxed)) {
         0 => Ok(()),

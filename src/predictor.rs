@@ -1,9 +1,11 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-
+use crate::config::model::{ComputeType, ModelConfig};
 use crate::console::Console;
 use crate::data::table::{Example, typed_text};
 use crate::data::tokenize::{Encoded, TextEncoder};
@@ -20,15 +22,43 @@ use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 
+/// What products with frozen weights are computed in, for one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// f32
+    #[value(name = "float32")]
+    Float32,
+    /// Both factors rounded to bf16, with sums in f32
+    #[value(name = "bfloat16")]
+    Bfloat16,
+}
+
+impl Precision {
+    /// Overrules what a classifier's `model` section says, before its base is opened.
+    ///
+    /// # Errors
+    /// On a GPU, which computes in the type of its activations.
+    pub fn overrule(self, model: &mut ModelConfig, device: &Device) -> Result<()> {
+        ensure!(
+            !device.is_gpu(),
+            "--precision is for the CPU; on a GPU products are computed in model.torch_dtype: leave it out, or add \
+             --device cpu"
+        );
+        model.compute = match self {
+            Self::Float32 => ComputeType::Float32,
+            Self::Bfloat16 => ComputeType::Bfloat16,
+        };
+        Ok(())
+    }
+}
+
 /// A trained classifier, ready to predict.
 pub struct Predictor {
-    /// Where it lies.
+    /// The directory that it was read from.
     pub trained: Trained,
-    /// Model and parameters.
     pub classifier: Classifier,
-    /// Its tokenizer.
     pub encoder: Arc<TextEncoder>,
-    /// How many tokens the model has.
+    /// Tokens in the model's vocabulary.
     vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
@@ -36,9 +66,6 @@ pub struct Predictor {
 
 impl Predictor {
     /// Builds the model on its base, and reads adapter, head and tokenizer.
-    ///
-    /// # Errors
-    /// If a part is missing, or does not fit the others.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
         let classifier = base.classifier(&options(&trained, &file, base, base.device_for_predicting())?)?;
         Self::with_classifier(trained, file, is_of_a_run, base, classifier)
@@ -89,7 +116,7 @@ impl Predictor {
         evaluate(&self.classifier, samples, decision, batch_size, on_batch)
     }
 
-    /// What the classifier's own thresholds make of probabilities.
+    /// The decision by the classifier's own thresholds.
     #[must_use]
     pub fn decision(&self) -> Decision {
         Decision::above(&self.file.thresholds)
@@ -185,9 +212,6 @@ impl PredictingBase {
 }
 
 /// Checks that a base is the one that a classifier was trained on.
-///
-/// # Errors
-/// Says in what it differs.
 pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, console: Console) -> Result<()> {
     // A tokenizer of its own is used in place of the base's.
     let needs_tokenizer = !trained.adapter.join("tokenizer.json").is_file();

@@ -98,7 +98,7 @@ fn paths(text: &str, module: &[String], is_folder: bool) -> Vec<Vec<String>> {
     found
 }
 
-/// Whether code that begins like this goes on inside a `mod name { … }`.
+/// Returns true if code that begins like this continues inside a `mod name { … }`.
 fn is_inside_a_module(code: &str) -> bool {
     let mut is_module = Vec::new();
     for (at, c) in code.char_indices() {

@@ -21,7 +21,6 @@ use crate::run::directory::{find_verified, newest_finished};
 
 /// The classifier that a command's flags name.
 pub struct Loaded {
-    /// The classifier.
     pub predictor: Predictor,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
@@ -30,9 +29,6 @@ pub struct Loaded {
 
 impl Loaded {
     /// Finds and loads the classifier that the flags name.
-    ///
-    /// # Errors
-    /// If there is none, or a part of it does not fit the others.
     pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
         let given = selecting_config(&args.config)?;
         let run = match &args.run {
@@ -48,7 +44,7 @@ impl Loaded {
             Some(_) => (given, Overrides::read(&args.config.set)?),
             None => (configuration::load(&args.config)?, Overrides::default()),
         };
-        // The run's own configuration governs; the given one only selects, and brings a token.
+        // The run's own configuration governs; the given one only selects, and may have a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
             (Some(file), _) => file.model_config()?,
@@ -62,9 +58,12 @@ impl Loaded {
         if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
+        if let Some(precision) = args.precision {
+            precision.overrule(&mut model, device)?;
+        }
         let base = BaseModel::open(&model, device, console).with_context(|| {
             format!(
-                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+                "the base of {} cannot be used; if it has moved, name its directory with --set model.model_name=DIR",
                 trained.adapter.display()
             )
         })?;

@@ -25,10 +25,6 @@ use crate::device::{self, Choice};
 use crate::exit::Usage;
 use crate::kernels::device::{Device, HAS_CUDA};
 
-/// Runs a command.
-///
-/// # Errors
-/// If it fails; the message is for the user.
 pub fn run(cli: &Cli) -> Result<()> {
     let choice = Choice::parse(&cli.global.device)?;
     device::start_threads(cli.global.threads.map_or(0, usize::from))?;
@@ -88,7 +84,7 @@ fn man_page(of: Option<&str>) -> Result<String> {
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
-/// Opens the device. With `auto`, a GPU that cannot be used is said, and the CPU taken.
+/// Opens the device. `auto` falls back to the CPU with a warning if the GPU cannot be used.
 fn open(choice: Choice, console: Console) -> Result<Device> {
     match choice {
         Choice::Cuda(ordinal) => Ok(Device::gpu(ordinal)?),

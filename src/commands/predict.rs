@@ -84,7 +84,7 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     Ok(())
 }
 
-/// All that decides the bytes of the output.
+/// Everything that determines the bytes of the output.
 fn job(loaded: &Loaded, decision: &Decision, origin: &Origin, (columns, format): (&Columns, Format)) -> Result<Value> {
     let mut classifier = loaded.predictor.trained.files();
     classifier.retain(|path| path.is_file() && path.file_name().is_none_or(|name| name != "README.md"));
@@ -106,7 +106,7 @@ fn say_renamed(labels: &[String], columns: &[String], console: Console) {
     }
 }
 
-/// This command again, to go on with its output.
+/// The command that continues this output.
 fn resume_command() -> String {
     let mut words: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
     if !words.iter().any(|word| word == "--resume") {
@@ -115,7 +115,7 @@ fn resume_command() -> String {
     format!("to resume it:\n  llmcls {}", words.join(" "))
 }
 
-/// What the flags make of the classifier's thresholds.
+/// Combines the flags with the classifier's own thresholds.
 fn decision(args: &PredictArgs, file: &ClassifierFile) -> Result<Decision> {
     if let Some(count) = args.top_k {
         return Ok(Decision::Top(count));
@@ -150,7 +150,7 @@ enum Format {
 }
 
 impl Format {
-    /// By the output's ending. A name without one, standard output, a device or a FIFO get JSON lines.
+    /// The format for an output's extension. Standard output, devices, FIFOs and names without one get JSON lines.
     fn of(output: &Path) -> Result<Self> {
         let ending = output.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending.as_deref() {
@@ -195,16 +195,16 @@ struct PredictedRows<'a> {
     batch_size: usize,
     format: Format,
     columns: Vec<String>,
-    /// How many rows there are, if that is known.
+    /// The number of rows, if known.
     total: Option<usize>,
     console: Console,
 }
 
 impl PredictedRows<'_> {
-    /// Predicts all rows into a file that `--resume` can go on with; returns how many there were.
+    /// Predicts all rows into a file that `--resume` can continue; returns the number of rows.
     fn write_resumable(&self, input: Input, output: &Path, job: Value, resumes: bool) -> Result<usize> {
         let Some((mut partial, start)) = PartialOutput::open(output, job, resumes)? else {
-            bail!("{}: is no file any more", output.display());
+            bail!("{}: the file is gone", output.display());
         };
         let skipped = match start {
             Start::New if resumes => {
@@ -213,7 +213,7 @@ impl PredictedRows<'_> {
             }
             Start::New => 0,
             Start::Replaces => {
-                self.console.warn("an earlier job was not finished; --resume would have gone on with its output");
+                self.console.warn("an earlier job was not finished; --resume would have continued its output");
                 0
             }
             Start::After(rows) => {

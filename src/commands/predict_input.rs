@@ -35,7 +35,7 @@ impl Origin {
         }
     }
 
-    /// For messages.
+    /// The path for messages.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
@@ -52,7 +52,7 @@ impl Origin {
         }
     }
 
-    /// Whether no stream is meant; a file may still be missing.
+    /// Returns true unless the input is a stream. The file may still be missing.
     pub(super) fn can_be_read_again(&self) -> bool {
         matches!(self, Self::File(path) if path.as_os_str() != "-" && (path.is_file() || !path.exists()))
     }
@@ -75,7 +75,7 @@ impl Origin {
     }
 }
 
-/// The rows.
+/// Rows to predict.
 pub(super) enum Input {
     Table(Box<Table>),
     Texts { texts: std::vec::IntoIter<String>, fields: bool, count: usize },
@@ -83,7 +83,7 @@ pub(super) enum Input {
 }
 
 impl Input {
-    /// The rows that are there now: at most `most`, at least one; none at the end.
+    /// The rows that have arrived: at most `most`, at least one; none at the end.
     pub(super) fn window(&mut self, most: usize) -> Result<Vec<Example>> {
         let mut window = Vec::new();
         while window.len() < most && (window.is_empty() || !self.is_paused()) {
@@ -115,7 +115,7 @@ impl Input {
         match self {
             Self::Table(table) => table.notes().iter().for_each(|note| console.say(note)),
             Self::Texts { .. } => {}
-            Self::Prompt { .. } => console.say("type a text and Enter; Ctrl-D ends"),
+            Self::Prompt { .. } => console.say("type a text and press Enter; Ctrl-D ends"),
         }
     }
 
@@ -136,7 +136,7 @@ pub(super) fn count(path: &Path, columns: &Columns) -> Result<usize> {
     Ok(count)
 }
 
-/// A text as a row of a file would have it.
+/// A typed text as a row.
 fn typed(text: &str, fields: bool, count: &mut usize) -> Example {
     *count += 1;
     Example { id: (*count - 1).to_string(), text: typed_text(text, fields), labels: Vec::new() }

@@ -19,22 +19,17 @@ use crate::run::records;
 use crate::run::results::RunSummary;
 use crate::secret;
 
-/// Trains.
-///
-/// # Errors
-/// If the configuration, the data or the model cannot be used, or training fails.
 pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
         return check::run(&args.config, device, console);
     }
     if args.resume.is_some() && args.config.override_output_root.is_some() {
-        return Err(Usage("--override_output_root: a run that is resumed stays in its directory".to_owned()).into());
+        return Err(Usage("--override_output_root: a resumed run stays in its directory".to_owned()).into());
     }
     let mut config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config.config, &args.config.set)?,
-        None => configuration::load(&args.config)?.ok_or_else(|| {
-            Usage("train needs --config FILE; configs/tiny.yaml is one that works as it is".to_owned())
-        })?,
+        None => configuration::load(&args.config)?
+            .ok_or_else(|| Usage("train needs --config FILE; try configs/tiny.yaml".to_owned()))?,
     };
     if !device.is_gpu() {
         settle_compute(&mut config.model);
@@ -69,16 +64,16 @@ pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     printed
 }
 
-/// Leaves the reason in the run, for `llmcls runs`. What Ctrl-C stops has not failed.
+/// Records the reason in the run for `llmcls runs`. A run that Ctrl-C stops has not failed.
 fn record_error(error: &anyhow::Error, run: &RunDir) {
     if !error.is::<Interrupted>() {
-        // The error itself is told in any case.
+        // The error itself is printed in any case.
         let _ =
             atomic_file::write_bytes(&run.error(), format!("{}\n", secret::masked(&format!("{error:#}"))).as_bytes());
     }
 }
 
-/// Adds how to go on, where going on can help: a number that is not finite comes again.
+/// Adds the command to resume, unless resuming cannot help: a number that is not finite occurs again.
 fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
     if error.is::<NotFinite>() {
         let stands = run.newest_checkpoint().map_or_else(String::new, |path| format!("; {} stands", path.display()));
@@ -96,7 +91,7 @@ fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Re
         seeds.push(match resume::finished_seed(&directory)? {
             Some(result) => result,
             None => {
-                // Of the first one a step is done first, so that there is something to go on from.
+                // The first seed does a step first, so that there is a checkpoint to resume from.
                 if !seeds.is_empty() {
                     interrupt::check()?;
                 }

@@ -16,9 +16,9 @@ pub struct TextEncoder {
 /// The token ids of one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// At least one.
+    /// Token ids, at least one.
     pub token_ids: Vec<u32>,
-    /// Whether the text was longer than `max_length`.
+    /// True if the text was longer than `max_length`.
     pub was_cut: bool,
 }
 
@@ -124,9 +124,6 @@ impl TextEncoder {
 
     /// Writes the tokenizer for a trained classifier: `TextEncoder::open` and transformers' `AutoTokenizer`, of
     /// version 4 or 5, read the same tokenizer from it.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
     pub fn save(&self, directory: &Path) -> Result<()> {
         self.tokenizer.save(directory)
     }
@@ -136,8 +133,8 @@ impl TextEncoder {
     }
 }
 
-/// Whether the tokens reach from the start of the text to its end. What was cut is no overflow: the library stops
-/// tokenizing a text once it has enough tokens.
+/// Returns true if the tokens reach from the start of the text to its end. The overflow of a cut text does not tell:
+/// the library stops tokenizing once it has enough tokens.
 fn covers(encoding: &Encoding, text: &str) -> bool {
     if !encoding.get_overflowing().is_empty() {
         return false;

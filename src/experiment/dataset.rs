@@ -19,14 +19,11 @@ use crate::ops::loss::BceWeights;
 pub struct Dataset {
     /// In the order of the file.
     pub examples: Vec<Example>,
-    /// One a row.
+    /// One sample a row.
     pub samples: Vec<Sample>,
 }
 
 /// The columns that a configuration's `data` section names; labels are found if it names none.
-///
-/// # Errors
-/// If the training file cannot be read or has no label columns.
 pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
     let list = data.labels_column.as_ref().map(|column| LabelList {
         column: column.clone(),
@@ -76,11 +73,10 @@ pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usiz
 
 /// Rows, and where they come from.
 pub struct Rows<'a> {
-    /// The rows.
     pub examples: &'a [Example],
     /// The split or the file.
     pub source: &'a str,
-    /// How many rows of the source stand before them.
+    /// The number of rows of the source before these.
     pub before: usize,
 }
 

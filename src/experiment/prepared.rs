@@ -13,7 +13,7 @@ use super::split_rows::SplitRows;
 use super::{base_head, resume, warnings};
 use crate::config::Config;
 use crate::config::model::ProblemType;
-use crate::config::train::{Reduction, SchedulerType};
+use crate::config::train::SchedulerType;
 use crate::console::{Console, bytes};
 use crate::data::table::Columns;
 use crate::data::tokenize::TextEncoder;
@@ -44,7 +44,7 @@ pub struct Experiment<'a> {
     pub train: Dataset,
     pub validation: Dataset,
     pub test: Option<Dataset>,
-    /// What decides the result: the configuration, and hashes of data and base.
+    /// Everything that determines the result: the configuration, and hashes of data and base.
     pub inputs: Value,
     pub console: Console,
 }
@@ -136,7 +136,7 @@ impl<'a> Experiment<'a> {
         Ok(experiment)
     }
 
-    /// What the largest step of any seed and epoch will take.
+    /// Estimates the memory of the largest step of any seed and epoch.
     pub fn memory_estimate(&self) -> MemoryEstimate {
         /// Rows that are put in order for this, a seed: about two seconds.
         const MOST_ROWS: usize = 50_000_000;
@@ -146,12 +146,12 @@ impl<'a> Experiment<'a> {
         for &seed in &self.config.exp.seeds {
             let options = self.options(seed);
             let rows = self.train.samples.len();
-            let per_epoch = TrainOptions::steps_per_epoch(rows, options.batch_size, options.accumulation);
+            let per_epoch = train.steps_per_epoch(rows);
             // Early stopping ends most trainings long before; more orders would change little and take long.
             let epochs = options.total_steps.div_ceil(per_epoch).min((MOST_ROWS / rows).max(1));
             for epoch in 0..epochs {
                 let order = options.order(&self.train.samples, epoch);
-                let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
+                let batches = order.chunks(train.batch_size).map(|batch| batch.iter().map(length).sum());
                 tokens = batches.fold(tokens, usize::max);
             }
         }
@@ -167,13 +167,9 @@ impl<'a> Experiment<'a> {
         })
     }
 
-    pub fn options(&self, seed: u32) -> TrainOptions {
+    pub fn options(&self, seed: u32) -> TrainOptions<'_> {
         let train = &self.config.train;
-        let per_epoch = TrainOptions::steps_per_epoch(
-            self.train.samples.len(),
-            train.batch_size,
-            train.gradient_accumulation_steps,
-        );
+        let per_epoch = train.steps_per_epoch(self.train.samples.len());
         let total_steps = train.total_steps(per_epoch).expect("counted by check_steps");
         let warmup_steps = match train.warmup_steps {
             0 => (train.warmup_ratio * total_steps as f64).ceil() as usize,
@@ -186,22 +182,11 @@ impl<'a> Experiment<'a> {
         };
         TrainOptions {
             seed,
-            batch_size: train.batch_size,
-            accumulation: train.gradient_accumulation_steps,
-            averages_window: train.accumulation_reduction == Reduction::Mean,
+            config: train,
             total_steps,
             schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
-            weight_decay: train.weight_decay,
             moments: moment_storage(self.config.model.use_4bit, train),
-            max_grad_norm: train.max_grad_norm,
-            shuffle: train.shuffle,
-            group_by_length: train.group_by_length,
-            logging_steps: train.logging_steps,
-            eval_batch_size: train.eval_batch_size(),
             metric: self.metric,
-            patience: train.early_stopping_patience,
-            save_steps: train.save_steps,
-            save_total_limit: train.save_total_limit,
         }
     }
 
@@ -227,7 +212,7 @@ fn metric(config: &Config) -> Result<&'static Metric> {
 fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
     let train = &config.train;
     let batches = rows.div_ceil(train.batch_size);
-    let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
+    let per_epoch = train.steps_per_epoch(rows);
     let is_by_min_steps = train.min_steps.is_some_and(|steps| steps.div_ceil(per_epoch) > train.num_train_epochs);
     let key = match train.max_steps {
         Some(_) => "train.max_steps",

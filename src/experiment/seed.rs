@@ -31,7 +31,7 @@ impl Experiment<'_> {
             adapter.apply(&self.classifier)?;
         }
         let options = self.options(seed);
-        let eval_batch_size = options.eval_batch_size;
+        let eval_batch_size = options.config.eval_batch_size();
         let trainer = Trainer {
             classifier: &self.classifier,
             train: &self.train.samples,
@@ -205,7 +205,11 @@ impl Experiment<'_> {
         let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
         let rows = Rows { examples, source: "validation", before: 0 };
         let found = predict(&dataset::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
-        ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
+        ensure!(
+            found == expected,
+            "{}: the saved model gives different predictions from the one in memory; this is a bug in llmcls, please report it",
+            best.display()
+        );
         Ok(())
     }
 }

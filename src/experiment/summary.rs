@@ -1,4 +1,4 @@
-//! What a run says of itself: `summary.json`, `environment.json`, and the last lines on the terminal.
+//! A run's account of itself: `summary.json`, `environment.json`, and the last lines on the terminal.
 
 use std::collections::BTreeMap;
 

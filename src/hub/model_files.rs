@@ -13,7 +13,7 @@ use crate::console::Console;
 /// The files of a pretrained model.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
-    /// As the user named it, without the revision.
+    /// The name as the user gave it, without the revision.
     pub name: String,
     /// The revision asked for, if one was.
     pub revision: Option<String>,
@@ -59,16 +59,13 @@ impl ModelFiles {
         }
     }
 
-    /// Whether a name is one on the Hub, and no directory here.
+    /// Returns true if a name means a repository on the Hub, and not a local directory.
     #[must_use]
     pub fn is_on_the_hub(name: &str) -> bool {
         !Path::new(name).exists() && parse_repository(name).is_some()
     }
 
     /// A file with weights that `name` has, of any format; nothing is downloaded.
-    ///
-    /// # Errors
-    /// If the Hub cannot be asked.
     pub fn find_weights(name: &str, token: Option<&str>, console: Console) -> Result<Option<String>> {
         match Source::of(name, token, console)? {
             Source::Directory(directory) => {
@@ -81,7 +78,7 @@ impl ModelFiles {
                 Ok(names.into_iter().find(|name| is_weights(name)))
             }
             Source::Hub(repo) => {
-                // What is no model at all is told when its files are looked for.
+                // The search for its files reports what is not a model.
                 repo.has("config.json").with_context(|| nowhere(name))?;
                 for file in [WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"] {
                     if repo.has(file).with_context(|| nowhere(name))? {
@@ -163,7 +160,7 @@ impl Source {
     }
 }
 
-/// What else to think of where the Hub does not give a model.
+/// Hints for the case that the Hub does not have a model.
 fn nowhere(name: &str) -> String {
     format!(
         "{name}: there is no directory of this name here, and the Hub's model of this name cannot be used \
@@ -171,7 +168,7 @@ fn nowhere(name: &str) -> String {
     )
 }
 
-/// Whether a file of a model's directory holds weights, or says which files do.
+/// Returns true if a file of a model's directory holds weights, or says which files do.
 fn is_weights(name: &str) -> bool {
     let is_named = ["model", "pytorch_model", "tf_model", "flax_model", "consolidated", "ggml"]
         .iter()

@@ -36,9 +36,9 @@ pub(super) enum Initial {
 /// Hands out modules while a model is built, in the order of its state dict.
 pub(super) struct Builder<'a> {
     weights: &'a Weights,
-    /// What stands before a base's names in the weights' files.
+    /// Prefix of a base's names in the weights' files.
     prefix: &'static str,
-    /// What stands before them in a classifier: peft's names have it.
+    /// Prefix of a base's names in a classifier, which peft's names have.
     root: &'static str,
     storage: BaseStorage,
     lora: &'a LoraOptions,
@@ -61,16 +61,16 @@ pub(super) struct Builder<'a> {
 /// The frozen part of a model, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BaseSize {
-    /// Frozen numbers, embeddings included.
+    /// Number of frozen weights, embeddings included.
     pub parameters: usize,
-    /// Their bytes.
+    /// Size in bytes.
     pub bytes: usize,
-    /// Of these, the embeddings'.
+    /// Bytes of the embeddings, contained in `bytes`.
     pub embedding_bytes: usize,
 }
 
 impl<'a> Builder<'a> {
-    /// `embedding` names the token embeddings, by which it is told whether names in the files have
+    /// `embedding` names the token embeddings, which shows whether names in the files have
     /// their prefix: base models are saved without it.
     pub(super) fn new(
         weights: &'a Weights,
@@ -99,7 +99,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Whether the files have a module's weight, by its name in the files. Random weights have all.
+    /// Returns true if the files have a module's weight, by its name in the files. Random weights have all.
     pub(super) fn has(&self, stored: &str) -> bool {
         matches!(self.weights, Weights::Random { .. }) || self.weights.has(&format!("{stored}.weight"))
     }
@@ -123,12 +123,12 @@ impl<'a> Builder<'a> {
         Ok(self.stored(name, shape)?.map_or(fresh, Initial::Values))
     }
 
-    /// Whether peft saves a module whole, where an adapter says so.
+    /// Tells if an adapter lists modules that are saved whole, and if this is one.
     pub(super) fn saves_whole(&self, module: &str) -> Option<bool> {
         self.lora.saves_whole(module)
     }
 
-    /// Whether a module gets an adapter.
+    /// Returns true if a module gets an adapter.
     pub(super) fn is_target(&self, module: &str) -> bool {
         self.lora.shape_of(module).is_some()
     }
@@ -144,7 +144,7 @@ impl<'a> Builder<'a> {
         self.linear_named(&self.prefixed(module), self.rooted(module), outputs, inputs, has_bias)
     }
 
-    /// As [`Builder::linear`], with the module's names in the files and in a classifier.
+    /// Builds a linear layer as [`Builder::linear`] does, with the module's names in the files and in a classifier.
     pub(super) fn linear_named(
         &mut self,
         stored: &str,

@@ -22,7 +22,7 @@ use crate::ops::tape::{Param, Tape, Value};
 use crate::ops::to_host::to_host;
 use crate::rng::{Purpose, Stream};
 
-/// What the labels of an example are to each other.
+/// The relation between the labels of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// Independent: sigmoid and binary cross-entropy.
@@ -40,20 +40,20 @@ impl From<ProblemType> for Problem {
     }
 }
 
-/// How a classifier is built.
+/// Options of a classifier.
 #[derive(Clone, Debug)]
 pub struct ClassifierOptions {
     /// L
     pub labels: usize,
-    /// Rows of the base's own classifier that the labels go on from, one a label; none: fresh numbers.
+    /// Rows of the base's own classifier from which the labels start, one a label; `None`: random numbers.
     pub base_rows: Option<Vec<usize>>,
-    /// What the labels are to each other.
+    /// The relation between labels.
     pub problem: Problem,
-    /// How the base is held.
+    /// Storage of the base.
     pub storage: BaseStorage,
     /// The adapters.
     pub lora: LoraOptions,
-    /// How the terms of the training loss are weighted.
+    /// Weights of the terms of the training loss.
     pub weights: BceWeights,
     /// Keep one input a layer and compute the rest again in the backward.
     pub recompute: bool,
@@ -122,7 +122,7 @@ impl Classifier {
         &self.params
     }
 
-    /// The frozen part, counted.
+    /// Sizes of the frozen part.
     #[must_use]
     pub fn base(&self) -> BaseSize {
         self.base
@@ -140,7 +140,7 @@ impl Classifier {
         self.classifier_name
     }
 
-    /// The numbers that the base brings for a parameter of the head.
+    /// The base's numbers for a parameter of the head, if it has them.
     #[must_use]
     pub fn base_values(&self, index: usize) -> Option<&[f32]> {
         match self.initial.get(index) {
@@ -155,7 +155,7 @@ impl Classifier {
         &self.head.modules_to_save
     }
 
-    /// What the labels are to each other.
+    /// The relation between labels.
     #[must_use]
     pub fn problem(&self) -> Problem {
         self.problem
@@ -169,10 +169,7 @@ impl Classifier {
 
     /// Sets the parameters as training starts: A ~ U(±1/√in) (peft's Kaiming uniform with a = √5),
     /// B = 0, weights of the head ~ N(0, σ) with the σ and the cutoff of its family, biases 0, norms 1; modules of
-    /// the head that the base brings start from the base's.
-    ///
-    /// # Errors
-    /// If a tensor cannot be written.
+    /// the head that the base contains start from the base's.
     pub fn initialize(&self, seed: u32) -> Result<()> {
         for ((site, param), initial) in (0..).zip(&self.params).zip(&self.initial) {
             let stream = Stream::new(seed, site, 0, Purpose::Trainable);

@@ -19,7 +19,7 @@ pub struct SharedAdapter {
     a: Rc<Param>,
     b: Rc<Param>,
     scaling: f32,
-    pair: OnceCell<LowRank>,
+    pair: OnceCell<Rc<LowRank>>,
 }
 
 impl SharedAdapter {
@@ -30,12 +30,12 @@ impl SharedAdapter {
     }
 
     /// The pair as kernels want it, made once.
-    fn pair(&self, x: &Tensor) -> Result<&LowRank> {
+    fn pair(&self, x: &Tensor) -> Result<Rc<LowRank>> {
         if let Some(pair) = self.pair.get() {
-            return Ok(pair);
+            return Ok(Rc::clone(pair));
         }
-        let pair = kernels::low_rank(x, self.a.value(), self.b.value(), self.scaling, None)?;
-        Ok(self.pair.get_or_init(|| pair))
+        let pair = Rc::new(kernels::low_rank(x, self.a.value(), self.b.value(), self.scaling, None)?);
+        Ok(Rc::clone(self.pair.get_or_init(|| pair)))
     }
 }
 
@@ -83,25 +83,26 @@ impl std::fmt::Debug for Slot {
 }
 
 impl Slot {
-    /// Adds the low-rank products of the layer to `y`: `x` has a row a token, or a row a sequence.
+    /// The layer's adapters for `x`, which has a row a token or a row a sequence, each with the rows that are its.
     ///
     /// # Errors
     /// If the rows are neither.
-    pub(super) fn add_products(&self, x: &Tensor, y: &Tensor) -> Result<()> {
+    pub(super) fn pairs(&self, x: &Tensor) -> Result<Vec<(Range<usize>, Rc<LowRank>)>> {
         let groups = self.routing.groups.borrow();
         let rows = x.dim(0)?;
         // Where both counts are the same, so are the ranges: each sequence has one token.
         let is_of_tokens = groups.last().is_none_or(|group| group.tokens.end == rows);
+        let mut pairs = Vec::new();
         for group in groups.iter() {
             let range = if is_of_tokens { &group.tokens } else { &group.sequences };
             if range.end > rows {
                 bail!("{rows} rows for adapters of rows up to {}", range.end);
             }
-            let Some(Some(adapter)) = group.adapters.get(self.index) else { continue };
-            let part = |tensor: &Tensor| tensor.narrow(0, range.start, range.len());
-            kernels::low_rank_product(&part(x)?, &part(y)?, adapter.pair(x)?)?;
+            if let Some(Some(adapter)) = group.adapters.get(self.index) {
+                pairs.push((range.clone(), adapter.pair(x)?));
+            }
         }
-        Ok(())
+        Ok(pairs)
     }
 }
 

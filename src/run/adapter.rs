@@ -18,7 +18,7 @@ use crate::ops::tape::Param;
 
 /// The file with the tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// Comes before a parameter's name in peft's files.
+/// Prefix of a parameter's name in peft's files.
 const PREFIX: &str = "base_model.model.";
 
 /// A base as an adapter's configuration names it.
@@ -31,9 +31,6 @@ pub struct BaseName<'a> {
 }
 
 /// Writes adapters and head into a directory.
-///
-/// # Errors
-/// If a file cannot be written.
 pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base: BaseName<'_>) -> Result<()> {
     let mut data = BTreeMap::new();
     for param in classifier.params() {
@@ -91,7 +88,7 @@ fn mapping<T: Copy + Into<Value>>(patterns: &[ModulePattern<T>]) -> Map<String, 
     patterns.iter().map(|pattern| (pattern.pattern.clone(), pattern.value.into())).collect()
 }
 
-/// Whether this is a directory that peft, or llmcls, saved an adapter to.
+/// Returns true if peft or llmcls saved an adapter in this directory.
 #[must_use]
 pub fn is_adapter(directory: &Path) -> bool {
     directory.join(CONFIG).is_file()

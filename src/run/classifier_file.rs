@@ -40,19 +40,18 @@ pub struct ClassifierFile {
     pub label_separator: Option<String>,
     /// Tokens after which a text is cut.
     pub max_length: usize,
-    /// The frozen model.
     pub base: Base,
-    /// Whether the base is made from `init_seed`.
+    /// True if the base is made from `init_seed`.
     pub random_init: bool,
     /// Seed of a random base.
     pub init_seed: u32,
-    /// How frozen weights were held in training.
+    /// Storage of frozen weights in training.
     pub torch_dtype: String,
     /// In what products with frozen weights were computed on the CPU; `auto` if training was on a GPU. Files
     /// from before the key stand for float32.
     #[serde(default = "float32")]
     pub compute: String,
-    /// Whether linear layers were held in 4 bits.
+    /// True if linear layers were stored in 4 bits.
     pub use_4bit: bool,
 }
 
@@ -63,7 +62,7 @@ pub struct Base {
     pub name: String,
     /// On the Hub, if one was asked for.
     pub revision: Option<String>,
-    /// Of the Hub: the commit whose files were used.
+    /// The Hub's commit whose files were used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// Tells whether the base is still the same.
@@ -76,7 +75,7 @@ pub struct Base {
 pub enum RecordedFingerprint {
     /// Over all of the base.
     Whole(Fingerprint),
-    /// Of format version 1: over the configuration's bytes and the beginnings of the tensors.
+    /// Fingerprint of format version 1: over the configuration's bytes and the beginnings of the tensors.
     Sampled(String),
 }
 
@@ -96,19 +95,15 @@ fn float32() -> String {
 }
 
 impl ClassifierFile {
-    /// The current format.
     pub const VERSION: u32 = FORMAT_VERSION;
 
-    /// The base's name for titles: weights that were made from a seed are said to be random.
+    /// The base's name for titles: random weights are marked as such.
     #[must_use]
     pub fn base_title(&self) -> String {
         if self.random_init { format!("{} (random weights)", self.base.name) } else { self.base.name.clone() }
     }
 
     /// The `model` section that the file stands for.
-    ///
-    /// # Errors
-    /// If a value is not valid.
     pub fn model_config(&self) -> Result<ModelConfig> {
         ModelConfig::from_pairs(&[
             ("model_name", self.base.exact_name().into()),
@@ -122,17 +117,11 @@ impl ClassifierFile {
     }
 
     /// Writes the file into a directory, replacing the old one whole.
-    ///
-    /// # Errors
-    /// If it cannot be written.
     pub fn save(&self, directory: &Path) -> Result<()> {
         atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
     /// Reads the file of a directory; `None` if there is none.
-    ///
-    /// # Errors
-    /// If it is there and not valid.
     pub fn load(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(NAME);
         if !path.is_file() {

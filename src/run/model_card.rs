@@ -10,16 +10,15 @@ use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
-/// What a card says beside `classifier.json`.
+/// Facts for a card in addition to `classifier.json`.
 #[derive(Clone, Debug)]
 pub struct CardFacts<'a> {
     /// Names the data set.
     pub dataset: &'a str,
     /// Names of splits and their rows.
     pub rows: &'a [(&'a str, usize)],
-    /// What it was trained with: names and values.
+    /// Settings of the training: names and values.
     pub settings: &'a [(&'a str, String)],
-    /// The seed's result.
     pub result: &'a SeedResult,
     /// CPU, and threads.
     pub hardware: &'a str,
@@ -32,19 +31,19 @@ pub struct CardFacts<'a> {
 /// Writes the card: YAML metadata, then Markdown.
 #[must_use]
 pub fn model_card(file: &ClassifierFile, facts: &CardFacts<'_>) -> String {
+    let base = BaseFacts::of(file);
     let mut card = String::from("---\n");
-    for line in metadata(file, facts) {
+    for line in metadata(file, &base, facts) {
         card.push_str(&line);
         card.push('\n');
     }
     card.push_str("---\n\n");
-    body(&mut card, file, facts).expect("a string takes all that is written");
+    body(&mut card, file, &base, facts).expect("a string takes all that is written");
     card
 }
 
 /// Lines of YAML; scalars and lists as JSON, which YAML contains.
-fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
-    let base = BaseFacts::of(file);
+fn metadata(file: &ClassifierFile, base: &BaseFacts, facts: &CardFacts<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     lines.extend(base.hub_name.as_ref().map(|name| format!("base_model: {}", json!(name))));
     lines.extend(base.license.as_ref().map(|license| format!("license: {license}")));
@@ -72,8 +71,7 @@ fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
     lines
 }
 
-fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std::fmt::Result {
-    let base = BaseFacts::of(file);
+fn body(card: &mut String, file: &ClassifierFile, base: &BaseFacts, facts: &CardFacts<'_>) -> std::fmt::Result {
     writeln!(card, "# {} on {}\n", escape(&base.short), escape(facts.dataset))?;
     if base.license.as_ref().is_some_and(|license| license.starts_with("llama")) {
         writeln!(
@@ -90,7 +88,7 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
         some_labels(&file.labels),
         env!("CARGO_PKG_VERSION"),
     )?;
-    usage(card, file, &base)?;
+    usage(card, file, base)?;
     thresholds(card, file)?;
     scores(card, file, facts)?;
     training(card, facts)?;
@@ -125,7 +123,7 @@ fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts) -> std::fmt
     )
 }
 
-/// Of labels that are decided one by one.
+/// Describes the thresholds of independent labels.
 fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
     if is_single(file) {
         return writeln!(card, "The predicted label is the one with the highest probability.\n");

@@ -1,4 +1,4 @@
-//! What training writes down as it goes: `history.jsonl`, and TensorBoard's events.
+//! Records of a training: `history.jsonl`, and TensorBoard's events.
 
 use std::path::Path;
 

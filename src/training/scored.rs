@@ -12,9 +12,7 @@ use crate::run::results::EvalMetrics;
 
 /// An evaluation and its scores.
 pub struct Scored {
-    /// Predictions and loss.
     pub evaluation: Evaluation,
-    /// The metrics.
     pub scores: Scores,
     /// The same with loss and times, as files have them.
     pub metrics: EvalMetrics,
@@ -30,9 +28,6 @@ impl Scored {
 }
 
 /// Evaluates samples and scores them.
-///
-/// # Errors
-/// If the model fails.
 pub fn score(
     classifier: &Classifier,
     samples: &[Sample],

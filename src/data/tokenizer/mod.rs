@@ -56,9 +56,6 @@ pub(super) fn load_finished(path: &Path) -> Result<Resolved> {
 }
 
 /// Reads a `tokenizer.json`.
-///
-/// # Errors
-/// If it is not a tokenizer.
 fn read(path: &Path) -> Result<Tokenizer> {
     let read = || -> Result<Tokenizer> {
         let bytes = fs::read(path)?;

@@ -126,7 +126,7 @@ impl Resolved {
     }
 }
 
-/// What decides the token ids, except for truncation.
+/// Everything in a tokenizer that determines token ids, except truncation.
 fn state(tokenizer: &Tokenizer) -> Result<Value> {
     let mut state = serde_json::to_value(tokenizer)?;
     state["truncation"] = Value::Null;

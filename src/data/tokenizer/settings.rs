@@ -10,10 +10,10 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::class::{Class, NAMED};
 
-/// What the files beside `tokenizer.json` say.
+/// Settings from the files beside `tokenizer.json`.
 pub(super) struct Settings {
     pub(super) class: Class,
-    /// As the files write it.
+    /// The class name as the files spell it.
     pub(super) class_name: String,
     /// `tokenizer_config.json`; empty if there is none.
     pub(super) config: Map<String, Value>,
@@ -102,7 +102,7 @@ impl Settings {
         }
     }
 
-    /// Whether texts lose their beginning where they are too long; none if the file does not say.
+    /// True if texts that are too long lose their beginning; `None` if the file does not say.
     pub(super) fn cuts_left(&self) -> Result<Option<bool>> {
         match self.config.get("truncation_side") {
             None => Ok(None),
@@ -273,7 +273,7 @@ fn unknown_class(name: &str) -> String {
     )
 }
 
-/// How to write a directory whose `tokenizer.json` is complete.
+/// Instructions to make a directory with a complete `tokenizer.json`.
 fn how_to_make_plain() -> &'static str {
     "write one in Python: `PreTrainedTokenizerFast(tokenizer_object=AutoTokenizer.from_pretrained(DIR)\
      .backend_tokenizer).save_pretrained(DIR)`"

@@ -12,14 +12,14 @@ const MIN_8BIT_ELEMENTS: usize = 4096;
 /// Running means of a tensor's gradient and of its square.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Moments {
-    /// As they are.
+    /// Moments in f32.
     Float32 {
-        /// Of the gradient.
+        /// First moments: of the gradient.
         first: Vec<f32>,
-        /// Of its square.
+        /// Second moments: of its square.
         second: Vec<f32>,
     },
-    /// As codes.
+    /// Moments as 8-bit codes.
     Blockwise(BlockwiseMoments),
 }
 

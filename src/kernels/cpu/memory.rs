@@ -11,7 +11,7 @@ use memmap2::Mmap;
 /// Numbers that are ours, or a range of a mapped file.
 #[derive(Clone, Debug)]
 pub enum Buffer<T> {
-    /// Our own.
+    /// Memory of our own.
     Owned(Vec<T>),
     /// A byte range of a file.
     Mapped(Arc<Mmap>, Range<usize>),
@@ -48,9 +48,6 @@ impl<T: Pod> Deref for Buffer<T> {
 
 /// Maps a file for reading. Nobody may change the file while it is mapped; llmcls itself only
 /// ever replaces files, never rewrites them.
-///
-/// # Errors
-/// If the file cannot be opened or mapped.
 pub fn map_file(path: &Path) -> std::io::Result<Arc<Mmap>> {
     let file = File::open(path)?;
     // SAFETY: sound as long as nobody truncates or rewrites the file under us; every reader of
@@ -109,13 +106,13 @@ fn status_bytes(field: &str) -> Option<u64> {
 /// Memory for this process: all that it may ever have, and what is free now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of the machine, swap included, or of the process's control group.
+    /// Memory and swap of the machine, or the limit of the process's control group.
     pub total: u64,
-    /// Of that, not in use.
+    /// The unused part of `total`.
     pub available: u64,
 }
 
-/// What this process may use, where the system tells.
+/// The memory that this process may use, if the system tells.
 #[must_use]
 pub fn limits() -> Option<Limits> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -107,9 +107,6 @@ impl Family {
 
 impl BackboneConfig {
     /// Reads `config.json`.
-    ///
-    /// # Errors
-    /// If it is not valid, or asks for something that llmcls does not compute.
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
