@@ -40,7 +40,7 @@ pub fn run(args: &ServeArgs, open_device: OpenDevice, console: Console, is_quiet
             admin: args.admin,
             runs,
             models: args.models.clone(),
-            source: Source { config: given, base: overrides.model_name },
+            source: Source { config: given, base: overrides.model_name, precision: args.precision },
             access: access(args)?,
             limits: limits(args),
             log: LogSettings { is_json: args.log_format == LogFormat::Json, is_quiet, has_texts: args.log_texts },

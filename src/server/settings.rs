@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::keys::Keys;
 use crate::config::Config;
 use crate::kernels::device::Device;
+use crate::predictor::Precision;
 
 /// Opens the device, on the thread that will compute.
 pub type OpenDevice = Arc<dyn Fn() -> Result<Device> + Send + Sync>;
@@ -45,6 +46,8 @@ pub struct Source {
     pub config: Option<Config>,
     /// The base, in place of the one that a run names.
     pub base: Option<String>,
+    /// What products are computed in, in place of what a run recorded.
+    pub precision: Option<Precision>,
 }
 
 /// Who may ask.

@@ -12,6 +12,7 @@ use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
 use crate::kernels::device::Device;
+use crate::predictor::Precision;
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::{Trained, find_verified};
 
@@ -21,6 +22,7 @@ pub(super) struct Located {
     pub(super) file: ClassifierFile,
     pub(super) model: ModelConfig,
     pub(super) is_of_a_run: bool,
+    precision: Option<Precision>,
 }
 
 impl Located {
@@ -44,6 +46,10 @@ impl Located {
         if let Some(base) = &source.base {
             model.model_name.clone_from(base);
         }
+        if let Some(precision) = source.precision {
+            // Where it is a GPU that computes, the thread of the base refuses this.
+            precision.overrule(&mut model, &Device::cpu())?;
+        }
         let file = match (file, &source.config) {
             (Some(file), _) => file,
             (None, Some(config)) => {
@@ -54,7 +60,7 @@ impl Located {
             }
             (None, None) => unreachable!("refused above"),
         };
-        Ok(Self { trained, file, model, is_of_a_run })
+        Ok(Self { trained, file, model, is_of_a_run, precision: source.precision })
     }
 
     /// Tells bases apart: classifiers with the same key share one in memory.
@@ -65,6 +71,7 @@ impl Located {
         };
         let model = &self.model;
         let held = json!([model.torch_dtype, model.compute, model.use_4bit, model.random_init, model.init_seed]);
-        json!([fingerprint, held]).to_string()
+        let precision = self.precision.map(|precision| format!("{precision:?}"));
+        json!([fingerprint, held, precision]).to_string()
     }
 }
