@@ -108,6 +108,22 @@ pub enum Command {
     /// Serves one or more classifiers until SIGTERM or Ctrl-C, then lets requests in work finish. Classifiers over the
     /// same base share it in memory and in batches. docs/serve.md shows the routes.
     Serve(ServeArgs),
+    /// Write a complete model that transformers reads: the adapter merged into its base
+    ///
+    /// Python opens the directory with AutoModelForSequenceClassification.from_pretrained or
+    /// pipeline("text-classification", top_k=None), without peft and llmcls; llmcls takes it as --run, without the base.
+    /// Its predictions are compared with the classifier's before it is there.
+    Export(ExportArgs),
+    /// Write one program that carries a classifier and needs nothing else
+    ///
+    /// The file is this program with base, adapter, tokenizer and thresholds appended. It has all commands; `predict`,
+    /// `eval` and `serve` use its own classifier unless --run names another. Do not strip it.
+    Bundle(BundleArgs),
+    /// Upload a classifier to the Hugging Face Hub, in one commit
+    ///
+    /// Uploads the adapter, or with --merged a complete model, with card, thresholds and the run's report. Paths of this
+    /// machine and texts of rows stay here. Needs HF_TOKEN, or a token that `hf auth login` stored.
+    Push(PushArgs),
     /// Make training files from rows that list their labels
     ///
     /// Writes CSV files for training, validation and test with one column of 0 and 1 for each label, and
@@ -276,7 +292,7 @@ pub struct CheckArgs {
 /// Selects a trained classifier.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// A run, one of its seed directories, or a directory that peft saved
+    /// A run, one of its seed directories, a directory that peft saved, or one that `export` wrote
     /// [default: the newest finished run, of --config's model and data set if given]
     #[arg(long, value_name = "DIR", help_heading = CLASSIFIER)]
     pub run: Option<PathBuf>,
@@ -493,6 +509,96 @@ pub enum LogFormat {
     Lines,
     /// An object a line
     Json,
+}
+
+/// `llmcls export`
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The directory to write, which must not be there yet
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// How the weights are stored [default: as the base was held in training; float32 if that was in 4 bits]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<StoredType>,
+    /// The largest file of weights, such as 500MB; a larger model is written in shards
+    #[arg(long = "max_shard_size", alias = "max-shard-size", value_name = "SIZE", default_value = "5GB")]
+    pub max_shard_size: ByteCount,
+}
+
+/// `llmcls bundle`
+#[derive(Args, Debug)]
+pub struct BundleArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The program to write
+    #[arg(long, short, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `llmcls push`
+#[derive(Args, Debug)]
+pub struct PushArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The repository, which is made if it is not there
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub repo: String,
+    /// Make it private; a public repository is refused
+    #[arg(long)]
+    pub private: bool,
+    /// Upload a complete model, as `export` writes it, in place of the adapter
+    #[arg(long)]
+    pub merged: bool,
+    /// How the weights of a complete model are stored [default: as `export`]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "merged")]
+    pub dtype: Option<StoredType>,
+    /// Leave out the run's report.html, which otherwise is uploaded without the texts of rows
+    #[arg(long = "no_report", alias = "no-report")]
+    pub no_report: bool,
+    /// List files and sizes, and upload nothing
+    #[arg(long = "dry_run", alias = "dry-run")]
+    pub dry_run: bool,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StoredType {
+    /// 4 bytes a weight
+    Float32,
+    /// 2 bytes a weight, float32's range
+    Bfloat16,
+    /// 2 bytes a weight
+    Float16,
+}
+
+/// A number of bytes, written with the units of transformers: KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteCount(pub u64);
+
+impl std::str::FromStr for ByteCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let unit = match text[digits..].trim() {
+            "" | "B" => 1,
+            "KB" => 1000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err("expected a number of bytes such as 500MB or 5GB".to_owned()),
+        };
+        let count = text[..digits].parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+        count.filter(|count| *count > 0).map(Self).ok_or_else(|| "expected a number of bytes such as 5GB".to_owned())
+    }
 }
 
 #[derive(Args, Debug)]

@@ -46,6 +46,7 @@ pub mod partial_output;
 // Layer 0: what needs nothing else.
 pub mod atomic_file;
 pub mod device;
+pub mod embedded;
 pub mod exit;
 pub mod failpoint;
 pub mod interrupt;

@@ -1,14 +1,15 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use std::sync::Arc;
 
 use crate::config::model::{ComputeType, ModelConfig};
 use crate::console::Console;
 use crate::data::table::{Example, typed_text};
 use crate::data::tokenize::{Encoded, TextEncoder};
+use crate::embedded;
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
@@ -16,6 +17,7 @@ use crate::experiment::dataset::{self, Rows};
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::lora::LoraOptions;
 use crate::model::shared_base::SharedBase;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
@@ -78,7 +80,13 @@ impl Predictor {
         base: &BaseModel,
         classifier: Classifier,
     ) -> Result<Self> {
-        adapter::load(&trained.adapter, &classifier)?;
+        if trained.is_complete() {
+            classifier
+                .set_to_base()
+                .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))?;
+        } else {
+            adapter::load(&trained.adapter, &classifier)?;
+        }
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         let encoder = Arc::new(encoder);
         Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
@@ -147,7 +155,7 @@ impl TextReader {
 
 /// How a trained classifier is built.
 fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: Device) -> Result<ClassifierOptions> {
-    let (lora, _) = adapter::read_config(&trained.adapter)?;
+    let lora = if trained.is_complete() { LoraOptions::none() } else { adapter::read_config(&trained.adapter)?.0 };
     Ok(ClassifierOptions {
         labels: file.labels.len(),
         base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
@@ -213,6 +221,9 @@ impl PredictingBase {
 
 /// Checks that a base is the one that a classifier was trained on.
 pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, console: Console) -> Result<()> {
+    if trained.is_complete() || embedded::contains(&trained.adapter) {
+        return Ok(());
+    }
     // A tokenizer of its own is used in place of the base's.
     let needs_tokenizer = !trained.adapter.join("tokenizer.json").is_file();
     base.ensure_is(&file.base, needs_tokenizer, console).with_context(|| format!("{}", trained.adapter.display()))

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("rng", 0),
     ("device", 0),
     ("atomic_file", 0),
+    ("embedded", 0),
     ("failpoint", 0),
     ("interrupt", 0),
     ("exit", 0),

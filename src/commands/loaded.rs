@@ -7,10 +7,12 @@ use anyhow::{Context, Result, bail, ensure};
 use super::configuration;
 use crate::cli::{ConfigArgs, RunArgs};
 use crate::config::Config;
+use crate::config::model::Token;
 use crate::config::overrides::Overrides;
 use crate::console::Console;
 use crate::data::formats::Quoting;
 use crate::data::table::{Columns, LabelList, abridged};
+use crate::embedded;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
@@ -19,11 +21,19 @@ use crate::predictor::{self, Predictor};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{find_verified, newest_finished};
 
+/// The directories of a program that carries a classifier: the classifier, and its base.
+pub(super) const CLASSIFIER: &str = "classifier";
+pub(super) const BASE: &str = "base";
+
 /// The classifier that a command's flags name.
 pub struct Loaded {
     pub predictor: Predictor,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
+    /// The frozen model, or the complete one.
+    pub base: BaseModel,
+    /// For the Hub, if the configuration has one.
+    pub token: Option<Token>,
     overrides: Overrides,
 }
 
@@ -33,7 +43,11 @@ impl Loaded {
         let given = selecting_config(&args.config)?;
         let run = match &args.run {
             Some(run) => run.clone(),
-            None => newest_run(&args.config, given.as_ref())?,
+            // A program that carries a classifier is for that one.
+            None => match embedded::root() {
+                Some(root) => root.join(CLASSIFIER),
+                None => newest_run(&args.config, given.as_ref())?,
+            },
         };
         let trained = find_verified(&run)?;
         console.say(format!("using {}", trained.adapter.display()));
@@ -55,17 +69,30 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        if let Some(name) = &overrides.model_name {
+        if trained.is_complete() {
+            ensure!(
+                overrides.model_name.is_none(),
+                "--set model.model_name: {} is a complete model, which needs no base",
+                trained.adapter.display()
+            );
+            model.model_name = trained.adapter.display().to_string();
+            model.random_init = false;
+        }
+        if let Some(root) = embedded::root().filter(|_| embedded::contains(&trained.adapter) && !trained.is_complete())
+        {
+            model.model_name = root.join(BASE).display().to_string();
+        } else if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
         if let Some(precision) = args.precision {
             precision.overrule(&mut model, device)?;
         }
-        let base = BaseModel::open(&model, device, console).with_context(|| {
-            format!(
+        let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {
+            true => "the model cannot be used".to_owned(),
+            false => format!(
                 "the base of {} cannot be used; if it has moved, name its directory with --set model.model_name=DIR",
                 trained.adapter.display()
-            )
+            ),
         })?;
         let is_of_a_run = file.is_some();
         let file = match (file, &config) {
@@ -79,7 +106,8 @@ impl Loaded {
             }
             (None, None) => unreachable!("refused above"),
         };
-        Ok(Self { predictor: Predictor::open(trained, file, is_of_a_run, &base)?, config, overrides })
+        let predictor = Predictor::open(trained, file, is_of_a_run, &base)?;
+        Ok(Self { predictor, config, base, token: model.hf_token, overrides })
     }
 
     /// The columns of the rows that a command was given: those of training, as `--set` changes them.

@@ -128,6 +128,18 @@ impl TextEncoder {
         self.tokenizer.save(directory)
     }
 
+    /// The id of a token, if the tokenizer has it.
+    #[must_use]
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.library().token_to_id(token)
+    }
+
+    /// The token of an id, if the tokenizer has it.
+    #[must_use]
+    pub fn token_of(&self, id: u32) -> Option<String> {
+        self.library().id_to_token(id)
+    }
+
     fn library(&self) -> &Tokenizer {
         &self.tokenizer.tokenizer
     }

@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 
 use super::config::NormKind;
+use super::frozen::{Frozen, FrozenKind};
 use super::lora::{AdapterShape, LoraOptions};
 use super::weights::{BaseStorage, Precision, Weights};
 use crate::kernels::buffer;
@@ -51,6 +52,8 @@ pub(super) struct Builder<'a> {
     pub(super) shapes: Vec<(usize, usize)>,
     /// Where layers find the adapters of several classifiers, if these share the base.
     pub(super) routing: Option<Rc<Routing>>,
+    /// Tensors of the base, in the order in which they were taken.
+    pub(super) frozen: Vec<Frozen>,
     pub(super) size: BaseSize,
     dropouts: u32,
     /// Bytes of the trained parameters so far, and of the memory for them.
@@ -92,6 +95,7 @@ impl<'a> Builder<'a> {
             modules: Vec::new(),
             shapes: Vec::new(),
             routing: None,
+            frozen: Vec::new(),
             size: BaseSize::default(),
             dropouts: 0,
             trained_bytes: 0,
@@ -156,6 +160,10 @@ impl<'a> Builder<'a> {
         let weights = self.weights;
         let weight = weights.matrix(&format!("{stored}.weight"), outputs, inputs, self.storage)?;
         let bias = weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
+        self.took_matrix(stored, &module, (outputs, inputs), true);
+        if bias.is_some() {
+            self.took(format!("{stored}.bias"), format!("{module}.bias"), FrozenKind::Bias { len: outputs });
+        }
         self.count(&weight);
         let weight = self.device.hold(weight)?;
         self.count_floats(bias.as_ref());
@@ -184,7 +192,9 @@ impl<'a> Builder<'a> {
     /// A frozen table of embeddings.
     pub(super) fn embedding(&mut self, module: &str, rows: usize, width: usize) -> Result<FrozenMatrix> {
         let storage = BaseStorage { is_4bit: false, ..self.storage };
-        let table = self.weights.matrix(&format!("{}{module}.weight", self.prefix), rows, width, storage)?;
+        let stored = self.prefixed(module);
+        let table = self.weights.matrix(&format!("{stored}.weight"), rows, width, storage)?;
+        self.took_matrix(&stored, &self.rooted(module), (rows, width), false);
         self.count(&table);
         self.size.embedding_bytes += table.bytes();
         Ok(table)
@@ -196,11 +206,18 @@ impl<'a> Builder<'a> {
         // Checkpoints from TensorFlow call them so still.
         let has_old_names = self.weights.has(&format!("{name}.gamma"));
         let [weight, bias] = if has_old_names { ["gamma", "beta"] } else { ["weight", "bias"] };
-        let mut weight = self.weights.norm(&format!("{name}.{weight}"), width)?;
+        let (stored_weight, stored_bias) = (format!("{name}.{weight}"), format!("{name}.{bias}"));
+        let mut weight = self.weights.norm(&stored_weight, width)?;
         self.count_floats(Some(&weight));
+        let rooted = self.rooted(module);
+        let is_from_one = kind == NormKind::RmsFromOne;
+        self.took(stored_weight, format!("{rooted}.weight"), FrozenKind::Scale { len: width, is_from_one });
         Ok(match kind {
             NormKind::Layer { has_bias } => {
-                let bias = self.weights.bias(&format!("{name}.{bias}"), width, has_bias)?;
+                let bias = self.weights.bias(&stored_bias, width, has_bias)?;
+                if has_bias {
+                    self.took(stored_bias, format!("{rooted}.bias"), FrozenKind::Bias { len: width });
+                }
                 self.count_floats(bias.as_ref());
                 Norm::Layer(Rc::new(LayerNorm { weight: weight.into(), bias: bias.map(Constant::from), epsilon }))
             }
@@ -258,6 +275,17 @@ impl<'a> Builder<'a> {
     /// The name of a base's module in a classifier.
     pub(super) fn rooted(&self, module: &str) -> String {
         format!("{}{module}", self.root)
+    }
+
+    fn took_matrix(&mut self, stored: &str, module: &str, (rows, columns): (usize, usize), is_linear: bool) {
+        let is_matrix = |frozen: &&Frozen| matches!(frozen.kind, FrozenKind::Matrix { .. });
+        let made = self.frozen.iter().filter(is_matrix).count() as u32;
+        let kind = FrozenKind::Matrix { rows, columns, is_linear, made };
+        self.took(format!("{stored}.weight"), format!("{module}.weight"), kind);
+    }
+
+    fn took(&mut self, stored: String, name: String, kind: FrozenKind) {
+        self.frozen.push(Frozen { stored, name, kind });
     }
 
     fn count(&mut self, matrix: &FrozenMatrix) {

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::batch::Batch;
 use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, Pooling};
+use super::frozen::Frozen;
 use super::head::Head;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
@@ -72,6 +73,8 @@ pub struct Classifier {
     params: Vec<Rc<Param>>,
     initial: Vec<Initial>,
     modules: Vec<String>,
+    frozen: Vec<Frozen>,
+    lora: LoraOptions,
     base: BaseSize,
     problem: Problem,
     weights: BceWeights,
@@ -110,6 +113,8 @@ impl Classifier {
             params: builder.params,
             initial: builder.initial,
             modules: builder.modules,
+            frozen: builder.frozen,
+            lora: options.lora.clone(),
             base: builder.size,
             problem: options.problem,
             weights: options.weights.clone(),
@@ -132,6 +137,16 @@ impl Classifier {
     #[must_use]
     pub fn modules(&self) -> &[String] {
         &self.modules
+    }
+
+    /// The base's tensors.
+    pub(super) fn frozen(&self) -> &[Frozen] {
+        &self.frozen
+    }
+
+    /// What the adapter of a module multiplies its product with.
+    pub(super) fn scaling_of(&self, module: &str) -> Option<f32> {
+        self.lora.shape_of(module).map(|shape| shape.scaling as f32)
     }
 
     /// The name of the last layer, whose rows are the labels'.
@@ -183,6 +198,19 @@ impl Classifier {
             param.clear_gradient();
         }
         Ok(())
+    }
+
+    /// Sets every parameter to the number that the base's files have for it.
+    ///
+    /// # Errors
+    /// Names the first parameter that they do not have.
+    pub fn set_to_base(&self) -> Result<()> {
+        let of_base = |(index, param): (usize, &Rc<Param>)| {
+            let values = self.base_values(index).map(<[f32]>::to_vec);
+            values.with_context(|| format!("there is no tensor `{}` for these labels", param.name()))
+        };
+        let values = self.params.iter().enumerate().map(of_base).collect::<Result<Vec<_>>>()?;
+        self.set(&values)
     }
 
     /// Sets every parameter, in the order of [`Classifier::params`].
