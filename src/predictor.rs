@@ -24,6 +24,8 @@ use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 
+pub const BASE: &str = "base";
+
 /// What products with frozen weights are computed in, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
@@ -217,6 +219,27 @@ impl PredictingBase {
             .with_context(|| format!("{}: cannot build the model", self.base.files.name))?;
         Predictor::with_classifier(trained, file, is_of_a_run, &self.base, classifier)
     }
+}
+
+/// Sets where the base of a classifier lies in its `model` section; `given` is where the user says that it does.
+///
+/// # Errors
+/// If the classifier is a complete model, and a base is given.
+pub fn locate_base(model: &mut ModelConfig, trained: &Trained, given: Option<&str>) -> Result<()> {
+    if trained.is_complete() {
+        ensure!(
+            given.is_none(),
+            "--set model.model_name: {} is a complete model, which needs no base",
+            trained.adapter.display()
+        );
+        model.model_name = trained.adapter.display().to_string();
+        model.random_init = false;
+    } else if let Some(root) = embedded::root().filter(|_| embedded::contains(&trained.adapter)) {
+        model.model_name = root.join(BASE).display().to_string();
+    } else if let Some(name) = given {
+        name.clone_into(&mut model.model_name);
+    }
+    Ok(())
 }
 
 /// Checks that a base is the one that a classifier was trained on.

@@ -84,7 +84,8 @@ impl Server {
             let Ok(line) = server.lines.recv_timeout(Duration::from_secs(120)) else {
                 panic!("ended before it was ready: {:?}", server.log)
             };
-            let after = |mark: &str| line.split_once(mark).map(|(_, rest)| rest.split(['/', '"']).next().unwrap().to_owned());
+            let after =
+                |mark: &str| line.split_once(mark).map(|(_, rest)| rest.split(['/', '"']).next().unwrap().to_owned());
             server.address = after("ready at http://").unwrap_or_default();
             if line.contains("are loaded and dropped") {
                 server.admin = after("http://");
@@ -203,7 +204,8 @@ struct Printed<'a> {
 fn predicted(run: &Path, texts: &[String]) -> Vec<(String, String)> {
     let directory = tempfile::tempdir().unwrap();
     let (input, output) = (directory.path().join("in.jsonl"), directory.path().join("out.jsonl"));
-    let rows = texts.iter().enumerate().map(|(id, text)| json!({"uid": id.to_string(), "text": text}).to_string() + "\n");
+    let rows =
+        texts.iter().enumerate().map(|(id, text)| json!({"uid": id.to_string(), "text": text}).to_string() + "\n");
     fs::write(&input, rows.collect::<String>()).unwrap();
     let mut predict = llmcls(&["predict", "--quiet", "--run"]);
     let done = predict.arg(run).arg(&input).arg("-o").arg(&output).output().unwrap();
@@ -249,7 +251,8 @@ fn answers_are_those_that_predict_prints_whatever_else_is_in_the_batch() {
                     let first = (client * 5 + round * 3) % texts.len();
                     let count = [1, 1, 2, 5][(client + round / 2) % 4].min(texts.len() - first);
                     let asked = &texts[first..first + count];
-                    let answer = server.post("/v1/predict", &json!({"texts": asked, "model": ["a", "b"][which]}));
+                    let name = ["a", "b"][which];
+                    let answer = server.post("/v1/predict", &json!({"texts": asked, "model": name}));
                     assert_eq!(answer.status, 200, "{}", answer.body);
                     assert_eq!(results(&answer.body), expected[which][first..first + count], "client {client}");
                 }
@@ -416,7 +419,8 @@ fn a_full_queue_answers_429_and_clients_that_have_gone_cost_nothing() {
         // A client that sends and goes: its text is dropped, not computed.
         let body = json!({"texts": [TEXTS[0]], "model": "b"}).to_string();
         let mut gone = TcpStream::connect(&server.address).unwrap();
-        let head = format!("POST /v1/predict HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n", server.address);
+        let head =
+            format!("POST /v1/predict HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n", server.address);
         write!(gone, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
         drop(gone);
         assert_eq!(first.join().unwrap().status, 200);
@@ -471,16 +475,25 @@ fn keys_hosts_and_origins_decide_who_may_ask() {
     for right in ["Bearer first-key", "bearer second-key"] {
         assert_eq!(ask(&[("Authorization", right)]).status, 200, "{right}");
     }
-    for (path, status) in
-        [("/health", 200), ("/ping", 200), ("/", 200), ("/openapi.json", 200), ("/metrics", 401), ("/info", 401), ("/x", 401)]
-    {
+    for (path, status) in [
+        ("/health", 200),
+        ("/ping", 200),
+        ("/", 200),
+        ("/openapi.json", 200),
+        ("/metrics", 401),
+        ("/info", 401),
+        ("/x", 401),
+    ] {
         assert_eq!(server.get(path).status, status, "{path}");
     }
     let key = ("Authorization", "Bearer first-key");
-    for (host, status) in [("evil.example", 403), ("127.0.0.1.evil.example:80", 403), ("llm.example", 200), ("localhost:1", 200)] {
+    for (host, status) in
+        [("evil.example", 403), ("127.0.0.1.evil.example:80", 403), ("llm.example", 200), ("localhost:1", 200)]
+    {
         assert_eq!(ask(&[key, ("Host", host)]).status, status, "{host}");
     }
-    let allowed = |origin: &str| ask(&[key, ("Origin", origin)]).header("access-control-allow-origin").map(str::to_owned);
+    let allowed =
+        |origin: &str| ask(&[key, ("Origin", origin)]).header("access-control-allow-origin").map(str::to_owned);
     assert_eq!(allowed("https://good.example").as_deref(), Some("https://good.example"));
     assert_eq!((allowed("https://evil.example"), allowed("null")), (None, None));
     let asked = ("Access-Control-Request-Method", "POST");
@@ -562,7 +575,8 @@ fn models_come_and_go_through_their_directory_and_the_admin_address() {
     assert_eq!(status("by-hand"), 200);
     // In place of the one that has the name, while it is used.
     thread::scope(|scope| {
-        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| (0..20).map(|_| status("by-hand")).collect::<Vec<_>>())).collect();
+        let asked: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| (0..20).map(|_| status("by-hand")).collect::<Vec<_>>())).collect();
         for run in [&trained().runs[1], &trained().runs[0], &trained().runs[1]] {
             assert_eq!(load("by-hand", run).status, 200);
         }
@@ -608,7 +622,8 @@ fn the_page_loads_nothing_from_elsewhere() {
     assert!(policy.starts_with("default-src 'none'") && policy.contains("script-src 'self'"), "{policy}");
     for path in ["/", "/page.js", "/page.css"] {
         let text = server.get(path).body;
-        let elsewhere = text.match_indices("http").filter(|(at, _)| !text[*at..].starts_with("http://www.w3.org/2000/svg"));
+        let elsewhere =
+            text.match_indices("http").filter(|(at, _)| !text[*at..].starts_with("http://www.w3.org/2000/svg"));
         assert_eq!(elsewhere.count(), 0, "{path}");
     }
 }

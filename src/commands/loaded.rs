@@ -23,7 +23,6 @@ use crate::run::directory::{find_verified, newest_finished};
 
 /// The directories of a program that carries a classifier: the classifier, and its base.
 pub(super) const CLASSIFIER: &str = "classifier";
-pub(super) const BASE: &str = "base";
 
 /// The classifier that a command's flags name.
 pub struct Loaded {
@@ -69,21 +68,7 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        if trained.is_complete() {
-            ensure!(
-                overrides.model_name.is_none(),
-                "--set model.model_name: {} is a complete model, which needs no base",
-                trained.adapter.display()
-            );
-            model.model_name = trained.adapter.display().to_string();
-            model.random_init = false;
-        }
-        if let Some(root) = embedded::root().filter(|_| embedded::contains(&trained.adapter) && !trained.is_complete())
-        {
-            model.model_name = root.join(BASE).display().to_string();
-        } else if let Some(name) = &overrides.model_name {
-            model.model_name.clone_from(name);
-        }
+        predictor::locate_base(&mut model, &trained, overrides.model_name.as_deref())?;
         if let Some(precision) = args.precision {
             precision.overrule(&mut model, device)?;
         }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::loaded::{newest_run, selecting_config};
+use super::loaded::{CLASSIFIER, newest_run, selecting_config};
 use crate::cli::{LogFormat, ServeArgs};
 use crate::config::overrides::Overrides;
 use crate::console::Console;
+use crate::embedded;
 use crate::exit::Usage;
 use crate::server::{self, Access, Keys, Limits, LogSettings, OpenDevice, Settings, Source};
 
@@ -28,7 +29,11 @@ pub fn run(args: &ServeArgs, open_device: OpenDevice, console: Console, is_quiet
     }
     let mut runs = args.run.iter().map(|run| named(run)).collect::<Result<Vec<_>>>()?;
     if runs.is_empty() && args.models.is_none() {
-        runs.push((None, newest_run(&args.config, given.as_ref())?));
+        // A program that carries a classifier is for that one.
+        runs.push(match embedded::root() {
+            Some(root) => (Some(CLASSIFIER.to_owned()), root.join(CLASSIFIER)),
+            None => (None, newest_run(&args.config, given.as_ref())?),
+        });
     }
     if let Some(models) = &args.models {
         ensure!(models.is_dir(), "--models {}: no such directory", models.display());

@@ -35,6 +35,7 @@ use tokio::time::sleep;
 
 use crate::console::Console;
 use crate::interrupt;
+use crate::kernels::cpu::memory;
 use app::{App, Shared};
 use log::Log;
 use metrics::Metrics;
@@ -48,12 +49,15 @@ use watch::Watch;
 /// How often the directory of models is looked at, and signals.
 const LOOK: Duration = Duration::from_secs(1);
 const LISTEN: Duration = Duration::from_millis(50);
+/// How often memory that is free is given back: seldom enough that batches find theirs warm.
+const RELEASE: Duration = Duration::from_secs(30);
 
 /// Serves until SIGTERM or SIGINT, then lets requests in work finish.
 ///
 /// # Errors
 /// If the address is taken, or a classifier cannot be used.
 pub fn serve(settings: Settings, open_device: OpenDevice, console: Console) -> Result<()> {
+    memory::share_pools();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
     let result = runtime.block_on(run(settings, open_device, console));
     // Connections that were not done in time are cut.
@@ -131,6 +135,12 @@ async fn run(settings: Settings, open_device: OpenDevice, console: Console) -> R
             }
         })?;
     }
+    std::thread::Builder::new().name("memory".to_owned()).spawn(|| {
+        loop {
+            std::thread::sleep(RELEASE);
+            memory::release_free_blocks();
+        }
+    })?;
     app.0.models.set_ready(true);
     app.0.log.say(&format!("ready at http://{address}"));
     signal().await;

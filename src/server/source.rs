@@ -12,7 +12,7 @@ use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
 use crate::kernels::device::Device;
-use crate::predictor::Precision;
+use crate::predictor::{self, Precision};
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::{Trained, find_verified};
 
@@ -43,9 +43,7 @@ impl Located {
             ),
         };
         model.hf_token = source.config.as_ref().and_then(|config| config.model.hf_token.clone());
-        if let Some(base) = &source.base {
-            model.model_name.clone_from(base);
-        }
+        predictor::locate_base(&mut model, &trained, source.base.as_deref())?;
         if let Some(precision) = source.precision {
             // Where it is a GPU that computes, the thread of the base refuses this.
             precision.overrule(&mut model, &Device::cpu())?;
@@ -66,6 +64,8 @@ impl Located {
     /// Tells bases apart: classifiers with the same key share one in memory.
     pub(super) fn base_key(&self) -> String {
         let fingerprint = match &self.file.base.fingerprint {
+            // Its weights are its own, whatever it was trained on.
+            _ if self.trained.is_complete() => json!(self.trained.adapter),
             RecordedFingerprint::Whole(whole) => json!([whole.configuration, whole.weights]),
             RecordedFingerprint::Sampled(sample) => json!([sample, self.model.model_name]),
         };
