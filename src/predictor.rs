@@ -66,25 +66,17 @@ pub struct Predictor {
 impl Predictor {
     /// Builds the model on its base, and reads adapter, head and tokenizer.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
-        let is_complete = trained.is_complete();
-        let lora = if is_complete { LoraOptions::none() } else { adapter::read_config(&trained.adapter)?.0 };
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
             base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
             problem: Problem::from(file.model_config()?.problem_type),
             storage: base.storage,
-            lora,
+            lora: lora_of(&trained)?,
             weights: BceWeights::default(),
             recompute: false,
             device: base.device_for_predicting(),
         })?;
-        if is_complete {
-            classifier
-                .set_to_base()
-                .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))?;
-        } else {
-            adapter::load(&trained.adapter, &classifier)?;
-        }
+        load(&trained, &classifier)?;
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
     }
@@ -116,6 +108,49 @@ impl Predictor {
     pub fn decision(&self) -> Decision {
         Decision::above(&self.file.thresholds)
     }
+}
+
+/// Where a program that carries a classifier has its directory, and its base's.
+pub const CLASSIFIER: &str = "classifier";
+/// See [`CLASSIFIER`].
+pub const BASE: &str = "base";
+
+/// Says in a `model` section where a classifier's base lies: in its own directory if it is a complete model, in the
+/// program that carries both, in `given`, or where it was in training.
+///
+/// # Errors
+/// If `given` names a base for a complete model.
+pub fn place_base(trained: &Trained, model: &mut ModelConfig, given: Option<&str>) -> Result<()> {
+    let own = if trained.is_complete() {
+        ensure!(
+            given.is_none(),
+            "--set model.model_name: {} is a complete model, which needs no base",
+            trained.adapter.display()
+        );
+        model.random_init = false;
+        Some(trained.adapter.clone())
+    } else {
+        embedded::root().filter(|_| embedded::contains(&trained.adapter)).map(|root| root.join(BASE))
+    };
+    if let Some(name) = own.map(|own| own.display().to_string()).or(given.map(str::to_owned)) {
+        model.model_name = name;
+    }
+    Ok(())
+}
+
+/// The adapters of a classifier; none of a complete model.
+fn lora_of(trained: &Trained) -> Result<LoraOptions> {
+    if trained.is_complete() { Ok(LoraOptions::none()) } else { Ok(adapter::read_config(&trained.adapter)?.0) }
+}
+
+/// Sets adapters and head to what a classifier's files hold.
+fn load(trained: &Trained, classifier: &Classifier) -> Result<()> {
+    if !trained.is_complete() {
+        return adapter::load(&trained.adapter, classifier);
+    }
+    classifier
+        .set_to_base()
+        .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))
 }
 
 /// Checks that a base is the one that a classifier was trained on.
