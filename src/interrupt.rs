@@ -17,6 +17,9 @@ static REQUESTED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 /// True if the current step is finished before the program stops.
 static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
 
+/// What is said after the first signal, where work goes on.
+static FINISHING: OnceLock<&'static str> = OnceLock::new();
+
 /// Advice for the user after an interruption.
 static ADVICE: OnceLock<String> = OnceLock::new();
 
@@ -32,6 +35,18 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
+    /// A stop by the signal of this number.
+    #[must_use]
+    pub fn by(signal: u8) -> Self {
+        Self { signal }
+    }
+
+    /// The signal's number.
+    #[must_use]
+    pub fn signal(self) -> u8 {
+        self.signal
+    }
+
     /// The exit status that shells expect: 128 plus the signal's number.
     #[must_use]
     pub fn exit_code(self) -> u8 {
@@ -67,7 +82,8 @@ pub fn listen(listener: Listener) -> io::Result<()> {
     on_each_signal(move |signal| {
         if is_first && FINISHES_STEP.load(Ordering::SeqCst) {
             is_first = false;
-            (listener.say)("stopping after this step; Ctrl-C again stops now");
+            let what = FINISHING.get().unwrap_or(&"stopping after this step");
+            (listener.say)(&format!("{what}; Ctrl-C again stops now"));
             return;
         }
         (listener.clean)();
@@ -110,6 +126,15 @@ fn on_each_signal(mut act: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
 pub fn finish_steps() -> Result<(), Interrupted> {
     FINISHES_STEP.store(true, Ordering::SeqCst);
     check()
+}
+
+/// From here on, the first signal lets requests in work finish; [`check`] tells of it.
+///
+/// # Errors
+/// [`Interrupted`], if one has come already.
+pub fn finish_requests() -> Result<(), Interrupted> {
+    let _ = FINISHING.set("stopping after the requests in work");
+    finish_steps()
 }
 
 /// Returns an error if a signal has come.

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LAYERS: &[(&str, u8)] = &[
-    ("commands", 9),
-    ("cli", 9),
+    ("commands", 10),
+    ("cli", 10),
+    ("server", 9),
     ("predictor", 8),
     ("experiment", 7),
     ("training", 6),
@@ -20,6 +21,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("metrics", 3),
     ("thresholds", 3),
     ("ops", 2),
+    ("cluster", 2),
     ("kernels", 1),
     ("config", 1),
     ("console", 1),

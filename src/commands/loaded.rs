@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::configuration;
-use crate::cli::RunArgs;
+use crate::cli::{ConfigArgs, RunArgs};
 use crate::config::Config;
 use crate::config::model::Token;
 use crate::config::overrides::Overrides;
@@ -36,10 +36,10 @@ pub struct Loaded {
 impl Loaded {
     /// Finds and loads the classifier that the flags name.
     pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
-        let given = selecting_config(args)?;
+        let given = selecting_config(&args.config)?;
         let run = match &args.run {
             Some(run) => run.clone(),
-            None => newest_run(args, given.as_ref())?,
+            None => newest_run(&args.config, given.as_ref())?,
         };
         let trained = find_verified(&run)?;
         console.say(format!("using {}", trained.adapter.display()));
@@ -178,25 +178,24 @@ impl Loaded {
 }
 
 /// The configuration that selects a run: `--set` is for the classifier, unless the files are not whole without.
-fn selecting_config(args: &RunArgs) -> Result<Option<Config>> {
-    if args.config.config.is_empty() {
+pub(super) fn selecting_config(args: &ConfigArgs) -> Result<Option<Config>> {
+    if args.config.is_empty() {
         return Ok(None);
     }
-    let mut config =
-        Config::load(&args.config.config, &[]).or_else(|_| Config::load(&args.config.config, &args.config.set))?;
-    if let Some(root) = &args.config.override_output_root {
+    let mut config = Config::load(&args.config, &[]).or_else(|_| Config::load(&args.config, &args.set))?;
+    if let Some(root) = &args.override_output_root {
         config.exp.output_root.clone_from(root);
     }
     Ok(Some(config))
 }
 
-fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
+pub(super) fn newest_run(args: &ConfigArgs, given: Option<&Config>) -> Result<PathBuf> {
     // A program that carries a classifier is for that one.
     if let Some(root) = embedded::root() {
         return Ok(root.join(predictor::CLASSIFIER));
     }
     let default = PathBuf::from("outputs");
-    let root = args.config.override_output_root.as_ref();
+    let root = args.override_output_root.as_ref();
     let root = root.or(given.map(|config| &config.exp.output_root)).unwrap_or(&default);
     newest_finished(root, given.map(|config| (config.model.model_name.as_str(), config.data.dataset_name.as_str())))
 }

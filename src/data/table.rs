@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 pub use super::columns::{Columns, LabelList};
 use super::exports;
@@ -17,7 +18,7 @@ use super::list_column::{ListColumn, Listing};
 const SEPARATOR: &str = "data.label_separator";
 
 /// A row with its labels.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// The id column's cell, or the row's number from 0.
     pub id: String,
@@ -362,6 +363,13 @@ pub fn join_fields(fields: &[Cow<'_, str>]) -> String {
         text.push('.');
     }
     text
+}
+
+/// A text that was typed, as a row of a file would have it. `joins_fields`: rows are joined of several columns.
+#[must_use]
+pub fn typed_text(text: &str, joins_fields: bool) -> String {
+    let text = if joins_fields { join_fields(&[Cow::Borrowed(text)]) } else { text.to_owned() };
+    if text.is_empty() { " ".to_owned() } else { text }
 }
 
 /// Checks that each row has exactly one label.

@@ -14,7 +14,7 @@ pub struct TextEncoder {
 }
 
 /// The token ids of one text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Encoded {
     /// Token ids, at least one.
     pub token_ids: Vec<u32>,
@@ -69,21 +69,28 @@ impl TextEncoder {
     pub fn encode(&self, texts: Vec<&str>) -> Result<Vec<Encoded>> {
         let encodings =
             unless_it_panics(|| self.library().encode_batch(texts.clone(), true)).context("cannot tokenize")?;
+        encodings.iter().zip(texts).map(|(encoding, text)| self.encoded(encoding, text)).collect()
+    }
+
+    /// Encodes a text on this thread.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::encode`].
+    pub fn encode_one(&self, text: &str) -> Result<Encoded> {
+        let encoding = unless_it_panics(|| self.library().encode(text, true)).context("cannot tokenize")?;
+        self.encoded(&encoding, text)
+    }
+
+    fn encoded(&self, encoding: &Encoding, text: &str) -> Result<Encoded> {
         let longest = self.library().get_truncation().map_or(usize::MAX, |truncation| truncation.max_length);
-        encodings
-            .iter()
-            .zip(texts)
-            .map(|(encoding, text)| {
-                let mut token_ids = encoding.get_ids().to_vec();
-                if token_ids.is_empty() {
-                    token_ids.push(self.fallback.context(
-                        "a text has no tokens, and config.json names neither bos_token_id nor eos_token_id to stand for it",
-                    )?);
-                }
-                let was_cut = encoding.len() >= longest && !covers(encoding, text);
-                Ok(Encoded { token_ids, was_cut })
-            })
-            .collect()
+        let mut token_ids = encoding.get_ids().to_vec();
+        if token_ids.is_empty() {
+            token_ids.push(self.fallback.context(
+                "a text has no tokens, and config.json names neither bos_token_id nor eos_token_id to stand for it",
+            )?);
+        }
+        let was_cut = encoding.len() >= longest && !covers(encoding, text);
+        Ok(Encoded { token_ids, was_cut })
     }
 
     /// Checks that the model has an embedding for every token. `source` names the rows and `id` one of them, whose

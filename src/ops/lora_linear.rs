@@ -5,10 +5,12 @@
 //! bit each, a 32nd of `x`, because drawing them a second and third time in the backward took a
 //! twentieth of a step.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use candle_core::{Result, Tensor, bail};
 
+use super::adapter_routing::Slot;
 use super::tape::{Param, Tape, Value};
 use crate::kernels;
 use crate::kernels::adapted::{Layer, LowRankBackward};
@@ -28,6 +30,8 @@ pub struct LoraLinear {
     pub bias: Option<Constant>,
     /// The trained part.
     pub adapter: Option<Adapter>,
+    /// Where the layer finds the adapters of several classifiers that share it, for predicting.
+    pub slot: Option<Slot>,
 }
 
 /// The trained part of a [`LoraLinear`].
@@ -85,11 +89,14 @@ fn linears<const K: usize>(
     let rows = x.tensor().dim(0)?;
     let pairs = layers.map(|layer| low_rank(tape, x, layer));
     let pairs: Vec<Option<LowRank>> = pairs.into_iter().collect::<Result<_>>()?;
+    let routed = layers.map(|layer| layer.slot.as_ref().map_or_else(|| Ok(Vec::new()), |slot| slot.pairs(x.tensor())));
+    let routed: Vec<Vec<(Range<usize>, Rc<LowRank>)>> = routed.into_iter().collect::<Result<_>>()?;
     let parts: Vec<Layer<'_>> = layers
         .iter()
-        .zip(&pairs)
-        .map(|(layer, pair)| {
-            let low_rank = pair.iter().map(|pair| (0..rows, pair)).collect();
+        .zip(pairs.iter().zip(&routed))
+        .map(|(layer, (pair, routed))| {
+            let routed = routed.iter().map(|(rows, pair)| (rows.clone(), &**pair));
+            let low_rank = pair.iter().map(|pair| (0..rows, pair)).chain(routed).collect();
             Layer { weight: &layer.weight, bias: layer.bias.as_ref(), low_rank }
         })
         .collect();
@@ -166,6 +173,7 @@ mod tests {
             weight: FrozenMatrix::new(weight, OUTPUTS, INPUTS),
             bias: Some(numbers(OUTPUTS, 7).into()),
             adapter: Some(Adapter { a: Rc::clone(a), b: Rc::clone(b), scaling: 1.5, dropout, site: 3 }),
+            slot: None,
         })
     }
 
