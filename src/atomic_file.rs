@@ -123,7 +123,7 @@ pub fn refuse_input_as_output<'a>(output: &Path, inputs: impl IntoIterator<Item 
     let Some(written) = identity(output, true) else { return Ok(()) };
     for input in inputs {
         ensure!(
-            identity(input, false) != Some(written),
+            identity(input, false).as_ref() != Some(&written),
             "{}: is the same file as the input {}, which would be lost; choose another output",
             shown(output, "standard output"),
             shown(input, "standard input")

@@ -83,13 +83,7 @@ impl Predictor {
         base: &BaseModel,
         classifier: Classifier,
     ) -> Result<Self> {
-        if trained.is_complete() {
-            classifier
-                .set_to_base()
-                .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))?;
-        } else {
-            adapter::load(&trained.adapter, &classifier)?;
-        }
+        load(&trained, &classifier)?;
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         let encoder = Arc::new(encoder);
         Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
@@ -136,6 +130,49 @@ impl Predictor {
     }
 }
 
+/// Where a program that carries a classifier has its directory, and its base's.
+pub const CLASSIFIER: &str = "classifier";
+/// See [`CLASSIFIER`].
+pub const BASE: &str = "base";
+
+/// Says in a `model` section where a classifier's base lies: in its own directory if it is a complete model, in the
+/// program that carries both, in `given`, or where it was in training.
+///
+/// # Errors
+/// If `given` names a base for a complete model.
+pub fn place_base(trained: &Trained, model: &mut ModelConfig, given: Option<&str>) -> Result<()> {
+    let own = if trained.is_complete() {
+        ensure!(
+            given.is_none(),
+            "--set model.model_name: {} is a complete model, which needs no base",
+            trained.adapter.display()
+        );
+        model.random_init = false;
+        Some(trained.adapter.clone())
+    } else {
+        embedded::root().filter(|_| embedded::contains(&trained.adapter)).map(|root| root.join(BASE))
+    };
+    if let Some(name) = own.map(|own| own.display().to_string()).or(given.map(str::to_owned)) {
+        model.model_name = name;
+    }
+    Ok(())
+}
+
+/// The adapters of a classifier; none of a complete model.
+fn lora_of(trained: &Trained) -> Result<LoraOptions> {
+    if trained.is_complete() { Ok(LoraOptions::none()) } else { Ok(adapter::read_config(&trained.adapter)?.0) }
+}
+
+/// Sets adapters and head to what a classifier's files hold.
+fn load(trained: &Trained, classifier: &Classifier) -> Result<()> {
+    if !trained.is_complete() {
+        return adapter::load(&trained.adapter, classifier);
+    }
+    classifier
+        .set_to_base()
+        .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))
+}
+
 /// Turns texts into the tokens of a classifier, as `predict --text` does, on any thread.
 #[derive(Clone)]
 pub struct TextReader {
@@ -160,13 +197,12 @@ impl TextReader {
 
 /// How a trained classifier is built.
 fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: Device) -> Result<ClassifierOptions> {
-    let lora = if trained.is_complete() { LoraOptions::none() } else { adapter::read_config(&trained.adapter)?.0 };
     Ok(ClassifierOptions {
         labels: file.labels.len(),
         base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
         problem: Problem::from(file.model_config()?.problem_type),
         storage: base.storage,
-        lora,
+        lora: lora_of(trained)?,
         weights: BceWeights::default(),
         recompute: false,
         device,
@@ -222,27 +258,6 @@ impl PredictingBase {
             .with_context(|| format!("{}: cannot build the model", self.base.files.name))?;
         Predictor::with_classifier(trained, file, is_of_a_run, &self.base, classifier)
     }
-}
-
-/// Sets where the base of a classifier lies in its `model` section; `given` is where the user says that it does.
-///
-/// # Errors
-/// If the classifier is a complete model, and a base is given.
-pub fn locate_base(model: &mut ModelConfig, trained: &Trained, given: Option<&str>) -> Result<()> {
-    if trained.is_complete() {
-        ensure!(
-            given.is_none(),
-            "--set model.model_name: {} is a complete model, which needs no base",
-            trained.adapter.display()
-        );
-        model.model_name = trained.adapter.display().to_string();
-        model.random_init = false;
-    } else if let Some(root) = embedded::root().filter(|_| embedded::contains(&trained.adapter)) {
-        model.model_name = root.join(BASE).display().to_string();
-    } else if let Some(name) = given {
-        name.clone_into(&mut model.model_name);
-    }
-    Ok(())
 }
 
 /// Checks that a base is the one that a classifier was trained on.

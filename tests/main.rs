@@ -40,6 +40,8 @@ mod metrics;
 mod nf4;
 /// Outputs, logs, signals and sizes at their limits.
 mod outputs;
+/// The image for containers, without a daemon.
+mod packaging;
 /// Numbers of transformers, peft and torch.
 mod parity;
 /// Training files of rows that list labels.

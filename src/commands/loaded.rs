@@ -21,9 +21,6 @@ use crate::predictor::{self, Predictor};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{find_verified, newest_finished};
 
-/// The directories of a program that carries a classifier: the classifier, and its base.
-pub(super) const CLASSIFIER: &str = "classifier";
-
 /// The classifier that a command's flags name.
 pub struct Loaded {
     pub predictor: Predictor,
@@ -42,11 +39,7 @@ impl Loaded {
         let given = selecting_config(&args.config)?;
         let run = match &args.run {
             Some(run) => run.clone(),
-            // A program that carries a classifier is for that one.
-            None => match embedded::root() {
-                Some(root) => root.join(CLASSIFIER),
-                None => newest_run(&args.config, given.as_ref())?,
-            },
+            None => newest_run(&args.config, given.as_ref())?,
         };
         let trained = find_verified(&run)?;
         console.say(format!("using {}", trained.adapter.display()));
@@ -68,7 +61,7 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        predictor::locate_base(&mut model, &trained, overrides.model_name.as_deref())?;
+        predictor::place_base(&trained, &mut model, overrides.model_name.as_deref())?;
         if let Some(precision) = args.precision {
             precision.overrule(&mut model, device)?;
         }
@@ -197,6 +190,10 @@ pub(super) fn selecting_config(args: &ConfigArgs) -> Result<Option<Config>> {
 }
 
 pub(super) fn newest_run(args: &ConfigArgs, given: Option<&Config>) -> Result<PathBuf> {
+    // A program that carries a classifier is for that one.
+    if let Some(root) = embedded::root() {
+        return Ok(root.join(predictor::CLASSIFIER));
+    }
     let default = PathBuf::from("outputs");
     let root = args.override_output_root.as_ref();
     let root = root.or(given.map(|config| &config.exp.output_root)).unwrap_or(&default);

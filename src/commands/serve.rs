@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::loaded::{CLASSIFIER, newest_run, selecting_config};
+use super::loaded::{newest_run, selecting_config};
 use crate::cli::{LogFormat, ServeArgs};
 use crate::config::overrides::Overrides;
 use crate::console::Console;
 use crate::embedded;
+use crate::predictor::CLASSIFIER;
 use crate::exit::Usage;
 use crate::server::{self, Access, Keys, Limits, LogSettings, OpenDevice, Settings, Source};
 

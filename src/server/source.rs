@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::settings::Source;
+use crate::atomic_file::sha256;
 use crate::config::model::ModelConfig;
 use crate::console::Console;
 use crate::experiment::base_model::BaseModel;
@@ -15,6 +16,7 @@ use crate::kernels::device::Device;
 use crate::predictor::{self, Precision};
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::{Trained, find_verified};
+use crate::run::manifest;
 
 /// A classifier on disk, and the base that it needs.
 pub(super) struct Located {
@@ -43,7 +45,7 @@ impl Located {
             ),
         };
         model.hf_token = source.config.as_ref().and_then(|config| config.model.hf_token.clone());
-        predictor::locate_base(&mut model, &trained, source.base.as_deref())?;
+        predictor::place_base(&trained, &mut model, source.base.as_deref())?;
         if let Some(precision) = source.precision {
             // Where it is a GPU that computes, the thread of the base refuses this.
             precision.overrule(&mut model, &Device::cpu())?;
@@ -64,8 +66,11 @@ impl Located {
     /// Tells bases apart: classifiers with the same key share one in memory.
     pub(super) fn base_key(&self) -> String {
         let fingerprint = match &self.file.base.fingerprint {
-            // Its weights are its own, whatever it was trained on.
-            _ if self.trained.is_complete() => json!(self.trained.adapter),
+            // Its weights are its own, whatever it was trained on. Another model may lie there by the time it is loaded again.
+            _ if self.trained.is_complete() => {
+                let files = sha256(&self.trained.adapter.join(manifest::NAME)).unwrap_or_default();
+                json!([self.model.model_name, files])
+            }
             RecordedFingerprint::Whole(whole) => json!([whole.configuration, whole.weights]),
             RecordedFingerprint::Sampled(sample) => json!([sample, self.model.model_name]),
         };
