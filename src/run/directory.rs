@@ -19,8 +19,6 @@ pub const CONFIG: &str = "config.yaml";
 pub(super) const SUMMARY: &str = "summary.json";
 /// A line for each step that was logged; in the directory of a seed.
 pub const HISTORY: &str = "history.jsonl";
-/// The trained classifier in the directory of a seed.
-const BEST: &str = "best";
 /// A report, of a run or of an evaluation.
 pub const REPORT: &str = "report.html";
 /// The message of the error that ended the last attempt.
@@ -172,7 +170,7 @@ impl SeedDir {
     /// The trained classifier.
     #[must_use]
     pub fn best(&self) -> PathBuf {
-        self.path.join(BEST)
+        self.path.join("best")
     }
 
     /// TensorBoard's event files.
@@ -228,13 +226,13 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     if adapter::is_adapter(path) {
         let seed = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         let config = seed.as_deref().and_then(Path::parent).map(|run| run.join(CONFIG));
-        let is_best = path.ends_with(BEST) && config.as_ref().is_some_and(|config| config.is_file());
+        let is_best = path.ends_with("best") && config.as_ref().is_some_and(|config| config.is_file());
         let home = seed.filter(|_| is_best).unwrap_or_else(|| path.to_owned());
         return Ok(Trained { adapter: path.to_owned(), home, config: config.filter(|_| is_best) });
     }
-    let best = path.join(BEST);
+    let best = path.join("best");
     if adapter::is_adapter(&best) {
-        let config = path.join("..").join(CONFIG);
+        let config = path.join("../config.yaml");
         return Ok(Trained { adapter: best, home: path.to_owned(), config: config.is_file().then_some(config) });
     }
     let summary = path.join(SUMMARY);
@@ -244,8 +242,8 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     let text = fs::read_to_string(&summary).with_context(|| format!("{}: cannot read", summary.display()))?;
     let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
     let seed = path.join(format!("seed_{seed}"));
-    ensure!(adapter::is_adapter(&seed.join(BEST)), "{}: its best/ directory is missing", seed.display());
-    Ok(Trained { adapter: seed.join(BEST), home: seed, config: Some(path.join(CONFIG)) })
+    ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
+    Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
 }
 
 /// Finds the classifier that a path names, as [`find_trained`] does, and checks that its files are whole.
@@ -288,7 +286,7 @@ fn unfinished(run: &Path) -> String {
     let resumable = Resumable { run: run.to_owned() };
     let seeds: Vec<String> = subdirectories(run)
         .into_iter()
-        .filter(|seed| adapter::is_adapter(&seed.join(BEST)))
+        .filter(|seed| adapter::is_adapter(&seed.join("best")))
         .map(|seed| seed.display().to_string())
         .collect();
     let finished = match seeds.as_slice() {
