@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::data::formats::Quoting;
+use crate::predictor::Precision;
 use crate::thresholds::Objective;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
@@ -32,6 +33,9 @@ impl Cli {
 
 const CONFIGURATION: &str = "Configuration";
 const CLASSIFIER: &str = "Classifier";
+const ACCESS: &str = "Access";
+const LIMITS: &str = "Limits and batches";
+const LOGS: &str = "Logs";
 const GLOBAL: &str = "Global options";
 
 const EXAMPLES: &str = "\
@@ -99,6 +103,27 @@ pub enum Command {
     /// Writes one JSON object a line, in input order:
     /// {"id", "probs": [...], "labels": [...], "predicted": [...]}
     Predict(PredictArgs),
+    /// Answer over HTTP: `POST /v1/predict`, the forms of other servers, and a page
+    ///
+    /// Serves one or more classifiers until SIGTERM or Ctrl-C, then lets requests in work finish. Classifiers over the
+    /// same base share it in memory and in batches. docs/serve.md shows the routes.
+    Serve(ServeArgs),
+    /// Write a complete model that transformers reads: the adapter merged into its base
+    ///
+    /// Python opens the directory with AutoModelForSequenceClassification.from_pretrained or
+    /// pipeline("text-classification", top_k=None), without peft and llmcls; llmcls takes it as --run, without the base.
+    /// Its predictions are compared with the classifier's before it is there.
+    Export(ExportArgs),
+    /// Write one program that carries a classifier and needs nothing else
+    ///
+    /// The file is this program with base, adapter, tokenizer and thresholds appended. It has all commands; `predict`,
+    /// `eval` and `serve` use its own classifier unless --run names another. Do not strip it.
+    Bundle(BundleArgs),
+    /// Upload a classifier to the Hugging Face Hub, in one commit
+    ///
+    /// Uploads the adapter, or with --merged a complete model, with card, thresholds and the run's report. Paths of this
+    /// machine and texts of rows stay here. Needs HF_TOKEN, or a token that `hf auth login` stored.
+    Push(PushArgs),
     /// Make training files from rows that list their labels
     ///
     /// Writes CSV files for training, validation and test with one column of 0 and 1 for each label, and
@@ -267,7 +292,7 @@ pub struct CheckArgs {
 /// Selects a trained classifier.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// A run, one of its seed directories, or a directory that peft saved
+    /// A run, one of its seed directories, a directory that peft saved, or one that `export` wrote
     /// [default: the newest finished run, of --config's model and data set if given]
     #[arg(long, value_name = "DIR", help_heading = CLASSIFIER)]
     pub run: Option<PathBuf>,
@@ -283,6 +308,10 @@ pub struct RunArgs {
         help_heading = CLASSIFIER
     )]
     pub batch_size: Option<usize>,
+    /// What products with the base's weights are computed in on the CPU: float32 or bfloat16
+    /// [default: as in training]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
+    pub precision: Option<Precision>,
 }
 
 /// A split of the run's own data.
@@ -389,6 +418,183 @@ pub struct PredictArgs {
         conflicts_with_all = ["threshold", "always_one"]
     )]
     pub top_k: Option<usize>,
+}
+
+/// `llmcls serve`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// A run, one of its seed directories, or a directory that peft saved, and the name that requests give it; may be
+    /// given several times, and the first answers requests that name none
+    /// [default: the newest finished run, unless --models is given]
+    #[arg(long, value_name = "[NAME=]RUN", help_heading = CLASSIFIER)]
+    pub run: Vec<String>,
+    /// Serve every run in this directory under the name of its subdirectory, as they come and go
+    #[arg(long, value_name = "DIR", help_heading = CLASSIFIER)]
+    pub models: Option<PathBuf>,
+    /// Selects the newest run of its model and data set; names base and labels of a peft directory. `--set` takes
+    /// model.model_name.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Listen on this name or address; 0.0.0.0 takes requests from other machines
+    #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
+    pub host: String,
+    /// Listen on this port; 0 takes a free one
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    pub port: u16,
+    /// Load and drop models by requests to this address, such as 127.0.0.1:8081
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin: Option<std::net::SocketAddr>,
+    /// Ask requests for a key of this file, one a line, or of the environment variable LLMCLS_API_KEY
+    #[arg(long = "api_key_file", alias = "api-key-file", value_name = "FILE", help_heading = ACCESS)]
+    pub api_key_file: Option<PathBuf>,
+    /// Ask for a key at /health, /ping and /v2/health, too
+    #[arg(long = "protect_health", alias = "protect-health", help_heading = ACCESS)]
+    pub protect_health: bool,
+    /// Ask for no key at /metrics
+    #[arg(long = "open_metrics", alias = "open-metrics", help_heading = ACCESS)]
+    pub open_metrics: bool,
+    /// Take requests for this host name, beside localhost; may be given several times
+    #[arg(long = "allow_host", alias = "allow-host", value_name = "NAME", help_heading = ACCESS)]
+    pub allow_host: Vec<String>,
+    /// Let web pages of this origin read answers (CORS), such as https://example.org; may be given several times
+    #[arg(long = "allow_origin", alias = "allow-origin", value_name = "ORIGIN", help_heading = ACCESS)]
+    pub allow_origin: Vec<String>,
+    /// Texts in a request; more are refused with 413
+    #[arg(long = "max_texts", alias = "max-texts", value_name = "N", default_value_t = 256, value_parser = positive, help_heading = LIMITS)]
+    pub max_texts: usize,
+    /// Tokens in a request; more are refused with 413
+    #[arg(long = "max_tokens", alias = "max-tokens", value_name = "N", default_value_t = 131_072, value_parser = positive, help_heading = LIMITS)]
+    pub max_tokens: usize,
+    /// Kibibytes of a request; more are refused with 413
+    #[arg(long = "max_kib", alias = "max-kib", value_name = "N", default_value_t = 2048, value_parser = positive, help_heading = LIMITS)]
+    pub max_kib: usize,
+    /// Texts that wait or are in work; further requests are refused with 429
+    #[arg(long = "max_queue", alias = "max-queue", value_name = "N", default_value_t = 1024, value_parser = positive, help_heading = LIMITS)]
+    pub max_queue: usize,
+    /// Open connections; further ones wait
+    #[arg(long = "max_connections", alias = "max-connections", value_name = "N", default_value_t = 512, value_parser = positive, help_heading = LIMITS)]
+    pub max_connections: usize,
+    /// Seconds in which the head of a request must come, and then its body
+    #[arg(long = "read_timeout", alias = "read-timeout", value_name = "SECONDS", default_value_t = 20, value_parser = value_parser!(u16).range(1..=600), help_heading = LIMITS)]
+    pub read_timeout: u16,
+    /// Seconds that requests in work have after SIGTERM
+    #[arg(long = "drain", value_name = "SECONDS", default_value_t = 25, value_parser = value_parser!(u16).range(0..=3600), help_heading = LIMITS)]
+    pub drain: u16,
+    /// Tokens in a batch
+    #[arg(long = "batch_tokens", alias = "batch-tokens", value_name = "N", default_value_t = 1024, value_parser = positive, help_heading = LIMITS)]
+    pub batch_tokens: usize,
+    /// Milliseconds that a batch waits for more texts; without it, a batch has what came during the last one
+    #[arg(long = "batch_wait", alias = "batch-wait", value_name = "MS", default_value_t = 0, value_parser = value_parser!(u16).range(0..=1000), help_heading = LIMITS)]
+    pub batch_wait: u16,
+    /// Cut texts that are too long at every route; without it, /predict and /classify refuse them unless the request
+    /// asks for it
+    #[arg(long = "auto_truncate", alias = "auto-truncate", help_heading = LIMITS)]
+    pub auto_truncate: bool,
+    /// Log lines for people, or JSON
+    #[arg(long = "log_format", alias = "log-format", value_enum, default_value = "lines", value_name = "FORMAT", help_heading = LOGS)]
+    pub log_format: LogFormat,
+    /// Write the texts of requests into the log
+    #[arg(long = "log_texts", alias = "log-texts", help_heading = LOGS)]
+    pub log_texts: bool,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Plain lines
+    Lines,
+    /// An object a line
+    Json,
+}
+
+/// `llmcls export`
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The directory to write, which must not be there yet
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// How the weights are stored [default: as the base was held in training; float32 if that was in 4 bits]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<StoredType>,
+    /// The largest file of weights, such as 500MB; a larger model is written in shards
+    #[arg(long = "max_shard_size", alias = "max-shard-size", value_name = "SIZE", default_value = "5GB")]
+    pub max_shard_size: ByteCount,
+}
+
+/// `llmcls bundle`
+#[derive(Args, Debug)]
+pub struct BundleArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The program to write
+    #[arg(long, short, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `llmcls push`
+#[derive(Args, Debug)]
+pub struct PushArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The repository, which is made if it is not there
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub repo: String,
+    /// Make it private; a public repository is refused
+    #[arg(long)]
+    pub private: bool,
+    /// Upload a complete model, as `export` writes it, in place of the adapter
+    #[arg(long)]
+    pub merged: bool,
+    /// How the weights of a complete model are stored [default: as `export`]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "merged")]
+    pub dtype: Option<StoredType>,
+    /// Leave out the run's report.html, which otherwise is uploaded without the texts of rows
+    #[arg(long = "no_report", alias = "no-report")]
+    pub no_report: bool,
+    /// List files and sizes, and upload nothing
+    #[arg(long = "dry_run", alias = "dry-run")]
+    pub dry_run: bool,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StoredType {
+    /// 4 bytes a weight
+    Float32,
+    /// 2 bytes a weight, float32's range
+    Bfloat16,
+    /// 2 bytes a weight
+    Float16,
+}
+
+/// A number of bytes, written with the units of transformers: KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteCount(pub u64);
+
+impl std::str::FromStr for ByteCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let unit = match text[digits..].trim() {
+            "" | "B" => 1,
+            "KB" => 1000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err("expected a number of bytes such as 500MB or 5GB".to_owned()),
+        };
+        let count = text[..digits].parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+        count.filter(|count| *count > 0).map(Self).ok_or_else(|| "expected a number of bytes such as 5GB".to_owned())
+    }
 }
 
 #[derive(Args, Debug)]

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LAYERS: &[(&str, u8)] = &[
-    ("commands", 9),
-    ("cli", 9),
+    ("commands", 10),
+    ("cli", 10),
+    ("server", 9),
     ("predictor", 8),
     ("experiment", 7),
     ("training", 6),
@@ -27,6 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("rng", 0),
     ("device", 0),
     ("atomic_file", 0),
+    ("embedded", 0),
     ("failpoint", 0),
     ("interrupt", 0),
     ("exit", 0),

@@ -1,17 +1,23 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
 pub mod bench;
+pub mod bundle;
 pub mod check;
 mod configuration;
 pub mod eval;
+pub mod export;
 pub mod init;
 pub mod loaded;
 mod outcome;
 pub mod predict;
 mod predict_input;
 pub mod prepare;
+pub mod push;
 pub mod runs;
+pub mod serve;
 pub mod train;
+
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::CommandFactory;
@@ -19,6 +25,7 @@ use clap::CommandFactory;
 use crate::cli::{Cli, Command};
 use crate::console::{Console, print, print_json};
 use crate::device::{self, Choice};
+use crate::embedded;
 use crate::exit::Usage;
 use crate::kernels::device::{Device, HAS_CUDA};
 
@@ -26,6 +33,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     let choice = Choice::parse(&cli.global.device)?;
     device::start_threads(cli.global.threads.map_or(0, usize::from))?;
     let console = Console::new(cli.global.quiet);
+    embedded::open()?;
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
     }
@@ -43,15 +51,33 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Runs(args) = &cli.command {
         return runs::run(args);
     }
+    if let Command::Serve(args) = &cli.command {
+        return serve::run(args, Arc::new(move || open(choice, console)), console, cli.global.quiet);
+    }
+    if let Command::Bundle(args) = &cli.command {
+        return bundle::run(args, console);
+    }
+    if let Command::Export(args) = &cli.command {
+        return export::run(args, console);
+    }
+    if let Command::Push(args) = &cli.command {
+        return push::run(args, console);
+    }
     let device = open(choice, console)?;
     match &cli.command {
         Command::Init(args) => init::run(args, &device, console),
         Command::Train(args) => train::run(args, &device, console),
         Command::Eval(args) => eval::run(args, &device, console),
         Command::Predict(args) => predict::run(args, &device, console),
-        Command::Prepare(_) | Command::Runs(_) | Command::ConfigSchema | Command::Completions(_) | Command::Man(_) => {
-            unreachable!("returned above")
-        }
+        Command::Prepare(_)
+        | Command::Serve(_)
+        | Command::Runs(_)
+        | Command::Bundle(_)
+        | Command::Export(_)
+        | Command::Push(_)
+        | Command::ConfigSchema
+        | Command::Completions(_)
+        | Command::Man(_) => unreachable!("returned above"),
         Command::Check(args) => check::run(&args.config, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }

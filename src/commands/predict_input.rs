@@ -1,6 +1,5 @@
 //! The rows that `predict` reads: a file, a stream, `--text`, or what is typed at a prompt.
 
-use std::borrow::Cow;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use crate::cli::PredictArgs;
 use crate::console::Console;
 use crate::data::columns::Columns;
 use crate::data::formats::Rows;
-use crate::data::table::{Example, Table, join_fields};
+use crate::data::table::{Example, Table, typed_text};
 use crate::exit::Usage;
 
 /// Where the rows come from.
@@ -139,10 +138,8 @@ pub(super) fn count(path: &Path, columns: &Columns) -> Result<usize> {
 
 /// A typed text as a row.
 fn typed(text: &str, fields: bool, count: &mut usize) -> Example {
-    let text = if fields { join_fields(&[Cow::Borrowed(text)]) } else { text.to_owned() };
-    let text = if text.is_empty() { " ".to_owned() } else { text };
     *count += 1;
-    Example { id: (*count - 1).to_string(), text, labels: Vec::new() }
+    Example { id: (*count - 1).to_string(), text: typed_text(text, fields), labels: Vec::new() }
 }
 
 /// The next line that is typed and not blank.

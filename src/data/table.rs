@@ -364,6 +364,13 @@ pub fn join_fields(fields: &[Cow<'_, str>]) -> String {
     text
 }
 
+/// A text that was typed, as a row of a file would have it. `joins_fields`: rows are joined of several columns.
+#[must_use]
+pub fn typed_text(text: &str, joins_fields: bool) -> String {
+    let text = if joins_fields { join_fields(&[Cow::Borrowed(text)]) } else { text.to_owned() };
+    if text.is_empty() { " ".to_owned() } else { text }
+}
+
 /// Checks that each row has exactly one label.
 ///
 /// # Errors

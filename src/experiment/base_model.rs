@@ -10,6 +10,7 @@ use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype};
 use crate::console::Console;
 use crate::data::table::abridged;
 use crate::data::tokenize::TextEncoder;
+use crate::embedded;
 use crate::hub::model_files::{ModelFiles, TOKENIZER_FILES};
 use crate::kernels::Compute;
 use crate::kernels::device::Device;
@@ -148,14 +149,14 @@ impl BaseModel {
     /// it, the base's if there is none.
     pub fn encoder_of(&self, adapter: &Path, is_of_a_run: bool, max_length: usize) -> Result<TextEncoder> {
         let files: Vec<PathBuf> = TOKENIZER_FILES.iter().map(|name| adapter.join(name)).collect();
-        match files[0].is_file() {
+        match embedded::is_file(&files[0]) {
             false => self.encoder(max_length),
             true if is_of_a_run => {
                 self.check_max_length(max_length)?;
                 TextEncoder::open(&files[0], max_length, self.config.empty_token)
             }
             true => {
-                let files: Vec<PathBuf> = files.into_iter().filter(|path| path.is_file()).collect();
+                let files: Vec<PathBuf> = files.into_iter().filter(|path| embedded::is_file(path)).collect();
                 self.encoder_from(&files, max_length)
             }
         }

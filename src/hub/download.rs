@@ -26,11 +26,11 @@ use crate::interrupt;
 
 /// A client of one Hub.
 pub(super) struct Client {
-    agent: Agent,
+    pub(super) agent: Agent,
     /// The time without a byte after which a connection counts as stalled.
     stall: Duration,
-    endpoint: String,
-    token: Option<String>,
+    pub(super) endpoint: String,
+    pub(super) token: Option<String>,
 }
 
 /// A file as the Hub describes it.
@@ -54,8 +54,8 @@ pub(super) enum Answer {
 }
 
 /// Attempts without a new byte, and the wait before the second; the wait doubles.
-const ATTEMPTS: u32 = 5;
-const FIRST_WAIT: Duration = Duration::from_millis(300);
+pub(super) const ATTEMPTS: u32 = 5;
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(300);
 const MAX_REDIRECTS: usize = 5;
 const MEBIBYTE: u64 = 1 << 20;
 /// Interval between two checks for Ctrl-C.
@@ -254,7 +254,7 @@ impl Client {
     }
 
     /// Returns true if an address is the Hub's own, over a connection that others cannot read.
-    fn may_see_token(&self, url: &str) -> bool {
+    pub(super) fn may_see_token(&self, url: &str) -> bool {
         let (Ok(url), Ok(endpoint)) = (url.parse::<Uri>(), self.endpoint.parse::<Uri>()) else { return false };
         url.authority() == endpoint.authority() && url.scheme() == endpoint.scheme() && is_private(&url)
     }
@@ -328,7 +328,7 @@ fn starts_at(response: &Response<Body>, from: u64) -> bool {
 }
 
 /// Runs a blocking call on a thread of its own and waits for it; Ctrl-C ends the wait.
-fn in_background<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) fn in_background<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let (sender, receiver) = sync_channel(1);
     // The receiver may be gone after Ctrl-C.
     let run = move || drop(sender.send(call()));
@@ -349,7 +349,7 @@ fn wait_for<T>(receiver: &Receiver<T>) -> Result<Option<T>> {
 }
 
 /// Sleeps, unless Ctrl-C comes.
-fn pause(time: Duration) -> Result<()> {
+pub(super) fn pause(time: Duration) -> Result<()> {
     let mut left = time;
     while !left.is_zero() {
         interrupt::check()?;
@@ -373,12 +373,12 @@ impl std::fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// Returns true for HTTPS, and for this machine.
-fn is_private(url: &Uri) -> bool {
+pub(super) fn is_private(url: &Uri) -> bool {
     let is_loopback = matches!(url.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
     url.scheme_str() == Some("https") || is_loopback
 }
 
-fn host(url: &str) -> String {
+pub(super) fn host(url: &str) -> String {
     url.parse::<Uri>().ok().and_then(|url| url.authority().map(ToString::to_string)).unwrap_or_else(|| url.to_owned())
 }
 

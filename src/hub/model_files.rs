@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::cache::HubRepo;
 use super::names::{check_file, parse_repository};
 use crate::console::Console;
+use crate::embedded;
 
 /// The files of a pretrained model.
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ impl ModelFiles {
         match Source::of(name, token, console)? {
             Source::Directory(directory) => Self::collect(name, None, needs_weights, &|file| {
                 let path = directory.join(file);
-                Ok(path.is_file().then_some(path))
+                Ok(embedded::is_file(&path).then_some(path))
             })
             .with_context(|| format!("{name}: not a usable model directory")),
             Source::Hub(repo) => {
@@ -135,7 +136,7 @@ impl Source {
     /// A directory if there is one of this name, else the Hub, unless the name can only be meant as a path.
     fn of(name: &str, token: Option<&str>, console: Console) -> Result<Self> {
         let path = Path::new(name);
-        if path.is_dir() {
+        if embedded::is_dir(path) {
             return Ok(Self::Directory(path.to_owned()));
         }
         if path.exists() {
@@ -184,7 +185,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(index).with_context(|| format!("{}: cannot read", index.display()))?;
+    let text = embedded::read_to_string(index).with_context(|| format!("{}: cannot read", index.display()))?;
     let parsed: Index =
         serde_json::from_str(&text).with_context(|| format!("{}: not an index of shards", index.display()))?;
     let mut names: Vec<String> = parsed.weight_map.into_values().collect();

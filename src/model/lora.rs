@@ -57,6 +57,12 @@ impl LoraOptions {
         }
     }
 
+    /// No adapters: a complete model.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(1, 1.0, 0.0, Targets::Nothing)
+    }
+
     /// The adapter of the module of this dotted name, if it gets one.
     #[must_use]
     pub fn shape_of(&self, module: &str) -> Option<AdapterShape> {
@@ -84,6 +90,9 @@ impl LoraOptions {
 
     /// Checks that some module gets an adapter.
     pub fn check(&self, modules: &[String]) -> Result<()> {
+        if matches!(self.targets, Targets::Nothing) {
+            return Ok(());
+        }
         let mut kinds: Vec<&str> = modules.iter().filter_map(|name| name.rsplit('.').next()).collect();
         kinds.sort_unstable();
         kinds.dedup();
@@ -154,6 +163,8 @@ impl LayerFilter {
 /// Modules, by name.
 #[derive(Clone, Debug)]
 pub enum Targets {
+    /// No module.
+    Nothing,
     /// Every linear layer of the base.
     AllLinear,
     /// Modules of these names, or whose dotted name ends with one of these.
@@ -190,6 +201,7 @@ impl Targets {
     /// Returns true if the module of this dotted name is a target.
     fn matches(&self, module: &str, layers: Option<&LayerFilter>) -> bool {
         match self {
+            Self::Nothing => false,
             Self::AllLinear => layers.is_none_or(|layers| layers.takes(module)),
             Self::Names(names) => {
                 let ends = |name: &String| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'));

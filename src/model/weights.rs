@@ -417,6 +417,16 @@ fn convert(len: usize, storage: BaseStorage, read: impl Fn(usize, &mut [f32]) + 
 }
 
 impl Precision {
+    /// As `torch_dtype` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+
     /// The bits of the smallest positive f32 that rounds to infinity.
     fn first_infinite(self) -> u32 {
         match self {

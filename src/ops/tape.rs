@@ -175,6 +175,11 @@ impl Gradient {
         Ok(())
     }
 
+    /// Whether none has arrived yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_none()
+    }
+
     /// Takes the gradient that has arrived.
     #[must_use]
     pub fn take(&self) -> Option<Rc<Tensor>> {

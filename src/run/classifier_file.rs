@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::config::model::ModelConfig;
+use crate::embedded;
 use crate::model::fingerprint::Fingerprint;
 
 /// The file's name.
@@ -121,14 +122,20 @@ impl ClassifierFile {
         atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
+    /// Whether a directory has the file.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        embedded::is_file(&directory.join(NAME))
+    }
+
     /// Reads the file of a directory; `None` if there is none.
     pub fn load(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(NAME);
-        if !path.is_file() {
+        if !embedded::is_file(&path) {
             return Ok(None);
         }
         let read = || -> Result<Self> {
-            let file: Self = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+            let file: Self = serde_json::from_str(&embedded::read_to_string(&path)?)?;
             ensure!(
                 (OLDEST_VERSION..=FORMAT_VERSION).contains(&file.format_version),
                 "format_version is {}, and this llmcls reads {OLDEST_VERSION} to {FORMAT_VERSION}; use the version that \

@@ -9,8 +9,9 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::{adapter, manifest};
+use super::{adapter, manifest, model_directory};
 use crate::console::complain;
+use crate::embedded;
 use crate::exit::Resumable;
 
 /// The resolved configuration.
@@ -19,6 +20,8 @@ pub const CONFIG: &str = "config.yaml";
 pub(super) const SUMMARY: &str = "summary.json";
 /// A line for each step that was logged; in the directory of a seed.
 pub const HISTORY: &str = "history.jsonl";
+/// The trained classifier in the directory of a seed.
+const BEST: &str = "best";
 /// A report, of a run or of an evaluation.
 pub const REPORT: &str = "report.html";
 /// The message of the error that ended the last attempt.
@@ -170,7 +173,7 @@ impl SeedDir {
     /// The trained classifier.
     #[must_use]
     pub fn best(&self) -> PathBuf {
-        self.path.join("best")
+        self.path.join(BEST)
     }
 
     /// TensorBoard's event files.
@@ -200,7 +203,7 @@ impl SeedDir {
 /// A trained classifier on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trained {
-    /// The directory with adapter, tokenizer and `classifier.json`.
+    /// The directory with tokenizer, `classifier.json`, and an adapter or a complete model.
     pub adapter: PathBuf,
     /// The directory of its seed, or the adapter's own if it belongs to no run.
     pub home: PathBuf,
@@ -209,6 +212,12 @@ pub struct Trained {
 }
 
 impl Trained {
+    /// Whether it needs no base.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        model_directory::is_complete(&self.adapter)
+    }
+
     /// The files that it is read from, and the records of its training: no output may replace them.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
@@ -219,20 +228,25 @@ impl Trained {
     }
 }
 
+/// Whether a directory holds a trained classifier: an adapter, or a complete model.
+fn is_classifier(directory: &Path) -> bool {
+    adapter::is_adapter(directory) || model_directory::is_complete(directory)
+}
+
 /// Finds the classifier that `--run` names: a run (then its seed with the best validation metric),
-/// a seed's directory, or a peft directory.
+/// a seed's directory, a peft directory, or a directory with a complete model.
 pub fn find_trained(path: &Path) -> Result<Trained> {
-    ensure!(path.is_dir(), "{}: no such run directory", path.display());
-    if adapter::is_adapter(path) {
+    ensure!(embedded::is_dir(path), "{}: no such run directory", path.display());
+    if is_classifier(path) {
         let seed = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         let config = seed.as_deref().and_then(Path::parent).map(|run| run.join(CONFIG));
-        let is_best = path.ends_with("best") && config.as_ref().is_some_and(|config| config.is_file());
+        let is_best = path.ends_with(BEST) && config.as_ref().is_some_and(|config| config.is_file());
         let home = seed.filter(|_| is_best).unwrap_or_else(|| path.to_owned());
         return Ok(Trained { adapter: path.to_owned(), home, config: config.filter(|_| is_best) });
     }
-    let best = path.join("best");
-    if adapter::is_adapter(&best) {
-        let config = path.join("../config.yaml");
+    let best = path.join(BEST);
+    if is_classifier(&best) {
+        let config = path.join("..").join(CONFIG);
         return Ok(Trained { adapter: best, home: path.to_owned(), config: config.is_file().then_some(config) });
     }
     let summary = path.join(SUMMARY);
@@ -242,8 +256,8 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     let text = fs::read_to_string(&summary).with_context(|| format!("{}: cannot read", summary.display()))?;
     let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
     let seed = path.join(format!("seed_{seed}"));
-    ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
-    Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
+    ensure!(is_classifier(&seed.join(BEST)), "{}: its best/ directory is missing", seed.display());
+    Ok(Trained { adapter: seed.join(BEST), home: seed, config: Some(path.join(CONFIG)) })
 }
 
 /// Finds the classifier that a path names, as [`find_trained`] does, and checks that its files are whole.
@@ -252,6 +266,10 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
 /// If there is none, or it is damaged.
 pub fn find_verified(path: &Path) -> Result<Trained> {
     let trained = find_trained(path)?;
+    // Its parts are checked when they are read.
+    if embedded::contains(&trained.adapter) {
+        return Ok(trained);
+    }
     if trained.config.is_some() {
         manifest::verify(&trained.adapter)?;
     } else {
@@ -277,7 +295,7 @@ fn find_below(path: &Path) -> Result<Trained> {
     }
     bail!(
         "{}: neither a finished run (no summary.json), nor a seed with a best/ directory, nor a peft directory \
-         (no adapter_config.json), nor a directory with such runs below it",
+         (no adapter_config.json), nor a complete model (config.json and model.safetensors), nor a directory with such runs below it",
         path.display()
     )
 }
@@ -286,7 +304,7 @@ fn unfinished(run: &Path) -> String {
     let resumable = Resumable { run: run.to_owned() };
     let seeds: Vec<String> = subdirectories(run)
         .into_iter()
-        .filter(|seed| adapter::is_adapter(&seed.join("best")))
+        .filter(|seed| is_classifier(&seed.join(BEST)))
         .map(|seed| seed.display().to_string())
         .collect();
     let finished = match seeds.as_slice() {

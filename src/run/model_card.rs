@@ -10,6 +10,9 @@ use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
+/// The file's name.
+pub const NAME: &str = "README.md";
+
 /// Facts for a card in addition to `classifier.json`.
 #[derive(Clone, Debug)]
 pub struct CardFacts<'a> {
@@ -101,7 +104,7 @@ fn body(card: &mut String, file: &ClassifierFile, base: &BaseFacts, facts: &Card
 }
 
 /// The labels' names: as many as a reader takes in at once.
-fn some_labels(labels: &[String]) -> String {
+pub(super) fn some_labels(labels: &[String]) -> String {
     const SHOWN: usize = 20;
     let names: Vec<String> = labels.iter().take(SHOWN).map(|label| escape(label)).collect();
     match labels.len() > SHOWN {
@@ -124,7 +127,7 @@ fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts) -> std::fmt
 }
 
 /// Describes the thresholds of independent labels.
-fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
+pub(super) fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
     if is_single(file) {
         return writeln!(card, "The predicted label is the one with the highest probability.\n");
     }
@@ -236,7 +239,7 @@ fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
     )
 }
 
-fn is_single(file: &ClassifierFile) -> bool {
+pub(super) fn is_single(file: &ClassifierFile) -> bool {
     file.problem_type.starts_with("single")
 }
 

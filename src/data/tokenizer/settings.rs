@@ -1,7 +1,6 @@
 //! `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`: what they say of a tokenizer.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +8,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::class::{Class, NAMED};
+use crate::embedded;
 
 /// Settings from the files beside `tokenizer.json`.
 pub(super) struct Settings {
@@ -66,7 +66,7 @@ impl Settings {
     /// The settings of a `tokenizer.json` in which everything is applied: of the `tokenizer_config.json` beside it,
     /// if there is one, only keys count that have no place in `tokenizer.json`.
     pub(super) fn of_finished(path: &Path) -> Result<Self> {
-        let mut config = if path.is_file() { object(path)? } else { Map::new() };
+        let mut config = if embedded::is_file(path) { object(path)? } else { Map::new() };
         config.retain(|key, _| ["truncation_side", "split_special_tokens"].contains(&key.as_str()));
         Ok(Self {
             class: Class::Plain,
@@ -237,7 +237,7 @@ pub(super) fn file_named<'a>(files: &'a [PathBuf], name: &str) -> Option<&'a Pat
 }
 
 fn object(path: &Path) -> Result<Map<String, Value>> {
-    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{}: not a JSON object", path.display()))
 }
 

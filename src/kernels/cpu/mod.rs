@@ -2,6 +2,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod adamw;
+pub(crate) mod adapted;
 pub(crate) mod attention;
 pub mod blockwise;
 pub(crate) mod dropout;
@@ -9,6 +10,7 @@ pub mod dynamic_map;
 pub(crate) mod elementwise;
 pub mod flops;
 pub(crate) mod gemm;
+mod lanes;
 pub(crate) mod linear;
 pub(crate) mod low_rank;
 pub(crate) mod math;

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::par_rows;
 use crate::kernels::buffer::{elements, modify, new_rows, sum_rows, tensor};
 use crate::kernels::constant::Constant;
 
@@ -93,18 +92,5 @@ pub(crate) fn columns_backward(g: &Tensor, sum: Option<Tensor>, columns: Range<u
         for (row, sum) in (first..).zip(block.chunks_exact_mut(width)) {
             sum[columns.clone()].iter_mut().zip(&g[row * count..]).for_each(|(sum, g)| *sum += g);
         }
-    })
-}
-
-/// `y += bias`, row by row.
-pub(crate) fn add_bias(y: &Tensor, bias: &Constant) -> Result<()> {
-    modify(y, |y| {
-        par_rows(y, bias.len(), |_, block| {
-            for y in block.chunks_exact_mut(bias.len()) {
-                for (y, bias) in y.iter_mut().zip(bias.iter()) {
-                    *y += bias;
-                }
-            }
-        });
     })
 }

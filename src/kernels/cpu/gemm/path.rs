@@ -24,6 +24,7 @@ impl Compute {
     #[must_use]
     pub fn instructions(self) -> &'static str {
         match (Path::of_this_cpu(self), self) {
+            (Path::Amx, _) => "AMX",
             (Path::Avx512, Self::Bfloat16) => "AVX512_BF16",
             (Path::Avx512, Self::Float32) => "AVX-512",
             (Path::Avx2, _) => "AVX2",
@@ -36,14 +37,16 @@ impl Compute {
     pub fn is_native(self) -> bool {
         match self {
             Self::Float32 => true,
-            Self::Bfloat16 => Path::of_this_cpu(self) == Path::Avx512,
+            Self::Bfloat16 => matches!(Path::of_this_cpu(self), Path::Avx512 | Path::Amx),
         }
     }
 }
 
-/// Instructions that compute a product. The result is the same for all, except for f32 on a portable path.
+/// Which instructions compute a product. The result is the same, but for f32 on a portable path and for tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
+    /// Tiles, for bf16 alone, where they are asked for.
+    Amx,
     Avx512,
     Avx2,
     Portable,
@@ -57,6 +60,9 @@ impl Path {
             use crate::kernels::cpu::math::Level;
             let level = Level::of_this_cpu();
             let has_avx512 = level == Level::V4 && (compute == Compute::Float32 || has_avx512_bf16());
+            if compute == Compute::Bfloat16 && has_avx512 && super::amx::is_on() {
+                return Self::Amx;
+            }
             match level {
                 Level::V4 | Level::V3 if !has_avx512 => Self::Avx2,
                 Level::V4 | Level::V3 => Self::Avx512,
