@@ -24,7 +24,7 @@ use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 
-/// What products with frozen weights are computed in, for one call.
+/// Number type of products with frozen weights, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     /// f32
@@ -153,7 +153,7 @@ impl TextReader {
     }
 }
 
-/// How a trained classifier is built.
+/// Options for building a trained classifier.
 fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: Device) -> Result<ClassifierOptions> {
     let lora = if trained.is_complete() { LoraOptions::none() } else { adapter::read_config(&trained.adapter)?.0 };
     Ok(ClassifierOptions {
