@@ -1,6 +1,7 @@
 //! The command line: names, help and paths. No work is done here.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::data::formats::Quoting;
 use crate::predictor::Precision;
@@ -395,6 +396,10 @@ pub struct PredictArgs {
     /// Continue the output of a killed job; needs the same arguments
     #[arg(long)]
     pub resume: bool,
+    /// Predict part I of N of a file's rows, for job arrays; the outputs of all parts, one after another, are the
+    /// output of the whole
+    #[arg(long, value_name = "I/N", conflicts_with = "text")]
+    pub shard: Option<Shard>,
     /// Same as INPUT
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
@@ -593,6 +598,27 @@ impl std::str::FromStr for ByteCount {
         };
         let count = text[..digits].parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
         count.filter(|count| *count > 0).map(Self).ok_or_else(|| "expected a number of bytes such as 5GB".to_owned())
+    }
+}
+
+/// A part of a file's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    pub index: usize,
+    /// How many parts there are.
+    pub count: usize,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        match numbers {
+            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index: index - 1, count }),
+            _ => Err("expected I/N with I from 1 to N, such as 1/4".to_owned()),
+        }
     }
 }
 

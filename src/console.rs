@@ -16,6 +16,7 @@ use crate::secret::masked;
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
     is_quiet: bool,
+    is_silent: bool,
 }
 
 /// The progress of one piece of work.
@@ -129,7 +130,13 @@ impl Console {
     /// A console that says only what went wrong if `is_quiet`.
     #[must_use]
     pub fn new(is_quiet: bool) -> Self {
-        Self { is_quiet }
+        Self { is_quiet, is_silent: false }
+    }
+
+    /// A console that says nothing: another process says it.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self { is_quiet: true, is_silent: true }
     }
 
     /// Prints a message unless `--quiet` is set.
@@ -141,7 +148,9 @@ impl Console {
 
     /// Prints a warning, even with `--quiet`.
     pub fn warn(self, message: impl AsRef<str>) {
-        complain_of(Grade::Warning, message);
+        if !self.is_silent {
+            complain_of(Grade::Warning, message);
+        }
     }
 
     /// Shows the progress of `total` units of work, each a `unit`.

@@ -33,6 +33,14 @@ pub fn start_threads(threads: usize) -> Result<()> {
     Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
 }
 
+/// The machine's cores, whichever of them this process may use.
+#[must_use]
+pub fn cores() -> usize {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let listed = info.lines().filter(|line| line.starts_with("processor")).count();
+    if listed > 0 { listed } else { std::thread::available_parallelism().map_or(1, usize::from) }
+}
+
 /// The CPU's name, where the system tells.
 #[must_use]
 pub fn cpu_name() -> String {

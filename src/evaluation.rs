@@ -4,6 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 
+use crate::cluster::Group;
 use crate::data::tokenize::Encoded;
 use crate::kernels::buffer::elements;
 use crate::metrics::{Decision, Predictions};
@@ -67,7 +68,8 @@ impl NotFinite {
 
 /// Evaluates `samples` in batches of `batch_size`, sorted by length so that a batch's matrices are
 /// of a similar size. Logits do not depend on the batch, so the order changes nothing.
-/// `on_batch` hears how many samples a batch had.
+/// The ranks of `group` share the batches, and all of them get the whole evaluation.
+/// `on_batch` hears how many samples were done.
 ///
 /// # Errors
 /// If the model fails on a batch, or with [`NotFinite`] if it gives a sample a logit that is not finite.
@@ -76,26 +78,33 @@ pub fn evaluate(
     samples: &[Sample],
     decision: &Decision,
     batch_size: usize,
+    group: &Group,
     mut on_batch: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let mut order: Vec<usize> = (0..samples.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(samples[index].tokens.token_ids.len()));
+    let batches: Vec<&[usize]> = order.chunks(batch_size).collect();
+    // In turn, since neighbours are of a length.
+    let mut own = Vec::new();
+    for round in batches.chunks(group.size()) {
+        if let Some(indices) = round.get(group.rank()) {
+            own.extend(batch_numbers(classifier, samples, indices)?);
+        }
+        on_batch(round.iter().map(|batch| batch.len()).sum());
+    }
+    let all = group.gather_bytes(bytemuck::cast_slice(&own).to_vec());
+    let all: Vec<Vec<f32>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+    let mut unread: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
     let mut probabilities = vec![Vec::new(); samples.len()];
     let mut loss = 0.0;
-    for indices in order.chunks(batch_size) {
-        let batch =
-            Batch::new(indices.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
-        let tape = Tape::off();
-        let logits = classifier.logits(&tape, &batch)?;
-        if batch.labels.elem_count() > 0 {
-            let mean = classifier.loss(&tape, &logits, &batch.labels)?.tensor().to_scalar::<f32>()?;
-            loss += f64::from(mean) * indices.len() as f64;
-        }
-        let logits = elements(logits.tensor())?;
-        for (&index, logits) in indices.iter().zip(logits.chunks_exact(logits.len() / indices.len())) {
+    for (batch, indices) in batches.iter().enumerate() {
+        let numbers = &mut unread[batch % group.size()];
+        let (own, rest) = numbers.split_at(1 + indices.len() * classifier.labels());
+        *numbers = rest;
+        loss += f64::from(own[0]) * indices.len() as f64;
+        for (&index, logits) in indices.iter().zip(own[1..].chunks_exact(classifier.labels())) {
             probabilities[index] = to_probabilities(logits, classifier.problem(), index)?;
         }
-        on_batch(indices.len());
     }
     let decide = |row: &Vec<f32>| decide(row, classifier.problem(), decision);
     let has_labels = samples.first().is_some_and(|sample| !sample.labels.is_empty());
@@ -107,6 +116,20 @@ pub fn evaluate(
         },
         loss: if has_labels { loss / samples.len() as f64 } else { f64::NAN },
     })
+}
+
+/// A batch's mean loss, 0 without labels, and its logits, row by row.
+fn batch_numbers(classifier: &Classifier, samples: &[Sample], indices: &[usize]) -> Result<Vec<f32>> {
+    let batch = Batch::new(indices.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
+    let tape = Tape::off();
+    let logits = classifier.logits(&tape, &batch)?;
+    let mean = match batch.labels.elem_count() {
+        0 => 0.0,
+        _ => classifier.loss(&tape, &logits, &batch.labels)?.tensor().to_scalar::<f32>()?,
+    };
+    let mut numbers = vec![mean];
+    numbers.extend_from_slice(&elements(logits.tensor())?);
+    Ok(numbers)
 }
 
 /// The samples of one classifier in a batch of several.

@@ -35,6 +35,18 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
+    /// A stop by the signal of this number.
+    #[must_use]
+    pub fn by(signal: u8) -> Self {
+        Self { signal }
+    }
+
+    /// The signal's number.
+    #[must_use]
+    pub fn signal(self) -> u8 {
+        self.signal
+    }
+
     /// The exit status that shells expect: 128 plus the signal's number.
     #[must_use]
     pub fn exit_code(self) -> u8 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
+use crate::cluster::Group;
 use crate::config::model::{ComputeType, ModelConfig};
 use crate::console::Console;
 use crate::data::table::{Example, typed_text};
@@ -110,7 +111,8 @@ impl Predictor {
         }
     }
 
-    /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many a batch had.
+    /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many are done.
+    /// The ranks of `group` share the work.
     ///
     /// # Errors
     /// If the model fails, or with [`crate::evaluation::NotFinite`] for a sample whose output is not finite.
@@ -119,9 +121,10 @@ impl Predictor {
         samples: &[Sample],
         decision: &Decision,
         batch_size: usize,
+        group: &Group,
         on_batch: impl FnMut(usize),
     ) -> Result<Evaluation> {
-        evaluate(&self.classifier, samples, decision, batch_size, on_batch)
+        evaluate(&self.classifier, samples, decision, batch_size, group, on_batch)
     }
 
     /// The decision by the classifier's own thresholds.

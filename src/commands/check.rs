@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::configuration;
 use crate::cli::ConfigArgs;
+use crate::cluster::Group;
 use crate::console::{Console, bytes, duration, print};
 use crate::evaluation::{Sample, evaluate};
 use crate::exit::Usage;
@@ -25,7 +26,7 @@ const TIMED: usize = 3;
 pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
     let config = configuration::load(args)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
     BaseModel::refuse_unused_weights(&config.model, console)?;
-    let experiment = Experiment::prepare(&config, device, console)?;
+    let experiment = Experiment::prepare(&config, device, &Group::alone(), console)?;
     let mut report = String::new();
     describe_data(&experiment, &mut report)?;
     describe_model(&experiment, &mut report)?;
@@ -127,6 +128,7 @@ fn describe_time(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
         part,
         &Decision::above(&experiment.file.thresholds),
         options.config.eval_batch_size(),
+        &Group::alone(),
         |_| (),
     )?;
     let evaluation_rate = part.iter().map(length).sum::<usize>() as f64 / begin.elapsed().as_secs_f64();

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
+use crate::cluster::Group;
 use crate::config::Config;
 use crate::console::{Console, print, print_json};
 use crate::evaluation::NotFinite;
@@ -30,7 +31,7 @@ use crate::thresholds::Scope;
 use crate::training::checkpoint;
 use crate::training::scored::score;
 
-pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
+pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, rows) = rows(args, &loaded)?;
     let path = &rows.path;
@@ -42,7 +43,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let labels = &loaded.predictor.file.labels;
     let batch_size = loaded.batch_size(&args.run);
     let mut said = String::new();
-    let tuned = args.tune_thresholds.map(|scope| tuned(args, scope, &loaded, console)).transpose()?;
+    let tuned = args.tune_thresholds.map(|scope| tuned(args, scope, &loaded, group, console)).transpose()?;
     let thresholds = match &tuned {
         None => loaded.predictor.file.thresholds.clone(),
         Some(tuned) => {
@@ -51,7 +52,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         }
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
-    let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, console)
+    let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, group, console)
         .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
         said.push_str(&format!(
@@ -67,11 +68,14 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        let other = compared(args, run, (&loaded, predictions, &scored.scores), &rows, device, console)?;
+        let other = compared(args, run, (&loaded, predictions, &scored.scores), &rows, device, group, console)?;
         said.push_str(&other.to_line());
         comparison.push(other);
     }
 
+    if !group.is_leader() {
+        return Ok(());
+    }
     fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
     let metrics = EvaluationFile {
         result: SplitResult {
@@ -229,6 +233,7 @@ fn compared(
     (own, own_predictions, own_scores): (&Loaded, &Predictions, &Scores),
     rows: &SplitRows,
     device: &Device,
+    group: &Group,
     console: Console,
 ) -> Result<Comparison> {
     let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
@@ -240,8 +245,9 @@ fn compared(
     let examples = rows.read(&other.columns(true)?, problem, console)?;
     let samples = other.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let decision = other.predictor.decision();
-    let scored = score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
+    let scored =
+        score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), group, console)
+            .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
         .predictor
@@ -266,7 +272,7 @@ fn compared(
 }
 
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.
-fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Tuned> {
+fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, group: &Group, console: Console) -> Result<Tuned> {
     let problem = loaded.predictor.classifier.problem();
     ensure!(
         problem == Problem::MultiLabel,
@@ -281,16 +287,19 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     let samples = loaded.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;
     let usual = loaded.predictor.decision();
-    let scored = score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
+    let scored =
+        score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), group, console)
+            .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     let scope = match scope {
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
     };
     let tuned = Tuned::find(&scored.evaluation.predictions, labels, scope, args.objective);
     tuned.warn(console);
-    ClassifierFile { thresholds: tuned.thresholds(), ..loaded.predictor.file.clone() }
-        .save(&loaded.predictor.trained.adapter)?;
+    if group.is_leader() {
+        ClassifierFile { thresholds: tuned.thresholds(), ..loaded.predictor.file.clone() }
+            .save(&loaded.predictor.trained.adapter)?;
+    }
     console.say(format!("stored thresholds in {}", loaded.predictor.trained.adapter.display()));
     Ok(tuned)
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::{ExportArgs, StoredType};
+use crate::cluster::Group;
 use crate::console::{Console, bytes};
 use crate::data::table::Example;
 use crate::experiment::base_model::BaseModel;
@@ -132,7 +133,10 @@ impl Export<'_> {
         let examples = probes(&file.labels, file.max_length);
         let probabilities = |predictor: &Predictor| -> Result<Vec<Vec<f32>>> {
             let samples = predictor.encode(&examples, "texts made of the labels", 0)?;
-            Ok(predictor.evaluate(&samples, &predictor.decision(), BATCH, |_| ())?.predictions.probabilities)
+            Ok(predictor
+                .evaluate(&samples, &predictor.decision(), BATCH, &Group::alone(), |_| ())?
+                .predictions
+                .probabilities)
         };
         let (own, written) = (probabilities(own)?, probabilities(&written)?);
         let both = own.iter().flatten().zip(written.iter().flatten());

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 pub use super::columns::{Columns, LabelList};
 use super::exports;
@@ -17,7 +18,7 @@ use super::list_column::{ListColumn, Listing};
 const SEPARATOR: &str = "data.label_separator";
 
 /// A row with its labels.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// The id column's cell, or the row's number from 0.
     pub id: String,

@@ -14,7 +14,7 @@ pub struct TextEncoder {
 }
 
 /// The token ids of one text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Encoded {
     /// Token ids, at least one.
     pub token_ids: Vec<u32>,

@@ -140,6 +140,7 @@ impl Choices {
             config: base,
             storage: BaseStorage { precision, is_4bit: self.use_4bit },
             trained,
+            accumulation: self.accumulation,
             optimizer_bytes: 8 * trained,
             recompute: self.recomputes,
             tokens: self.batch_size * self.max_length,

@@ -11,6 +11,7 @@ use super::dataset::{self, Dataset, Rows};
 use super::init_adapter::InitAdapter;
 use super::split_rows::SplitRows;
 use super::{base_head, resume, warnings};
+use crate::cluster::Group;
 use crate::config::Config;
 use crate::config::model::ProblemType;
 use crate::config::train::SchedulerType;
@@ -51,7 +52,8 @@ pub struct Experiment<'a> {
 
 impl<'a> Experiment<'a> {
     /// Reads and builds all that training needs, and refuses what would not fit into memory.
-    pub fn prepare(config: &'a Config, device: &Device, console: Console) -> Result<Self> {
+    /// The ranks of `group` share the tokenizing.
+    pub fn prepare(config: &'a Config, device: &Device, group: &Group, console: Console) -> Result<Self> {
         let started = Instant::now();
         let metric = metric(config)?;
         ensure!(
@@ -66,7 +68,7 @@ impl<'a> Experiment<'a> {
         let split = |name: &str, rows: &SplitRows| -> Result<Dataset> {
             let examples = rows.read(&columns, problem, console)?;
             let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
-            let samples = dataset::encode(&encoder, base.config.vocab_size, &rows)?;
+            let samples = dataset::encode_together(group, &encoder, base.config.vocab_size, &rows)?;
             warnings::about(name, &examples, &samples, max_length, console);
             Ok(Dataset { examples, samples })
         };
@@ -160,6 +162,7 @@ impl<'a> Experiment<'a> {
             config: &self.base.config,
             storage: self.base.storage,
             trained: self.classifier.trained_parameters(),
+            accumulation: train.gradient_accumulation_steps,
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,

@@ -76,6 +76,7 @@ pub struct Classifier {
     frozen: Vec<Frozen>,
     lora: LoraOptions,
     base: BaseSize,
+    labels: usize,
     problem: Problem,
     weights: BceWeights,
 }
@@ -116,6 +117,7 @@ impl Classifier {
             frozen: builder.frozen,
             lora: options.lora.clone(),
             base: builder.size,
+            labels: options.labels,
             problem: options.problem,
             weights: options.weights.clone(),
         })
@@ -168,6 +170,12 @@ impl Classifier {
     #[must_use]
     pub fn modules_to_save(&self) -> &[String] {
         &self.head.modules_to_save
+    }
+
+    /// How many labels there are.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.labels
     }
 
     /// The relation between labels.

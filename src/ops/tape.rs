@@ -235,6 +235,36 @@ impl Param {
         self.accumulate(|sum, accumulate| kernels::add_numbers(sum, accumulate, addend))
     }
 
+    /// Adds a tensor of the parameter's shape to the gradient, which must have arrived.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn add_tensor_to_gradient(&self, addend: &Tensor) -> Result<()> {
+        kernels::add_in_place(&self.gradient, addend)
+    }
+
+    /// Replaces the gradient by these numbers, bit for bit.
+    ///
+    /// # Errors
+    /// If there are more or fewer of them than the parameter has.
+    pub fn set_gradient(&self, numbers: &[f32]) -> Result<()> {
+        if numbers.len() != self.gradient.elem_count() {
+            bail!("{} numbers for a gradient of shape {:?}", numbers.len(), self.gradient.shape());
+        }
+        self.accumulate(|gradient, _| kernels::buffer::modify(gradient, |gradient| gradient.copy_from_slice(numbers)))
+    }
+
+    /// Replaces the value by these numbers.
+    ///
+    /// # Errors
+    /// If there are more or fewer of them than the parameter has.
+    pub fn set_value(&self, numbers: &[f32]) -> Result<()> {
+        if numbers.len() != self.value.elem_count() {
+            bail!("{} numbers for a parameter of shape {:?}", numbers.len(), self.value.shape());
+        }
+        kernels::buffer::modify(&self.value, |value| value.copy_from_slice(numbers))
+    }
+
     /// Lets a kernel add to the gradient: `f(gradient, accumulate)` must overwrite it, or add to it.
     pub(crate) fn accumulate(&self, f: impl FnOnce(&Tensor, bool) -> Result<()>) -> Result<()> {
         f(&self.gradient, self.has_gradient.replace(true))

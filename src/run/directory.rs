@@ -30,8 +30,8 @@ pub(super) const ERROR: &str = "error.txt";
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
-    /// Held while a process trains here.
-    lock: Arc<File>,
+    /// Held while a process trains here, by that process.
+    lock: Option<Arc<File>>,
 }
 
 impl RunDir {
@@ -62,17 +62,31 @@ impl RunDir {
         Self::lock(path.to_owned())
     }
 
+    /// The directory of a run that another rank of the same job has locked.
+    ///
+    /// # Errors
+    /// If it is not there on this machine.
+    pub fn of_leader(path: PathBuf) -> Result<Self> {
+        ensure!(
+            path.is_dir(),
+            "{}: rank 0 trains there, and this machine does not see it: the output root must be on a file system that \
+             all machines share, under the same path",
+            path.display()
+        );
+        Ok(Self { path, lock: None })
+    }
+
     fn lock(path: PathBuf) -> Result<Self> {
         let file = path.join(".lock");
         let lock = File::create(&file).with_context(|| format!("{}: cannot create", file.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock: Arc::new(lock) }),
+            Ok(()) => Ok(Self { path, lock: Some(Arc::new(lock)) }),
             Err(TryLockError::Error(error)) => {
                 complain(format!(
                     "warning: {}: this filesystem cannot lock ({error}); do not train or resume this run twice at once",
                     path.display()
                 ));
-                Ok(Self { path, lock: Arc::new(lock) })
+                Ok(Self { path, lock: Some(Arc::new(lock)) })
             }
             Err(TryLockError::WouldBlock) => bail!("{}: another process trains there", path.display()),
         }

@@ -2,6 +2,7 @@
 //!
 //! Counted from what the ops save for their backward; held to measured peaks in README.md.
 
+use super::data_parallel::sets_held;
 use crate::kernels::Compute;
 use crate::kernels::cpu::nf4;
 use crate::kernels::device::Device;
@@ -19,6 +20,8 @@ pub struct StepShape<'a> {
     pub storage: BaseStorage,
     /// Trained numbers.
     pub trained: usize,
+    /// Micro-batches in a step.
+    pub accumulation: usize,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: usize,
     /// True if layers are computed again in the backward.
@@ -33,7 +36,7 @@ pub struct StepShape<'a> {
 pub struct MemoryEstimate {
     /// Frozen weights.
     pub base: u64,
-    /// Adapters and head, and their gradients.
+    /// Adapters and head, and the gradients that a step's sum holds at once.
     pub trained: u64,
     /// The optimizer's state.
     pub optimizer: u64,
@@ -78,7 +81,7 @@ impl MemoryEstimate {
         };
         Self {
             base: base_bytes(config, shape.storage, shape.device),
-            trained: 8 * shape.trained as u64,
+            trained: 4 * shape.trained as u64 * u64::from(2 + sets_held(shape.accumulation)),
             optimizer: shape.optimizer_bytes as u64,
             activations: (shape.tokens * size * (saved + in_backward) + beside) as u64,
         }

@@ -8,17 +8,18 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::checkpoint::{self, Best, Progress, TrainingState, Window};
+use super::data_parallel::{self, TreeSum};
 use super::early_stopping::EarlyStopping;
 use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use super::scored::{Scored, score};
+use crate::cluster::Group;
 use crate::config::train::{Reduction, TrainConfig};
 use crate::console::{Console, ProgressMeter};
 use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{NotFinite, Sample};
 use crate::failpoint::{self, Site};
-use crate::interrupt;
 use crate::kernels::buffer::tensor;
 use crate::metrics::{Decision, Metric};
 use crate::model::batch::Batch;
@@ -75,11 +76,13 @@ pub struct Trainer<'a> {
     pub lora: &'a LoraOptions,
     /// The base's name.
     pub base: BaseName<'a>,
-    /// Where results go.
-    pub directory: &'a SeedDir,
+    /// The processes that train together.
+    pub group: &'a Group,
+    /// Where results go; `None` on a rank that does not write.
+    pub directory: Option<&'a SeedDir>,
     /// True if TensorBoard's event files are written.
     pub writes_events: bool,
-    /// A checkpoint to resume from.
+    /// A checkpoint to go on from; rank 0 reads it for all.
     pub resume_from: Option<PathBuf>,
     /// Inputs of the run, recorded in checkpoints.
     pub inputs: Value,
@@ -121,19 +124,15 @@ impl Trainer<'_> {
     pub fn run(&self) -> Result<TrainOutcome> {
         let options = &self.options;
         let mut optimizer = AdamW::new(self.classifier.params(), options.config.weight_decay, options.moments)?;
-        let mut progress = match &self.resume_from {
-            Some(path) => checkpoint::restore(path, self.classifier, &mut optimizer)?,
-            None => Progress {
-                stopping: EarlyStopping::new(options.config.early_stopping_patience, options.metric.lower_is_better),
-                ..Progress::default()
-            },
-        };
+        let mut progress = self.start(&mut optimizer)?;
         let started = Instant::now();
         let before = progress.elapsed;
-        let history = History::open(&self.directory.history(), progress.history_lines)?;
-        let mut log = Log { history, events: None };
-        if self.writes_events {
-            log.start_events(&self.directory.logs(), &self.hyperparameters())?;
+        let mut log = Log::default();
+        if let Some(directory) = self.directory {
+            log.history = Some(History::open(&directory.history(), progress.history_lines)?);
+            if self.writes_events {
+                log.start_events(&directory.logs(), &self.hyperparameters())?;
+            }
         }
         let mut bar = self.console.progress(format!("seed {}", options.seed), options.total_steps, "steps");
         bar.start_at(progress.step);
@@ -147,19 +146,22 @@ impl Trainer<'_> {
                 let loss = self.step(window, &mut optimizer, &mut progress, &mut log, &mut bar)?;
                 progress.elapsed = before + started.elapsed().as_secs_f64();
                 bar.advance(1, || self.describe_step(loss, &progress));
-                self.save_if_due_or_stopped(&optimizer, &mut progress, &log.history)?;
+                self.save_if_due_or_stopped(&optimizer, &mut progress, &log)?;
             }
             let (metrics, scored) = self.evaluate(&mut progress)?;
             log.evaluation(&metrics, &scored, self.labels, progress.step)?;
             // An earlier one would only take memory beside the next.
             last = progress.is_finished.then_some(scored);
             progress.elapsed = before + started.elapsed().as_secs_f64();
-            self.save(&optimizer, &mut progress, &log.history, Some(&metrics))?;
-            interrupt::check()?;
+            self.save(&optimizer, &mut progress, &log, Some(&metrics))?;
+            self.group.check_interrupt()?;
         }
         bar.finish();
         let best = progress.best.as_ref().context("no epoch was evaluated")?;
-        adapter::load(&self.directory.checkpoint(best.step), self.classifier)?;
+        if let Some(directory) = self.directory {
+            adapter::load(&directory.checkpoint(best.step), self.classifier)?;
+        }
+        data_parallel::share_values(self.group, self.classifier.params())?;
         Ok(TrainOutcome {
             train_loss: progress.loss_sum / f64::from(progress.micro_batch),
             runtime: progress.elapsed,
@@ -173,21 +175,40 @@ impl Trainer<'_> {
         })
     }
 
+    /// The state with which training begins, on all ranks.
+    fn start(&self, optimizer: &mut AdamW) -> Result<Progress> {
+        let new = || Progress {
+            stopping: EarlyStopping::new(
+                self.options.config.early_stopping_patience,
+                self.options.metric.lower_is_better,
+            ),
+            ..Progress::default()
+        };
+        let progress = self.group.from_leader(|| {
+            self.resume_from.as_ref().map(|path| checkpoint::restore(path, self.classifier, optimizer)).transpose()
+        })?;
+        if progress.is_some() {
+            data_parallel::share_values(self.group, self.classifier.params())?;
+            data_parallel::share_moments(self.group, optimizer)?;
+        }
+        Ok(progress.unwrap_or_else(new))
+    }
+
     fn describe_step(&self, loss: f64, progress: &Progress) -> String {
         let rate = progress.examples as f64 / progress.elapsed;
         format!("epoch {:.2} loss {loss:.4} {rate:.1} examples/s", self.epoch_of(progress))
     }
 
     /// Saves a checkpoint within an epoch: every `save_steps`, and before the program stops.
-    fn save_if_due_or_stopped(&self, optimizer: &AdamW, progress: &mut Progress, history: &History) -> Result<()> {
+    fn save_if_due_or_stopped(&self, optimizer: &AdamW, progress: &mut Progress, log: &Log) -> Result<()> {
         // At an epoch's end its evaluation comes first: it decides which epoch is the best.
         if progress.step == self.first_step(progress.evaluations + 1) {
             return Ok(());
         }
         let is_due = self.options.config.save_steps.is_some_and(|steps| progress.step.is_multiple_of(steps));
-        let stop = interrupt::check();
+        let stop = self.group.check_interrupt();
         if is_due || stop.is_err() {
-            self.save(optimizer, progress, history, None)?;
+            self.save(optimizer, progress, log, None)?;
         }
         Ok(stop?)
     }
@@ -227,24 +248,27 @@ impl Trainer<'_> {
         Ok(loss / window.len() as f64)
     }
 
-    /// Adds up the gradients of a window's micro-batches; returns the sum of their mean losses.
+    /// Sums the gradients of a window's micro-batches; returns the sum of their mean losses.
     fn accumulate(&self, window: &[&[usize]], progress: &mut Progress, bar: &mut ProgressMeter) -> Result<f64> {
-        let mut sum = 0.0;
-        for param in self.classifier.params() {
-            param.clear_gradient();
-        }
-        for (index, indices) in window.iter().enumerate() {
+        // Each rank fills in its own.
+        let mut losses = vec![0.0; window.len()];
+        TreeSum::new(self.group, self.classifier.params(), window.len()).run(|index| {
             bar.part(index, window.len(), "micro-batch");
-            let samples = indices.iter().map(|&index| &self.train[index]);
+            let samples = window[index].iter().map(|&index| &self.train[index]);
             let batch = Batch::new(samples.map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
-            let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch };
-            let value = forward_backward(self.classifier, &batch, key)
+            let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch + u32::try_from(index)? };
+            losses[index] = forward_backward(self.classifier, &batch, key)
                 .map_err(|error| self.explain(error, &batch, progress))?;
-            sum += value;
-            progress.micro_batch += 1;
-            progress.examples += batch.len();
-            progress.tokens += batch.token_ids.len();
-        }
+            Ok(())
+        })?;
+        let own = losses[self.group.share(window.len())].to_vec();
+        let losses = self.group.gather_bytes(bytemuck::cast_slice(&own).to_vec());
+        let losses: Vec<f64> = losses.iter().flat_map(|own| bytemuck::pod_collect_to_vec(own)).collect();
+        let rows = window.iter().copied().flatten();
+        progress.micro_batch += u32::try_from(window.len())?;
+        progress.examples += rows.clone().count();
+        progress.tokens += rows.map(|&row| self.train[row].tokens.token_ids.len()).sum::<usize>();
+        let sum = losses.iter().sum();
         progress.loss_sum += sum;
         Ok(sum)
     }
@@ -319,6 +343,7 @@ impl Trainer<'_> {
             self.labels,
             &Decision::above(self.thresholds),
             self.options.config.eval_batch_size(),
+            self.group,
             self.console,
         )
         .map_err(|error| match error.is::<NotFinite>() {
@@ -350,13 +375,8 @@ impl Trainer<'_> {
         Ok((metrics, scored))
     }
 
-    fn save(
-        &self,
-        optimizer: &AdamW,
-        progress: &mut Progress,
-        history: &History,
-        metrics: Option<&EvalMetrics>,
-    ) -> Result<()> {
+    fn save(&self, optimizer: &AdamW, progress: &mut Progress, log: &Log, metrics: Option<&EvalMetrics>) -> Result<()> {
+        let (Some(directory), Some(history)) = (self.directory, &log.history) else { return Ok(()) };
         progress.history_lines = history.sync()?;
         let checkpoint = TrainingState {
             classifier: self.classifier,
@@ -367,15 +387,15 @@ impl Trainer<'_> {
             inputs: &self.inputs,
             metrics,
         };
-        checkpoint.save(&self.directory.checkpoint(progress.step))?;
-        self.remove_old_checkpoints(progress.best.as_ref())
+        checkpoint.save(&directory.checkpoint(progress.step))?;
+        self.remove_old_checkpoints(directory, progress.best.as_ref())
     }
 
     /// Keeps the newest checkpoints within the limit, and the best, as transformers does: a limit
     /// of 1 keeps both the best and the newest.
-    fn remove_old_checkpoints(&self, best: Option<&Best>) -> Result<()> {
+    fn remove_old_checkpoints(&self, directory: &SeedDir, best: Option<&Best>) -> Result<()> {
         let Some(limit) = self.options.config.save_total_limit else { return Ok(()) };
-        let mut others = checkpoint::list(self.directory.path())?;
+        let mut others = checkpoint::list(directory.path())?;
         others.retain(|&(step, _)| best.is_none_or(|best| best.step != step));
         let is_newest_best = best.is_some_and(|best| others.iter().all(|&(step, _)| step < best.step));
         let kept = match best {

@@ -24,6 +24,21 @@ pub enum Moments {
 }
 
 impl Moments {
+    /// All of it as bytes, for copies.
+    pub fn parts_mut(&mut self) -> Vec<&mut [u8]> {
+        match self {
+            Self::Float32 { first, second } => {
+                vec![bytemuck::cast_slice_mut(first), bytemuck::cast_slice_mut(second)]
+            }
+            Self::Blockwise(moments) => vec![
+                &mut moments.first,
+                &mut moments.second,
+                bytemuck::cast_slice_mut(&mut moments.first_scales),
+                bytemuck::cast_slice_mut(&mut moments.second_scales),
+            ],
+        }
+    }
+
     /// The moments of `len` numbers before the first step.
     pub(crate) fn zeros(len: usize, storage: MomentStorage, maps: &Maps) -> Self {
         if is_8bit(len, storage) {
