@@ -27,7 +27,7 @@ use crate::run::directory::Trained;
 
 pub const BASE: &str = "base";
 
-/// What products with frozen weights are computed in, for one call.
+/// Number type of products with frozen weights, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     /// f32
@@ -195,7 +195,7 @@ impl TextReader {
     }
 }
 
-/// How a trained classifier is built.
+/// Options for building a trained classifier.
 fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: Device) -> Result<ClassifierOptions> {
     Ok(ClassifierOptions {
         labels: file.labels.len(),

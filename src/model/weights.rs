@@ -417,7 +417,7 @@ fn convert(len: usize, storage: BaseStorage, read: impl Fn(usize, &mut [f32]) + 
 }
 
 impl Precision {
-    /// As `torch_dtype` has it.
+    /// The name in `torch_dtype`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -122,7 +122,7 @@ impl ClassifierFile {
         atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
-    /// Whether a directory has the file.
+    /// Returns true if a directory has the file.
     #[must_use]
     pub fn is_in(directory: &Path) -> bool {
         embedded::is_file(&directory.join(NAME))

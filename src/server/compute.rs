@@ -33,7 +33,7 @@ pub(super) struct Load {
     pub(super) is_of_a_run: bool,
 }
 
-/// What requests need to know of a classifier.
+/// Facts about a classifier that requests need.
 pub(super) struct Loaded {
     pub(super) reader: TextReader,
     pub(super) problem: Problem,
@@ -42,13 +42,13 @@ pub(super) struct Loaded {
     pub(super) device: String,
 }
 
-/// What the thread is told to do between batches.
+/// Orders to the thread between batches.
 pub(super) enum Order {
     Load(Box<Load>, mpsc::SyncSender<Result<Loaded>>),
     Drop(ModelId),
 }
 
-/// What the thread works with.
+/// State of the thread.
 pub(super) struct Workshop {
     pub(super) queue: Arc<Queue<Order>>,
     pub(super) room: Arc<Room>,

@@ -46,7 +46,7 @@ pub use keys::Keys;
 pub use settings::{Access, Limits, LogSettings, OpenDevice, Settings, Source};
 use watch::Watch;
 
-/// How often the directory of models is looked at, and signals.
+/// Interval between two looks at the directory of models, and at signals.
 const LOOK: Duration = Duration::from_secs(1);
 const LISTEN: Duration = Duration::from_millis(50);
 /// How often memory that is free is given back: seldom enough that batches find theirs warm.
@@ -168,7 +168,7 @@ async fn listen(settings: &Settings) -> Result<TcpListener> {
     })
 }
 
-/// Whether only this machine can reach an address.
+/// Returns true if only this machine can reach an address.
 fn is_local(address: IpAddr) -> bool {
     address.is_loopback()
 }

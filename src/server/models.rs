@@ -76,7 +76,7 @@ impl Served {
     }
 }
 
-/// What loading takes.
+/// Parameters of loading.
 pub(super) struct Tools {
     pub(super) source: Source,
     pub(super) room: Arc<Room>,
@@ -124,7 +124,7 @@ impl Models {
         served.iter().find(|served| name.is_none_or(|name| served.info.name == name)).cloned()
     }
 
-    /// Whether the classifiers of the command line are there, and the server does not end.
+    /// Returns true if the classifiers of the command line are there, and the server does not end.
     pub(super) fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::SeqCst)
     }
