@@ -46,6 +46,7 @@ pub mod atomic_file;
 pub mod device;
 pub mod exit;
 pub mod failpoint;
+pub mod file_identity;
 pub mod interrupt;
 pub mod rng;
 pub mod secret;

@@ -1,5 +1,7 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 
 use crate::console::Console;
@@ -24,6 +26,8 @@ pub struct Predictor {
     pub classifier: Classifier,
     /// Its tokenizer.
     pub encoder: TextEncoder,
+    /// The base's files.
+    base_files: Vec<PathBuf>,
     /// How many tokens the model has.
     vocab_size: usize,
     /// Labels, thresholds, columns.
@@ -49,7 +53,14 @@ impl Predictor {
         })?;
         adapter::load(&trained.adapter, &classifier)?;
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
-        Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
+        let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);
+        Ok(Self { trained, classifier, encoder, base_files, vocab_size, file })
+    }
+
+    /// The files that it was read from: no output may replace them.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        [self.trained.files(), self.base_files.clone()].concat()
     }
 
     /// Tokenizes rows of `source`, which follow `before` others.

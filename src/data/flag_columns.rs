@@ -147,6 +147,12 @@ impl Candidates {
         Self { columns: free.map(candidate).collect(), rows: 0 }
     }
 
+    /// Where the columns stand; none if there are none.
+    pub(super) fn places(&self) -> Option<Vec<usize>> {
+        let places: Vec<usize> = self.columns.iter().map(|candidate| candidate.column).collect();
+        (!places.is_empty()).then_some(places)
+    }
+
     /// Looks at the current row.
     pub(super) fn read(&mut self, rows: &Rows) {
         self.rows += 1;

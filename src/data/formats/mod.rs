@@ -4,11 +4,13 @@
 //! format is refused by that format's name.
 
 mod csv;
+mod csv_records;
 mod json;
 mod parquet;
 mod piped;
 mod shared;
 mod signature;
+mod surveys;
 mod value;
 
 use std::borrow::Cow;
@@ -55,6 +57,8 @@ pub struct Absence {
     pub location: String,
 }
 
+/// Bytes that are read at a time.
+const BUFFER: usize = 1 << 16;
 /// Rows between two looks at Ctrl-C.
 const ROWS_PER_CHECK: u64 = 1024;
 
@@ -87,14 +91,15 @@ impl Rows {
                 Ok(Self::new(name, columns, Source::Parquet(source)))
             }
             Some("jsonl" | "ndjson" | "json") => {
-                let source = recognised(&name, Box::new(BufReader::new(file)), "json")?;
-                let columns = json::keys_of_all_rows(&name, source)?;
+                let source = recognised(&name, Box::new(BufReader::with_capacity(BUFFER, file)), "json")?;
+                let survey = surveys::survey(path, || json::survey(&name, source))?;
+                let columns = survey.keys.clone();
                 let again = File::open(path).with_context(|| format!("{name}: cannot open"))?;
-                let source = JsonRows::open(&name, Box::new(BufReader::new(again)), &columns)?;
+                let source = JsonRows::open(&name, Box::new(BufReader::with_capacity(BUFFER, again)), survey);
                 Ok(Self::new(name, columns, Source::Json(source)))
             }
             _ => {
-                let source = recognised(&name, Box::new(BufReader::with_capacity(1 << 16, file)), "csv")?;
+                let source = recognised(&name, Box::new(BufReader::with_capacity(BUFFER, file)), "csv")?;
                 Self::csv(name, source, quoting)
             }
         }
@@ -130,6 +135,23 @@ impl Rows {
         Self { path, columns, source, count: 0, absences, flow: None }
     }
 
+    /// The same rows with these columns alone, before the first is read. To leave out long texts saves most of the
+    /// time; the cells of other columns are [`Cell::Missing`], but in a CSV file.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn only(mut self, columns: &[usize]) -> Result<Self> {
+        self.source = match self.source {
+            Source::Csv(source) => Source::Csv(source),
+            Source::Json(mut source) => {
+                source.keep_only(columns);
+                Source::Json(source)
+            }
+            Source::Parquet(source) => Source::Parquet(source.only(columns)?),
+        };
+        Ok(self)
+    }
+
     /// Names of the columns.
     #[must_use]
     pub fn columns(&self) -> &[String] {
@@ -150,10 +172,15 @@ impl Rows {
         })
     }
 
-    /// For errors of missing columns: what to do if the names hold a sign that may separate them.
+    /// For errors of missing columns: what to do if the names hold a sign that may separate them, or the file is one
+    /// object.
     #[must_use]
     pub fn other_separator(&self) -> String {
-        let Source::Csv(_) = &self.source else { return String::new() };
+        match &self.source {
+            Source::Csv(_) => {}
+            Source::Json(source) => return source.describe_table().unwrap_or_default(),
+            Source::Parquet(_) => return String::new(),
+        }
         let signs = [(';', "`;`"), ('\t', "tabs"), ('|', "`|`"), ('^', "`^`"), ('~', "`~`")];
         let names = |sign: char| self.columns.iter().map(|name| name.matches(sign).count()).sum::<usize>();
         let found = signs.into_iter().find(|&(sign, _)| names(sign) + 1 > self.columns.len());
@@ -240,6 +267,9 @@ impl Rows {
     pub fn text(&self, column: usize) -> Result<Cow<'_, str>> {
         self.cell(column)?.to_text().map_err(|found| {
             let way_out = match found {
+                "a list of objects" if self.is_table() => {
+                    "; if they are the rows, write that list alone into the file: it is one object now"
+                }
                 "an object" | "a list of objects" => {
                     "; `llmcls prepare` writes flat rows of nested exports, or write the field you need into a column \
                      of its own"
@@ -253,6 +283,10 @@ impl Rows {
                 self.columns[column]
             )
         })
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(&self.source, Source::Json(source) if source.describe_table().is_some())
     }
 
     /// `path:line` of the current row, or its number in a Parquet file.
