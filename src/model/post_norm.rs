@@ -20,7 +20,7 @@ use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::activation::{Activation, activate};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::lora_linear::{LoraLinear, lora_linear};
+use crate::ops::lora_linear::{LoraLinear, lora_linear, lora_linears};
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
@@ -190,11 +190,15 @@ impl Layer {
         sequences: &Rc<Sequences>,
         pooled: Option<&Pooled>,
     ) -> candle_core::Result<Value> {
-        let k = lora_linear(tape, x, &self.key, None)?;
-        let v = lora_linear(tape, x, &self.value, None)?;
         let picked = pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose()?;
+        let [q, k, v] = match &picked {
+            None => lora_linears(tape, x, [&self.query, &self.key, &self.value])?,
+            Some(picked) => {
+                let [k, v] = lora_linears(tape, x, [&self.key, &self.value])?;
+                [lora_linear(tape, picked, &self.query, None)?, k, v]
+            }
+        };
         let x = picked.as_ref().unwrap_or(x);
-        let q = lora_linear(tape, x, &self.query, None)?;
         let o = attention(tape, [&q, &k, &v], self.attention, pooled.map_or(sequences, |pooled| &pooled.sequences))?;
         let x = self.attention_norm.forward(tape, &add_linear(tape, &o, &self.output, &self.output_dropout, x)?)?;
         let h = activate(tape, &lora_linear(tape, &x, &self.up, None)?, self.activation)?;
@@ -206,7 +210,7 @@ impl Layer {
 mod tests {
     use super::*;
 
-    /// As `create_position_ids_from_input_ids` of transformers 4.57.6 gives them.
+    /// Matches `create_position_ids_from_input_ids` of transformers 4.57.6.
     #[test]
     fn roberta_does_not_count_padding_tokens_of_a_text() {
         let texts: [&[u32]; 3] = [&[0, 7, 1, 8, 2], &[1, 9], &[5, 6]];

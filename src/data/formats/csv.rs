@@ -50,10 +50,14 @@ impl CsvRows {
         }
         ensure!(
             self.record.len() == width,
-            "{}:{}: the row has {} cells, the header {width}; is a quote or separator missing?",
+            "{}:{}: the row has {} cells, the header {width}; {}",
             self.path,
             self.line(),
-            self.record.len()
+            self.record.len(),
+            match width {
+                1 => "if lines before the names of the columns hold a title or a comment, remove them",
+                _ => "is a quote or separator missing?",
+            }
         );
         for column in self.named..width {
             ensure!(

@@ -397,6 +397,22 @@ impl Objects {
         result.map_err(|error| self.broken(&error))
     }
 
+    /// What to do about an error of the parser.
+    fn way_out(&self, error: &str) -> &'static str {
+        match () {
+            () if error.contains("hex escape") || error.contains("surrogate") => {
+                "; a text holds half of a character (a lone \\ud83d or the like), as cutting it leaves: remove that half"
+            }
+            () if error.contains("trailing characters") => {
+                "; write each object on a line of its own, without commas between, or all in one array [...]"
+            }
+            () if self.text.trim_ascii_start().starts_with(b"{'") => {
+                "; it looks like a dictionary as Python prints it: write it with json.dumps"
+            }
+            () => "",
+        }
+    }
+
     fn broken(&self, error: &serde_json::Error) -> anyhow::Error {
         let Self { path, start, .. } = self;
         let line = *start + (error.line() as u64).max(1) - 1;
@@ -411,7 +427,10 @@ impl Objects {
             serde_json::error::Category::Eof => {
                 anyhow!("{path}:{start}: not a JSON object: {text}")
             }
-            _ => anyhow!("{location}: not a JSON object{opened}: {text} (column {})", error.column()),
+            _ => {
+                let (column, way_out) = (error.column(), self.way_out(text));
+                anyhow!("{location}: not a JSON object{opened}: {text} (column {column}){way_out}")
+            }
         }
     }
 }
@@ -562,7 +581,7 @@ impl ReadObject for ReadValues<'_> {
         let object = self.values.object;
         let slot = &mut self.values.slots[column];
         if slot.object == object {
-            return Err(A::Error::custom(format!("the key `{}` stands twice in it", clip(key))));
+            return Err(A::Error::custom(format!("the key `{}` occurs twice", clip(key))));
         }
         slot.object = object;
         if !slot.is_wanted {

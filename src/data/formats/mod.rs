@@ -332,9 +332,27 @@ fn recognised(name: &str, mut source: Box<dyn BufRead>, expected: &str) -> Resul
 
 fn quoted(names: &[String]) -> String {
     const SHOWN: usize = 30;
-    let mut text = names.iter().take(SHOWN).map(|name| format!("`{}`", clip(name))).collect::<Vec<_>>().join(", ");
+    let shown = |name: &String| format!("`{}`", clip(&visible(name)));
+    let mut text = names.iter().take(SHOWN).map(shown).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// A name with signs that cannot be seen spelled out: `text` and `text` with a zero-width space look the same.
+fn visible(name: &str) -> String {
+    let is_hidden = |sign: char| {
+        sign.is_control()
+            || sign.is_whitespace() && sign != ' '
+            || matches!(sign, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}' | '\u{feff}')
+    };
+    let mut text = String::new();
+    for sign in name.chars() {
+        match is_hidden(sign) {
+            true => text.extend(sign.escape_default()),
+            false => text.push(sign),
+        }
     }
     text
 }

@@ -26,7 +26,7 @@ pub(super) struct ParquetRows {
     schema: TypePtr,
     columns: Vec<String>,
     rows: RowIter<'static>,
-    /// Of each column, the names of its classes.
+    /// For each column, the names of its classes.
     classes: Vec<Option<Vec<String>>>,
     /// Of each column that is read, its place among all.
     places: Vec<usize>,
@@ -100,7 +100,7 @@ impl ParquetRows {
         self.values[column].cell()
     }
 
-    /// From 1.
+    /// The row's number, from 1.
     pub(super) fn row_number(&self) -> u64 {
         self.number
     }
