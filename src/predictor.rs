@@ -1,5 +1,6 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -63,6 +64,7 @@ pub struct Predictor {
     pub trained: Trained,
     pub classifier: Classifier,
     pub encoder: Arc<TextEncoder>,
+    base_files: Vec<PathBuf>,
     /// Tokens in the model's vocabulary.
     vocab_size: usize,
     /// Labels, thresholds, columns.
@@ -86,7 +88,14 @@ impl Predictor {
         load(&trained, &classifier)?;
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         let encoder = Arc::new(encoder);
-        Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
+        let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);
+        Ok(Self { trained, classifier, encoder, base_files, vocab_size, file })
+    }
+
+    /// The files that it was read from: no output may replace them.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        [self.trained.files(), self.base_files.clone()].concat()
     }
 
     /// Tokenizes rows of `source`, which follow `before` others.
