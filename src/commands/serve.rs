@@ -10,8 +10,8 @@ use crate::cli::{LogFormat, ServeArgs};
 use crate::config::overrides::Overrides;
 use crate::console::Console;
 use crate::embedded;
-use crate::predictor::CLASSIFIER;
 use crate::exit::Usage;
+use crate::predictor::CLASSIFIER;
 use crate::server::{self, Access, Keys, Limits, LogSettings, OpenDevice, Settings, Source};
 
 /// The environment variable with a key.
