@@ -10,6 +10,7 @@ pub mod labelled;
 pub mod list_column;
 mod python_literal;
 pub mod recognise;
+pub mod same_text;
 pub mod sampler;
 pub mod split;
 pub mod split_files;

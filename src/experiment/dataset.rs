@@ -116,7 +116,7 @@ pub fn encode_together(
     let own = Rows { before: rows.before + share.start, examples: &rows.examples[share], ..*rows };
     let own: Vec<Encoded> = encode(encoder, vocab_size, &own)?.into_iter().map(|sample| sample.tokens).collect();
     let all = group.gather(&own)?.into_iter().flatten();
-    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
+    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone(), frozen: None };
     Ok(all.zip(rows.examples).map(sample).collect())
 }
 

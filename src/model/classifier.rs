@@ -187,7 +187,7 @@ impl Classifier {
         &self.frozen
     }
 
-    /// What the adapter of a module multiplies its product with.
+    /// The factor of the product of a module's adapter.
     pub(super) fn scaling_of(&self, module: &str) -> Option<f32> {
         self.lora.shape_of(module).map(|shape| shape.scaling as f32)
     }

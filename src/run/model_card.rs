@@ -274,6 +274,7 @@ mod tests {
             id_column: None,
             labels_column: None,
             label_separator: None,
+            quoting: None,
             max_length: 64,
             base: Base {
                 name: "meta-llama/Llama-3.2-1B".into(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chunk::ENDING;
 use crate::atomic_file;
-use crate::user_cache;
+use crate::file_identity;
 
 /// What a directory's chunks are of.
 const ABOUT: &str = "about.json";
@@ -49,7 +49,7 @@ struct ChunkFile {
 /// Where caches are; `None` where the system names no directory for them.
 #[must_use]
 pub fn root() -> Option<PathBuf> {
-    user_cache::directory("activations")
+    Some(file_identity::user_cache()?.join("llmcls").join("activations"))
 }
 
 /// Says what a cache is of. Without it only the list is poorer.
