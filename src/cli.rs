@@ -222,7 +222,7 @@ pub struct ManArgs {
 }
 
 /// Where a configuration comes from.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct ConfigArgs {
     /// YAML configuration; may be given several times, later files over earlier ones
     #[arg(long, short, value_name = "FILE", help_heading = CONFIGURATION)]
@@ -265,7 +265,7 @@ pub struct TrainArgs {
 }
 
 /// `llmcls check`
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct CheckArgs {
     /// YAML configuration, as with --config
     #[arg(value_name = "CONFIG", conflicts_with = "config")]
@@ -273,6 +273,12 @@ pub struct CheckArgs {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Train TF-IDF with logistic regression on the same rows, and score it on the test rows, or on validation
+    #[arg(long)]
+    pub baseline: bool,
+    /// Print what was found as JSON, with all labels
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which trained classifier.
@@ -375,13 +381,17 @@ pub struct PredictArgs {
     /// A text to predict, in place of a file; may be given several times. Prints to standard output
     #[arg(long, value_name = "TEXT", conflicts_with = "input_csv", allow_hyphen_values = true)]
     pub text: Vec<String>,
-    /// Where predictions go: JSON lines, or by its ending .csv or .tsv; - is standard output
+    /// Where predictions go: JSON lines, or by its ending .csv, .tsv or .parquet; - is standard output
     /// [default: preds.jsonl]
     #[arg(long, short, value_name = "FILE", conflicts_with = "output_jsonl")]
     pub output: Option<PathBuf>,
     /// Go on with the output of a job that was killed, given the same arguments
     #[arg(long)]
     pub resume: bool,
+    /// Say which words weighed for each predicted label, or for the most likely one if none is predicted, by integrated
+    /// gradients; about fifty times the time
+    #[arg(long)]
+    pub explain: bool,
     /// The same as INPUT
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,

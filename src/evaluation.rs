@@ -96,7 +96,7 @@ pub fn evaluate(
             if let Some(label) = logits.iter().position(|logit| !logit.is_finite()) {
                 return Err(NotFinite::logit(logits[label], label, index).into());
             }
-            probabilities[index] = to_probabilities(logits, classifier.problem());
+            probabilities[index] = to_probabilities(logits, classifier.temperature(), classifier.problem());
         }
         on_batch(indices.len());
     }
@@ -115,7 +115,11 @@ pub fn evaluate(
     })
 }
 
-fn to_probabilities(logits: &[f32], problem: Problem) -> Vec<f32> {
+fn to_probabilities(logits: &[f32], temperature: f32, problem: Problem) -> Vec<f32> {
+    if temperature != 1.0 {
+        let scaled: Vec<f32> = logits.iter().map(|logit| logit / temperature).collect();
+        return to_probabilities(&scaled, 1.0, problem);
+    }
     match problem {
         Problem::MultiLabel => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
         Problem::SingleLabel => {

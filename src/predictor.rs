@@ -11,10 +11,12 @@ use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset::{self, Rows};
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::lora::Trains;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
+use crate::run::whole_model;
 
 /// A trained classifier, ready to predict.
 pub struct Predictor {
@@ -36,18 +38,26 @@ impl Predictor {
     /// # Errors
     /// If a part is missing, or does not fit the others.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
-        let (lora, _) = adapter::read_config(&trained.adapter)?;
+        let is_whole = whole_model::is_whole_model(&trained.adapter);
+        let trains = match is_whole {
+            true => Trains::Head,
+            false => Trains::Adapters(adapter::read_config(&trained.adapter)?.0),
+        };
         let classifier = base.classifier(&ClassifierOptions {
             labels: file.labels.len(),
             base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
             problem: Problem::from(file.model_config()?.problem_type),
             storage: base.storage,
-            lora,
+            trains,
             weights: BceWeights::default(),
             recompute: false,
             device: base.device_for_predicting(),
         })?;
-        adapter::load(&trained.adapter, &classifier)?;
+        match is_whole {
+            true => whole_model::load(&trained.adapter, &classifier)?,
+            false => adapter::load(&trained.adapter, &classifier)?,
+        }
+        classifier.set_temperature(file.temperature);
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
     }
@@ -86,6 +96,10 @@ impl Predictor {
 /// # Errors
 /// Says in what it differs.
 pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, console: Console) -> Result<()> {
+    // A whole model is its own base, and its manifest was checked.
+    if whole_model::is_whole_model(&trained.adapter) {
+        return Ok(());
+    }
     // A tokenizer of its own is used in place of the base's.
     let needs_tokenizer = !trained.adapter.join("tokenizer.json").is_file();
     base.ensure_is(&file.base, needs_tokenizer, console).with_context(|| format!("{}", trained.adapter.display()))

@@ -54,3 +54,5 @@ mod resume;
 mod rows;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
+/// Encoders whose every weight is trained.
+mod whole_model;

@@ -11,7 +11,7 @@ use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::{Console, print};
 use crate::exit::Usage;
-use crate::experiment::base_model::{BaseModel, lora_options};
+use crate::experiment::base_model::{BaseModel, trains};
 use crate::experiment::init_adapter::InitAdapter;
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
@@ -31,13 +31,13 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = configuration::load(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
     let base = BaseModel::open(&config.model, device, console)?;
-    let lora = lora_options(&config.model, &base.config)?;
+    let trains = trains(&config.model, &base)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,
         problem: Problem::from(config.model.problem_type),
         storage: base.storage,
-        lora: lora.clone(),
+        trains: trains.clone(),
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
         device: match args.mode {
@@ -47,7 +47,9 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     })?;
     classifier.initialize(config.exp.seeds[0])?;
     let model = &config.model;
-    if let Some(adapter) = InitAdapter::open_for_timing(model, &base, args.labels, &lora, &classifier, console)? {
+    if let Some(lora) = trains.lora()
+        && let Some(adapter) = InitAdapter::open_for_timing(model, &base, args.labels, lora, &classifier, console)?
+    {
         adapter.apply(&classifier)?;
     }
     let batches = batches(args, base.config.vocab_size)?;

@@ -18,6 +18,7 @@ use crate::kernels::device::Device;
 use crate::predictor::{self, Predictor};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{find_verified, newest_finished};
+use crate::run::whole_model;
 
 /// The classifier that a command's flags name.
 pub struct Loaded {
@@ -59,7 +60,15 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        if let Some(name) = &overrides.model_name {
+        if whole_model::is_whole_model(&trained.adapter) {
+            ensure!(
+                overrides.model_name.is_none(),
+                "--set model.model_name: {} holds every weight and needs no base; leave it out",
+                trained.adapter.display()
+            );
+            model.model_name = trained.adapter.display().to_string();
+            model.random_init = false;
+        } else if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
         let base = BaseModel::open(&model, device, console).with_context(|| {

@@ -9,6 +9,7 @@ pub mod loaded;
 mod outcome;
 pub mod predict;
 mod predict_input;
+mod predict_parquet;
 pub mod prepare;
 pub mod runs;
 pub mod train;
@@ -56,7 +57,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Prepare(_) | Command::Runs(_) | Command::ConfigSchema | Command::Completions(_) | Command::Man(_) => {
             unreachable!("returned above")
         }
-        Command::Check(args) => check::run(&args.config, &device, console),
+        Command::Check(args) => check::run(args, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }
 }

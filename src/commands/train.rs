@@ -4,19 +4,19 @@ use anyhow::{Context, Result};
 
 use super::{check, configuration, outcome};
 use crate::atomic_file;
-use crate::cli::TrainArgs;
+use crate::cli::{CheckArgs, TrainArgs};
 use crate::console::Console;
 use crate::evaluation::NotFinite;
 use crate::exit::{Resumable, Usage};
 use crate::experiment::base_model::{BaseModel, settle_compute};
 use crate::experiment::prepared::Experiment;
 use crate::experiment::summary::{summarize, write_environment};
-use crate::experiment::{resume, run_report, summary};
+use crate::experiment::{resume, run_report, summary, yardstick};
 use crate::interrupt::{self, Interrupted};
 use crate::kernels::device::Device;
 use crate::run::directory::RunDir;
 use crate::run::records;
-use crate::run::results::RunSummary;
+use crate::run::results::{RunSummary, Yardstick};
 use crate::secret;
 
 /// Trains.
@@ -25,7 +25,8 @@ use crate::secret;
 /// If the configuration, the data or the model cannot be used, or training fails.
 pub fn run(args: &TrainArgs, device: &Device, console: Console) -> Result<()> {
     if args.dry_run {
-        return check::run(&args.config, device, console);
+        let args = CheckArgs { config: args.config.clone(), json: args.json, ..CheckArgs::default() };
+        return check::run(&args, device, console);
     }
     if args.resume.is_some() && args.config.override_output_root.is_some() {
         return Err(Usage("--override_output_root: a run that is resumed stays in its directory".to_owned()).into());
@@ -87,6 +88,19 @@ fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
     error.context(Resumable { run: run.path().to_owned() })
 }
 
+/// What a linear classifier reaches on the rows that the best seed is scored on.
+fn baseline(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) -> Result<Option<Yardstick>> {
+    let console = experiment.console;
+    if !yardstick::is_quick(experiment) {
+        console.say("the linear baseline would take long here; `llmcls check --baseline` measures it");
+        return Ok(None);
+    }
+    let (split, rows) = experiment.reported();
+    let predictions = run.seed(results.best_seed)?.predictions(split);
+    let predictions = records::read_predictions(&predictions, &experiment.file.labels)?;
+    yardstick::measure(experiment, (split, &rows.examples), Some(&predictions), console).map(Some)
+}
+
 /// Trains the seeds that are not finished, and writes the summary.
 fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Result<RunSummary> {
     write_environment(run, &experiment.base.device)?;
@@ -105,7 +119,8 @@ fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Re
         });
     }
     write_environment(run, &experiment.base.device)?;
-    let results = summarize(experiment, seeds)?;
+    let mut results = summarize(experiment, seeds)?;
+    results.baseline = baseline(experiment, run, &results)?;
     summary::say(&results, experiment.console);
     run_report::write(experiment, run, &results, shows_texts)?;
     records::write_json(&run.summary(), &serde_json::to_value(&results)?)?;

@@ -2,6 +2,7 @@
 
 pub mod base_head;
 pub mod base_model;
+pub mod checked;
 pub mod choices;
 pub mod dataset;
 pub mod init_adapter;
@@ -15,3 +16,5 @@ pub mod starter_report;
 pub mod summary;
 pub mod tuned;
 pub mod warnings;
+pub mod why;
+pub mod yardstick;

@@ -5,14 +5,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::base_model::{BaseModel, lora_options};
+use super::base_model::{self, BaseModel};
 use super::choices::FEWEST_STEPS;
 use super::dataset::{self, Dataset, Rows};
 use super::init_adapter::InitAdapter;
 use super::split_rows::SplitRows;
 use super::{base_head, resume, warnings};
 use crate::config::Config;
-use crate::config::model::ProblemType;
+use crate::config::model::{ProblemType, Trains as Trained};
 use crate::config::train::{Reduction, SchedulerType};
 use crate::console::{Console, bytes};
 use crate::data::table::Columns;
@@ -21,9 +21,11 @@ use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
 use crate::metrics::{METRICS, Metric};
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
-use crate::model::lora::LoraOptions;
+use crate::model::lora::Trains;
 use crate::run::adapter::BaseName;
 use crate::run::classifier_file::{Base, ClassifierFile};
+use crate::run::trained_weights::SavedAs;
+use crate::run::whole_model::BaseConfig;
 use crate::thresholds::Scope;
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -37,7 +39,9 @@ pub struct Experiment<'a> {
     pub metric: &'static Metric,
     pub base: BaseModel,
     pub encoder: TextEncoder,
-    pub lora: LoraOptions,
+    pub trains: Trains,
+    /// The base's `config.json`, where the whole model is saved.
+    pub base_config: BaseConfig,
     pub file: ClassifierFile,
     pub classifier: Classifier,
     pub init_adapter: Option<InitAdapter>,
@@ -87,7 +91,8 @@ impl<'a> Experiment<'a> {
         let memory = base.device.memory();
         let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
         refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
-        let lora = lora_options(&config.model, &base.config)?;
+        let trains = base_model::trains(&config.model, &base)?;
+        let base_config = BaseConfig::read(&base.files.config, &columns.labels, problem)?;
         // The head of `init_adapter` counts in any case.
         let messages = config.model.init_adapter.is_none().then_some((console, &*base.files.name));
         let classifier = base.classifier(&ClassifierOptions {
@@ -95,12 +100,15 @@ impl<'a> Experiment<'a> {
             base_rows: base_head::rows((&base.config, &base.weights), &columns.labels, messages),
             problem,
             storage: base.storage,
-            lora: lora.clone(),
+            trains: trains.clone(),
             weights: dataset::loss_weights(config, &columns.labels, &train.examples)?,
             recompute: config.train.gradient_checkpointing,
             device: base.device.clone(),
         })?;
-        let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
+        let init_adapter = match trains.lora() {
+            Some(lora) => InitAdapter::open(&config.model, &base, &columns.labels, lora, &classifier, console)?,
+            None => None,
+        };
         let file = describe(config, columns, max_length, base.record(console)?);
         console.say(format!(
             "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
@@ -121,7 +129,8 @@ impl<'a> Experiment<'a> {
             metric,
             base,
             encoder,
-            lora,
+            trains,
+            base_config,
             file,
             classifier,
             init_adapter,
@@ -160,6 +169,7 @@ impl<'a> Experiment<'a> {
             config: &self.base.config,
             storage: self.base.storage,
             trained: self.classifier.trained_parameters(),
+            trains_all: matches!(self.trains, Trains::All),
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
@@ -202,6 +212,22 @@ impl<'a> Experiment<'a> {
             patience: train.early_stopping_patience,
             save_steps: train.save_steps,
             save_total_limit: train.save_total_limit,
+        }
+    }
+
+    /// The rows that reports show: of test, or of validation where there is no test split.
+    pub fn reported(&self) -> (&'static str, &Dataset) {
+        match &self.test {
+            Some(test) => ("test", test),
+            None => ("validation", &self.validation),
+        }
+    }
+
+    /// The form of the weights' files.
+    pub fn saved_as(&self) -> SavedAs<'_> {
+        match &self.trains {
+            Trains::Adapters(lora) => SavedAs::Adapter { lora, base: self.base_name() },
+            Trains::All | Trains::Head => SavedAs::WholeModel(&self.base_config),
         }
     }
 
@@ -303,8 +329,10 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         id_column: config.data.id_column.clone(),
         labels_column: config.data.labels_column.clone(),
         label_separator: columns.label_list.and_then(|list| list.separator),
+        temperature: 1.0,
         max_length,
         base,
+        is_whole_model: config.model.train == Trained::All,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),

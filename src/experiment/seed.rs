@@ -9,15 +9,17 @@ use super::run_report::BOOTSTRAP_SEED;
 use super::tuned::Tuned;
 use super::{resume, warnings};
 use crate::atomic_file;
-use crate::config::train::Reporter;
+use crate::config::train::{Calibration, Reporter};
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
-use crate::metrics::Decision;
 use crate::metrics::bootstrap::Intervals;
+use crate::metrics::{Decision, temperature};
+use crate::model::classifier::Problem;
+use crate::model::lora::Trains;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::SeedDir;
 use crate::run::model_card::{CardFacts, model_card};
-use crate::run::results::{EvalMetrics, SeedResult, SplitResult};
+use crate::run::results::{Calibrated, CalibrationScores, EvalMetrics, SeedResult, SplitResult};
 use crate::run::{adapter, manifest, records};
 use crate::thresholds::{Objective, Scope};
 use crate::training::scored::{Scored, score};
@@ -27,6 +29,7 @@ impl Experiment<'_> {
     /// Trains one seed and writes its directory; returns its part of the summary.
     pub fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<SeedResult> {
         self.classifier.initialize(seed)?;
+        self.classifier.set_temperature(1.0);
         if let Some(adapter) = &self.init_adapter {
             adapter.apply(&self.classifier)?;
         }
@@ -38,8 +41,8 @@ impl Experiment<'_> {
             validation: &self.validation.samples,
             labels: &self.file.labels,
             thresholds: &self.file.thresholds,
-            lora: &self.lora,
-            base: self.base_name(),
+            saved_as: self.saved_as(),
+            base_name: &self.base.files.name,
             directory,
             writes_events: self.config.train.report_to.0.contains(&Reporter::Tensorboard),
             resume_from: resume::newest_checkpoint(directory, self.console)?,
@@ -52,12 +55,26 @@ impl Experiment<'_> {
         let labels = &self.file.labels;
         let score =
             |split: &Dataset| score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, self.console);
-        let validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
+        let mut validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
+        let mut file = self.file.clone();
+        let mut calibration = None;
+        if self.config.train.calibration == Calibration::Temperature {
+            let before = CalibrationScores::of(&validation.scores);
+            let is_single = self.classifier.problem() == Problem::SingleLabel;
+            file.temperature = temperature::fit(&validation.evaluation.predictions, is_single) as f32;
+            self.classifier.set_temperature(file.temperature);
+            validation = score(&self.validation)?;
+            let after = CalibrationScores::of(&validation.scores);
+            self.console.say(format!(
+                "seed {seed}, temperature {:.3}: calibration error on validation {:.4}, before {:.4}",
+                file.temperature, after.calibration_error, before.calibration_error
+            ));
+            calibration = Some(Calibrated { temperature: file.temperature, before, after });
+        }
         let mut splits = vec![("validation", &self.validation, validation)];
         if let Some(test) = &self.test {
             splits.push(("test", test, score(test)?));
         }
-        let mut file = self.file.clone();
         let mut tuned = None;
         if let Some(scope) = Scope::of(self.config.train.tune_thresholds) {
             let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
@@ -88,6 +105,7 @@ impl Experiment<'_> {
             optimizer_bytes: outcome.optimizer_bytes,
             thresholds: file.thresholds.clone(),
             tuned: tuned.as_ref().map(Tuned::record),
+            calibration,
             validation: results.next().context("the validation rows were scored")?,
             test: results.next(),
         };
@@ -140,7 +158,7 @@ impl Experiment<'_> {
             return Ok(());
         }
         atomic_file::write_directory(&directory.best(), |inside| {
-            adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
+            self.saved_as().save(inside, &self.classifier)?;
             self.encoder.save(inside)?;
             file.save(inside)?;
             manifest::write(inside)
@@ -156,7 +174,12 @@ impl Experiment<'_> {
             rows: &rows,
             settings: &[
                 ("seed", result.seed.to_string()),
-                ("LoRA r, α, dropout", format!("{}, {}, {}", model.lora_r, model.lora_alpha, model.lora_dropout)),
+                match &self.trains {
+                    Trains::Adapters(lora) => {
+                        ("LoRA r, α, dropout", format!("{}, {}, {}", lora.rank, lora.alpha, lora.dropout))
+                    }
+                    Trains::All | Trains::Head => ("trained", "every weight".to_owned()),
+                },
                 ("base in 4 bits", model.use_4bit.to_string()),
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
                 ("learning rate", train.learning_rate.to_string()),
@@ -188,20 +211,22 @@ impl Experiment<'_> {
         };
         let expected = predict(&self.validation.samples[..examples.len()])?;
         manifest::verify(&best)?;
-        let (lora, _) = adapter::read_config(&best)?;
-        let is_same = |module: &String| lora.shape_of(module) == self.lora.shape_of(module);
-        ensure!(
-            self.classifier.modules().iter().all(is_same),
-            "{}: adapter_config.json describes other adapters than were trained; this is a bug in llmcls, please report it",
-            best.display()
-        );
+        if let Some(ours) = self.trains.lora() {
+            let (lora, _) = adapter::read_config(&best)?;
+            let is_same = |module: &String| lora.shape_of(module) == ours.shape_of(module);
+            ensure!(
+                self.classifier.modules().iter().all(is_same),
+                "{}: adapter_config.json describes other adapters than were trained; this is a bug in llmcls, please report it",
+                best.display()
+            );
+        }
         let file = ClassifierFile::load(&best)?;
         ensure!(
             file.is_some_and(|file| file.labels == self.file.labels && file.base == self.file.base),
             "{}: classifier.json describes another classifier than was trained; this is a bug in llmcls, please report it",
             best.display()
         );
-        adapter::load(&best, &self.classifier)?;
+        self.saved_as().load(&best, &self.classifier)?;
         let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
         let rows = Rows { examples, source: "validation", before: 0 };
         let found = predict(&dataset::encode(&encoder, self.base.config.vocab_size, &rows)?)?;

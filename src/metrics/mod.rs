@@ -4,6 +4,7 @@ pub mod bootstrap;
 pub mod curves;
 pub mod errors;
 pub mod ranking;
+pub mod temperature;
 
 use serde::{Deserialize, Serialize};
 

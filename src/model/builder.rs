@@ -2,25 +2,23 @@
 
 use std::rc::Rc;
 
-use anyhow::{Result, bail, ensure};
-use candle_core::Tensor;
+use anyhow::{Result, ensure};
 
 use super::config::NormKind;
-use super::lora::{AdapterShape, LoraOptions};
+use super::lora::{AdapterShape, Trains};
+use super::modules::{Embedding, Linear, Norm};
 use super::weights::{BaseStorage, Precision, Weights};
-use crate::kernels::buffer;
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::FrozenMatrix;
-use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::layer_norm::{LayerNorm, layer_norm};
-use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
-use crate::ops::rms_norm::{RmsNorm, rms_norm};
-use crate::ops::rows::add;
-use crate::ops::tape::{Param, Tape, Value};
+use crate::ops::dropout::Dropout;
+use crate::ops::layer_norm::LayerNorm;
+use crate::ops::lora_linear::{Adapter, LoraLinear};
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::tape::Param;
 
 /// A trained parameter's value at the start of training.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Initial {
     /// U(±bound)
     Uniform(f32),
@@ -30,6 +28,8 @@ pub(super) enum Initial {
     Constant(f32),
     /// Those of the base.
     Values(Vec<f32>),
+    /// Those of the base, left in its file.
+    Matrix(Rc<FrozenMatrix>),
 }
 
 /// Hands out modules while a model is built, in the order of its state dict.
@@ -40,7 +40,7 @@ pub(super) struct Builder<'a> {
     /// What stands before them in a classifier: peft's names have it.
     root: &'static str,
     storage: BaseStorage,
-    lora: &'a LoraOptions,
+    trains: &'a Trains,
     /// Where modules that are asked for next are to be.
     pub(super) device: Device,
     pub(super) params: Vec<Rc<Param>>,
@@ -72,7 +72,7 @@ impl<'a> Builder<'a> {
         weights: &'a Weights,
         (root, embedding): (&'static str, &str),
         storage: BaseStorage,
-        lora: &'a LoraOptions,
+        trains: &'a Trains,
         device: &Device,
     ) -> Self {
         let prefix = if weights.has(&format!("{embedding}.weight")) { "" } else { root };
@@ -81,7 +81,7 @@ impl<'a> Builder<'a> {
             prefix,
             root,
             storage,
-            lora,
+            trains,
             device: device.clone(),
             params: Vec::new(),
             initial: Vec::new(),
@@ -119,22 +119,16 @@ impl<'a> Builder<'a> {
 
     /// Whether peft saves a module whole, where an adapter says so.
     pub(super) fn saves_whole(&self, module: &str) -> Option<bool> {
-        self.lora.saves_whole(module)
+        self.trains.lora().and_then(|lora| lora.saves_whole(module))
     }
 
     /// Whether a module gets an adapter.
     pub(super) fn is_target(&self, module: &str) -> bool {
-        self.lora.shape_of(module).is_some()
+        self.trains.lora().is_some_and(|lora| lora.shape_of(module).is_some())
     }
 
-    /// A frozen linear layer, with an adapter if it is a target.
-    pub(super) fn linear(
-        &mut self,
-        module: &str,
-        outputs: usize,
-        inputs: usize,
-        has_bias: bool,
-    ) -> Result<Rc<LoraLinear>> {
+    /// A linear layer of the base: frozen, with an adapter if it is a target, or trained.
+    pub(super) fn linear(&mut self, module: &str, outputs: usize, inputs: usize, has_bias: bool) -> Result<Linear> {
         self.linear_named(&self.prefixed(module), self.rooted(module), outputs, inputs, has_bias)
     }
 
@@ -146,51 +140,89 @@ impl<'a> Builder<'a> {
         outputs: usize,
         inputs: usize,
         has_bias: bool,
-    ) -> Result<Rc<LoraLinear>> {
+    ) -> Result<Linear> {
         let weights = self.weights;
-        let weight = weights.matrix(&format!("{stored}.weight"), outputs, inputs, self.storage)?;
+        let weight = self.matrix(&format!("{stored}.weight"), (outputs, inputs), self.storage)?;
         let bias = weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
+        self.modules.push(module.clone());
+        if self.trains_all() {
+            let weight = self.param(format!("{module}.weight"), (outputs, inputs), Initial::Matrix(Rc::new(weight)))?;
+            let bias = bias.map(|bias| self.vector(format!("{module}.bias"), outputs, Initial::Values(bias)));
+            return Ok(Linear::Trained { weight, bias: bias.transpose()? });
+        }
         self.count(&weight);
         let weight = self.device.hold(weight)?;
         self.count_floats(bias.as_ref());
-        let mut adapter = None;
-        if let Some(AdapterShape { rank, scaling, .. }) = self.lora.shape_of(&module) {
-            let site = self.params.len() as u32;
-            // peft's Kaiming uniform with a = √5.
-            let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
-            adapter = Some(Adapter {
-                a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
-                b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
-                scaling: scaling as f32,
-                dropout: self.lora.dropout as f32,
-                site,
-            });
-        }
-        self.modules.push(module);
-        Ok(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter }))
+        let adapter = self.adapter(&module, outputs, inputs)?;
+        Ok(Linear::Frozen(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter })))
     }
 
-    /// A frozen table of embeddings.
-    pub(super) fn embedding(&mut self, module: &str, rows: usize, width: usize) -> Result<FrozenMatrix> {
+    /// A matrix of the base. What is trained is read from its file once, and needs no other form of it.
+    fn matrix(&self, name: &str, (rows, columns): (usize, usize), storage: BaseStorage) -> Result<FrozenMatrix> {
+        let storage = match self.trains_all() {
+            true => BaseStorage { precision: self.weights.precision(name), is_4bit: false },
+            false => storage,
+        };
+        self.weights.matrix(name, rows, columns, storage)
+    }
+
+    fn adapter(&mut self, module: &str, outputs: usize, inputs: usize) -> Result<Option<Adapter>> {
+        let Some(lora) = self.trains.lora() else { return Ok(None) };
+        let Some(AdapterShape { rank, scaling, .. }) = lora.shape_of(module) else { return Ok(None) };
+        let site = self.params.len() as u32;
+        // peft's Kaiming uniform with a = √5.
+        let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
+        Ok(Some(Adapter {
+            a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
+            b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
+            scaling: scaling as f32,
+            dropout: lora.dropout as f32,
+            site,
+        }))
+    }
+
+    /// A table of embeddings. Row `padding` is never trained.
+    pub(super) fn embedding(
+        &mut self,
+        module: &str,
+        rows: usize,
+        width: usize,
+        padding: Option<u32>,
+    ) -> Result<Embedding> {
         let storage = BaseStorage { is_4bit: false, ..self.storage };
-        let table = self.weights.matrix(&format!("{}{module}.weight", self.prefix), rows, width, storage)?;
+        let table = self.matrix(&format!("{}{module}.weight", self.prefix), (rows, width), storage)?;
+        if self.trains_all() {
+            let name = format!("{}.weight", self.rooted(module));
+            let table = self.param(name, (rows, width), Initial::Matrix(Rc::new(table)))?;
+            return Ok(Embedding::Trained { table, padding });
+        }
         self.count(&table);
         self.size.embedding_bytes += table.bytes();
-        Ok(table)
+        Ok(Embedding::Frozen(table))
     }
 
-    /// A frozen norm.
+    /// A norm of the base.
     pub(super) fn norm(&mut self, module: &str, width: usize, kind: NormKind, epsilon: f32) -> Result<Norm> {
         let name = format!("{}{module}", self.prefix);
         // Checkpoints from TensorFlow call them so still.
         let has_old_names = self.weights.has(&format!("{name}.gamma"));
         let [weight, bias] = if has_old_names { ["gamma", "beta"] } else { ["weight", "bias"] };
         let mut weight = self.weights.norm(&format!("{name}.{weight}"), width)?;
+        let bias = match kind {
+            NormKind::Layer { has_bias } => self.weights.bias(&format!("{name}.{bias}"), width, has_bias)?,
+            NormKind::Rms | NormKind::RmsFromOne => None,
+        };
+        if self.trains_all() {
+            ensure!(matches!(kind, NormKind::Layer { .. }), "{name}: only layer norms are trained");
+            let root = self.rooted(module);
+            let weight = self.vector(format!("{root}.weight"), width, Initial::Values(weight))?;
+            let bias = bias.map(|bias| self.vector(format!("{root}.bias"), width, Initial::Values(bias)));
+            return Ok(Norm::Trained { weight, bias: bias.transpose()?, epsilon });
+        }
         self.count_floats(Some(&weight));
+        self.count_floats(bias.as_ref());
         Ok(match kind {
-            NormKind::Layer { has_bias } => {
-                let bias = self.weights.bias(&format!("{name}.{bias}"), width, has_bias)?;
-                self.count_floats(bias.as_ref());
+            NormKind::Layer { .. } => {
                 Norm::Layer(Rc::new(LayerNorm { weight: weight.into(), bias: bias.map(Constant::from), epsilon }))
             }
             NormKind::Rms => Norm::Rms(Rc::new(RmsNorm { weight: weight.into(), epsilon })),
@@ -201,6 +233,11 @@ impl<'a> Builder<'a> {
                 Norm::Rms(Rc::new(RmsNorm { weight: weight.into(), epsilon }))
             }
         })
+    }
+
+    /// Whether every weight of the base is trained.
+    pub(super) fn trains_all(&self) -> bool {
+        matches!(self.trains, Trains::All)
     }
 
     /// A site where the base drops elements with probability `p`.
@@ -219,10 +256,15 @@ impl<'a> Builder<'a> {
         if let Some(total) = self.memory {
             ensure!(
                 2 * self.trained_bytes <= total,
-                "model.lora_r is {}: adapters and their gradients take more than {} bytes, and there are {total}; lower \
-                 model.lora_r, or name fewer model.lora_target_modules",
-                self.lora.rank,
-                2 * self.trained_bytes
+                "{} and their gradients take more than {} bytes, and there are {total}; {}",
+                self.trains.lora().map_or("model.train is all: the weights".to_owned(), |lora| {
+                    format!("model.lora_r is {}: adapters", lora.rank)
+                }),
+                2 * self.trained_bytes,
+                match self.trains.lora() {
+                    Some(_) => "lower model.lora_r, or name fewer model.lora_target_modules",
+                    None => "use model.train=lora",
+                }
             );
         }
         self.push(Param::new(name, self.device.zeros(shape)?)?, initial)
@@ -259,58 +301,4 @@ impl<'a> Builder<'a> {
         self.size.parameters += len;
         self.size.bytes += 4 * len;
     }
-}
-
-/// A frozen norm.
-#[derive(Clone, Debug)]
-pub(super) enum Norm {
-    Rms(Rc<RmsNorm>),
-    Layer(Rc<LayerNorm>),
-}
-
-impl Norm {
-    pub(super) fn forward(&self, tape: &Tape, x: &Value) -> candle_core::Result<Value> {
-        match self {
-            Self::Rms(norm) => rms_norm(tape, x, norm),
-            Self::Layer(norm) => layer_norm(tape, x, norm),
-        }
-    }
-}
-
-/// `residual + drop(linear(x))`: one op where nothing is dropped.
-pub(super) fn add_linear(
-    tape: &Tape,
-    x: &Value,
-    linear: &Rc<LoraLinear>,
-    site: &Dropout,
-    residual: &Value,
-) -> candle_core::Result<Value> {
-    if !site.is_active(tape) {
-        return lora_linear(tape, x, linear, Some(residual));
-    }
-    let y = dropout(tape, lora_linear(tape, x, linear, None)?, site)?;
-    add(tape, &y, residual)
-}
-
-/// Rows of the embedding table, each times `scale`, `(N, D)`.
-///
-/// # Errors
-/// If a token id is outside the table.
-pub(super) fn embed(table: &FrozenMatrix, token_ids: &[u32], scale: f32) -> Result<Tensor> {
-    if let Some(token) = token_ids.iter().find(|&&token| token as usize >= table.rows()) {
-        bail!(
-            "token id {token} is outside the model's vocabulary of {}: tokenizer.json and config.json do not belong together",
-            table.rows()
-        );
-    }
-    let width = table.columns();
-    let x = buffer::new_rows(token_ids.len() * width, width, |first, block| {
-        for (row, &token) in block.chunks_exact_mut(width).zip(&token_ids[first..]) {
-            table.read(token as usize * width, row);
-            if scale != 1.0 {
-                row.iter_mut().for_each(|x| *x *= scale);
-            }
-        }
-    });
-    Ok(buffer::tensor(x, (token_ids.len(), width))?)
 }

@@ -1,5 +1,6 @@
-//! A frozen transformer, its adapters and its head: token ids to logits, `(B, L)`.
+//! A transformer, frozen with adapters or trained, and its head: token ids to logits, `(B, L)`.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,8 @@ use super::batch::Batch;
 use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, LayersConfig, Pooling};
 use super::head::Head;
-use super::lora::LoraOptions;
+use super::lora::Trains;
+use super::modules::Embedding;
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Weights};
@@ -51,8 +53,8 @@ pub struct ClassifierOptions {
     pub problem: Problem,
     /// How the base is held.
     pub storage: BaseStorage,
-    /// The adapters.
-    pub lora: LoraOptions,
+    /// The part of the base that is trained, or its adapters.
+    pub trains: Trains,
     /// How the terms of the training loss are weighted.
     pub weights: BceWeights,
     /// Keep one input a layer and compute the rest again in the backward.
@@ -61,7 +63,7 @@ pub struct ClassifierOptions {
     pub device: Device,
 }
 
-/// A frozen base, its adapters and its head.
+/// A base, its adapters if it is frozen, and its head.
 pub struct Classifier {
     layers: Layers,
     pooling: Pooling,
@@ -73,6 +75,8 @@ pub struct Classifier {
     base: BaseSize,
     problem: Problem,
     weights: BceWeights,
+    temperature: Cell<f32>,
+    device: Device,
 }
 
 enum Layers {
@@ -92,7 +96,7 @@ impl Classifier {
             LayersConfig::PostNorm(_) => post_norm::WORDS,
         };
         let mut builder =
-            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.device);
+            Builder::new(weights, (config.prefix, embedding), options.storage, &options.trains, &options.device);
         let layers = match &config.layers {
             LayersConfig::PreNorm(layers) => {
                 Layers::PreNorm(Box::new(PreNorm::new(&mut builder, config, layers, options.recompute)?))
@@ -104,7 +108,9 @@ impl Classifier {
         // A few rows: not worth a GPU.
         builder.device = Device::cpu();
         let head = Head::new(&mut builder, config, options.labels, options.base_rows.as_deref())?;
-        options.lora.check(&builder.modules)?;
+        if let Some(lora) = options.trains.lora() {
+            lora.check(&builder.modules)?;
+        }
         Ok(Self {
             layers,
             pooling: config.head.pooling,
@@ -116,6 +122,8 @@ impl Classifier {
             base: builder.size,
             problem: options.problem,
             weights: options.weights.clone(),
+            temperature: Cell::new(1.0),
+            device: options.device.clone(),
         })
     }
 
@@ -164,6 +172,23 @@ impl Classifier {
         self.problem
     }
 
+    /// What logits are divided by before they become probabilities.
+    #[must_use]
+    pub fn temperature(&self) -> f32 {
+        self.temperature.get()
+    }
+
+    /// Sets what logits are divided by before they become probabilities. The loss is that of the logits themselves.
+    pub fn set_temperature(&self, temperature: f32) {
+        self.temperature.set(temperature);
+    }
+
+    /// Where the model computes.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The number of trained numbers.
     #[must_use]
     pub fn trained_parameters(&self) -> usize {
@@ -185,6 +210,10 @@ impl Classifier {
                 Initial::Normal { std, cutoff: Some(cutoff) } => stream.truncated_normal(std, cutoff * std, values),
                 Initial::Constant(value) => values.fill(value),
                 Initial::Values(ref base) => values.copy_from_slice(base),
+                Initial::Matrix(ref base) => {
+                    base.read(0, values);
+                    base.release();
+                }
             })?;
             param.clear_gradient();
         }
@@ -213,10 +242,31 @@ impl Classifier {
     /// # Errors
     /// If a token id is outside the vocabulary.
     pub fn logits(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        self.logits_of(tape, &self.embed(tape, batch)?, batch)
+    }
+
+    /// The embedded tokens, `(N, D)`.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        match &self.layers {
+            Layers::PreNorm(layers) => layers.embed(tape, batch),
+            Layers::PostNorm(layers) => layers.embed(tape, batch),
+        }
+    }
+
+    /// The table of token embeddings, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        match &self.layers {
+            Layers::PreNorm(layers) => layers.words(),
+            Layers::PostNorm(layers) => layers.words(),
+        }
+    }
+
+    /// Logits, `(B, L)`, of tokens that are embedded already.
+    pub(super) fn logits_of(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
         let pooled = batch.pooled(self.pooling);
         let mut x = match &self.layers {
-            Layers::PreNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
-            Layers::PostNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
+            Layers::PreNorm(layers) => layers.forward(tape, embedded, batch, pooled.as_ref())?,
+            Layers::PostNorm(layers) => layers.forward(tape, embedded, batch, pooled.as_ref())?,
         };
         x = to_host(tape, x)?;
         if pooled.is_none() {

@@ -1,4 +1,5 @@
-//! Low-rank adapters by peft's rules: which modules get one, of which rank, scaled by how much.
+//! The trained part of a model. Low-rank adapters are chosen by peft's rules: which modules get one, of which rank,
+//! scaled by how much.
 
 use anyhow::{Context, Result, ensure};
 use regex::Regex;
@@ -26,6 +27,28 @@ pub struct LoraOptions {
     pub layers: Option<LayerFilter>,
     /// Modules that peft saves whole, beside the adapters; none: those of the family.
     pub modules_to_save: Option<Vec<String>>,
+}
+
+/// The part of a model that is trained, beside its head.
+#[derive(Clone, Debug)]
+pub enum Trains {
+    /// Low-rank adapters beside the frozen base.
+    Adapters(LoraOptions),
+    /// Every weight.
+    All,
+    /// Nothing: the weights are a trained classifier's.
+    Head,
+}
+
+impl Trains {
+    /// The adapters, if there are any.
+    #[must_use]
+    pub fn lora(&self) -> Option<&LoraOptions> {
+        match self {
+            Self::Adapters(lora) => Some(lora),
+            Self::All | Self::Head => None,
+        }
+    }
 }
 
 /// The adapter of one module.

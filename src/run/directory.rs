@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::{adapter, manifest};
+use super::manifest;
+use super::trained_weights::is_classifier;
 use crate::console::complain;
 use crate::exit::Resumable;
 
@@ -232,7 +233,7 @@ impl Trained {
 /// If there is none.
 pub fn find_trained(path: &Path) -> Result<Trained> {
     ensure!(path.is_dir(), "{}: no such run directory", path.display());
-    if adapter::is_adapter(path) {
+    if is_classifier(path) {
         let seed = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         let config = seed.as_deref().and_then(Path::parent).map(|run| run.join(CONFIG));
         let is_best = path.ends_with("best") && config.as_ref().is_some_and(|config| config.is_file());
@@ -240,7 +241,7 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
         return Ok(Trained { adapter: path.to_owned(), home, config: config.filter(|_| is_best) });
     }
     let best = path.join("best");
-    if adapter::is_adapter(&best) {
+    if is_classifier(&best) {
         let config = path.join("../config.yaml");
         return Ok(Trained { adapter: best, home: path.to_owned(), config: config.is_file().then_some(config) });
     }
@@ -251,7 +252,7 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     let text = fs::read_to_string(&summary).with_context(|| format!("{}: cannot read", summary.display()))?;
     let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
     let seed = path.join(format!("seed_{seed}"));
-    ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
+    ensure!(is_classifier(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
     Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
 }
 
@@ -295,7 +296,7 @@ fn unfinished(run: &Path) -> String {
     let resumable = Resumable { run: run.to_owned() };
     let seeds: Vec<String> = subdirectories(run)
         .into_iter()
-        .filter(|seed| adapter::is_adapter(&seed.join("best")))
+        .filter(|seed| is_classifier(&seed.join("best")))
         .map(|seed| seed.display().to_string())
         .collect();
     let finished = match seeds.as_slice() {

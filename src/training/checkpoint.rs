@@ -19,9 +19,8 @@ use super::optimizer::{AdamW, Moments};
 use crate::atomic_file;
 use crate::kernels::cpu::blockwise::BlockwiseMoments;
 use crate::model::classifier::Classifier;
-use crate::model::lora::LoraOptions;
-use crate::run::adapter::{self, BaseName};
 use crate::run::results::EvalMetrics;
+use crate::run::trained_weights::SavedAs;
 use crate::run::{manifest, records};
 
 const STATE: &str = "state.json";
@@ -90,10 +89,8 @@ struct State {
 pub struct TrainingState<'a> {
     /// Adapters and head.
     pub classifier: &'a Classifier,
-    /// For `adapter_config.json`.
-    pub lora: &'a LoraOptions,
-    /// The base's name.
-    pub base: BaseName<'a>,
+    /// The form of the weights' files.
+    pub saved_as: &'a SavedAs<'a>,
     /// Moments.
     pub optimizer: &'a AdamW,
     /// Counters.
@@ -115,7 +112,7 @@ impl TrainingState<'_> {
             fs::remove_dir_all(path).with_context(|| format!("{}: cannot replace", path.display()))?;
         }
         atomic_file::write_directory(path, |inside| {
-            adapter::save(inside, self.classifier, self.lora, self.base)?;
+            self.saved_as.save(inside, self.classifier)?;
             atomic_file::write_bytes(&inside.join(OPTIMIZER), &serialize_moments(self.classifier, self.optimizer)?)?;
             let state = State {
                 format_version: FORMAT_VERSION,
@@ -171,10 +168,15 @@ pub fn inputs(path: &Path) -> Result<Value> {
 ///
 /// # Errors
 /// If the checkpoint is damaged, or does not fit the model.
-pub fn restore(path: &Path, classifier: &Classifier, optimizer: &mut AdamW) -> Result<Progress> {
+pub fn restore(
+    path: &Path,
+    classifier: &Classifier,
+    saved_as: &SavedAs<'_>,
+    optimizer: &mut AdamW,
+) -> Result<Progress> {
     manifest::verify(path)?;
     let state = read_state(path)?;
-    adapter::load(path, classifier)?;
+    saved_as.load(path, classifier)?;
     let file = path.join(OPTIMIZER);
     let mut read = || -> Result<()> {
         let bytes = fs::read(&file)?;

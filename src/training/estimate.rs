@@ -20,6 +20,8 @@ pub struct StepShape<'a> {
     pub storage: BaseStorage,
     /// Trained numbers.
     pub trained: usize,
+    /// Whether they are all that there are.
+    pub trains_all: bool,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: usize,
     /// Whether a layer is computed again in the backward.
@@ -77,10 +79,10 @@ impl MemoryEstimate {
             widened + shape.tokens * 2 * mlp * size
         } else {
             // Dropout's masks, of the inputs of adapters.
-            shape.tokens * if shape.recompute { 1 } else { layers } * inputs / 8
+            shape.tokens * if shape.recompute { 1 } else { layers } * if shape.trains_all { 0 } else { inputs } / 8
         };
         Self {
-            base: base_bytes(config, shape.storage, shape.device),
+            base: if shape.trains_all { 0 } else { base_bytes(config, shape.storage, shape.device) },
             trained: 8 * shape.trained as u64,
             optimizer: shape.optimizer_bytes as u64,
             activations: (shape.tokens * size * (saved + in_backward) + beside) as u64,

@@ -23,13 +23,12 @@ use crate::kernels::buffer::tensor;
 use crate::metrics::{Decision, Metric};
 use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
-use crate::model::lora::LoraOptions;
 use crate::ops::tape::{DropoutKey, Tape};
-use crate::run::adapter::{self, BaseName};
 use crate::run::directory::SeedDir;
 use crate::run::records::History;
 use crate::run::results::{EvalMetrics, StepRecord};
 use crate::run::tensorboard::Hyperparameter;
+use crate::run::trained_weights::SavedAs;
 
 /// What training does, in plain values.
 #[derive(Clone, Debug)]
@@ -101,10 +100,10 @@ pub struct Trainer<'a> {
     pub labels: &'a [String],
     /// One a label.
     pub thresholds: &'a [f32],
-    /// For `adapter_config.json`.
-    pub lora: &'a LoraOptions,
+    /// The form of the weights' files.
+    pub saved_as: SavedAs<'a>,
     /// The base's name.
-    pub base: BaseName<'a>,
+    pub base_name: &'a str,
     /// Where results go.
     pub directory: &'a SeedDir,
     /// Whether to write TensorBoard's event files.
@@ -153,7 +152,7 @@ impl Trainer<'_> {
         let options = &self.options;
         let mut optimizer = AdamW::new(self.classifier.params(), options.weight_decay, options.moments)?;
         let mut progress = match &self.resume_from {
-            Some(path) => checkpoint::restore(path, self.classifier, &mut optimizer)?,
+            Some(path) => checkpoint::restore(path, self.classifier, &self.saved_as, &mut optimizer)?,
             None => Progress {
                 stopping: EarlyStopping::new(options.patience, options.metric.lower_is_better),
                 ..Progress::default()
@@ -190,7 +189,7 @@ impl Trainer<'_> {
         }
         bar.finish();
         let best = progress.best.as_ref().context("no epoch was evaluated")?;
-        adapter::load(&self.directory.checkpoint(best.step), self.classifier)?;
+        self.saved_as.load(&self.directory.checkpoint(best.step), self.classifier)?;
         Ok(TrainOutcome {
             train_loss: progress.loss_sum / f64::from(progress.micro_batch),
             runtime: progress.elapsed,
@@ -385,8 +384,7 @@ impl Trainer<'_> {
         progress.history_lines = history.sync()?;
         let checkpoint = TrainingState {
             classifier: self.classifier,
-            lora: self.lora,
-            base: self.base,
+            saved_as: &self.saved_as,
             optimizer,
             progress,
             inputs: &self.inputs,
@@ -418,8 +416,8 @@ impl Trainer<'_> {
     fn hyperparameters(&self) -> Vec<(&'static str, Hyperparameter)> {
         let options = &self.options;
         let number = |value: f64| Hyperparameter::Number(value);
-        vec![
-            ("base", Hyperparameter::Text(self.base.name.to_owned())),
+        let mut chosen = vec![
+            ("base", Hyperparameter::Text(self.base_name.to_owned())),
             ("seed", number(f64::from(options.seed))),
             ("batch_size", number(options.batch_size as f64)),
             ("gradient_accumulation_steps", number(options.accumulation as f64)),
@@ -428,10 +426,15 @@ impl Trainer<'_> {
             ("weight_decay", number(options.weight_decay)),
             ("max_grad_norm", number(options.max_grad_norm)),
             ("steps", number(options.total_steps as f64)),
-            ("lora_r", number(self.lora.rank as f64)),
-            ("lora_alpha", number(self.lora.alpha)),
-            ("lora_dropout", number(self.lora.dropout)),
-        ]
+        ];
+        if let SavedAs::Adapter { lora, .. } = &self.saved_as {
+            chosen.extend([
+                ("lora_r", number(lora.rank as f64)),
+                ("lora_alpha", number(lora.alpha)),
+                ("lora_dropout", number(lora.dropout)),
+            ]);
+        }
+        chosen
     }
 
     fn epoch_of(&self, progress: &Progress) -> f64 {

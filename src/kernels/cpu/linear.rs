@@ -1,99 +1,81 @@
-//! Trained layers of the head: a few rows, so on one thread; on the CPU wherever the base is.
+//! Trained layers: those of the head, and all where every weight is trained. On the CPU wherever the base is.
 
 use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
-use super::gemm::{Matrix, MatrixMut, matmul};
+use super::flops;
+use super::gemm::{Compute, Direction, MatrixMut, Source, Weights, outer_products, product};
 use crate::kernels::buffer::{elements, modify, tensor};
 
-/// `y = x Wᵀ + b`: `x` `(N, in)`, `weight` `(out, in)`, `bias` of out values.
-pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let ((rows, inputs), outputs) = (x.dims2()?, weight.dim(0)?);
+/// Numbers of a bias's gradient that one task sums.
+const COLUMNS: usize = 64;
+
+/// `y = x Wᵀ + b`, or `sum + x Wᵀ + b` in place of `sum`: `x` `(N, in)`, `weight` `(out, in)`, `bias` of out values.
+/// The order of every sum is that of a frozen layer.
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, sum: Option<Tensor>) -> Result<Tensor> {
+    let (rows, (outputs, inputs)) = (x.dim(0)?, weight.dims2()?);
+    flops::count(rows, inputs, outputs);
     let (x, w) = (elements(x)?, elements(weight)?);
-    let w = Matrix::new(&w, outputs, inputs, inputs).transposed();
-    let mut output = vec![0.0; rows * outputs];
-    let mut y = MatrixMut::new(&mut output, rows, outputs, outputs);
-    matmul(&mut y, false, 1.0, Matrix::new(&x, rows, inputs, inputs), w);
-    if let Some(bias) = bias {
-        let bias = elements(bias)?;
-        for y in output.chunks_exact_mut(outputs) {
-            y.iter_mut().zip(bias.iter()).for_each(|(y, bias)| *y += bias);
+    let bias = bias.map(elements).transpose()?;
+    let multiply = |y: &mut [f32], accumulate| {
+        let weights = whole(&w, (outputs, inputs), Direction::Forward);
+        product(Compute::Float32, &weights, &x, MatrixMut::new(y, rows, outputs, outputs), accumulate);
+        if let Some(bias) = &bias {
+            y.par_chunks_mut(outputs).with_min_len(16).for_each(|y| {
+                y.iter_mut().zip(bias.iter()).for_each(|(y, bias)| *y += bias);
+            });
         }
-    }
-    tensor(output, (rows, outputs))
+    };
+    summed(sum, (rows, outputs), multiply)
 }
 
 /// The gradient of `x` in [`linear`]: `g W`.
 pub(crate) fn linear_backward(g: &Tensor, sum: Option<Tensor>, weight: &Tensor) -> Result<Tensor> {
-    let ((rows, outputs), inputs) = (g.dims2()?, weight.dim(1)?);
+    let (rows, (outputs, inputs)) = (g.dim(0)?, weight.dims2()?);
+    flops::count(rows, outputs, inputs);
     let (g, w) = (elements(g)?, elements(weight)?);
     let multiply = |data: &mut [f32], accumulate| {
-        let (g, w) = (Matrix::new(&g, rows, outputs, outputs), Matrix::new(&w, outputs, inputs, inputs));
-        matmul(&mut MatrixMut::new(data, rows, inputs, inputs), accumulate, 1.0, g, w);
+        let weights = whole(&w, (outputs, inputs), Direction::Backward);
+        product(Compute::Float32, &weights, &g, MatrixMut::new(data, rows, inputs, inputs), accumulate);
     };
+    summed(sum, (rows, inputs), multiply)
+}
+
+fn whole(data: &[f32], (rows, columns): (usize, usize), direction: Direction) -> Weights<'_> {
+    Weights { source: Source::F32(data), rows, columns, stride: columns, direction }
+}
+
+/// Lets `f` overwrite a new tensor, or add to `sum`.
+fn summed(sum: Option<Tensor>, shape: (usize, usize), f: impl Fn(&mut [f32], bool)) -> Result<Tensor> {
     let Some(sum) = sum else {
-        let mut data = vec![0.0; rows * inputs];
-        multiply(&mut data, false);
-        return tensor(data, (rows, inputs));
+        let mut data = vec![0.0; shape.0 * shape.1];
+        f(&mut data, false);
+        return tensor(data, shape);
     };
-    modify(&sum, |data| multiply(data, true))?;
+    modify(&sum, |data| f(data, true))?;
     Ok(sum)
 }
 
 /// The gradient of the weight in [`linear`], `gᵀ x`, to `sum`.
 pub(crate) fn sum_outer_products(g: &Tensor, sum: &Tensor, accumulate: bool, x: &Tensor) -> Result<()> {
     let ((rows, outputs), inputs) = (g.dims2()?, x.dim(1)?);
+    flops::count(outputs, rows, inputs);
     let (g, x) = (elements(g)?, elements(x)?);
-    modify(sum, |sum| {
-        let (g, x) = (Matrix::new(&g, rows, outputs, outputs), Matrix::new(&x, rows, inputs, inputs));
-        matmul(&mut MatrixMut::new(sum, outputs, inputs, inputs), accumulate, 1.0, g.transposed(), x);
-    })
+    modify(sum, |sum| outer_products(&g, &x, MatrixMut::new(sum, outputs, inputs, inputs), accumulate))
 }
 
 /// The gradient of a bias, the sum of the rows of `g`, to `sum`.
 pub(crate) fn sum_columns(g: &Tensor, sum: &Tensor, accumulate: bool) -> Result<()> {
     let g = elements(g)?;
     modify(sum, |sum| {
-        clear_unless(accumulate, sum);
-        for row in g.chunks_exact(sum.len()) {
-            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        }
-    })
-}
-
-/// Each row of `x` times `weight`, plus `bias`.
-pub(crate) fn scale_and_shift(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (data, w) = (elements(x)?, elements(weight)?);
-    let b = bias.map(elements).transpose()?;
-    let mut output = vec![0.0; data.len()];
-    for (y, x) in output.chunks_exact_mut(w.len()).zip(data.chunks_exact(w.len())) {
-        for (column, y) in y.iter_mut().enumerate() {
-            *y = x[column] * w[column] + b.as_ref().map_or(0.0, |b| b[column]);
-        }
-    }
-    tensor(output, x.shape().clone())
-}
-
-/// The gradient of the weight in [`scale_and_shift`], the sum of the rows of `g ∘ x`, to `sum`.
-pub(crate) fn sum_products(g: &Tensor, sum: &Tensor, accumulate: bool, x: &Tensor) -> Result<()> {
-    let (g, x) = (elements(g)?, elements(x)?);
-    modify(sum, |sum| {
-        clear_unless(accumulate, sum);
         let width = sum.len();
-        for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
-            for (column, sum) in sum.iter_mut().enumerate() {
-                *sum += x[column] * g[column];
+        sum.par_chunks_mut(COLUMNS).enumerate().for_each(|(index, sum)| {
+            clear_unless(accumulate, sum);
+            for row in g.chunks_exact(width) {
+                sum.iter_mut().zip(&row[index * COLUMNS..]).for_each(|(sum, x)| *sum += x);
             }
-        }
+        });
     })
-}
-
-/// The gradient of `x` in [`scale_and_shift`].
-pub(crate) fn scale_backward(g: &Tensor, sum: Option<Tensor>, weight: &Tensor) -> Result<Tensor> {
-    let (data, w) = (elements(g)?, elements(weight)?);
-    let products = data.chunks_exact(w.len()).flat_map(|g| g.iter().zip(w.iter()).map(|(g, w)| g * w));
-    let Some(sum) = sum else { return tensor(products.collect(), g.shape().clone()) };
-    modify(&sum, |sum| sum.iter_mut().zip(products.clone()).for_each(|(sum, product)| *sum += product))?;
-    Ok(sum)
 }
 
 /// `numbers` to `sum`.

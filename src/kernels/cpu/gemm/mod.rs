@@ -49,6 +49,29 @@ pub(crate) fn product(compute: Compute, weights: &Weights<'_>, x: &[f32], y: Mat
     product_on(Path::of_this_cpu(compute), compute, weights, x, y, accumulate);
 }
 
+/// `y = gᵀ x`, or `y +=` if `accumulate`, on all threads: `g` `(n, rows of y)`, `x` `(n, columns of y)`. Along n each
+/// output is one chain of fused multiply-adds in f32.
+pub(crate) fn outer_products(g: &[f32], x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
+    let (outputs, columns) = y.shape();
+    let n = g.len() / outputs.max(1);
+    assert!(g.len() == n * outputs && x.len() == n * columns, "rows of {outputs} and {columns} numbers");
+    if n == 0 {
+        if !accumulate {
+            let mut y = y;
+            y.clear();
+        }
+        return;
+    }
+    let weights = Weights { source: Source::F32(x), rows: n, columns, stride: columns, direction: Direction::Backward };
+    let input = panels::Input { data: g, rows: outputs, depth: n, stride: outputs, is_transposed: true, scale: 1.0 };
+    let y = y.shared(outputs, columns);
+    let path = Path::of_this_cpu(Compute::Float32);
+    with_kernel!(Compute::Float32, path, K => {
+        let panels = Panels::<K>::pack(input, true);
+        for_each_task(&panels, columns, y, |part| multiply_part(&panels, &weights, &part, accumulate));
+    });
+}
+
 /// The same by given instructions, which this CPU must have.
 fn product_on(path: Path, compute: Compute, weights: &Weights<'_>, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
     let (outputs, depth) = (weights.outputs(), weights.depth());

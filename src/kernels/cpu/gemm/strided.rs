@@ -103,6 +103,11 @@ impl<'a> MatrixMut<'a> {
         Shared(self.data)
     }
 
+    /// Rows and columns.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
     /// Sets all to zero.
     pub(crate) fn clear(&mut self) {
         for row in 0..self.rows {

@@ -1,0 +1,182 @@
+//! Every weight of an encoder trained, against transformers 4.57.6 and torch 2.15; the numbers are made by
+//! `scripts/make_whole_fixtures.py`.
+
+use std::path::{Path, PathBuf};
+
+use llmcls::kernels::device::Device;
+use llmcls::model::batch::Batch;
+use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
+use llmcls::model::config::BackboneConfig;
+use llmcls::model::lora::Trains;
+use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use llmcls::ops::loss::BceWeights;
+use llmcls::ops::tape::{DropoutKey, Tape};
+use llmcls::run::whole_model::{self, BaseConfig};
+use llmcls::training::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
+use serde::Deserialize;
+
+const NAMES: [&str; 5] = ["bert", "roberta", "xlm_roberta", "distilbert", "modernbert"];
+
+#[derive(Deserialize)]
+struct BatchFile {
+    token_ids: Vec<Vec<u32>>,
+    labels: Vec<Vec<f32>>,
+    problem_type: String,
+}
+
+struct Fixture {
+    classifier: Classifier,
+    config: PathBuf,
+    problem: Problem,
+    batch: Batch,
+    labels: usize,
+    expected: Checkpoint,
+}
+
+fn build(directory: &Path, labels: usize, problem: Problem, trains: Trains, recompute: bool) -> Classifier {
+    let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
+    let weights = Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap());
+    let options = ClassifierOptions {
+        labels,
+        base_rows: None,
+        problem,
+        storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
+        trains,
+        weights: BceWeights::default(),
+        recompute,
+        device: Device::cpu(),
+    };
+    Classifier::new(&config, &weights, &options).unwrap()
+}
+
+fn open(name: &str, recompute: bool) -> Fixture {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let directory = fixtures.join(name);
+    let mut rows: BatchFile =
+        serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
+    let problem = if rows.problem_type.starts_with("single") { Problem::SingleLabel } else { Problem::MultiLabel };
+    let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
+    rows.token_ids.push(vec![5, config.padding_token.unwrap(), 7, 9, 6]);
+    rows.labels.push(rows.labels[0].clone());
+    let labels = rows.labels[0].len();
+    let classifier = build(&directory, labels, problem, Trains::All, recompute);
+    classifier.initialize(3).unwrap();
+    let expected = Checkpoint::open(&[fixtures.join(format!("whole/{name}.safetensors"))]).unwrap();
+    let start: Vec<Vec<f32>> = classifier
+        .params()
+        .iter()
+        .map(|param| match expected.shape(&format!("start.{}", param.name())) {
+            Some(shape) => expected.floats(&format!("start.{}", param.name()), shape).unwrap(),
+            None => param.value().flatten_all().unwrap().to_vec1().unwrap(),
+        })
+        .collect();
+    classifier.set(&start).unwrap();
+    let batch = Batch::new(rows.token_ids.iter().zip(&rows.labels).map(|(tokens, labels)| (&**tokens, &**labels)));
+    Fixture { classifier, config: directory.join("config.json"), problem, batch: batch.unwrap(), labels, expected }
+}
+
+impl Fixture {
+    fn forward_backward(&self, tape: Tape) -> (Vec<f32>, f32) {
+        for param in self.classifier.params() {
+            param.clear_gradient();
+        }
+        let logits = self.classifier.logits(&tape, &self.batch).unwrap();
+        let loss = self.classifier.loss(&tape, &logits, &self.batch.labels).unwrap();
+        let numbers = logits.tensor().flatten_all().unwrap().to_vec1().unwrap();
+        let value = loss.tensor().to_scalar().unwrap();
+        let one = candle_core::Tensor::new(1f32, &candle_core::Device::Cpu).unwrap();
+        tape.backward(&loss, one).unwrap();
+        (numbers, value)
+    }
+
+    fn gradients(&self) -> Vec<Vec<f32>> {
+        self.classifier.params().iter().map(|p| p.gradient().flatten_all().unwrap().to_vec1().unwrap()).collect()
+    }
+}
+
+fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (found - expected).abs();
+        assert!(error <= tolerance * (1.0 + largest), "{name}[{index}]: {found}, expected {expected}");
+    }
+}
+
+/// Sums of up to 80 products in f32, in another order.
+#[test]
+fn every_gradient_of_an_encoder_that_is_trained_in_full_is_that_of_transformers() {
+    for name in NAMES {
+        let fixture = open(name, false);
+        let (logits, _) = fixture.forward_backward(Tape::recording(None));
+        let shape = [fixture.batch.len(), fixture.labels];
+        assert_close(name, &logits, &fixture.expected.floats("logits", &shape).unwrap(), 1e-5);
+        let norm = gradient_norm(fixture.classifier.params()).unwrap() as f32;
+        assert_close(name, &[norm], &fixture.expected.floats("norm", &[1]).unwrap(), 1e-5);
+        let expected = fixture.expected.names().filter(|name| name.starts_with("gradient.")).count();
+        assert_eq!(fixture.classifier.params().len(), expected, "{name}: trained parameters");
+        assert_eq!(fixture.classifier.base().parameters, 0, "{name}: frozen weights");
+        for (param, gradient) in fixture.classifier.params().iter().zip(fixture.gradients()) {
+            let key = format!("gradient.{}", param.name());
+            let expected = fixture.expected.floats(&key, param.value().dims()).unwrap();
+            assert_close(&format!("{name}: {key}"), &gradient, &expected, 2e-5);
+            assert!(param.has_gradient(), "{name}: {key} has not arrived");
+        }
+    }
+}
+
+/// Adam divides by the root of the second moment, which magnifies rounding where gradients are near zero.
+#[test]
+fn the_losses_of_five_steps_are_those_of_torch() {
+    for name in NAMES {
+        let fixture = open(name, false);
+        let params = fixture.classifier.params();
+        let mut optimizer = AdamW::new(params, 0.1, MomentStorage::Float32).unwrap();
+        let mut losses = Vec::new();
+        for step in 0..5 {
+            losses.push(fixture.forward_backward(Tape::recording(None)).1);
+            let norm = gradient_norm(params).unwrap();
+            optimizer.step(0.003 * f64::from(5 - step) / 5.0, clip_factor(norm, 1.0)).unwrap();
+        }
+        assert_close(name, &losses, &fixture.expected.floats("losses", &[5]).unwrap(), 1e-4);
+        assert!(losses[4] < losses[0], "{name}: {losses:?}");
+    }
+}
+
+#[test]
+fn recomputed_layers_give_the_same_gradients_to_the_last_bit() {
+    for name in NAMES {
+        let key = DropoutKey { seed: 5, micro_batch: 3 };
+        let [plain, again] = [false, true].map(|recompute| {
+            let fixture = open(name, recompute);
+            let output = fixture.forward_backward(Tape::recording(Some(key)));
+            (output, fixture.gradients())
+        });
+        assert_eq!(plain, again, "{name}");
+    }
+}
+
+/// `predict` holds the saved weights frozen: its numbers are those of training to the last bit.
+#[test]
+fn a_saved_model_predicts_the_same_bits_as_the_trained_one() {
+    for name in NAMES {
+        let fixture = open(name, false);
+        let trained = fixture.forward_backward(Tape::recording(None)).0;
+        let labels: Vec<String> = (0..fixture.labels).map(|label| format!("label {label}")).collect();
+        let base = BaseConfig::read(&fixture.config, &labels, fixture.problem).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        whole_model::save(directory.path(), &fixture.classifier, &base).unwrap();
+        let frozen = build(directory.path(), fixture.labels, fixture.problem, Trains::Head, false);
+        whole_model::load(directory.path(), &frozen).unwrap();
+        let found = frozen.logits(&Tape::off(), &fixture.batch).unwrap();
+        assert_eq!(found.tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap(), trained, "{name}");
+        // And training goes on from it.
+        fixture.classifier.initialize(4).unwrap();
+        whole_model::load(directory.path(), &fixture.classifier).unwrap();
+        assert_eq!(fixture.forward_backward(Tape::recording(None)).0, trained, "{name}");
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(directory.path().join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["id2label"]["1"], "label 1");
+        assert!(config["architectures"][0].as_str().unwrap().ends_with("ForSequenceClassification"));
+    }
+}
