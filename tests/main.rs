@@ -56,3 +56,7 @@ mod rows;
 mod tokenizers;
 /// Encoders whose every weight is trained.
 mod whole_model;
+/// Which tokens weighed.
+mod attributions;
+/// `llmcls predict` as people and programs use it.
+mod predict;

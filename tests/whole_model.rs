@@ -180,3 +180,134 @@ fn a_saved_model_predicts_the_same_bits_as_the_trained_one() {
         assert!(config["architectures"][0].as_str().unwrap().ends_with("ForSequenceClassification"));
     }
 }
+
+/// `llmcls` on a small BERT without weights.
+mod runs {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Output};
+
+    use assert_cmd::cargo::CommandCargoExt;
+    use serde_json::{Value, json};
+
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+    }
+
+    fn base() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let tokenizer = fs::read_to_string(root().join("data/tiny-llama/tokenizer.json")).unwrap();
+        let tiny: Value =
+            serde_json::from_slice(&fs::read(root().join("data/tiny-llama/config.json")).unwrap()).unwrap();
+        let config = json!({
+            "model_type": "bert", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "vocab_size": tiny["vocab_size"], "max_position_embeddings": 64, "pad_token_id": 0,
+            "bos_token_id": 0, "eos_token_id": 1,
+        });
+        fs::create_dir(directory.path().join("base")).unwrap();
+        fs::write(directory.path().join("base/config.json"), config.to_string()).unwrap();
+        fs::write(directory.path().join("base/tokenizer.json"), tokenizer).unwrap();
+        directory
+    }
+
+    fn train(directory: &Path, out: &str, more: &[&str], failpoint: Option<&str>) -> Output {
+        let mut command = Command::cargo_bin("llmcls").unwrap();
+        command.current_dir(directory).args(["--threads", "1", "train", "--config"]);
+        command.arg(root().join("configs/data/debtags.yaml")).args(["--override_output_root", out]);
+        for split in ["train", "val", "test"] {
+            let file = if split == "val" { "validation" } else { split };
+            command.arg("--set").arg(format!("data.{split}_csv={}", root().join(format!("data/debtags/{file}.csv")).display()));
+            command.args(["--set", &format!("data.max_{split}_samples={}", if split == "train" { 20 } else { 9 })]);
+        }
+        for setting in [
+            "data.max_length=24",
+            "model.model_name=base",
+            "model.random_init=true",
+            "model.train=all",
+            "train.num_train_epochs=2",
+            "train.batch_size=3",
+            "train.gradient_accumulation_steps=2",
+            "train.save_steps=3",
+            "train.save_total_limit=2",
+            "train.learning_rate=0.01",
+            "exp.seeds=[1, 4]",
+        ] {
+            command.args(["--set", setting]);
+        }
+        if let Some(failpoint) = failpoint {
+            command.env("LLMCLS_FAILPOINT", failpoint);
+        }
+        command.args(more).output().unwrap()
+    }
+
+    fn run_of(out: &Path) -> PathBuf {
+        fs::read_dir(out.join("base/debtags")).unwrap().next().unwrap().unwrap().path()
+    }
+
+    fn errors(output: &Output) -> String {
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    #[test]
+    fn a_killed_training_of_every_weight_goes_on_bit_for_bit_and_needs_no_base_afterwards() {
+        let directory = base();
+        let at = |name: &str| directory.path().join(name);
+        let whole = train(directory.path(), "whole", &[], None);
+        assert!(whole.status.success(), "{}", errors(&whole));
+        assert!(errors(&whole).contains("0 frozen weights"), "{}", errors(&whole));
+        for step in [2, 5] {
+            let out = format!("killed_{step}");
+            let killed = train(directory.path(), &out, &[], Some(&format!("step:{step}:kill")));
+            assert!(!killed.status.success());
+            let run = run_of(&at(&out));
+            let mut resume = Command::cargo_bin("llmcls").unwrap();
+            resume.current_dir(directory.path()).args(["--threads", "1", "train", "--resume"]).arg(&run);
+            let resumed = resume.output().unwrap();
+            assert!(resumed.status.success(), "step {step}: {}", errors(&resumed));
+            for file in ["seed_1/best/model.safetensors", "seed_4/best/model.safetensors", "seed_4/predictions_test.jsonl"] {
+                let read = |run: &Path| fs::read(run.join(file)).unwrap();
+                assert!(read(&run) == read(&run_of(&at("whole"))), "step {step}: {file} differs");
+            }
+        }
+        let run = run_of(&at("whole"));
+        let best = run.join("seed_1/best");
+        let config: Value = serde_json::from_slice(&fs::read(best.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["architectures"], json!(["BertForSequenceClassification"]));
+        assert_eq!(config["id2label"].as_object().unwrap().len(), 12);
+        assert!(!best.join("adapter_config.json").exists());
+        let card = fs::read_to_string(best.join("README.md")).unwrap();
+        assert!(card.contains("library_name: transformers") && !card.contains("peft"), "{card}");
+        fs::remove_dir_all(at("base")).unwrap();
+        let llmcls = |arguments: &[&str]| {
+            let mut command = Command::cargo_bin("llmcls").unwrap();
+            command.current_dir(directory.path()).args(["--threads", "1"]).args(arguments).output().unwrap()
+        };
+        let seed = run.join("seed_4").display().to_string();
+        let evaluated = llmcls(&["eval", "--run", &seed, "--output_dir", "scores"]);
+        assert!(evaluated.status.success(), "{}", errors(&evaluated));
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        assert_eq!(read(&at("scores/predictions.jsonl")), read(&run.join("seed_4/predictions_test.jsonl")));
+        let refused = llmcls(&["predict", "--run", &seed, "--text", "x", "--set", "model.model_name=base"]);
+        assert!(errors(&refused).contains("needs no base"), "{}", errors(&refused));
+    }
+
+    #[test]
+    fn what_does_not_go_with_every_weight_is_refused_by_its_key() {
+        let directory = base();
+        let tiny = format!("model.model_name={}", root().join("data/tiny-llama").display());
+        for (setting, parts) in [
+            ("model.use_4bit=true", ["model.use_4bit", "model.train: all"]),
+            ("model.torch_dtype=bfloat16", ["model.torch_dtype", "float32"]),
+            ("model.compute=bfloat16", ["model.compute", "f32"]),
+            ("model.lora_r=4", ["model.lora_r", "adapters"]),
+            ("model.lora_target_modules=all-linear", ["model.lora_target_modules", "adapters"]),
+            ("model.init_adapter=x", ["model.init_adapter", "adapters"]),
+            (&tiny, ["decoder", "model.train=lora"]),
+        ] {
+            let output = train(directory.path(), "out", &["--set", setting], None);
+            assert_eq!(output.status.code(), Some(1), "{setting}");
+            assert!(parts.iter().all(|part| errors(&output).contains(part)), "{setting}: {}", errors(&output));
+        }
+        assert!(!directory.path().join("out").exists());
+    }
+}
