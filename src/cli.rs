@@ -356,6 +356,10 @@ pub struct EvalArgs {
     /// Score these runs, too, on the same rows, and say by how much they differ
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,
+    /// Score nothing: write the N most useful rows of --input_csv, which need no labels, to label next, to
+    /// suggested.jsonl
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["tune_thresholds", "compare", "split"])]
+    pub suggest: Option<usize>,
     /// Print the scores as JSON, as metrics.json holds them
     #[arg(long)]
     pub json: bool,

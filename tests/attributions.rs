@@ -63,7 +63,11 @@ fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
             let change = attribution.logit - attribution.baseline;
             assert!((attribution.logit - f64::from(logits[attribution.label])).abs() < 1e-4, "{name}");
             assert_eq!(attribution.weights.len(), tokens.len());
-            assert!(attribution.error() <= (0.02 * change.abs()).max(0.02), "{name}: {} of {change}", attribution.error());
+            assert!(
+                attribution.error() <= (0.02 * change.abs()).max(0.02),
+                "{name}: {} of {change}",
+                attribution.error()
+            );
             assert!(attribution.weights.iter().any(|weight| weight.abs() > 1e-4), "{name}: no token weighs");
         }
         assert!(found.iter().any(|one| (one.logit - one.baseline).abs() > 0.05), "{name}: the text changes nothing");

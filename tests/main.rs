@@ -4,6 +4,8 @@
 
 /// Adapters of peft in their less usual forms, and heads of the base.
 mod adapters;
+/// Which tokens weighed.
+mod attributions;
 /// Bases that move, change, or are not what a run was trained on.
 mod base;
 /// The linear baseline against scikit-learn.
@@ -40,6 +42,8 @@ mod nf4;
 mod outputs;
 /// Numbers of transformers, peft and torch.
 mod parity;
+/// `llmcls predict` as people and programs use it.
+mod predict;
 /// Training files of rows that list labels.
 mod prepare;
 /// Readers of files from outside, on bytes.
@@ -56,7 +60,3 @@ mod rows;
 mod tokenizers;
 /// Encoders whose every weight is trained.
 mod whole_model;
-/// Which tokens weighed.
-mod attributions;
-/// `llmcls predict` as people and programs use it.
-mod predict;

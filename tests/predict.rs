@@ -213,14 +213,14 @@ fn the_words_that_weighed_add_up_to_the_logit() {
     // Nothing is predicted: the most likely label is explained.
     assert_eq!(why.len(), 1, "{out}");
     let probabilities = row["probs"].as_array().unwrap();
-    let best = (0..probabilities.len()).max_by(|&a, &b| {
-        probabilities[a].as_f64().unwrap().total_cmp(&probabilities[b].as_f64().unwrap())
-    });
+    let best = (0..probabilities.len())
+        .max_by(|&a, &b| probabilities[a].as_f64().unwrap().total_cmp(&probabilities[b].as_f64().unwrap()));
     assert_eq!(why[0]["label"], row["labels"][best.unwrap()]);
     let words = why[0]["words"].as_array().unwrap();
-    assert_eq!(words.iter().map(|word| word["word"].as_str().unwrap()).collect::<Vec<_>>(), [
-        "plays", "chess", "against", "you"
-    ]);
+    assert_eq!(
+        words.iter().map(|word| word["word"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["plays", "chess", "against", "you"]
+    );
     let number = |value: &Value| value.as_f64().unwrap();
     let sum: f64 = words.iter().map(|word| number(&word["weight"])).sum::<f64>() + number(&why[0]["rest"]);
     let total = number(&why[0]["logit"]) - number(&why[0]["baseline"]);

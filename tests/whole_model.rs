@@ -216,7 +216,9 @@ mod runs {
         command.arg(root().join("configs/data/debtags.yaml")).args(["--override_output_root", out]);
         for split in ["train", "val", "test"] {
             let file = if split == "val" { "validation" } else { split };
-            command.arg("--set").arg(format!("data.{split}_csv={}", root().join(format!("data/debtags/{file}.csv")).display()));
+            command
+                .arg("--set")
+                .arg(format!("data.{split}_csv={}", root().join(format!("data/debtags/{file}.csv")).display()));
             command.args(["--set", &format!("data.max_{split}_samples={}", if split == "train" { 20 } else { 9 })]);
         }
         for setting in [
@@ -264,7 +266,9 @@ mod runs {
             resume.current_dir(directory.path()).args(["--threads", "1", "train", "--resume"]).arg(&run);
             let resumed = resume.output().unwrap();
             assert!(resumed.status.success(), "step {step}: {}", errors(&resumed));
-            for file in ["seed_1/best/model.safetensors", "seed_4/best/model.safetensors", "seed_4/predictions_test.jsonl"] {
+            for file in
+                ["seed_1/best/model.safetensors", "seed_4/best/model.safetensors", "seed_4/predictions_test.jsonl"]
+            {
                 let read = |run: &Path| fs::read(run.join(file)).unwrap();
                 assert!(read(&run) == read(&run_of(&at("whole"))), "step {step}: {file} differs");
             }

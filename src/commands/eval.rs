@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::loaded::Loaded;
+use super::suggest;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::config::Config;
@@ -33,6 +34,9 @@ use crate::training::scored::score;
 /// # Errors
 /// If the classifier or the rows cannot be used.
 pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
+    if let Some(count) = args.suggest {
+        return suggest::run(args, count, device, console);
+    }
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, rows) = rows(args, &loaded)?;
     let path = &rows.path;

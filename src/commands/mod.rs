@@ -12,6 +12,7 @@ mod predict_input;
 mod predict_parquet;
 pub mod prepare;
 pub mod runs;
+mod suggest;
 pub mod train;
 
 use anyhow::Result;

@@ -11,7 +11,7 @@ use crate::exit::{Resumable, Usage};
 use crate::experiment::base_model::{BaseModel, settle_compute};
 use crate::experiment::prepared::Experiment;
 use crate::experiment::summary::{summarize, write_environment};
-use crate::experiment::{resume, run_report, summary, yardstick};
+use crate::experiment::{data_issues, resume, run_report, summary, yardstick};
 use crate::interrupt::{self, Interrupted};
 use crate::kernels::device::Device;
 use crate::run::directory::RunDir;
@@ -88,6 +88,21 @@ fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
     error.context(Resumable { run: run.path().to_owned() })
 }
 
+/// Writes `data_issues.jsonl`.
+fn find_issues(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) -> Result<()> {
+    let best = run.seed(results.best_seed)?;
+    let mut predictions = Vec::new();
+    let splits = [Some("validation"), experiment.test.as_ref().map(|_| "test")];
+    for split in splits.into_iter().flatten() {
+        let path = best.predictions(split);
+        predictions.push((split, records::read_predictions(&path, &experiment.file.labels)?));
+    }
+    let issues = data_issues::find(experiment, &predictions);
+    data_issues::write(&run.data_issues(), &issues)?;
+    data_issues::say(&issues, &run.data_issues(), experiment.console);
+    Ok(())
+}
+
 /// What a linear classifier reaches on the rows that the best seed is scored on.
 fn baseline(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) -> Result<Option<Yardstick>> {
     let console = experiment.console;
@@ -121,6 +136,7 @@ fn train_all(experiment: &Experiment<'_>, run: &RunDir, shows_texts: bool) -> Re
     write_environment(run, &experiment.base.device)?;
     let mut results = summarize(experiment, seeds)?;
     results.baseline = baseline(experiment, run, &results)?;
+    find_issues(experiment, run, &results)?;
     summary::say(&results, experiment.console);
     run_report::write(experiment, run, &results, shows_texts)?;
     records::write_json(&run.summary(), &serde_json::to_value(&results)?)?;

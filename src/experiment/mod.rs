@@ -4,6 +4,7 @@ pub mod base_head;
 pub mod base_model;
 pub mod checked;
 pub mod choices;
+pub mod data_issues;
 pub mod dataset;
 pub mod init_adapter;
 pub mod prepared;

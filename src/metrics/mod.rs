@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod curves;
 pub mod errors;
+pub mod label_issues;
 pub mod ranking;
 pub mod temperature;
 
