@@ -8,7 +8,7 @@ use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
-use llmcls::model::lora::{LoraOptions, Trains};
+use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::Tape;
@@ -41,7 +41,7 @@ fn build(directory: &Path, expected: &Expected, lora: &LoraOptions) -> Classifie
         base_rows: (config.labels.len() == labels).then(|| (0..labels).collect()),
         problem: Problem::MultiLabel,
         storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
-        trains: Trains::Adapters(lora.clone()),
+        lora: lora.clone(),
         weights: BceWeights::default(),
         recompute: false,
         device: Device::cpu(),

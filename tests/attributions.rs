@@ -7,7 +7,7 @@ use llmcls::model::attributions::Explainer;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
-use llmcls::model::lora::Trains;
+
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::Tape;
@@ -44,7 +44,7 @@ fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
             base_rows: None,
             problem: Problem::MultiLabel,
             storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
-            trains: Trains::Adapters(lora),
+            lora,
             weights: BceWeights::default(),
             recompute: false,
             device: Device::cpu(),

@@ -10,7 +10,7 @@ use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
-use llmcls::model::lora::{LoraOptions, Trains};
+use llmcls::model::lora::LoraOptions;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::{DropoutKey, Tape};
@@ -59,7 +59,7 @@ fn open_at(device: &Device, name: &str, recompute: bool, dropout: f64) -> Fixtur
         problem: if batch.problem_type.starts_with("single") { Problem::SingleLabel } else { Problem::MultiLabel },
         // What the checkpoint holds in 4 bits stays so, and what it holds in full too.
         storage: BaseStorage { precision: Precision::Float32, is_4bit: name == "llama_4bit" },
-        trains: Trains::Adapters(lora.clone()),
+        lora: lora.clone(),
         weights: BceWeights::default(),
         recompute,
         device: device.clone(),

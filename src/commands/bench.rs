@@ -11,7 +11,7 @@ use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::{Console, print};
 use crate::exit::Usage;
-use crate::experiment::base_model::{BaseModel, trains};
+use crate::experiment::base_model::{BaseModel, trained_part};
 use crate::experiment::init_adapter::InitAdapter;
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
@@ -24,20 +24,17 @@ use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
 
 /// Times steps and prints one JSON object.
-///
-/// # Errors
-/// If the configuration, the batches or the model cannot be used.
 pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = configuration::load(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
     let base = BaseModel::open(&config.model, device, console)?;
-    let trains = trains(&config.model, &base)?;
+    let lora = trained_part(&config.model, &base)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,
         problem: Problem::from(config.model.problem_type),
         storage: base.storage,
-        trains: trains.clone(),
+        lora: lora.clone(),
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
         device: match args.mode {
@@ -47,8 +44,8 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     })?;
     classifier.initialize(config.exp.seeds[0])?;
     let model = &config.model;
-    if let Some(lora) = trains.lora()
-        && let Some(adapter) = InitAdapter::open_for_timing(model, &base, args.labels, lora, &classifier, console)?
+    if !lora.trains_base
+        && let Some(adapter) = InitAdapter::open_for_timing(model, &base, args.labels, &lora, &classifier, console)?
     {
         adapter.apply(&classifier)?;
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -13,6 +14,7 @@ use super::predict_input::{self, Input, Origin};
 use super::predict_parquet::ParquetTable;
 use crate::atomic_file;
 use crate::cli::PredictArgs;
+use crate::cluster::{Group, share};
 use crate::console::{Console, ProgressMeter, output_error};
 use crate::data::columns::Columns;
 use crate::data::table::Example;
@@ -34,8 +36,11 @@ const WINDOW: usize = 1024;
 ///
 /// # Errors
 /// If the classifier or a row cannot be used; then no output file appears.
-pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> {
+pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console) -> Result<()> {
     let origin = Origin::of(args)?;
+    if !group.is_leader() {
+        return help(args, &origin, device, group, console);
+    }
     let output = args.output.as_ref().or(args.output_jsonl.as_ref());
     let output = output.map_or_else(|| origin.default_output(args), PathBuf::as_path);
     let format = Format::of(output)?;
@@ -55,8 +60,9 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     let input = origin.open(args, &columns)?;
     input.notes(console);
     let total = origin.file().map(|path| predict_input::count(path, &columns)).transpose()?;
+    let range = range(args, total)?;
     let decision = decision(args, &loaded.predictor.file)?;
-    let job = || job(&loaded, &decision, &origin, (&columns, format, args.explain));
+    let job = || job(&loaded, &decision, &origin, &range, (&columns, format, args.explain));
     let is_resumable = is_to_file && origin.file().is_some() && format != Format::Parquet;
     let job = if is_resumable { Some(job()?) } else { None };
     let names = column_names(&loaded.predictor.file.labels);
@@ -72,7 +78,8 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
         format,
         explains: args.explain,
         columns: names,
-        total,
+        range,
+        group,
         console,
     };
     if output.as_os_str() == "-" {
@@ -99,11 +106,40 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     Ok(())
 }
 
-/// All that decides the bytes of the output.
+/// The rows to predict, of `total` if their number is known.
+fn range(args: &PredictArgs, total: Option<usize>) -> Result<Range<usize>> {
+    match (args.shard, total) {
+        (None, total) => Ok(0..total.unwrap_or(usize::MAX)),
+        (Some(shard), Some(total)) if args.output.is_some() || args.output_jsonl.is_some() => {
+            Ok(share(shard.index, shard.count, total))
+        }
+        (Some(_), Some(_)) => Err(Usage("--shard needs -o FILE: each part has an output of its own".into()).into()),
+        (Some(_), None) => Err(Usage("--shard needs a file: the rows of a stream cannot be counted".into()).into()),
+    }
+}
+
+/// The part of a rank that does not lead: it computes its share of each window that rank 0 reads.
+fn help(args: &PredictArgs, origin: &Origin, device: &Device, group: &Group, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, device, console)?;
+    let decision = decision(args, &loaded.predictor.file)?;
+    let batch_size = loaded.batch_size(&args.run);
+    let source = origin.path();
+    loop {
+        let (before, window): (usize, Vec<Example>) = group.from_leader(|| bail!("rank 0 reads the rows"))?;
+        if window.is_empty() {
+            return Ok(());
+        }
+        let encoded = loaded.predictor.encode(&window, &source.display().to_string(), before)?;
+        loaded.predictor.evaluate(&encoded, &decision, batch_size, group, |_| ())?;
+    }
+}
+
+/// Everything that determines the bytes of the output.
 fn job(
     loaded: &Loaded,
     decision: &Decision,
     origin: &Origin,
+    range: &Range<usize>,
     (columns, format, explains): (&Columns, Format, bool),
 ) -> Result<Value> {
     let mut classifier = loaded.predictor.trained.files();
@@ -112,7 +148,7 @@ fn job(
     let classifier = classifier.iter().map(|path| atomic_file::sha256(path)).collect::<Result<Vec<_>>>()?;
     let input = origin.file().map(atomic_file::sha256).transpose()?;
     let explains = if explains { " explained" } else { "" };
-    let options = format!("{decision:?} {columns:?} {format:?}{explains}");
+    let options = format!("{decision:?} {columns:?} {format:?} {range:?}{explains}");
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "classifier": atomic_file::hex(&Sha256::digest(classifier.concat())),
@@ -127,7 +163,7 @@ fn say_renamed(labels: &[String], columns: &[String], console: Console) {
     }
 }
 
-/// This command again, to go on with its output.
+/// The command that continues this output.
 fn resume_command() -> String {
     let mut words: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
     if !words.iter().any(|word| word == "--resume") {
@@ -136,7 +172,7 @@ fn resume_command() -> String {
     format!("to resume it:\n  llmcls {}", words.join(" "))
 }
 
-/// What the flags make of the classifier's thresholds.
+/// Combines the flags with the classifier's own thresholds.
 fn decision(args: &PredictArgs, file: &ClassifierFile) -> Result<Decision> {
     if let Some(count) = args.top_k {
         return Ok(Decision::Top(count));
@@ -173,7 +209,7 @@ enum Format {
 }
 
 impl Format {
-    /// By the output's ending. A name without one, standard output, a device or a FIFO get JSON lines.
+    /// The format for an output's extension. Standard output, devices, FIFOs and names without one get JSON lines.
     fn of(output: &Path) -> Result<Self> {
         let ending = output.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending.as_deref() {
@@ -233,16 +269,17 @@ struct PredictedRows<'a> {
     format: Format,
     explains: bool,
     columns: Vec<String>,
-    /// How many rows there are, if that is known.
-    total: Option<usize>,
+    /// The rows of the input to predict.
+    range: Range<usize>,
+    group: &'a Group,
     console: Console,
 }
 
 impl PredictedRows<'_> {
-    /// Predicts all rows into a file that `--resume` can go on with; returns how many there were.
+    /// Predicts all rows into a file that `--resume` can continue; returns the number of rows.
     fn write_resumable(&self, input: Input, output: &Path, job: Value, resumes: bool) -> Result<usize> {
         let Some((mut partial, start)) = PartialOutput::open(output, job, resumes)? else {
-            bail!("{}: is no file any more", output.display());
+            bail!("{}: the file is gone", output.display());
         };
         let skipped = match start {
             Start::New if resumes => {
@@ -251,7 +288,7 @@ impl PredictedRows<'_> {
             }
             Start::New => 0,
             Start::Replaces => {
-                self.console.warn("an earlier job was not finished; --resume would have gone on with its output");
+                self.console.warn("an earlier job was not finished; --resume would have continued its output");
                 0
             }
             Start::After(rows) => {
@@ -291,7 +328,7 @@ impl PredictedRows<'_> {
         Ok(count)
     }
 
-    /// Predicts the rows after the first `skipped` as text; returns how many there are with those.
+    /// Predicts the rows of the range after its first `skipped` as text; returns how many there are with those.
     fn write_all<W: Write>(
         &self,
         input: Input,
@@ -299,7 +336,7 @@ impl PredictedRows<'_> {
         skipped: usize,
         mut after_window: impl FnMut(&mut W, usize) -> Result<()>,
     ) -> Result<usize> {
-        if let (Format::Separated(separator), 0) = (self.format, skipped) {
+        if let (Format::Separated(separator), 0) = (self.format, self.range.start + skipped) {
             writer.write_all(&record(separator, self.columns.iter().map(|name| without_formula(name)))?)?;
         }
         let rows = self.each_window(input, skipped, |window, rows| {
@@ -312,40 +349,46 @@ impl PredictedRows<'_> {
         Ok(rows)
     }
 
-    /// Predicts the rows after the first `skipped`, a window at a time, and gives each window to `write` with how many
-    /// rows are done; returns how many there are with those.
+    /// Predicts the rows of the range after its first `skipped`, a window at a time, and gives each window to `write`
+    /// with how many rows of the range are done; returns how many there are with those.
     fn each_window(
         &self,
         mut input: Input,
         skipped: usize,
         mut write: impl FnMut(PredictedWindow<'_>, usize) -> Result<()>,
     ) -> Result<usize> {
+        let first = self.range.start + skipped;
         let mut rows = 0;
-        while rows < skipped {
-            let window = input.window((skipped - rows).min(WINDOW))?;
+        while rows < first {
+            let window = input.window((first - rows).min(WINDOW))?;
             ensure!(!window.is_empty(), "{}: has only {rows} rows", self.input.display());
             rows += window.len();
         }
         let explainer = self.explains.then(|| Explainer::new(&self.loaded.predictor.classifier)).transpose()?;
         // A stream is answered at once: there is nothing to wait for.
-        let mut bar = self.total.map(|total| self.console.progress("predicting", total, "rows"));
+        let is_counted = self.range.end < usize::MAX;
+        let mut bar = is_counted.then(|| self.console.progress("predicting", self.range.len(), "rows"));
         if let Some(bar) = &mut bar {
             bar.start_at(skipped);
         }
         loop {
-            let window = input.window(WINDOW)?;
+            let window = match self.range.end - rows {
+                0 => Vec::new(),
+                left => input.window(left.min(WINDOW))?,
+            };
+            let (_, window) = self.group.from_leader(|| Ok((rows, window)))?;
             if window.is_empty() {
                 input.warn(self.console);
                 break;
             }
             let window = self.predict(&window, rows, explainer.as_ref(), bar.as_mut())?;
             rows += window.examples.len();
-            write(window, rows)?;
+            write(window, rows - self.range.start)?;
         }
         if let Some(bar) = bar {
             bar.finish();
         }
-        Ok(rows)
+        Ok(rows - self.range.start)
     }
 
     fn predict<'e>(
@@ -358,7 +401,7 @@ impl PredictedRows<'_> {
         let predictor = &self.loaded.predictor;
         let samples = predictor.encode(examples, &self.input.display().to_string(), before)?;
         let evaluation = predictor
-            .evaluate(&samples, &self.decision, self.batch_size, |count| {
+            .evaluate(&samples, &self.decision, self.batch_size, self.group, |count| {
                 if let Some(bar) = &mut bar {
                     let rate = bar.rate(count);
                     bar.advance(count, || format!("{rate:.1} rows/s"));
@@ -475,7 +518,6 @@ mod tests {
             ("a.csv", Format::Separated(b',')),
             ("a.TSV", Format::Separated(b'\t')),
             ("a.jsonl", Format::JsonLines),
-            ("a.parquet", Format::Parquet),
             ("preds", Format::JsonLines),
             ("-", Format::JsonLines),
             ("/dev/null", Format::JsonLines),

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::EvalArgs;
+use crate::cluster::Group;
 use crate::console::{Console, print, print_json};
 use crate::data::formats::clip;
 use crate::data::near_duplicates::{SIMILAR, similarity};
@@ -55,7 +56,7 @@ pub(super) fn run(args: &EvalArgs, count: usize, device: &Device, console: Conso
     let samples = predictor.encode(&examples, &path.display().to_string(), 0)?;
     let mut bar = console.progress("predicting", samples.len(), "rows");
     let evaluation = predictor
-        .evaluate(&samples, &predictor.decision(), loaded.batch_size(&args.run), |count| {
+        .evaluate(&samples, &predictor.decision(), loaded.batch_size(&args.run), &Group::alone(), |count| {
             bar.advance(count, String::new);
         })
         .map_err(|error| NotFinite::named(error, |row| examples[row].location(path, row)))?;

@@ -30,7 +30,7 @@ use tree::Tree;
 use crate::exit::Usage;
 use crate::secret;
 
-/// Everything that a run is told.
+/// The configuration of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// Where examples come from.
@@ -38,7 +38,7 @@ pub struct Config {
     /// The base model and its adapters.
     #[serde(serialize_with = "model::serialize")]
     pub model: ModelConfig,
-    /// How it is trained.
+    /// The training loop.
     pub train: TrainConfig,
     /// Where results go, and the seeds.
     pub exp: ExpConfig,
@@ -63,9 +63,6 @@ impl Config {
     }
 
     /// Reads the configuration that a run recorded.
-    ///
-    /// # Errors
-    /// As [`Config::load`].
     pub fn of_run(path: &Path) -> Result<Self> {
         // Runs from before the key computed in f32.
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -75,9 +72,6 @@ impl Config {
     }
 
     /// Reads the configuration that a record holds as JSON.
-    ///
-    /// # Errors
-    /// As [`Config::load`].
     pub fn recorded(value: &serde_json::Value) -> Result<Self> {
         Self::from_tree(Tree::parse(&value.to_string(), "the recorded configuration")?)
     }

@@ -5,15 +5,16 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::base_model::{self, BaseModel};
+use super::base_model::{BaseModel, trained_part};
 use super::choices::FEWEST_STEPS;
 use super::dataset::{self, Dataset, Rows};
 use super::init_adapter::InitAdapter;
 use super::split_rows::SplitRows;
 use super::{base_head, resume, warnings};
+use crate::cluster::Group;
 use crate::config::Config;
-use crate::config::model::{ProblemType, Trains as Trained};
-use crate::config::train::{Reduction, SchedulerType};
+use crate::config::model::{ProblemType, Trains};
+use crate::config::train::SchedulerType;
 use crate::console::{Console, bytes};
 use crate::data::table::Columns;
 use crate::data::tokenize::TextEncoder;
@@ -21,11 +22,9 @@ use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
 use crate::metrics::{METRICS, Metric};
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
-use crate::model::lora::Trains;
+use crate::model::lora::LoraOptions;
 use crate::run::adapter::BaseName;
 use crate::run::classifier_file::{Base, ClassifierFile};
-use crate::run::trained_weights::SavedAs;
-use crate::run::whole_model::BaseConfig;
 use crate::thresholds::Scope;
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
@@ -39,23 +38,22 @@ pub struct Experiment<'a> {
     pub metric: &'static Metric,
     pub base: BaseModel,
     pub encoder: TextEncoder,
-    pub trains: Trains,
-    /// The base's `config.json`, where the whole model is saved.
-    pub base_config: BaseConfig,
+    pub lora: LoraOptions,
     pub file: ClassifierFile,
     pub classifier: Classifier,
     pub init_adapter: Option<InitAdapter>,
     pub train: Dataset,
     pub validation: Dataset,
     pub test: Option<Dataset>,
-    /// What decides the result: the configuration, and hashes of data and base.
+    /// Everything that determines the result: the configuration, and hashes of data and base.
     pub inputs: Value,
     pub console: Console,
 }
 
 impl<'a> Experiment<'a> {
     /// Reads and builds all that training needs, and refuses what would not fit into memory.
-    pub fn prepare(config: &'a Config, device: &Device, console: Console) -> Result<Self> {
+    /// The ranks of `group` share the tokenizing.
+    pub fn prepare(config: &'a Config, device: &Device, group: &Group, console: Console) -> Result<Self> {
         let started = Instant::now();
         let metric = metric(config)?;
         ensure!(
@@ -70,7 +68,7 @@ impl<'a> Experiment<'a> {
         let split = |name: &str, rows: &SplitRows| -> Result<Dataset> {
             let examples = rows.read(&columns, problem, console)?;
             let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
-            let samples = dataset::encode(&encoder, base.config.vocab_size, &rows)?;
+            let samples = dataset::encode_together(group, &encoder, base.config.vocab_size, &rows)?;
             warnings::about(name, &examples, &samples, max_length, console);
             Ok(Dataset { examples, samples })
         };
@@ -91,8 +89,7 @@ impl<'a> Experiment<'a> {
         let memory = base.device.memory();
         let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
         refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
-        let trains = base_model::trains(&config.model, &base)?;
-        let base_config = BaseConfig::read(&base.files.config, &columns.labels, problem)?;
+        let lora = trained_part(&config.model, &base)?;
         // The head of `init_adapter` counts in any case.
         let messages = config.model.init_adapter.is_none().then_some((console, &*base.files.name));
         let classifier = base.classifier(&ClassifierOptions {
@@ -100,15 +97,12 @@ impl<'a> Experiment<'a> {
             base_rows: base_head::rows((&base.config, &base.weights), &columns.labels, messages),
             problem,
             storage: base.storage,
-            trains: trains.clone(),
+            lora: lora.clone(),
             weights: dataset::loss_weights(config, &columns.labels, &train.examples)?,
             recompute: config.train.gradient_checkpointing,
             device: base.device.clone(),
         })?;
-        let init_adapter = match trains.lora() {
-            Some(lora) => InitAdapter::open(&config.model, &base, &columns.labels, lora, &classifier, console)?,
-            None => None,
-        };
+        let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
         let file = describe(config, columns, max_length, base.record(console)?);
         console.say(format!(
             "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
@@ -129,8 +123,7 @@ impl<'a> Experiment<'a> {
             metric,
             base,
             encoder,
-            trains,
-            base_config,
+            lora,
             file,
             classifier,
             init_adapter,
@@ -145,7 +138,7 @@ impl<'a> Experiment<'a> {
         Ok(experiment)
     }
 
-    /// What the largest step of any seed and epoch will take.
+    /// Estimates the memory of the largest step of any seed and epoch.
     pub fn memory_estimate(&self) -> MemoryEstimate {
         /// Rows that are put in order for this, a seed: about two seconds.
         const MOST_ROWS: usize = 50_000_000;
@@ -155,12 +148,12 @@ impl<'a> Experiment<'a> {
         for &seed in &self.config.exp.seeds {
             let options = self.options(seed);
             let rows = self.train.samples.len();
-            let per_epoch = TrainOptions::steps_per_epoch(rows, options.batch_size, options.accumulation);
+            let per_epoch = train.steps_per_epoch(rows);
             // Early stopping ends most trainings long before; more orders would change little and take long.
             let epochs = options.total_steps.div_ceil(per_epoch).min((MOST_ROWS / rows).max(1));
             for epoch in 0..epochs {
                 let order = options.order(&self.train.samples, epoch);
-                let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
+                let batches = order.chunks(train.batch_size).map(|batch| batch.iter().map(length).sum());
                 tokens = batches.fold(tokens, usize::max);
             }
         }
@@ -169,7 +162,8 @@ impl<'a> Experiment<'a> {
             config: &self.base.config,
             storage: self.base.storage,
             trained: self.classifier.trained_parameters(),
-            trains_all: matches!(self.trains, Trains::All),
+            accumulation: train.gradient_accumulation_steps,
+            trains_base: self.lora.trains_base,
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
@@ -177,13 +171,9 @@ impl<'a> Experiment<'a> {
         })
     }
 
-    pub fn options(&self, seed: u32) -> TrainOptions {
+    pub fn options(&self, seed: u32) -> TrainOptions<'_> {
         let train = &self.config.train;
-        let per_epoch = TrainOptions::steps_per_epoch(
-            self.train.samples.len(),
-            train.batch_size,
-            train.gradient_accumulation_steps,
-        );
+        let per_epoch = train.steps_per_epoch(self.train.samples.len());
         let total_steps = train.total_steps(per_epoch).expect("counted by check_steps");
         let warmup_steps = match train.warmup_steps {
             0 => (train.warmup_ratio * total_steps as f64).ceil() as usize,
@@ -196,22 +186,11 @@ impl<'a> Experiment<'a> {
         };
         TrainOptions {
             seed,
-            batch_size: train.batch_size,
-            accumulation: train.gradient_accumulation_steps,
-            averages_window: train.accumulation_reduction == Reduction::Mean,
+            config: train,
             total_steps,
             schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
-            weight_decay: train.weight_decay,
             moments: moment_storage(self.config.model.use_4bit, train),
-            max_grad_norm: train.max_grad_norm,
-            shuffle: train.shuffle,
-            group_by_length: train.group_by_length,
-            logging_steps: train.logging_steps,
-            eval_batch_size: train.eval_batch_size(),
             metric: self.metric,
-            patience: train.early_stopping_patience,
-            save_steps: train.save_steps,
-            save_total_limit: train.save_total_limit,
         }
     }
 
@@ -220,14 +199,6 @@ impl<'a> Experiment<'a> {
         match &self.test {
             Some(test) => ("test", test),
             None => ("validation", &self.validation),
-        }
-    }
-
-    /// The form of the weights' files.
-    pub fn saved_as(&self) -> SavedAs<'_> {
-        match &self.trains {
-            Trains::Adapters(lora) => SavedAs::Adapter { lora, base: self.base_name() },
-            Trains::All | Trains::Head => SavedAs::WholeModel(&self.base_config),
         }
     }
 
@@ -253,7 +224,7 @@ fn metric(config: &Config) -> Result<&'static Metric> {
 fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
     let train = &config.train;
     let batches = rows.div_ceil(train.batch_size);
-    let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
+    let per_epoch = train.steps_per_epoch(rows);
     let is_by_min_steps = train.min_steps.is_some_and(|steps| steps.div_ceil(per_epoch) > train.num_train_epochs);
     let key = match train.max_steps {
         Some(_) => "train.max_steps",
@@ -332,7 +303,7 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         temperature: 1.0,
         max_length,
         base,
-        is_whole_model: config.model.train == Trained::All,
+        is_whole_model: config.model.train == Trains::All,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),

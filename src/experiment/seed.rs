@@ -9,43 +9,47 @@ use super::run_report::BOOTSTRAP_SEED;
 use super::tuned::Tuned;
 use super::{resume, warnings};
 use crate::atomic_file;
+use crate::cluster::Group;
 use crate::config::train::{Calibration, Reporter};
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, temperature};
 use crate::model::classifier::Problem;
-use crate::model::lora::Trains;
+use crate::model::weights::Precision;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::SeedDir;
 use crate::run::model_card::{CardFacts, model_card};
+use crate::run::model_directory::CompleteModel;
 use crate::run::results::{Calibrated, CalibrationScores, EvalMetrics, SeedResult, SplitResult};
-use crate::run::{adapter, manifest, records};
+use crate::run::{adapter, manifest, records, trained_weights, whole_model};
 use crate::thresholds::{Objective, Scope};
 use crate::training::scored::{Scored, score};
 use crate::training::trainer::{TrainOutcome, Trainer};
 
 impl Experiment<'_> {
-    /// Trains one seed and writes its directory; returns its part of the summary.
-    pub fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<SeedResult> {
+    /// Trains one seed on the ranks of `group`. The one with a directory writes it, and gets the seed's part of the
+    /// summary.
+    pub fn train_seed(&self, seed: u32, directory: Option<&SeedDir>, group: &Group) -> Result<Option<SeedResult>> {
         self.classifier.initialize(seed)?;
         self.classifier.set_temperature(1.0);
         if let Some(adapter) = &self.init_adapter {
             adapter.apply(&self.classifier)?;
         }
         let options = self.options(seed);
-        let eval_batch_size = options.eval_batch_size;
+        let eval_batch_size = options.config.eval_batch_size();
         let trainer = Trainer {
             classifier: &self.classifier,
             train: &self.train.samples,
             validation: &self.validation.samples,
             labels: &self.file.labels,
             thresholds: &self.file.thresholds,
-            saved_as: self.saved_as(),
-            base_name: &self.base.files.name,
+            lora: &self.lora,
+            base: self.base_name(),
+            group,
             directory,
             writes_events: self.config.train.report_to.0.contains(&Reporter::Tensorboard),
-            resume_from: resume::newest_checkpoint(directory, self.console)?,
+            resume_from: directory.map(|seed| resume::newest_checkpoint(seed, self.console)).transpose()?.flatten(),
             inputs: self.inputs.clone(),
             options,
             console: self.console,
@@ -53,8 +57,9 @@ impl Experiment<'_> {
         let mut outcome = trainer.run()?;
         let usual = Decision::above(&self.file.thresholds);
         let labels = &self.file.labels;
-        let score =
-            |split: &Dataset| score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, self.console);
+        let score = |split: &Dataset| {
+            score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, group, self.console)
+        };
         let mut validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
         let mut file = self.file.clone();
         let mut calibration = None;
@@ -75,6 +80,7 @@ impl Experiment<'_> {
         if let Some(test) = &self.test {
             splits.push(("test", test, score(test)?));
         }
+        let Some(directory) = directory else { return Ok(None) };
         let mut tuned = None;
         if let Some(scope) = Scope::of(self.config.train.tune_thresholds) {
             let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
@@ -112,7 +118,7 @@ impl Experiment<'_> {
         records::write_history_csv(&directory.history(), &directory.history_csv())?;
         self.write_card(directory, &file, &result)?;
         records::write_json(&directory.result(), &serde_json::to_value(&result)?)?;
-        Ok(result)
+        Ok(Some(result))
     }
 
     /// Writes and says a split's scores with the seed's thresholds.
@@ -158,9 +164,22 @@ impl Experiment<'_> {
             return Ok(());
         }
         atomic_file::write_directory(&directory.best(), |inside| {
-            self.saved_as().save(inside, &self.classifier)?;
             self.encoder.save(inside)?;
-            file.save(inside)?;
+            if self.lora.trains_base {
+                let model = CompleteModel {
+                    tensors: whole_model::tensors(&self.classifier),
+                    dtype: Precision::Float32,
+                    shard_bytes: u64::MAX,
+                    base_config: &self.base.files.config,
+                    config: &self.base.config,
+                    file,
+                    encoder: &self.encoder,
+                };
+                model.write(inside)?;
+            } else {
+                adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
+                file.save(inside)?;
+            }
             manifest::write(inside)
         })
     }
@@ -174,11 +193,12 @@ impl Experiment<'_> {
             rows: &rows,
             settings: &[
                 ("seed", result.seed.to_string()),
-                match &self.trains {
-                    Trains::Adapters(lora) => {
-                        ("LoRA r, α, dropout", format!("{}, {}, {}", lora.rank, lora.alpha, lora.dropout))
-                    }
-                    Trains::All | Trains::Head => ("trained", "every weight".to_owned()),
+                match self.lora.trains_base {
+                    true => ("trained", "every weight".to_owned()),
+                    false => (
+                        "LoRA r, α, dropout",
+                        format!("{}, {}, {}", model.lora_r, model.lora_alpha, model.lora_dropout),
+                    ),
                 },
                 ("base in 4 bits", model.use_4bit.to_string()),
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
@@ -206,31 +226,36 @@ impl Experiment<'_> {
         let examples = &self.validation.examples[..ROWS.min(self.validation.examples.len())];
         let decision = Decision::above(&self.file.thresholds);
         let predict = |samples: &[Sample]| -> Result<Vec<Vec<f32>>> {
-            let evaluation = evaluate(&self.classifier, samples, &decision, batch_size, |_| ())?;
+            let evaluation = evaluate(&self.classifier, samples, &decision, batch_size, &Group::alone(), |_| ())?;
             Ok(evaluation.predictions.probabilities)
         };
         let expected = predict(&self.validation.samples[..examples.len()])?;
         manifest::verify(&best)?;
-        if let Some(ours) = self.trains.lora() {
-            let (lora, _) = adapter::read_config(&best)?;
-            let is_same = |module: &String| lora.shape_of(module) == ours.shape_of(module);
-            ensure!(
-                self.classifier.modules().iter().all(is_same),
-                "{}: adapter_config.json describes other adapters than were trained; this is a bug in llmcls, please report it",
-                best.display()
-            );
-        }
+        let lora = match self.lora.trains_base {
+            true => self.lora.clone(),
+            false => adapter::read_config(&best)?.0,
+        };
+        let is_same = |module: &String| lora.shape_of(module) == self.lora.shape_of(module);
+        ensure!(
+            self.classifier.modules().iter().all(is_same),
+            "{}: adapter_config.json describes other adapters than were trained; this is a bug in llmcls, please report it",
+            best.display()
+        );
         let file = ClassifierFile::load(&best)?;
         ensure!(
             file.is_some_and(|file| file.labels == self.file.labels && file.base == self.file.base),
             "{}: classifier.json describes another classifier than was trained; this is a bug in llmcls, please report it",
             best.display()
         );
-        self.saved_as().load(&best, &self.classifier)?;
+        trained_weights::load(&best, &self.classifier)?;
         let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
         let rows = Rows { examples, source: "validation", before: 0 };
         let found = predict(&dataset::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
-        ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
+        ensure!(
+            found == expected,
+            "{}: the saved model gives different predictions from the one in memory; this is a bug in llmcls, please report it",
+            best.display()
+        );
         Ok(())
     }
 }

@@ -2,15 +2,17 @@
 
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::config::NormKind;
-use super::lora::{AdapterShape, Trains};
+use super::frozen::{Frozen, FrozenKind};
+use super::lora::{AdapterShape, LoraOptions};
 use super::modules::{Embedding, Linear, Norm};
 use super::weights::{BaseStorage, Precision, Weights};
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::FrozenMatrix;
+use crate::ops::adapter_routing::{Routing, Slot};
 use crate::ops::dropout::Dropout;
 use crate::ops::layer_norm::LayerNorm;
 use crate::ops::lora_linear::{Adapter, LoraLinear};
@@ -35,18 +37,23 @@ pub(super) enum Initial {
 /// Hands out modules while a model is built, in the order of its state dict.
 pub(super) struct Builder<'a> {
     weights: &'a Weights,
-    /// What stands before a base's names in the weights' files.
+    /// Prefix of a base's names in the weights' files.
     prefix: &'static str,
-    /// What stands before them in a classifier: peft's names have it.
+    /// Prefix of a base's names in a classifier, which peft's names have.
     root: &'static str,
     storage: BaseStorage,
-    trains: &'a Trains,
+    lora: &'a LoraOptions,
     /// Where modules that are asked for next are to be.
     pub(super) device: Device,
     pub(super) params: Vec<Rc<Param>>,
     pub(super) initial: Vec<Initial>,
-    /// Names of the linear modules of the base.
+    /// Names of the linear modules of the base, and their outputs and inputs.
     pub(super) modules: Vec<String>,
+    pub(super) shapes: Vec<(usize, usize)>,
+    /// Where layers find the adapters of several classifiers, if these share the base.
+    pub(super) routing: Option<Rc<Routing>>,
+    /// Tensors of the base, in the order in which they were taken.
+    pub(super) frozen: Vec<Frozen>,
     pub(super) size: BaseSize,
     dropouts: u32,
     /// Bytes of the trained parameters so far, and of the memory for them.
@@ -57,22 +64,22 @@ pub(super) struct Builder<'a> {
 /// The frozen part of a model, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BaseSize {
-    /// Frozen numbers, embeddings included.
+    /// Number of frozen weights, embeddings included.
     pub parameters: usize,
-    /// Their bytes.
+    /// Size in bytes.
     pub bytes: usize,
-    /// Of these, the embeddings'.
+    /// Bytes of the embeddings, contained in `bytes`.
     pub embedding_bytes: usize,
 }
 
 impl<'a> Builder<'a> {
-    /// `embedding` names the token embeddings, by which it is told whether names in the files have
+    /// `embedding` names the token embeddings, which shows whether names in the files have
     /// their prefix: base models are saved without it.
     pub(super) fn new(
         weights: &'a Weights,
         (root, embedding): (&'static str, &str),
         storage: BaseStorage,
-        trains: &'a Trains,
+        lora: &'a LoraOptions,
         device: &Device,
     ) -> Self {
         let prefix = if weights.has(&format!("{embedding}.weight")) { "" } else { root };
@@ -81,11 +88,14 @@ impl<'a> Builder<'a> {
             prefix,
             root,
             storage,
-            trains,
+            lora,
             device: device.clone(),
             params: Vec::new(),
             initial: Vec::new(),
             modules: Vec::new(),
+            shapes: Vec::new(),
+            routing: None,
+            frozen: Vec::new(),
             size: BaseSize::default(),
             dropouts: 0,
             trained_bytes: 0,
@@ -93,7 +103,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Whether the files have a module's weight, by its name in the files. Random weights have all.
+    /// Returns true if the files have a module's weight, by its name in the files. Random weights have all.
     pub(super) fn has(&self, stored: &str) -> bool {
         matches!(self.weights, Weights::Random { .. }) || self.weights.has(&format!("{stored}.weight"))
     }
@@ -117,14 +127,14 @@ impl<'a> Builder<'a> {
         Ok(self.stored(name, shape)?.map_or(fresh, Initial::Values))
     }
 
-    /// Whether peft saves a module whole, where an adapter says so.
+    /// Tells if an adapter lists modules that are saved whole, and if this is one.
     pub(super) fn saves_whole(&self, module: &str) -> Option<bool> {
-        self.trains.lora().and_then(|lora| lora.saves_whole(module))
+        self.lora.saves_whole(module)
     }
 
-    /// Whether a module gets an adapter.
+    /// Returns true if a module gets an adapter.
     pub(super) fn is_target(&self, module: &str) -> bool {
-        self.trains.lora().is_some_and(|lora| lora.shape_of(module).is_some())
+        self.lora.shape_of(module).is_some()
     }
 
     /// A linear layer of the base: frozen, with an adapter if it is a target, or trained.
@@ -132,7 +142,7 @@ impl<'a> Builder<'a> {
         self.linear_named(&self.prefixed(module), self.rooted(module), outputs, inputs, has_bias)
     }
 
-    /// As [`Builder::linear`], with the module's names in the files and in a classifier.
+    /// Builds a linear layer as [`Builder::linear`] does, with the module's names in the files and in a classifier.
     pub(super) fn linear_named(
         &mut self,
         stored: &str,
@@ -141,20 +151,26 @@ impl<'a> Builder<'a> {
         inputs: usize,
         has_bias: bool,
     ) -> Result<Linear> {
-        let weights = self.weights;
         let weight = self.matrix(&format!("{stored}.weight"), (outputs, inputs), self.storage)?;
-        let bias = weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
-        self.modules.push(module.clone());
+        let bias = self.weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
         if self.trains_all() {
+            self.modules.push(module.clone());
             let weight = self.param(format!("{module}.weight"), (outputs, inputs), Initial::Matrix(Rc::new(weight)))?;
             let bias = bias.map(|bias| self.vector(format!("{module}.bias"), outputs, Initial::Values(bias)));
             return Ok(Linear::Trained { weight, bias: bias.transpose()? });
+        }
+        self.took_matrix(stored, &module, (outputs, inputs), true);
+        if bias.is_some() {
+            self.took(format!("{stored}.bias"), format!("{module}.bias"), FrozenKind::Bias { len: outputs });
         }
         self.count(&weight);
         let weight = self.device.hold(weight)?;
         self.count_floats(bias.as_ref());
         let adapter = self.adapter(&module, outputs, inputs)?;
-        Ok(Linear::Frozen(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter })))
+        let slot = self.routing.as_ref().map(|routing| Slot { routing: Rc::clone(routing), index: self.modules.len() });
+        self.modules.push(module);
+        self.shapes.push((outputs, inputs));
+        Ok(Linear::Frozen(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter, slot })))
     }
 
     /// A matrix of the base. What is trained is read from its file once, and needs no other form of it.
@@ -166,9 +182,14 @@ impl<'a> Builder<'a> {
         self.weights.matrix(name, rows, columns, storage)
     }
 
-    fn adapter(&mut self, module: &str, outputs: usize, inputs: usize) -> Result<Option<Adapter>> {
-        let Some(lora) = self.trains.lora() else { return Ok(None) };
-        let Some(AdapterShape { rank, scaling, .. }) = lora.shape_of(module) else { return Ok(None) };
+    /// Returns true if every weight of the base is trained.
+    pub(super) fn trains_all(&self) -> bool {
+        self.lora.trains_base
+    }
+
+    /// The adapter of a linear layer, if it is a target.
+    pub(super) fn adapter(&mut self, module: &str, outputs: usize, inputs: usize) -> Result<Option<Adapter>> {
+        let Some(AdapterShape { rank, scaling, .. }) = self.lora.shape_of(module) else { return Ok(None) };
         let site = self.params.len() as u32;
         // peft's Kaiming uniform with a = √5.
         let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
@@ -176,7 +197,7 @@ impl<'a> Builder<'a> {
             a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
             b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
             scaling: scaling as f32,
-            dropout: lora.dropout as f32,
+            dropout: self.lora.dropout as f32,
             site,
         }))
     }
@@ -190,39 +211,45 @@ impl<'a> Builder<'a> {
         padding: Option<u32>,
     ) -> Result<Embedding> {
         let storage = BaseStorage { is_4bit: false, ..self.storage };
-        let table = self.matrix(&format!("{}{module}.weight", self.prefix), (rows, width), storage)?;
+        let stored = self.prefixed(module);
+        let table = self.matrix(&format!("{stored}.weight"), (rows, width), storage)?;
         if self.trains_all() {
             let name = format!("{}.weight", self.rooted(module));
             let table = self.param(name, (rows, width), Initial::Matrix(Rc::new(table)))?;
             return Ok(Embedding::Trained { table, padding });
         }
+        self.took_matrix(&stored, &self.rooted(module), (rows, width), false);
         self.count(&table);
         self.size.embedding_bytes += table.bytes();
         Ok(Embedding::Frozen(table))
     }
 
-    /// A norm of the base.
+    /// A frozen norm.
     pub(super) fn norm(&mut self, module: &str, width: usize, kind: NormKind, epsilon: f32) -> Result<Norm> {
         let name = format!("{}{module}", self.prefix);
         // Checkpoints from TensorFlow call them so still.
         let has_old_names = self.weights.has(&format!("{name}.gamma"));
         let [weight, bias] = if has_old_names { ["gamma", "beta"] } else { ["weight", "bias"] };
-        let mut weight = self.weights.norm(&format!("{name}.{weight}"), width)?;
-        let bias = match kind {
-            NormKind::Layer { has_bias } => self.weights.bias(&format!("{name}.{bias}"), width, has_bias)?,
-            NormKind::Rms | NormKind::RmsFromOne => None,
-        };
+        let (stored_weight, stored_bias) = (format!("{name}.{weight}"), format!("{name}.{bias}"));
+        let mut weight = self.weights.norm(&stored_weight, width)?;
+        let rooted = self.rooted(module);
         if self.trains_all() {
-            ensure!(matches!(kind, NormKind::Layer { .. }), "{name}: only layer norms are trained");
-            let root = self.rooted(module);
-            let weight = self.vector(format!("{root}.weight"), width, Initial::Values(weight))?;
-            let bias = bias.map(|bias| self.vector(format!("{root}.bias"), width, Initial::Values(bias)));
+            let NormKind::Layer { has_bias } = kind else { bail!("{name}: only layer norms are trained") };
+            let bias = self.weights.bias(&stored_bias, width, has_bias)?;
+            let weight = self.vector(format!("{rooted}.weight"), width, Initial::Values(weight))?;
+            let bias = bias.map(|bias| self.vector(format!("{rooted}.bias"), width, Initial::Values(bias)));
             return Ok(Norm::Trained { weight, bias: bias.transpose()?, epsilon });
         }
         self.count_floats(Some(&weight));
-        self.count_floats(bias.as_ref());
+        let is_from_one = kind == NormKind::RmsFromOne;
+        self.took(stored_weight, format!("{rooted}.weight"), FrozenKind::Scale { len: width, is_from_one });
         Ok(match kind {
-            NormKind::Layer { .. } => {
+            NormKind::Layer { has_bias } => {
+                let bias = self.weights.bias(&stored_bias, width, has_bias)?;
+                if has_bias {
+                    self.took(stored_bias, format!("{rooted}.bias"), FrozenKind::Bias { len: width });
+                }
+                self.count_floats(bias.as_ref());
                 Norm::Layer(Rc::new(LayerNorm { weight: weight.into(), bias: bias.map(Constant::from), epsilon }))
             }
             NormKind::Rms => Norm::Rms(Rc::new(RmsNorm { weight: weight.into(), epsilon })),
@@ -233,11 +260,6 @@ impl<'a> Builder<'a> {
                 Norm::Rms(Rc::new(RmsNorm { weight: weight.into(), epsilon }))
             }
         })
-    }
-
-    /// Whether every weight of the base is trained.
-    pub(super) fn trains_all(&self) -> bool {
-        matches!(self.trains, Trains::All)
     }
 
     /// A site where the base drops elements with probability `p`.
@@ -257,13 +279,14 @@ impl<'a> Builder<'a> {
             ensure!(
                 2 * self.trained_bytes <= total,
                 "{} and their gradients take more than {} bytes, and there are {total}; {}",
-                self.trains.lora().map_or("model.train is all: the weights".to_owned(), |lora| {
-                    format!("model.lora_r is {}: adapters", lora.rank)
-                }),
+                match self.lora.trains_base {
+                    true => "model.train is all: the weights".to_owned(),
+                    false => format!("model.lora_r is {}: adapters", self.lora.rank),
+                },
                 2 * self.trained_bytes,
-                match self.trains.lora() {
-                    Some(_) => "lower model.lora_r, or name fewer model.lora_target_modules",
-                    None => "use model.train=lora",
+                match self.lora.trains_base {
+                    true => "use model.train=lora",
+                    false => "lower model.lora_r, or name fewer model.lora_target_modules",
                 }
             );
         }
@@ -289,6 +312,17 @@ impl<'a> Builder<'a> {
     /// The name of a base's module in a classifier.
     pub(super) fn rooted(&self, module: &str) -> String {
         format!("{}{module}", self.root)
+    }
+
+    fn took_matrix(&mut self, stored: &str, module: &str, (rows, columns): (usize, usize), is_linear: bool) {
+        let is_matrix = |frozen: &&Frozen| matches!(frozen.kind, FrozenKind::Matrix { .. });
+        let made = self.frozen.iter().filter(is_matrix).count() as u32;
+        let kind = FrozenKind::Matrix { rows, columns, is_linear, made };
+        self.took(format!("{stored}.weight"), format!("{module}.weight"), kind);
+    }
+
+    fn took(&mut self, stored: String, name: String, kind: FrozenKind) {
+        self.frozen.push(Frozen { stored, name, kind });
     }
 
     fn count(&mut self, matrix: &FrozenMatrix) {

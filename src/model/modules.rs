@@ -11,7 +11,7 @@ use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::embedding::{TableRows, embedding};
 use crate::ops::layer_norm::{LayerNorm, layer_norm, trained_layer_norm};
 use crate::ops::linear::linear;
-use crate::ops::lora_linear::{LoraLinear, lora_linear};
+use crate::ops::lora_linear::{LoraLinear, lora_linear, lora_linears};
 use crate::ops::rms_norm::{RmsNorm, rms_norm};
 use crate::ops::rows::add;
 use crate::ops::tape::{Param, Tape, Value};
@@ -31,6 +31,24 @@ impl Linear {
         match self {
             Self::Frozen(layer) => lora_linear(tape, x, layer, residual),
             Self::Trained { weight, bias } => linear(tape, x, weight, bias.as_ref(), residual),
+        }
+    }
+
+    /// The outputs of several layers with the same input, which frozen ones read once for all of them.
+    pub(super) fn all<const K: usize>(tape: &Tape, x: &Value, layers: [&Self; K]) -> candle_core::Result<[Value; K]> {
+        let frozen: Vec<&Rc<LoraLinear>> = layers.iter().filter_map(|layer| layer.frozen()).collect();
+        if let Ok(frozen) = <[&Rc<LoraLinear>; K]>::try_from(frozen) {
+            return lora_linears(tape, x, frozen);
+        }
+        let outputs: Vec<Value> =
+            layers.iter().map(|layer| layer.forward(tape, x, None)).collect::<candle_core::Result<_>>()?;
+        Ok(outputs.try_into().unwrap_or_else(|_| unreachable!("an output for each layer")))
+    }
+
+    fn frozen(&self) -> Option<&Rc<LoraLinear>> {
+        match self {
+            Self::Frozen(layer) => Some(layer),
+            Self::Trained { .. } => None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! A transformer with norms after the sums: BERT, RoBERTa, DistilBERT. Batches have no padding.
 //!
 //! ```text
-//! x = norm(word[token] + position[p] + type[0])               (N, D)            
+//! x = norm(word[token] + position[p] + type[0])               (N, D), needs no gradient
 //! x = norm(x + output(attention(q(x), k(x), v(x))))
 //! x = norm(x + down(f(up(x))))
 //! ```
@@ -22,7 +22,7 @@ use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
-/// A transformer, frozen with adapters or trained.
+/// A frozen transformer with adapters.
 pub(super) struct PostNorm {
     words: Embedding,
     positions: Embedding,
@@ -85,7 +85,7 @@ impl PostNorm {
     /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
     ///
     /// # Errors
-    /// If an op fails.
+    /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
     pub(super) fn forward(
         &self,
         tape: &Tape,
@@ -194,11 +194,15 @@ impl Layer {
         sequences: &Rc<Sequences>,
         pooled: Option<&Pooled>,
     ) -> candle_core::Result<Value> {
-        let k = self.key.forward(tape, x, None)?;
-        let v = self.value.forward(tape, x, None)?;
         let picked = pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose()?;
+        let [q, k, v] = match &picked {
+            None => Linear::all(tape, x, [&self.query, &self.key, &self.value])?,
+            Some(picked) => {
+                let [k, v] = Linear::all(tape, x, [&self.key, &self.value])?;
+                [self.query.forward(tape, picked, None)?, k, v]
+            }
+        };
         let x = picked.as_ref().unwrap_or(x);
-        let q = self.query.forward(tape, x, None)?;
         let o = attention(tape, [&q, &k, &v], self.attention, pooled.map_or(sequences, |pooled| &pooled.sequences))?;
         let x = self.attention_norm.forward(tape, &self.output.add_to(tape, &o, &self.output_dropout, x)?)?;
         let h = activate(tape, &self.up.forward(tape, &x, None)?, self.activation)?;
@@ -210,7 +214,7 @@ impl Layer {
 mod tests {
     use super::*;
 
-    /// As `create_position_ids_from_input_ids` of transformers 4.57.6 gives them.
+    /// Matches `create_position_ids_from_input_ids` of transformers 4.57.6.
     #[test]
     fn roberta_does_not_count_padding_tokens_of_a_text() {
         let texts: [&[u32]; 3] = [&[0, 7, 1, 8, 2], &[1, 9], &[5, 6]];

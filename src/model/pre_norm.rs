@@ -2,7 +2,7 @@
 //! ModernBERT. Batches have no padding.
 //!
 //! ```text
-//! x  = embedding[token]                                 (N, D)
+//! x  = embedding[token]                                 (N, D), needs no gradient
 //! x += output(attention(rope(q(h)), rope(k(h)), v(h)))  h = norm(x)
 //! x += down(f(gate(h)) ∘ up(h))                         h = norm(x)
 //! y  = norm(x[pooled])                                  (B, D)
@@ -31,7 +31,7 @@ use crate::ops::rope::{RopeTable, rope};
 use crate::ops::rows::{add, columns, gather};
 use crate::ops::tape::{Tape, Value};
 
-/// A transformer, frozen with adapters or trained.
+/// A frozen transformer with adapters.
 pub(super) struct PreNorm {
     embedding: Embedding,
     embedding_scale: f32,
@@ -39,7 +39,7 @@ pub(super) struct PreNorm {
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
     norm: Norm,
-    /// Of layers that see all tokens, and of those that have a window.
+    /// Tables of layers that see all tokens, and of layers with a window.
     ropes: [GrowingRope; 2],
     recompute: bool,
     device: Device,
@@ -73,7 +73,7 @@ enum GateUp {
     One(Linear),
 }
 
-/// What every layer of one forward pass shares.
+/// State shared by the layers of one forward pass.
 struct Pass {
     ropes: [Rc<RopeTable>; 2],
     positions: Rc<[u32]>,
@@ -111,7 +111,7 @@ impl PreNorm {
     /// The hidden states after the last norm: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
     ///
     /// # Errors
-    /// If an op fails.
+    /// If a token id is outside the vocabulary.
     pub(super) fn forward(
         &self,
         tape: &Tape,
@@ -238,10 +238,9 @@ impl Layer {
         let pick = |x: &Value| pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose();
         match &self.query_key_value {
             QueryKeyValue::Three([of_q, of_k, of_v]) => {
-                let k = of_k.forward(tape, h, None)?;
-                let v = of_v.forward(tape, h, None)?;
-                let picked = pick(h)?;
-                Ok([of_q.forward(tape, picked.as_ref().unwrap_or(h), None)?, k, v])
+                let Some(picked) = pick(h)? else { return Linear::all(tape, h, [of_q, of_k, of_v]) };
+                let [k, v] = Linear::all(tape, h, [of_k, of_v])?;
+                Ok([of_q.forward(tape, &picked, None)?, k, v])
             }
             QueryKeyValue::One(fused) => {
                 let kv = self.attention.key_value_heads * self.attention.head_size;
@@ -259,7 +258,7 @@ impl Layer {
         let x = add_block(tape, attended, (&self.output, &self.output_dropout), self.after_attention.as_ref(), x)?;
         let h = self.mlp_norm.forward(tape, &x)?;
         let (gate, up) = match &self.gate_up {
-            GateUp::Two([gate, up]) => (gate.forward(tape, &h, None)?, up.forward(tape, &h, None)?),
+            GateUp::Two([gate, up]) => Linear::all(tape, &h, [gate, up])?.into(),
             GateUp::One(fused) => {
                 let both = fused.forward(tape, &h, None)?;
                 let width = both.tensor().dim(1)? / 2;

@@ -26,8 +26,8 @@ pub fn linear(
     {
         bail!("a residual of {:?} for {rows} rows", residual.tensor().dims());
     }
-    let sum = residual.map(|residual| residual.tensor().copy()).transpose()?;
-    let output = kernels::linear(x.tensor(), weight.value(), bias.map(|bias| bias.value()), sum)?;
+    let of_bias = bias.map(|bias| bias.value());
+    let output = kernels::linear(x.tensor(), weight.value(), of_bias, residual.map(Value::tensor))?;
     if !tape.is_recording() {
         return Ok(Value::constant(output));
     }

@@ -4,29 +4,35 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::flops;
-use super::gemm::{Compute, Direction, MatrixMut, Source, Weights, outer_products, product};
+use super::gemm::{Compute, Direction, MatrixMut, Source, Start, Weights, outer_products, pack, product};
+use super::low_rank::Opening;
 use crate::kernels::buffer::{elements, modify, tensor};
 
 /// Numbers of a bias's gradient that one task sums.
 const COLUMNS: usize = 64;
 
-/// `y = x Wᵀ + b`, or `sum + x Wᵀ + b` in place of `sum`: `x` `(N, in)`, `weight` `(out, in)`, `bias` of out values.
-/// The order of every sum is that of a frozen layer.
-pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, sum: Option<Tensor>) -> Result<Tensor> {
+/// `y = x Wᵀ + b`, and `residual` added if there is one: `x` `(N, in)`, `weight` `(out, in)`, `bias` of out values. Every
+/// sum is taken as a frozen layer's is.
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
     let (rows, (outputs, inputs)) = (x.dim(0)?, weight.dims2()?);
     flops::count(rows, inputs, outputs);
     let (x, w) = (elements(x)?, elements(weight)?);
-    let bias = bias.map(elements).transpose()?;
-    let multiply = |y: &mut [f32], accumulate| {
-        let weights = whole(&w, (outputs, inputs), Direction::Forward);
-        product(Compute::Float32, &weights, &x, MatrixMut::new(y, rows, outputs, outputs), accumulate);
-        if let Some(bias) = &bias {
-            y.par_chunks_mut(outputs).with_min_len(16).for_each(|y| {
-                y.iter_mut().zip(bias.iter()).for_each(|(y, bias)| *y += bias);
-            });
-        }
+    let (bias, residual) = (bias.map(elements).transpose()?, residual.map(elements).transpose()?);
+    let opening = Opening {
+        residual: residual.as_deref(),
+        bias: bias.as_deref(),
+        products: Vec::new(),
+        bits: None,
+        accumulate: false,
+        width: outputs,
     };
-    summed(sum, (rows, outputs), multiply)
+    let write = |row: usize, column: usize, block: MatrixMut<'_>| opening.write(row, column, block);
+    let start = if bias.is_none() && residual.is_none() { Start::Zero } else { Start::Written(&write) };
+    let mut output = vec![0.0; rows * outputs];
+    let packed = pack(Compute::Float32, &x, inputs, &|_| {});
+    let weights = whole(&w, (outputs, inputs), Direction::Forward);
+    product(&weights, &packed, MatrixMut::new(&mut output, rows, outputs, outputs), start);
+    tensor(output, (rows, outputs))
 }
 
 /// The gradient of `x` in [`linear`]: `g W`.
@@ -34,26 +40,22 @@ pub(crate) fn linear_backward(g: &Tensor, sum: Option<Tensor>, weight: &Tensor) 
     let (rows, (outputs, inputs)) = (g.dim(0)?, weight.dims2()?);
     flops::count(rows, outputs, inputs);
     let (g, w) = (elements(g)?, elements(weight)?);
-    let multiply = |data: &mut [f32], accumulate| {
-        let weights = whole(&w, (outputs, inputs), Direction::Backward);
-        product(Compute::Float32, &weights, &g, MatrixMut::new(data, rows, inputs, inputs), accumulate);
+    let packed = pack(Compute::Float32, &g, outputs, &|_| {});
+    let weights = whole(&w, (outputs, inputs), Direction::Backward);
+    let multiply = |data: &mut [f32], start: Start<'_>| {
+        product(&weights, &packed, MatrixMut::new(data, rows, inputs, inputs), start);
     };
-    summed(sum, (rows, inputs), multiply)
+    let Some(sum) = sum else {
+        let mut data = vec![0.0; rows * inputs];
+        multiply(&mut data, Start::Zero);
+        return tensor(data, (rows, inputs));
+    };
+    modify(&sum, |data| multiply(data, Start::Sum))?;
+    Ok(sum)
 }
 
 fn whole(data: &[f32], (rows, columns): (usize, usize), direction: Direction) -> Weights<'_> {
     Weights { source: Source::F32(data), rows, columns, stride: columns, direction }
-}
-
-/// Lets `f` overwrite a new tensor, or add to `sum`.
-fn summed(sum: Option<Tensor>, shape: (usize, usize), f: impl Fn(&mut [f32], bool)) -> Result<Tensor> {
-    let Some(sum) = sum else {
-        let mut data = vec![0.0; shape.0 * shape.1];
-        f(&mut data, false);
-        return tensor(data, shape);
-    };
-    modify(&sum, |data| f(data, true))?;
-    Ok(sum)
 }
 
 /// The gradient of the weight in [`linear`], `gᵀ x`, to `sum`.
