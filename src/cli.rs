@@ -315,8 +315,7 @@ pub struct RunArgs {
         help_heading = CLASSIFIER
     )]
     pub batch_size: Option<usize>,
-    /// What products with the base's weights are computed in on the CPU: float32 or bfloat16
-    /// [default: as in training]
+    /// Compute products with the base's weights on the CPU in float32 or bfloat16 [default: as in training]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
     pub precision: Option<Precision>,
 }
@@ -454,6 +453,10 @@ pub struct ServeArgs {
     /// model.model_name.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// What products with the base's weights are computed in on the CPU: float32 or bfloat16
+    /// [default: as in training]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
+    pub precision: Option<Precision>,
     /// Listen on this name or address; 0.0.0.0 takes requests from other machines
     #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
     pub host: String,
@@ -535,7 +538,7 @@ pub struct ExportArgs {
     /// The directory to write, which must not be there yet
     #[arg(long, short, value_name = "DIR")]
     pub out: PathBuf,
-    /// How the weights are stored [default: as the base was held in training; float32 if that was in 4 bits]
+    /// Storage of the weights [default: as the base was stored in training; float32 if that was 4 bits]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub dtype: Option<StoredType>,
     /// The largest file of weights, such as 500MB; a larger model is written in shards
@@ -569,7 +572,7 @@ pub struct PushArgs {
     /// Upload a complete model, as `export` writes it, in place of the adapter
     #[arg(long)]
     pub merged: bool,
-    /// How the weights of a complete model are stored [default: as `export`]
+    /// Storage of a complete model's weights [default: as `export`]
     #[arg(long, value_enum, value_name = "TYPE", requires = "merged")]
     pub dtype: Option<StoredType>,
     /// Leave out the run's report.html, which otherwise is uploaded without the texts of rows
@@ -580,7 +583,7 @@ pub struct PushArgs {
     pub dry_run: bool,
 }
 
-/// How weights are stored.
+/// Storage of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StoredType {
     /// 4 bytes a weight

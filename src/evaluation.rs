@@ -140,7 +140,7 @@ pub struct Part<'a> {
     pub token_ids: Vec<&'a [u32]>,
 }
 
-/// What a classifier makes of one sample.
+/// The output of a classifier for one sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
     /// One a label, before sigmoid or softmax.

@@ -42,6 +42,8 @@ mod metrics;
 mod nf4;
 /// Outputs, logs, signals and sizes at their limits.
 mod outputs;
+/// The image for containers, without a daemon.
+mod packaging;
 /// Numbers of transformers, peft and torch.
 mod parity;
 /// `llmcls predict` as people and programs use it.
@@ -60,6 +62,8 @@ mod report;
 mod resume;
 /// Rows as other programs write them.
 mod rows;
+/// Classifiers over HTTP.
+mod serve;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
 /// Encoders whose every weight is trained.

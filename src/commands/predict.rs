@@ -1,6 +1,7 @@
 //! `llmcls predict`: labels for the rows of a CSV file, streamed.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::metrics::{Decision, Predictions};
 use crate::model::attributions::Explainer;
 use crate::partial_output::{PartialOutput, Start};
 use crate::run::classifier_file::ClassifierFile;
+use crate::run::manifest;
 use crate::run::records::{PredictionLine, Why, names};
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
@@ -51,11 +53,10 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
             Usage("--resume needs an input file and an output file: a stream cannot be read again".into()).into()
         );
     }
-    if let Origin::File(input) = &origin {
-        atomic_file::refuse_input_as_output(output, [input.as_path()])?;
-    }
+    let input: Vec<PathBuf> = origin.given().into_iter().collect();
+    refuse_outputs(output, &input)?;
     let loaded = Loaded::open(&args.run, device, console)?;
-    atomic_file::refuse_input_as_output(output, loaded.predictor.trained.files().iter().map(PathBuf::as_path))?;
+    refuse_outputs(output, &loaded.predictor.files())?;
     let columns = loaded.columns(false)?;
     let input = origin.open(args, &columns)?;
     input.notes(console);
@@ -106,6 +107,15 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
     Ok(())
 }
 
+/// Refuses to write over an input, with the output or with what stands for it until it is complete.
+fn refuse_outputs(output: &Path, inputs: &[PathBuf]) -> Result<()> {
+    let partial = PartialOutput::paths(output)?;
+    for output in partial.iter().map(PathBuf::as_path).chain([output]) {
+        atomic_file::refuse_input_as_output(output, inputs.iter().map(PathBuf::as_path))?;
+    }
+    Ok(())
+}
+
 /// The rows to predict, of `total` if their number is known.
 fn range(args: &PredictArgs, total: Option<usize>) -> Result<Range<usize>> {
     match (args.shard, total) {
@@ -145,7 +155,14 @@ fn job(
     let mut classifier = loaded.predictor.trained.files();
     classifier.retain(|path| path.is_file() && path.file_name().is_none_or(|name| name != "README.md"));
     classifier.sort();
-    let classifier = classifier.iter().map(|path| atomic_file::sha256(path)).collect::<Result<Vec<_>>>()?;
+    // Those in the manifest were just checked against it.
+    let mut known = manifest::digests(&loaded.predictor.trained.adapter);
+    let mut digest = |path: &PathBuf| {
+        let is_inside = path.parent() == Some(&*loaded.predictor.trained.adapter);
+        let name = path.file_name().and_then(OsStr::to_str).filter(|_| is_inside);
+        name.and_then(|name| known.remove(name)).map_or_else(|| atomic_file::sha256(path), Ok)
+    };
+    let classifier = classifier.iter().map(&mut digest).collect::<Result<Vec<_>>>()?;
     let input = origin.file().map(atomic_file::sha256).transpose()?;
     let explains = if explains { " explained" } else { "" };
     let options = format!("{decision:?} {columns:?} {format:?} {range:?}{explains}");

@@ -11,6 +11,7 @@ pub mod list_column;
 pub mod near_duplicates;
 mod python_literal;
 pub mod recognise;
+pub mod same_text;
 pub mod sampler;
 pub mod split;
 pub mod split_files;

@@ -72,9 +72,10 @@ impl<'a> Experiment<'a> {
             warnings::about(name, &examples, &samples, max_length, console);
             Ok(Dataset { examples, samples })
         };
-        let train = split("train", &SplitRows::train(data, &columns)?)?;
+        let [train, validation] = SplitRows::of_training(data, &columns)?;
+        let train = split("train", &train)?;
         check_steps(config, train.samples.len(), console)?;
-        let validation = split("validation", &SplitRows::validation(data, &columns)?)?;
+        let validation = split("validation", &validation)?;
         let test = data
             .test_csv
             .as_ref()
@@ -301,6 +302,7 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         labels_column: config.data.labels_column.clone(),
         label_separator: columns.label_list.and_then(|list| list.separator),
         temperature: 1.0,
+        quoting: Some(config.data.quoting),
         max_length,
         base,
         is_whole_model: config.model.train == Trains::All,

@@ -169,7 +169,7 @@ impl Classifier {
         &self.frozen
     }
 
-    /// What the adapter of a module multiplies its product with.
+    /// The factor of the product of a module's adapter.
     pub(super) fn scaling_of(&self, module: &str) -> Option<f32> {
         self.lora.shape_of(module).map(|shape| shape.scaling as f32)
     }
@@ -329,7 +329,7 @@ impl Classifier {
             .collect()
     }
 
-    /// What the head sees of each sequence, `(B, D)`.
+    /// The head's input of each sequence, `(B, D)`.
     fn pooled(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
         let pooled = batch.pooled(self.pooling);
         let x = to_host(tape, self.layers.forward(tape, embedded, batch, pooled.as_ref())?)?;

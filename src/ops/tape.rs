@@ -176,7 +176,7 @@ impl Gradient {
         Ok(())
     }
 
-    /// Whether none has arrived yet.
+    /// Returns true if no gradient has arrived yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.borrow().is_none()
     }

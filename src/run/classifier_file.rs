@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::config::data::Quoting;
 use crate::config::model::ModelConfig;
 use crate::embedded;
 use crate::model::fingerprint::Fingerprint;
@@ -42,6 +43,9 @@ pub struct ClassifierFile {
     /// Logits are divided by this before they become probabilities.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub temperature: f32,
+    /// How CSV files of its rows are quoted. Files from before the key leave it to the run's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quoting: Option<Quoting>,
     /// Tokens after which a text is cut.
     pub max_length: usize,
     pub base: Base,
@@ -137,7 +141,7 @@ impl ClassifierFile {
         atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
-    /// Whether a directory has the file.
+    /// Returns true if a directory has the file.
     #[must_use]
     pub fn is_in(directory: &Path) -> bool {
         embedded::is_file(&directory.join(NAME))

@@ -290,6 +290,7 @@ mod tests {
             is_whole_model: false,
             labels_column: None,
             label_separator: None,
+            quoting: None,
             max_length: 64,
             base: Base {
                 name: "meta-llama/Llama-3.2-1B".into(),

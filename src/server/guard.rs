@@ -1,4 +1,4 @@
-//! What every request passes: its log line, its numbers, who may ask, and from where.
+//! Checks of every request: its log line, its numbers, its key and its origin.
 
 use std::time::Instant;
 

@@ -35,6 +35,7 @@ use tokio::time::sleep;
 
 use crate::console::Console;
 use crate::interrupt;
+use crate::kernels::cpu::memory;
 use app::{App, Shared};
 use log::Log;
 use metrics::Metrics;
@@ -45,15 +46,18 @@ pub use keys::Keys;
 pub use settings::{Access, Limits, LogSettings, OpenDevice, Settings, Source};
 use watch::Watch;
 
-/// How often the directory of models is looked at, and signals.
+/// Interval between two looks at the directory of models, and at signals.
 const LOOK: Duration = Duration::from_secs(1);
 const LISTEN: Duration = Duration::from_millis(50);
+/// How often memory that is free is given back: seldom enough that batches find theirs warm.
+const RELEASE: Duration = Duration::from_secs(30);
 
 /// Serves until SIGTERM or SIGINT, then lets requests in work finish.
 ///
 /// # Errors
 /// If the address is taken, or a classifier cannot be used.
 pub fn serve(settings: Settings, open_device: OpenDevice, console: Console) -> Result<()> {
+    memory::share_pools();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("http").build()?;
     let result = runtime.block_on(run(settings, open_device, console));
     // Connections that were not done in time are cut.
@@ -131,6 +135,12 @@ async fn run(settings: Settings, open_device: OpenDevice, console: Console) -> R
             }
         })?;
     }
+    std::thread::Builder::new().name("memory".to_owned()).spawn(|| {
+        loop {
+            std::thread::sleep(RELEASE);
+            memory::release_free_blocks();
+        }
+    })?;
     app.0.models.set_ready(true);
     app.0.log.say(&format!("ready at http://{address}"));
     signal().await;
@@ -158,7 +168,7 @@ async fn listen(settings: &Settings) -> Result<TcpListener> {
     })
 }
 
-/// Whether only this machine can reach an address.
+/// Returns true if only this machine can reach an address.
 fn is_local(address: IpAddr) -> bool {
     address.is_loopback()
 }

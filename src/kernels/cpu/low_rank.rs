@@ -259,7 +259,7 @@ unsafe fn some_sums<L: Lanes, const C: usize, const V: usize>(
     }
 }
 
-/// What rows of an output start at, before a frozen product is added.
+/// Values that rows of an output start from, before a frozen product is added.
 pub(super) struct Opening<'a> {
     /// A matrix of the output's shape to add.
     pub(super) residual: Option<&'a [f32]>,
@@ -267,9 +267,9 @@ pub(super) struct Opening<'a> {
     pub(super) bias: Option<&'a [f32]>,
     /// Products to add, each to some rows.
     pub(super) products: Vec<Product<'a>>,
-    /// What of the products is kept, if not all is.
+    /// Dropout of the products; `None` keeps all of them.
     pub(super) bits: Option<&'a Bits>,
-    /// Whether to add to what the output holds.
+    /// True to add to the output's values.
     pub(super) accumulate: bool,
     /// The output's columns.
     pub(super) width: usize,

@@ -102,9 +102,10 @@ pub(super) fn decoder(
             may_be_partial: defaults.may_rotate_partly,
         },
     )?;
-    // Beyond the context of pretraining LongRoPE has other factors, which are not computed.
+    // Beyond the context of pretraining LongRoPE has other factors, which are not computed, and frequencies of the
+    // dynamic kind depend on the longest text of a batch.
     let max_tokens = match rope.scaling {
-        RopeScaling::Long { original, .. } => Some(original),
+        RopeScaling::Long { original, .. } | RopeScaling::Dynamic { original } => Some(original),
         _ => None,
     };
     let mut layers = PreNormConfig {
