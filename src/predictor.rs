@@ -26,8 +26,6 @@ use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 
-pub const BASE: &str = "base";
-
 /// Number type of products with frozen weights, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {

@@ -334,6 +334,7 @@ mod tests {
             optimizer_bytes: 8,
             thresholds: vec![0.5, 0.25],
             tuned: None,
+            calibration: None,
             validation: split.clone(),
             test: Some(split),
         }
