@@ -5,8 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,8 +60,7 @@ struct Server {
     child: Child,
     address: String,
     admin: Option<String>,
-    lines: Receiver<String>,
-    log: Vec<String>,
+    log: Arc<Mutex<String>>,
 }
 
 impl Server {
@@ -75,22 +73,25 @@ impl Server {
     fn spawn(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let errors = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = channel();
-        thread::spawn(move || errors.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-        let mut server = Self { child, address: String::new(), admin: None, lines, log: Vec::new() };
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&log);
+        thread::spawn(move || {
+            errors.lines().map_while(Result::ok).for_each(|line| *written.lock().unwrap() += &(line + "\n"));
+        });
+        let mut server = Self { child, address: String::new(), admin: None, log };
         let begin = Instant::now();
         while server.address.is_empty() {
-            assert!(begin.elapsed() < Duration::from_secs(120), "not ready: {:?}", server.log);
-            let Ok(line) = server.lines.recv_timeout(Duration::from_secs(120)) else {
-                panic!("ended before it was ready: {:?}", server.log)
-            };
-            let after =
-                |mark: &str| line.split_once(mark).map(|(_, rest)| rest.split(['/', '"']).next().unwrap().to_owned());
-            server.address = after("ready at http://").unwrap_or_default();
-            if line.contains("are loaded and dropped") {
-                server.admin = after("http://");
+            let log = server.log();
+            let ended = server.child.try_wait().unwrap();
+            assert!(ended.is_none() && begin.elapsed() < Duration::from_secs(120), "not ready: {ended:?} {log}");
+            for line in log.lines() {
+                let after = |mark: &str| line.split_once(mark).map(|(_, rest)| rest.split(['/', '"']).next().unwrap());
+                server.address = after("ready at http://").unwrap_or_default().to_owned();
+                if line.contains("are loaded and dropped") {
+                    server.admin = after("http://").map(str::to_owned);
+                }
             }
-            server.log.push(line);
+            thread::sleep(Duration::from_millis(5));
         }
         server
     }
@@ -126,9 +127,8 @@ impl Server {
     }
 
     /// All that it has logged so far.
-    fn log(&mut self) -> String {
-        self.log.extend(self.lines.try_iter());
-        self.log.join("\n")
+    fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 }
 
@@ -452,7 +452,7 @@ fn keys_hosts_and_origins_decide_who_may_ask() {
     let directory = tempfile::tempdir().unwrap();
     let keys = directory.path().join("keys");
     fs::write(&keys, "first-key\nsecond-key\n").unwrap();
-    let mut server = Server::both(&[
+    let server = Server::both(&[
         "--api_key_file",
         keys.to_str().unwrap(),
         "--allow_origin",
@@ -587,6 +587,7 @@ fn models_come_and_go_through_their_directory_and_the_admin_address() {
     let wrong = load("none", Path::new("/nowhere"));
     assert!(wrong.status == 422 && wrong.body.contains("no such run"), "{}", wrong.body);
     assert_eq!(load("a%20b", &trained().runs[0]).status, 422);
+    assert_eq!(send(admin, "GET", "/models", &[("Host", "evil.example")], "").status, 403);
     assert_eq!(send(admin, "DELETE", "/models/by-hand", &[], "").status, 204);
     assert_eq!((status("by-hand"), send(admin, "DELETE", "/models/by-hand", &[], "").status), (404, 404));
     assert_eq!(send(&server.address, "PUT", "/models/x", &json, "{}").status, 404, "not for everyone");
@@ -606,6 +607,7 @@ fn a_server_that_cannot_start_says_why() {
         (vec!["--run", run, "--api_key_file", "/dev/null"], "holds no key"),
         (vec!["--run", run, "--set", "data.id_column=x"], "model.model_name"),
         (vec!["--models", "/nowhere"], "no such directory"),
+        (vec!["--run", run, "--admin", "0.0.0.0:0"], "set a key"),
     ] {
         let any_port: &[&str] = if arguments.contains(&"--port") { &[] } else { &["--port", "0"] };
         let output = llmcls(&["serve"]).args(&arguments).args(any_port).output().unwrap();

@@ -81,7 +81,8 @@ impl CompleteModel<'_> {
         let padding = self.padding(directory)?;
         let id = padding.as_deref().and_then(|token| self.encoder.id_of(token));
         model_config::write(directory, self.base_config, self.file, self.dtype, id)?;
-        model_config::settle_tokenizer(directory, self.file.max_length, padding.as_deref())?;
+        let has_types = matches!(&self.config.layers, LayersConfig::PostNorm(layers) if layers.token_types > Some(1));
+        model_config::settle_tokenizer(directory, self.file.max_length, padding.as_deref(), has_types)?;
         self.file.save(directory)?;
         Ok(padding)
     }

@@ -30,7 +30,6 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: Limits,
     pub(super) access: Access,
-    pub(super) is_local: bool,
     pub(super) log: Log,
     /// Bytes of bodies that are being read.
     pub(super) buffered: AtomicUsize,
