@@ -1,5 +1,6 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -25,7 +26,7 @@ use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 
-/// What products with frozen weights are computed in, for one call.
+/// Number type of products with frozen weights, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     /// f32
@@ -61,6 +62,7 @@ pub struct Predictor {
     pub trained: Trained,
     pub classifier: Classifier,
     pub encoder: Arc<TextEncoder>,
+    base_files: Vec<PathBuf>,
     /// Tokens in the model's vocabulary.
     vocab_size: usize,
     /// Labels, thresholds, columns.
@@ -82,9 +84,17 @@ impl Predictor {
         classifier: Classifier,
     ) -> Result<Self> {
         load(&trained, &classifier)?;
+        classifier.set_temperature(file.temperature);
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         let encoder = Arc::new(encoder);
-        Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
+        let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);
+        Ok(Self { trained, classifier, encoder, base_files, vocab_size, file })
+    }
+
+    /// The files that it was read from: no output may replace them.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        [self.trained.files(), self.base_files.clone()].concat()
     }
 
     /// Tokenizes rows of `source`, which follow `before` others.
@@ -193,7 +203,7 @@ impl TextReader {
     }
 }
 
-/// How a trained classifier is built.
+/// Options for building a trained classifier.
 fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: Device) -> Result<ClassifierOptions> {
     Ok(ClassifierOptions {
         labels: file.labels.len(),

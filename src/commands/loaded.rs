@@ -130,7 +130,9 @@ impl Loaded {
             labels: if with_labels { self.predictor.file.labels.clone() } else { Vec::new() },
             label_list: list,
             labels_were_found: false,
-            quoting: self.config.as_ref().map_or(Quoting::Standard, |config| config.data.quoting),
+            quoting: (self.predictor.file.quoting)
+                .or(self.config.as_ref().map(|config| config.data.quoting))
+                .unwrap_or(Quoting::Standard),
         }
     }
 
