@@ -256,7 +256,7 @@ pub struct ManArgs {
 }
 
 /// Where a configuration comes from.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct ConfigArgs {
     /// YAML configuration; if given several times, later files override earlier ones
     #[arg(long, short, value_name = "FILE", help_heading = CONFIGURATION)]
@@ -296,13 +296,19 @@ pub struct TrainArgs {
     pub json: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct CheckArgs {
     /// YAML configuration, as with --config
     #[arg(value_name = "CONFIG", conflicts_with = "config")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Train TF-IDF with logistic regression on the same rows, and score it on the test rows, or on validation
+    #[arg(long)]
+    pub baseline: bool,
+    /// Print what was found as JSON, with all labels
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Selects a trained classifier.
@@ -381,6 +387,10 @@ pub struct EvalArgs {
     /// Also score these runs on the same rows, and print the differences
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,
+    /// Score nothing: write the N most useful rows of --input_csv, which need no labels, to label next, to
+    /// suggested.jsonl
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["tune_thresholds", "compare", "split"])]
+    pub suggest: Option<usize>,
     /// Print the scores as JSON, as in metrics.json
     #[arg(long)]
     pub json: bool,
@@ -415,6 +425,10 @@ pub struct PredictArgs {
     /// output of the whole
     #[arg(long, value_name = "I/N", conflicts_with = "text")]
     pub shard: Option<Shard>,
+    /// Say which words weighed for each predicted label, or for the most likely one if none is predicted, by integrated
+    /// gradients; about fifty times the time
+    #[arg(long)]
+    pub explain: bool,
     /// Same as INPUT
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,

@@ -84,6 +84,7 @@ impl Predictor {
         classifier: Classifier,
     ) -> Result<Self> {
         load(&trained, &classifier)?;
+        classifier.set_temperature(file.temperature);
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         let encoder = Arc::new(encoder);
         let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);

@@ -4,6 +4,8 @@
 
 /// Adapters of peft in their less usual forms, and heads of the base.
 mod adapters;
+/// Which tokens weighed.
+mod attributions;
 /// Bases that move, change, or are not what a run was trained on.
 mod base;
 /// The linear baseline against scikit-learn.
@@ -46,6 +48,8 @@ mod outputs;
 mod packaging;
 /// Numbers of transformers, peft and torch.
 mod parity;
+/// `llmcls predict` as people and programs use it.
+mod predict;
 /// Training files of rows that list labels.
 mod prepare;
 /// Uploads, to a server on this machine that speaks the Hub's language.
@@ -64,3 +68,5 @@ mod rows;
 mod serve;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
+/// Encoders whose every weight is trained.
+mod whole_model;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::loaded::Loaded;
+use super::suggest;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
 use crate::cluster::Group;
@@ -32,6 +33,9 @@ use crate::training::checkpoint;
 use crate::training::scored::score;
 
 pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) -> Result<()> {
+    if let Some(count) = args.suggest {
+        return suggest::run(args, count, device, console);
+    }
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, rows) = rows(args, &loaded)?;
     let path = &rows.path;

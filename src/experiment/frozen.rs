@@ -1,10 +1,9 @@
 //! Computes the frozen layers once: whether that is possible, what it takes, and doing it.
 
-use std::path::PathBuf;
-
 use anyhow::{Result, bail};
 use sha2::{Digest, Sha256};
 
+use super::cache_plan::CachePlan;
 use super::prepared::Experiment;
 use crate::atomic_file::hex;
 use crate::cluster::Group;
@@ -18,19 +17,6 @@ use crate::training::activation_cache::{ActivationCache, bytes_of};
 const NUMBERS: u32 = 1;
 /// Without `train.cache_limit`.
 const USUAL_LIMIT: u64 = 10_000_000_000;
-
-/// What a cache of the frozen layers' output will take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CachePlan {
-    /// Layers before the first adapter.
-    pub frozen_layers: usize,
-    /// Bytes of all splits.
-    pub bytes: u64,
-    /// The most that the directory may take.
-    pub limit: u64,
-    /// Where it is; none: in memory.
-    pub directory: Option<PathBuf>,
-}
 
 impl Experiment<'_> {
     /// Whether the frozen layers are computed once, and in what space. It says why not where they could be.

@@ -3,7 +3,10 @@
 pub mod agreement;
 pub mod base_head;
 pub mod base_model;
+pub mod cache_plan;
+pub mod checked;
 pub mod choices;
+pub mod data_issues;
 pub mod dataset;
 pub mod frozen;
 pub mod init_adapter;
@@ -17,3 +20,5 @@ pub mod starter_report;
 pub mod summary;
 pub mod tuned;
 pub mod warnings;
+pub mod why;
+pub mod yardstick;

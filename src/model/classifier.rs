@@ -1,17 +1,19 @@
 //! A frozen transformer, its adapters and its head: token ids to logits, `(B, L)`.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 
-use super::batch::Batch;
+use super::batch::{Batch, Pooled};
 use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, Pooling};
 use super::frozen::Frozen;
 use super::head::Head;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
+use super::modules::Embedding;
 use super::weights::{BaseStorage, Weights};
 use crate::config::model::ProblemType;
 use crate::kernels::buffer::modify;
@@ -82,6 +84,7 @@ pub struct Classifier {
     layer_count: usize,
     width: usize,
     drops_in_frozen: bool,
+    temperature: Cell<f32>,
     device: Device,
 }
 
@@ -129,8 +132,26 @@ impl Classifier {
             layer_count: config.num_hidden_layers,
             width: config.hidden_size,
             drops_in_frozen: dropouts.embedding > 0.0 || frozen > 0 && inside.iter().any(|&p| p > 0.0),
+            temperature: Cell::new(1.0),
             device: options.device.clone(),
         })
+    }
+
+    /// What logits are divided by before they become probabilities.
+    #[must_use]
+    pub fn temperature(&self) -> f32 {
+        self.temperature.get()
+    }
+
+    /// Sets what logits are divided by before they become probabilities. The loss is that of the logits themselves.
+    pub fn set_temperature(&self, temperature: f32) {
+        self.temperature.set(temperature);
+    }
+
+    /// Where the model computes.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The trained parameters, in order: a parameter's index is its random site.
@@ -243,6 +264,10 @@ impl Classifier {
                 Initial::Normal { std, cutoff: Some(cutoff) } => stream.truncated_normal(std, cutoff * std, values),
                 Initial::Constant(value) => values.fill(value),
                 Initial::Values(ref base) => values.copy_from_slice(base),
+                Initial::Matrix(ref base) => {
+                    base.read(0, values);
+                    base.release();
+                }
             })?;
             param.clear_gradient();
         }
@@ -289,7 +314,54 @@ impl Classifier {
             let mut logits = Self::logits_of_several(&[(self, batch.len())], batch)?;
             return logits.pop().context("no logits");
         }
-        let x = self.pooled(tape, batch)?;
+        let Some(frozen) = &batch.frozen else { return self.logits_of(tape, &self.embed(tape, batch)?, batch) };
+        let x = match self.is_probe() {
+            true => Value::constant(frozen.clone()),
+            false => {
+                let x = Value::constant(self.device.put(frozen.clone())?);
+                self.after_frozen(tape, x, batch, batch.pooled(self.pooling).as_ref())?
+            }
+        };
+        Ok(self.head.forward(tape, x)?)
+    }
+
+    /// The frozen layers' output for a batch, on the CPU: each token's hidden state, `(N, D)`; or the input of the head,
+    /// `(B, D)`, if only the head is trained. On the CPU a sequence's rows are the same bytes in any batch.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary.
+    pub fn frozen_output(&self, batch: &Batch) -> Result<Tensor> {
+        let (tape, pooled) = (Tape::off(), batch.pooled(self.pooling));
+        let x = self.layers.frozen(&tape, &self.embed(&tape, batch)?, batch, pooled.as_ref())?;
+        let x = match self.is_probe() {
+            true => self.after_frozen(&tape, x, batch, pooled.as_ref())?,
+            false => to_host(&tape, x)?,
+        };
+        Ok(x.tensor().clone())
+    }
+
+    /// The head's input, `(B, D)`, from the frozen layers' output.
+    fn after_frozen(&self, tape: &Tape, x: Value, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+        let x = to_host(tape, self.layers.trained(tape, x, batch, pooled)?)?;
+        match pooled {
+            Some(_) => Ok(x),
+            None => Ok(mean_rows(tape, &x, &batch.sequences.offsets)?),
+        }
+    }
+
+    /// The embedded tokens, `(N, D)`.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        self.layers.embed(tape, batch)
+    }
+
+    /// The table of token embeddings, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        self.layers.words()
+    }
+
+    /// Logits, `(B, L)`, of tokens that are embedded already.
+    pub(super) fn logits_of(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
+        let x = self.pooled(tape, embedded, batch)?;
         Ok(self.head.forward(tape, x)?)
     }
 
@@ -316,7 +388,7 @@ impl Classifier {
         );
         let (routing, _) = model.shared.as_ref().context("a classifier of its own in a mixed batch")?;
         let tape = Tape::off();
-        let x = routing.with(groups, || model.pooled(&tape, batch))?;
+        let x = routing.with(groups, || model.pooled(&tape, &model.embed(&tape, batch)?, batch))?;
         let mut first = 0;
         parts
             .iter()
@@ -328,36 +400,11 @@ impl Classifier {
             .collect()
     }
 
-    /// The frozen layers' output for a batch, on the CPU: each token's hidden state, `(N, D)`; or the input of the head,
-    /// `(B, D)`, if only the head is trained. On the CPU a sequence's rows are the same bytes in any batch.
-    ///
-    /// # Errors
-    /// If a token id is outside the vocabulary.
-    pub fn frozen_output(&self, batch: &Batch) -> Result<Tensor> {
-        let (tape, pooled) = (Tape::off(), batch.pooled(self.pooling));
-        let x = to_host(&tape, self.layers.frozen(&tape, batch, pooled.as_ref())?)?;
-        Ok(if self.is_probe() { self.pool(&tape, x, batch)? } else { x }.tensor().clone())
-    }
-
-    /// The head's input for each sequence, `(B, D)`. The batch's frozen part replaces the frozen layers, if it has one.
-    fn pooled(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+    /// The head's input of each sequence, `(B, D)`.
+    fn pooled(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
         let pooled = batch.pooled(self.pooling);
-        let x = match &batch.frozen {
-            Some(pooled) if self.is_probe() => return Ok(Value::constant(pooled.clone())),
-            Some(x) => Value::constant(self.device.put(x.clone())?),
-            None => self.layers.frozen(tape, batch, pooled.as_ref())?,
-        };
-        let x = if self.is_probe() { x } else { self.layers.trained(tape, x, batch, pooled.as_ref())? };
-        let x = to_host(tape, x)?;
-        self.pool(tape, x, batch)
-    }
-
-    /// The rows that go into the head, of those that left the last layer.
-    fn pool(&self, tape: &Tape, x: Value, batch: &Batch) -> Result<Value> {
-        match self.pooling {
-            Pooling::Mean => Ok(mean_rows(tape, &x, &batch.sequences.offsets)?),
-            Pooling::First | Pooling::Last { .. } => Ok(x),
-        }
+        let x = self.layers.frozen(tape, embedded, batch, pooled.as_ref())?;
+        self.after_frozen(tape, x, batch, pooled.as_ref())
     }
 
     /// The mean loss of logits, a scalar, without weights: what evaluation reports.

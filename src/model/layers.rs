@@ -7,11 +7,12 @@ use anyhow::Result;
 use super::batch::{Batch, Pooled};
 use super::builder::Builder;
 use super::config::{BackboneConfig, LayersConfig};
+use super::modules::Embedding;
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
 use crate::ops::tape::{Tape, Value};
 
-/// A frozen transformer, with or without adapters.
+/// A transformer: frozen, with or without adapters, or trained.
 pub(super) enum Layers {
     PreNorm(Box<PreNorm>),
     PostNorm(Box<PostNorm>),
@@ -35,7 +36,7 @@ impl Layers {
         })
     }
 
-    /// Layers before the first with an adapter of its own.
+    /// Layers before the first with a trained parameter of its own.
     pub(super) fn frozen_layers(&self) -> usize {
         match self {
             Self::PreNorm(layers) => layers.frozen_layers,
@@ -43,19 +44,43 @@ impl Layers {
         }
     }
 
-    /// The input of the first layer with an adapter, `(N, D)`. Without adapters it is what [`Layers::trained`] gives.
-    pub(super) fn frozen(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+    /// Embedded tokens through the frozen layers, `(N, D)`; through all but the last norm if all are frozen, and then of
+    /// the pooled tokens alone.
+    pub(super) fn frozen(
+        &self,
+        tape: &Tape,
+        embedded: &Value,
+        batch: &Batch,
+        pooled: Option<&Rc<Pooled>>,
+    ) -> Result<Value> {
         match self {
-            Self::PreNorm(layers) => layers.frozen(tape, batch, pooled),
-            Self::PostNorm(layers) => layers.frozen(tape, batch, pooled),
+            Self::PreNorm(layers) => layers.frozen(tape, embedded, batch, pooled),
+            Self::PostNorm(layers) => layers.frozen(tape, embedded, batch, pooled),
         }
     }
 
-    /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
+    /// The hidden states after the last layer, from those of [`Layers::frozen`]: of the pooled tokens, `(B, D)`, or of
+    /// all, `(N, D)`.
     pub(super) fn trained(&self, tape: &Tape, x: Value, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
         match self {
             Self::PreNorm(layers) => layers.trained(tape, x, batch, pooled),
             Self::PostNorm(layers) => layers.trained(tape, x, batch, pooled),
+        }
+    }
+
+    /// The embedded tokens, `(N, D)`.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        match self {
+            Self::PreNorm(layers) => layers.embed(tape, batch),
+            Self::PostNorm(layers) => layers.embed(tape, batch),
+        }
+    }
+
+    /// The table of token embeddings, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        match self {
+            Self::PreNorm(layers) => layers.words(),
+            Self::PostNorm(layers) => layers.words(),
         }
     }
 }

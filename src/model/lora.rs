@@ -26,6 +26,8 @@ pub struct LoraOptions {
     pub layers: Option<LayerFilter>,
     /// Modules that peft saves whole, beside the adapters; none: those of the family.
     pub modules_to_save: Option<Vec<String>>,
+    /// Every weight of the base is trained, and no module has an adapter.
+    pub trains_base: bool,
 }
 
 /// The adapter of one module.
@@ -54,6 +56,7 @@ impl LoraOptions {
             exclude: None,
             layers: None,
             modules_to_save: None,
+            trains_base: false,
         }
     }
 
@@ -61,6 +64,12 @@ impl LoraOptions {
     #[must_use]
     pub fn none() -> Self {
         Self::new(1, 1.0, 0.0, Targets::Nothing)
+    }
+
+    /// Every weight of the base is trained, and no module has an adapter.
+    #[must_use]
+    pub fn every_weight() -> Self {
+        Self { trains_base: true, ..Self::none() }
     }
 
     /// The adapter of the module of this dotted name, if it gets one.

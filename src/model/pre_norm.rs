@@ -14,32 +14,32 @@
 //! run on B rows, not N. That is exact: nothing reads the others.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
-use super::builder::{Builder, Norm, add_linear, embed};
+use super::builder::Builder;
 use super::config::{BackboneConfig, PreNormConfig};
+use super::modules::{Embedding, Linear, Norm, embed};
 use super::rope::Rope;
 use crate::kernels::device::Device;
-use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::activation::{Activation, gated};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::lora_linear::{LoraLinear, lora_linear, lora_linears};
 use crate::ops::rope::{RopeTable, rope};
 use crate::ops::rows::{add, columns, gather};
 use crate::ops::tape::{Tape, Value};
 
 /// A frozen transformer with adapters.
 pub(super) struct PreNorm {
-    embedding: FrozenMatrix,
+    embedding: Embedding,
     embedding_scale: f32,
     embedding_norm: Option<Norm>,
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
-    /// Layers before the first that has an adapter.
+    /// Layers before the first with a trained parameter.
     pub(super) frozen_layers: usize,
     norm: Norm,
     /// Tables of layers that see all tokens, and of layers with a window.
@@ -53,27 +53,27 @@ struct Layer {
     query_key_value: QueryKeyValue,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
-    output: Rc<LoraLinear>,
+    output: Linear,
     output_dropout: Dropout,
     after_attention: Option<Norm>,
     mlp_norm: Norm,
     gate_up: GateUp,
     activation: Activation,
     mlp_dropout: Dropout,
-    down: Rc<LoraLinear>,
+    down: Linear,
     down_dropout: Dropout,
     after_mlp: Option<Norm>,
     attention: AttentionKind,
 }
 
 enum QueryKeyValue {
-    Three([Rc<LoraLinear>; 3]),
-    One(Rc<LoraLinear>),
+    Three([Linear; 3]),
+    One(Linear),
 }
 
 enum GateUp {
-    Two([Rc<LoraLinear>; 2]),
-    One(Rc<LoraLinear>),
+    Two([Linear; 2]),
+    One(Linear),
 }
 
 /// State shared by the layers of one forward pass.
@@ -91,7 +91,7 @@ impl PreNorm {
         recompute: bool,
     ) -> Result<Self> {
         let (names, d) = (layers.names, config.hidden_size);
-        let embedding = builder.embedding(names.embedding, config.vocab_size, d)?;
+        let embedding = builder.embedding(names.embedding, config.vocab_size, d, config.padding_token)?;
         let norm = |builder: &mut Builder<'_>, name: &str| builder.norm(name, d, layers.norm, layers.epsilon);
         let embedding_norm = names.embedding_norm.map(|name| norm(builder, name)).transpose()?;
         let embedding_dropout = builder.dropout(config.dropouts.embedding);
@@ -112,60 +112,66 @@ impl PreNorm {
         })
     }
 
-    /// What goes into the first layer with an adapter, `(N, D)`. Without adapters it is what [`PreNorm::trained`]
-    /// gives.
-    ///
-    /// # Errors
-    /// If a token id is outside the vocabulary.
-    pub(super) fn frozen(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        let mut x =
-            Value::constant(self.device.put(embed(&self.embedding, &batch.token_ids, self.embedding_scale)?)?);
-        if let Some(norm) = &self.embedding_norm {
-            x = norm.forward(tape, &x)?;
-        }
-        x = dropout(tape, x, &self.embedding_dropout)?;
-        let pass = self.pass(batch);
-        for (index, layer) in self.layers[..self.frozen_layers].iter().enumerate() {
-            x = layer.forward(tape, &x, &pass, self.leaving(index, pooled).map(|pooled| &**pooled))?;
-        }
-        if self.frozen_layers == self.layers.len() { Ok(self.norm.forward(tape, &x)?) } else { Ok(x) }
+    /// Embedded tokens through the layers before the first with a trained parameter; see [`super::layers::Layers::frozen`].
+    pub(super) fn frozen(
+        &self,
+        tape: &Tape,
+        embedded: &Value,
+        batch: &Batch,
+        pooled: Option<&Rc<Pooled>>,
+    ) -> Result<Value> {
+        let normed = self.embedding_norm.as_ref().map(|norm| norm.forward(tape, embedded)).transpose()?;
+        let x = dropout(tape, normed.unwrap_or_else(|| embedded.clone()), &self.embedding_dropout)?;
+        self.through(0..self.frozen_layers, tape, x, batch, pooled)
     }
 
     /// The hidden states after the last norm: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
-    ///
-    /// # Errors
-    /// If an op fails.
-    pub(super) fn trained(
+    pub(super) fn trained(&self, tape: &Tape, x: Value, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+        let x = self.through(self.frozen_layers..self.layers.len(), tape, x, batch, pooled)?;
+        Ok(self.norm.forward(tape, &x)?)
+    }
+
+    fn through(
         &self,
+        layers: Range<usize>,
         tape: &Tape,
         mut x: Value,
         batch: &Batch,
         pooled: Option<&Rc<Pooled>>,
     ) -> Result<Value> {
-        let pass = self.pass(batch);
-        for (index, layer) in self.layers.iter().enumerate().skip(self.frozen_layers) {
-            let pooled = self.leaving(index, pooled).map(Rc::clone);
-            x = if self.recompute {
-                let (layer, pass) = (Rc::clone(layer), Rc::clone(&pass));
+        let pass = Rc::new(Pass {
+            ropes: self.ropes.each_ref().map(|rope| rope.up_to(&batch.positions)),
+            positions: Rc::clone(&batch.positions),
+            sequences: Rc::clone(&batch.sequences),
+        });
+        for index in layers {
+            let layer = Rc::clone(&self.layers[index]);
+            let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
+            // Where nothing below needs a gradient, nothing is kept that computing again could save.
+            x = if self.recompute && (index >= self.frozen_layers || x.gradient().is_some()) {
+                let pass = Rc::clone(&pass);
                 tape.recompute(&x, move |tape, x| layer.forward(tape, x, &pass, pooled.as_deref()))?
             } else {
                 layer.forward(tape, &x, &pass, pooled.as_deref())?
             };
         }
-        Ok(self.norm.forward(tape, &x)?)
+        Ok(x)
+    }
+}
+
+impl PreNorm {
+    /// The table of words, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        (&self.embedding, self.embedding_scale)
     }
 
-    fn pass(&self, batch: &Batch) -> Rc<Pass> {
-        Rc::new(Pass {
-            ropes: self.ropes.each_ref().map(|rope| rope.up_to(&batch.positions)),
-            positions: Rc::clone(&batch.positions),
-            sequences: Rc::clone(&batch.sequences),
-        })
-    }
-
-    /// The tokens that leave a layer, if those are not all: the last one's.
-    fn leaving<'a>(&self, layer: usize, pooled: Option<&'a Rc<Pooled>>) -> Option<&'a Rc<Pooled>> {
-        pooled.filter(|_| layer + 1 == self.layers.len())
+    /// What goes into the first layer, or the norm before it, `(N, D)`.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        let tokens = (&self.embedding, Rc::clone(&batch.token_ids));
+        embed(tape, &self.device, self.embedding_scale, &[tokens])
     }
 }
 
@@ -252,14 +258,14 @@ impl Layer {
         let pick = |x: &Value| pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose();
         match &self.query_key_value {
             QueryKeyValue::Three([of_q, of_k, of_v]) => {
-                let Some(picked) = pick(h)? else { return lora_linears(tape, h, [of_q, of_k, of_v]) };
-                let [k, v] = lora_linears(tape, h, [of_k, of_v])?;
-                Ok([lora_linear(tape, &picked, of_q, None)?, k, v])
+                let Some(picked) = pick(h)? else { return Linear::all(tape, h, [of_q, of_k, of_v]) };
+                let [k, v] = Linear::all(tape, h, [of_k, of_v])?;
+                Ok([of_q.forward(tape, &picked, None)?, k, v])
             }
             QueryKeyValue::One(fused) => {
                 let kv = self.attention.key_value_heads * self.attention.head_size;
                 let q = self.attention.heads * self.attention.head_size;
-                let all = lora_linear(tape, h, fused, None)?;
+                let all = fused.forward(tape, h, None)?;
                 let queries = columns(tape, &all, 0..q)?;
                 let picked = pick(&queries)?;
                 let [k, v] = [q, q + kv].map(|start| columns(tape, &all, start..start + kv));
@@ -272,10 +278,10 @@ impl Layer {
         let x = add_block(tape, attended, (&self.output, &self.output_dropout), self.after_attention.as_ref(), x)?;
         let h = self.mlp_norm.forward(tape, &x)?;
         let (gate, up) = match &self.gate_up {
-            GateUp::Two([gate, up]) => lora_linears(tape, &h, [gate, up])?.into(),
+            GateUp::Two([gate, up]) => Linear::all(tape, &h, [gate, up])?.into(),
             GateUp::One(fused) => {
-                let both = lora_linear(tape, &h, fused, None)?;
-                let width = self.down.weight.columns();
+                let both = fused.forward(tape, &h, None)?;
+                let width = both.tensor().dim(1)? / 2;
                 (columns(tape, &both, 0..width)?, columns(tape, &both, width..2 * width)?)
             }
         };
@@ -288,12 +294,12 @@ impl Layer {
 fn add_block(
     tape: &Tape,
     h: &Value,
-    (linear, dropout): (&Rc<LoraLinear>, &Dropout),
+    (linear, dropout): (&Linear, &Dropout),
     norm: Option<&Norm>,
     x: &Value,
 ) -> candle_core::Result<Value> {
-    let Some(norm) = norm else { return add_linear(tape, h, linear, dropout, x) };
-    let y = norm.forward(tape, &lora_linear(tape, h, linear, None)?)?;
+    let Some(norm) = norm else { return linear.add_to(tape, h, dropout, x) };
+    let y = norm.forward(tape, &linear.forward(tape, h, None)?)?;
     add(tape, x, &y)
 }
 

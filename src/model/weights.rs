@@ -136,6 +136,17 @@ impl Weights {
         matches!(self, Self::Checkpoint(checkpoint) if checkpoint.tensors.contains_key(name))
     }
 
+    /// How a tensor of the files is stored, so that it can stay where it is; f32 if there is none of this name.
+    #[must_use]
+    pub fn precision(&self, name: &str) -> Precision {
+        let Self::Checkpoint(checkpoint) = self else { return Precision::Float32 };
+        match checkpoint.tensors.get(name).map(|tensor| tensor.dtype) {
+            Some(Dtype::BF16) => Precision::Bfloat16,
+            Some(Dtype::F16) => Precision::Float16,
+            _ => Precision::Float32,
+        }
+    }
+
     /// The shape of a tensor of the files, if there is one of this name.
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<&[usize]> {

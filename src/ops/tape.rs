@@ -22,6 +22,7 @@ pub struct Tape {
 }
 
 /// A tensor in a forward pass and, if it needs one, its gradient.
+#[derive(Clone)]
 pub struct Value {
     tensor: Tensor,
     gradient: Option<Gradient>,

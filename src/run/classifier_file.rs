@@ -40,12 +40,18 @@ pub struct ClassifierFile {
     /// Between labels of `labels_column`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_separator: Option<String>,
+    /// Logits are divided by this before they become probabilities.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub temperature: f32,
     /// How CSV files of its rows are quoted. Files from before the key leave it to the run's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoting: Option<Quoting>,
     /// Tokens after which a text is cut.
     pub max_length: usize,
     pub base: Base,
+    /// True if every weight was trained.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_whole_model: bool,
     /// True if the base is made from `init_seed`.
     pub random_init: bool,
     /// Seed of a random base.
@@ -93,6 +99,15 @@ impl Base {
             None => self.name.clone(),
         }
     }
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(temperature: &f32) -> bool {
+    *temperature == 1.0
 }
 
 fn float32() -> String {
@@ -147,6 +162,11 @@ impl ClassifierFile {
                 file.format_version
             );
             ensure!(!file.labels.is_empty(), "there are no labels");
+            ensure!(
+                file.temperature > 0.0 && file.temperature.is_finite(),
+                "temperature is {}, expected a number above 0",
+                file.temperature
+            );
             ensure!(
                 file.thresholds.len() == file.labels.len(),
                 "{} thresholds for {} labels",

@@ -140,6 +140,12 @@ impl RunDir {
         self.path.join(REPORT)
     }
 
+    /// Rows that are worth looking at.
+    #[must_use]
+    pub fn data_issues(&self) -> PathBuf {
+        self.path.join("data_issues.jsonl")
+    }
+
     /// The results; written last.
     #[must_use]
     pub fn summary(&self) -> PathBuf {

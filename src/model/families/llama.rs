@@ -134,6 +134,7 @@ pub(super) fn decoder(
         max_tokens,
         initializer_range,
         empty_token: file.empty_token(defaults.tokens),
+        padding_token: None,
         activation: file.activation("hidden_act", Activation::Silu)?,
         dropouts: Dropouts { attention: file.float("attention_dropout", 0.0)?, ..Dropouts::default() },
         prefix: "model.",
