@@ -9,7 +9,7 @@ use crate::kernels::buffer::elements;
 use crate::metrics::{Decision, Predictions};
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, Problem};
-use crate::ops::tape::Tape;
+use crate::ops::tape::{Tape, Value};
 
 /// An example as the model sees it.
 #[derive(Clone, Debug)]
@@ -93,17 +93,11 @@ pub fn evaluate(
         }
         let logits = elements(logits.tensor())?;
         for (&index, logits) in indices.iter().zip(logits.chunks_exact(logits.len() / indices.len())) {
-            if let Some(label) = logits.iter().position(|logit| !logit.is_finite()) {
-                return Err(NotFinite::logit(logits[label], label, index).into());
-            }
-            probabilities[index] = to_probabilities(logits, classifier.problem());
+            probabilities[index] = to_probabilities(logits, classifier.problem(), index)?;
         }
         on_batch(indices.len());
     }
-    let decide = |row: &Vec<f32>| match classifier.problem() {
-        Problem::MultiLabel => decision.decide(row),
-        Problem::SingleLabel => Decision::Top(1).decide(row),
-    };
+    let decide = |row: &Vec<f32>| decide(row, classifier.problem(), decision);
     let has_labels = samples.first().is_some_and(|sample| !sample.labels.is_empty());
     Ok(Evaluation {
         predictions: Predictions {
@@ -115,13 +109,51 @@ pub fn evaluate(
     })
 }
 
-fn to_probabilities(logits: &[f32], problem: Problem) -> Vec<f32> {
+/// The samples of one classifier in a batch of several.
+pub struct Part<'a> {
+    /// One of those that share a base.
+    pub classifier: &'a Classifier,
+    /// Its samples' tokens.
+    pub token_ids: Vec<&'a [u32]>,
+}
+
+/// Probabilities of the samples of classifiers that share a base, in one batch: those that [`evaluate`] gives.
+///
+/// # Errors
+/// If the model fails. A sample whose logits are not finite has an error of its own.
+pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Vec<f32>, NotFinite>>>> {
+    let sequences = parts.iter().flat_map(|part| part.token_ids.iter().map(|&token_ids| (token_ids, &[][..])));
+    let batch = Batch::new(sequences)?;
+    let rows: Vec<(&Classifier, usize)> = parts.iter().map(|part| (part.classifier, part.token_ids.len())).collect();
+    let logits = Classifier::logits_of_several(&rows, &batch)?;
+    let of_part = |((classifier, rows), logits): (&(&Classifier, usize), &Value)| {
+        let logits = elements(logits.tensor())?;
+        let labels = logits.len() / rows.max(&1);
+        let rows = logits.chunks_exact(labels.max(1)).enumerate();
+        Ok(rows.map(|(row, logits)| to_probabilities(logits, classifier.problem(), row)).collect())
+    };
+    rows.iter().zip(&logits).map(of_part).collect()
+}
+
+/// The labels that a row's probabilities predict.
+#[must_use]
+pub fn decide(probabilities: &[f32], problem: Problem, decision: &Decision) -> Vec<bool> {
     match problem {
+        Problem::MultiLabel => decision.decide(probabilities),
+        Problem::SingleLabel => Decision::Top(1).decide(probabilities),
+    }
+}
+
+fn to_probabilities(logits: &[f32], problem: Problem, sample: usize) -> Result<Vec<f32>, NotFinite> {
+    if let Some(label) = logits.iter().position(|logit| !logit.is_finite()) {
+        return Err(NotFinite::logit(logits[label], label, sample));
+    }
+    Ok(match problem {
         Problem::MultiLabel => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
         Problem::SingleLabel => {
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
             logits.iter().map(|x| (x - max).exp() / sum).collect()
         }
-    }
+    })
 }

@@ -14,6 +14,7 @@ use crate::experiment::dataset::{self, Rows};
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::shared_base::SharedBase;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
@@ -69,17 +70,17 @@ impl Predictor {
     /// # Errors
     /// If a part is missing, or does not fit the others.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
-        let (lora, _) = adapter::read_config(&trained.adapter)?;
-        let classifier = base.classifier(&ClassifierOptions {
-            labels: file.labels.len(),
-            base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
-            problem: Problem::from(file.model_config()?.problem_type),
-            storage: base.storage,
-            lora,
-            weights: BceWeights::default(),
-            recompute: false,
-            device: base.device_for_predicting(),
-        })?;
+        let classifier = base.classifier(&options(&trained, &file, base, base.device_for_predicting())?)?;
+        Self::with_classifier(trained, file, is_of_a_run, base, classifier)
+    }
+
+    fn with_classifier(
+        trained: Trained,
+        file: ClassifierFile,
+        is_of_a_run: bool,
+        base: &BaseModel,
+        classifier: Classifier,
+    ) -> Result<Self> {
         adapter::load(&trained.adapter, &classifier)?;
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
@@ -111,6 +112,60 @@ impl Predictor {
     #[must_use]
     pub fn decision(&self) -> Decision {
         Decision::above(&self.file.thresholds)
+    }
+}
+
+/// How a trained classifier is built.
+fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: Device) -> Result<ClassifierOptions> {
+    let (lora, _) = adapter::read_config(&trained.adapter)?;
+    Ok(ClassifierOptions {
+        labels: file.labels.len(),
+        base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
+        problem: Problem::from(file.model_config()?.problem_type),
+        storage: base.storage,
+        lora,
+        weights: BceWeights::default(),
+        recompute: false,
+        device,
+    })
+}
+
+/// A base in memory that predictors share: each adds its adapters and its head.
+pub struct PredictingBase {
+    base: BaseModel,
+    layers: SharedBase,
+    device: Device,
+}
+
+impl PredictingBase {
+    /// Loads the layers of a base.
+    ///
+    /// # Errors
+    /// If a weight is missing or of another shape.
+    pub fn new(base: BaseModel) -> Result<Self> {
+        let device = base.device_for_predicting();
+        let layers = SharedBase::new(&base.config, &base.weights, base.storage, &device)
+            .with_context(|| format!("{}: cannot build the model", base.files.name))?;
+        Ok(Self { base, layers, device })
+    }
+
+    /// The base's files.
+    #[must_use]
+    pub fn base(&self) -> &BaseModel {
+        &self.base
+    }
+
+    /// A classifier on this base, whose predictions are those of [`Predictor::open`] to the bit.
+    ///
+    /// # Errors
+    /// As [`Predictor::open`].
+    pub fn predictor(&self, trained: Trained, file: ClassifierFile, is_of_a_run: bool) -> Result<Predictor> {
+        let options = options(&trained, &file, &self.base, self.device.clone())?;
+        let classifier = self
+            .layers
+            .classifier(&self.base.config, &self.base.weights, &options)
+            .with_context(|| format!("{}: cannot build the model", self.base.files.name))?;
+        Predictor::with_classifier(trained, file, is_of_a_run, &self.base, classifier)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::kernels::buffer;
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::FrozenMatrix;
+use crate::ops::adapter_routing::{Routing, Slot};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
 use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
@@ -45,8 +46,11 @@ pub(super) struct Builder<'a> {
     pub(super) device: Device,
     pub(super) params: Vec<Rc<Param>>,
     pub(super) initial: Vec<Initial>,
-    /// Names of the linear modules of the base.
+    /// Names of the linear modules of the base, and their outputs and inputs.
     pub(super) modules: Vec<String>,
+    pub(super) shapes: Vec<(usize, usize)>,
+    /// Where layers find the adapters of several classifiers, if these share the base.
+    pub(super) routing: Option<Rc<Routing>>,
     pub(super) size: BaseSize,
     dropouts: u32,
     /// Bytes of the trained parameters so far, and of the memory for them.
@@ -86,6 +90,8 @@ impl<'a> Builder<'a> {
             params: Vec::new(),
             initial: Vec::new(),
             modules: Vec::new(),
+            shapes: Vec::new(),
+            routing: None,
             size: BaseSize::default(),
             dropouts: 0,
             trained_bytes: 0,
@@ -153,21 +159,26 @@ impl<'a> Builder<'a> {
         self.count(&weight);
         let weight = self.device.hold(weight)?;
         self.count_floats(bias.as_ref());
-        let mut adapter = None;
-        if let Some(AdapterShape { rank, scaling, .. }) = self.lora.shape_of(&module) {
-            let site = self.params.len() as u32;
-            // peft's Kaiming uniform with a = √5.
-            let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
-            adapter = Some(Adapter {
-                a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
-                b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
-                scaling: scaling as f32,
-                dropout: self.lora.dropout as f32,
-                site,
-            });
-        }
+        let adapter = self.adapter(&module, outputs, inputs)?;
+        let slot = self.routing.as_ref().map(|routing| Slot { routing: Rc::clone(routing), index: self.modules.len() });
         self.modules.push(module);
-        Ok(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter }))
+        self.shapes.push((outputs, inputs));
+        Ok(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter, slot }))
+    }
+
+    /// The adapter of a linear layer, if it is a target.
+    pub(super) fn adapter(&mut self, module: &str, outputs: usize, inputs: usize) -> Result<Option<Adapter>> {
+        let Some(AdapterShape { rank, scaling, .. }) = self.lora.shape_of(module) else { return Ok(None) };
+        let site = self.params.len() as u32;
+        // peft's Kaiming uniform with a = √5.
+        let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
+        Ok(Some(Adapter {
+            a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
+            b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
+            scaling: scaling as f32,
+            dropout: self.lora.dropout as f32,
+            site,
+        }))
     }
 
     /// A frozen table of embeddings.

@@ -7,15 +7,15 @@ use candle_core::Tensor;
 
 use super::batch::Batch;
 use super::builder::{BaseSize, Builder, Initial};
-use super::config::{BackboneConfig, LayersConfig, Pooling};
+use super::config::{BackboneConfig, Pooling};
 use super::head::Head;
+use super::layers::{self, Layers};
 use super::lora::LoraOptions;
-use super::post_norm::{self, PostNorm};
-use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Weights};
 use crate::config::model::ProblemType;
 use crate::kernels::buffer::modify;
 use crate::kernels::device::Device;
+use crate::ops::adapter_routing::{Group, Routing, SharedAdapters};
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
 use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Param, Tape, Value};
@@ -63,7 +63,9 @@ pub struct ClassifierOptions {
 
 /// A frozen base, its adapters and its head.
 pub struct Classifier {
-    layers: Layers,
+    layers: Rc<Layers>,
+    /// Its adapters, if the layers are shared with other classifiers and so hold none.
+    shared: Option<(Rc<Routing>, SharedAdapters)>,
     pooling: Pooling,
     head: Head,
     classifier_name: &'static str,
@@ -75,11 +77,6 @@ pub struct Classifier {
     weights: BceWeights,
 }
 
-enum Layers {
-    PreNorm(Box<PreNorm>),
-    PostNorm(Box<PostNorm>),
-}
-
 impl Classifier {
     /// Builds the model. Its parameters are zero until [`Classifier::initialize`] or
     /// [`Classifier::set`].
@@ -87,26 +84,26 @@ impl Classifier {
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
     pub fn new(config: &BackboneConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
-        let embedding = match &config.layers {
-            LayersConfig::PreNorm(layers) => layers.names.embedding,
-            LayersConfig::PostNorm(_) => post_norm::WORDS,
-        };
-        let mut builder =
-            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.device);
-        let layers = match &config.layers {
-            LayersConfig::PreNorm(layers) => {
-                Layers::PreNorm(Box::new(PreNorm::new(&mut builder, config, layers, options.recompute)?))
-            }
-            LayersConfig::PostNorm(layers) => {
-                Layers::PostNorm(Box::new(PostNorm::new(&mut builder, config, layers, options.recompute)?))
-            }
-        };
+        let names = (config.prefix, layers::embedding(config));
+        let mut builder = Builder::new(weights, names, options.storage, &options.lora, &options.device);
+        let layers = Rc::new(Layers::new(&mut builder, config, options.recompute)?);
+        Self::with_head(builder, config, options, (layers, None))
+    }
+
+    /// Adds the head to layers whose modules and adapters `builder` has made.
+    pub(super) fn with_head(
+        mut builder: Builder<'_>,
+        config: &BackboneConfig,
+        options: &ClassifierOptions,
+        (layers, shared): (Rc<Layers>, Option<(Rc<Routing>, SharedAdapters)>),
+    ) -> Result<Self> {
         // A few rows: not worth a GPU.
         builder.device = Device::cpu();
         let head = Head::new(&mut builder, config, options.labels, options.base_rows.as_deref())?;
         options.lora.check(&builder.modules)?;
         Ok(Self {
             layers,
+            shared,
             pooling: config.head.pooling,
             head,
             classifier_name: config.head.classifier,
@@ -213,16 +210,58 @@ impl Classifier {
     /// # Errors
     /// If a token id is outside the vocabulary.
     pub fn logits(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
-        let pooled = batch.pooled(self.pooling);
-        let mut x = match &self.layers {
-            Layers::PreNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
-            Layers::PostNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
-        };
-        x = to_host(tape, x)?;
-        if pooled.is_none() {
-            x = mean_rows(tape, &x, &batch.sequences.offsets)?;
+        if self.shared.is_some() {
+            ensure!(!tape.is_recording(), "a classifier on a shared base cannot be trained");
+            let mut logits = Self::logits_of_several(&[(self, batch.len())], batch)?;
+            return logits.pop().context("no logits");
         }
+        let x = self.pooled(tape, batch)?;
         Ok(self.head.forward(tape, x)?)
+    }
+
+    /// Logits of classifiers that share their layers, `(rows, L)` each: the batch has rows of the first, then of the
+    /// second and so on.
+    ///
+    /// # Errors
+    /// If the classifiers do not share their layers, or as [`Classifier::logits`].
+    pub fn logits_of_several(parts: &[(&Self, usize)], batch: &Batch) -> Result<Vec<Value>> {
+        let offsets = &batch.sequences.offsets;
+        let (mut groups, mut first) = (Vec::new(), 0);
+        for (classifier, rows) in parts {
+            let sequences = first..first + rows;
+            ensure!(sequences.end <= batch.len(), "a batch of {} for {} rows", batch.len(), sequences.end);
+            let (_, adapters) = classifier.shared.as_ref().context("a classifier of its own in a mixed batch")?;
+            let tokens = offsets[sequences.start]..offsets[sequences.end];
+            groups.push(Group { adapters: Rc::clone(adapters), tokens, sequences });
+            first += rows;
+        }
+        let Some((model, _)) = parts.first() else { return Ok(Vec::new()) };
+        ensure!(
+            parts.iter().all(|(other, _)| Rc::ptr_eq(&model.layers, &other.layers)),
+            "classifiers of several bases"
+        );
+        let (routing, _) = model.shared.as_ref().context("a classifier of its own in a mixed batch")?;
+        let tape = Tape::off();
+        let x = routing.with(groups, || model.pooled(&tape, batch))?;
+        let mut first = 0;
+        parts
+            .iter()
+            .map(|(classifier, rows)| {
+                let own = Value::constant(x.tensor().narrow(0, first, *rows)?);
+                first += rows;
+                Ok(classifier.head.forward(&tape, own)?)
+            })
+            .collect()
+    }
+
+    /// What the head sees of each sequence, `(B, D)`.
+    fn pooled(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        let pooled = batch.pooled(self.pooling);
+        let x = to_host(tape, self.layers.forward(tape, batch, pooled.as_ref())?)?;
+        if pooled.is_none() {
+            return Ok(mean_rows(tape, &x, &batch.sequences.offsets)?);
+        }
+        Ok(x)
     }
 
     /// The mean loss of logits, a scalar, without weights: what evaluation reports.

@@ -5,10 +5,12 @@
 //! bit each, a 32nd of `x`, because drawing them a second and third time in the backward took a
 //! twentieth of a step.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use candle_core::{Result, Tensor, bail};
 
+use super::adapter_routing::Slot;
 use super::tape::{Param, Tape, Value};
 use crate::kernels;
 use crate::kernels::adapted::{Layer, LowRankBackward};
@@ -28,6 +30,8 @@ pub struct LoraLinear {
     pub bias: Option<Constant>,
     /// The trained part.
     pub adapter: Option<Adapter>,
+    /// Where the layer finds the adapters of several classifiers that share it, for predicting.
+    pub slot: Option<Slot>,
 }
 
 /// The trained part of a [`LoraLinear`].
@@ -82,32 +86,36 @@ fn linears<const K: usize>(
     layers: [&Rc<LoraLinear>; K],
     residual: Option<&Value>,
 ) -> Result<[Value; K]> {
-    let rows = x.tensor().dim(0)?;
-    let pairs = layers.map(|layer| low_rank(tape, x, layer));
-    let pairs: Vec<Option<LowRank>> = pairs.into_iter().collect::<Result<_>>()?;
+    let pairs = layers.iter().map(|layer| low_rank(tape, x, layer)).collect::<Result<Vec<_>>>()?;
     let parts: Vec<Layer<'_>> = layers
         .iter()
         .zip(&pairs)
-        .map(|(layer, pair)| {
-            let low_rank = pair.iter().map(|pair| (0..rows, pair)).collect();
-            Layer { weight: &layer.weight, bias: layer.bias.as_ref(), low_rank }
+        .map(|(layer, pairs)| Layer {
+            weight: &layer.weight,
+            bias: layer.bias.as_ref(),
+            low_rank: pairs.iter().map(|(rows, pair)| (rows.clone(), &**pair)).collect(),
         })
         .collect();
     let outputs = kernels::adapted(x.tensor(), &parts, residual.map(Value::tensor))?;
-    let values = layers.into_iter().zip(pairs).zip(outputs).map(|((layer, pair), (output, us))| {
-        let low_rank = pair.zip(us.into_iter().next()).map(|(pair, u)| (x.tensor().clone(), pair, u));
+    let values = layers.into_iter().zip(&pairs).zip(outputs).map(|((layer, pairs), (output, us))| {
+        let own = pairs.first().filter(|_| layer.adapter.is_some()).zip(us.into_iter().next());
+        let low_rank = own.map(|((_, pair), u)| (x.tensor().clone(), Rc::clone(pair), u));
         recorded(tape, (x, residual), layer, output, low_rank)
     });
     let values: Vec<Value> = values.collect();
     Ok(values.try_into().unwrap_or_else(|_| unreachable!("an output for each layer")))
 }
 
-/// The adapter of a layer for an input, and what of it is kept.
-fn low_rank(tape: &Tape, x: &Value, layer: &LoraLinear) -> Result<Option<LowRank>> {
+/// The adapters of a layer for an input: its own for all rows, or those of classifiers that share it.
+fn low_rank(tape: &Tape, x: &Value, layer: &LoraLinear) -> Result<Vec<(Range<usize>, Rc<LowRank>)>> {
     let rows = rows_of(x.tensor(), layer.weight.columns())?;
-    let Some(adapter) = &layer.adapter else { return Ok(None) };
+    if let Some(slot) = &layer.slot {
+        return slot.pairs(x.tensor());
+    }
+    let Some(adapter) = &layer.adapter else { return Ok(Vec::new()) };
     let mask = adapter.choice(tape).map(|choice| Mask::new(choice, (rows, layer.weight.columns())));
-    kernels::low_rank(x.tensor(), adapter.a.value(), adapter.b.value(), adapter.scaling, mask).map(Some)
+    let pair = kernels::low_rank(x.tensor(), adapter.a.value(), adapter.b.value(), adapter.scaling, mask)?;
+    Ok(vec![(0..rows, Rc::new(pair))])
 }
 
 /// The output, with its backward on the tape.
@@ -117,7 +125,7 @@ fn recorded(
     layer: &Rc<LoraLinear>,
     output: Tensor,
     // Without an adapter the backward does not look at x.
-    low_rank: Option<(Tensor, LowRank, Tensor)>,
+    low_rank: Option<(Tensor, Rc<LowRank>, Tensor)>,
 ) -> Value {
     let (of_x, of_residual) = (x.gradient(), residual.and_then(Value::gradient));
     if !tape.is_recording() || low_rank.is_none() && of_x.is_none() && of_residual.is_none() {
@@ -166,6 +174,7 @@ mod tests {
             weight: FrozenMatrix::new(weight, OUTPUTS, INPUTS),
             bias: Some(numbers(OUTPUTS, 7).into()),
             adapter: Some(Adapter { a: Rc::clone(a), b: Rc::clone(b), scaling: 1.5, dropout, site: 3 }),
+            slot: None,
         })
     }
 
