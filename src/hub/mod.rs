@@ -5,3 +5,5 @@ mod download;
 mod environment;
 pub mod model_files;
 mod names;
+mod requests;
+pub mod upload;

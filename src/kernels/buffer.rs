@@ -58,9 +58,6 @@ pub(crate) fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
 
 /// Writes a tensor of f32 in place; one on a GPU by way of a copy. Every tensor that shares its storage
 /// changes with it.
-///
-/// # Errors
-/// As [`elements`].
 pub(crate) fn modify(tensor: &Tensor, f: impl FnMut(&mut [f32])) -> Result<()> {
     // candle runs the op once, but through a shared reference.
     struct Modify<F>(RefCell<F>);

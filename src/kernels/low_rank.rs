@@ -13,6 +13,6 @@ pub(crate) struct LowRank {
     pub(crate) rank: usize,
     /// s, α / r.
     pub(crate) scaling: f32,
-    /// What of x is kept, if not all is.
+    /// Dropout of x; `None` keeps all of it.
     pub(crate) mask: Option<Mask>,
 }

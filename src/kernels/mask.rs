@@ -1,11 +1,11 @@
-//! Which elements dropout keeps: a function of a counter (see [`crate::rng`]), so that a layer that is
-//! computed again draws the same mask.
+//! Dropout masks: functions of a counter (see [`crate::rng`]), so that a layer that is computed again draws the same
+//! mask.
 
 use std::cell::OnceCell;
 
 use crate::rng::{Purpose, Stream};
 
-/// What a dropout mask is drawn from, beside the site.
+/// Key of a dropout mask, in addition to the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropoutKey {
     /// The training seed.
@@ -81,7 +81,7 @@ impl Bits {
     }
 }
 
-/// Which elements of a matrix are kept, a bit each.
+/// Kept elements of a matrix, a bit each.
 #[derive(Debug)]
 pub(crate) struct Bits {
     /// Row by row, the first element in the lowest bit; each row starts a byte.

@@ -194,9 +194,6 @@ impl FrozenMatrix {
     }
 
     /// `sum + g W`, or `g W` without a sum; `g` is `(n, out)`.
-    ///
-    /// # Errors
-    /// As [`FrozenMatrix::product`].
     pub fn product_transposed(&self, g: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if g.device().is_cuda() {

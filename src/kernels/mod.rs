@@ -147,7 +147,7 @@ pub(crate) fn from_host(x: &Tensor, like: &Tensor) -> Result<Tensor> {
     Ok(x.clone())
 }
 
-/// Whether both are on one device.
+/// Returns true if both are on one device.
 pub(crate) fn are_together(a: &Tensor, b: &Tensor) -> bool {
     a.device().same_device(b.device())
 }

@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor};
 use super::config::Pooling;
 use crate::ops::attention::Sequences;
 
-/// What a model sees of some examples.
+/// Token ids and positions of some examples, as a model sees them.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// All tokens, sequence after sequence: N values.
@@ -52,7 +52,7 @@ impl Batch {
         self.sequences.offsets.len() - 1
     }
 
-    /// Whether there is no example.
+    /// Returns true if there is no example.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -98,7 +98,7 @@ pub struct Pooled {
 mod tests {
     use super::*;
 
-    /// As `GenericForSequenceClassification` of transformers 4.57.6 chooses it.
+    /// The choice of `GenericForSequenceClassification` in transformers 4.57.6.
     #[test]
     fn the_last_token_that_is_not_padding_is_pooled() {
         let texts: [&[u32]; 4] = [&[5, 2, 7], &[5, 6, 2, 2], &[2, 2], &[2]];

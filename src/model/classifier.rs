@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::batch::Batch;
 use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, Pooling};
+use super::frozen::Frozen;
 use super::head::Head;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
@@ -22,7 +23,7 @@ use crate::ops::tape::{Param, Tape, Value};
 use crate::ops::to_host::to_host;
 use crate::rng::{Purpose, Stream};
 
-/// What the labels of an example are to each other.
+/// The relation between the labels of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// Independent: sigmoid and binary cross-entropy.
@@ -40,20 +41,20 @@ impl From<ProblemType> for Problem {
     }
 }
 
-/// How a classifier is built.
+/// Options of a classifier.
 #[derive(Clone, Debug)]
 pub struct ClassifierOptions {
     /// L
     pub labels: usize,
-    /// Rows of the base's own classifier that the labels go on from, one a label; none: fresh numbers.
+    /// Rows of the base's own classifier from which the labels start, one a label; `None`: random numbers.
     pub base_rows: Option<Vec<usize>>,
-    /// What the labels are to each other.
+    /// The relation between labels.
     pub problem: Problem,
-    /// How the base is held.
+    /// Storage of the base.
     pub storage: BaseStorage,
     /// The adapters.
     pub lora: LoraOptions,
-    /// How the terms of the training loss are weighted.
+    /// Weights of the terms of the training loss.
     pub weights: BceWeights,
     /// Keep one input a layer and compute the rest again in the backward.
     pub recompute: bool,
@@ -72,7 +73,10 @@ pub struct Classifier {
     params: Vec<Rc<Param>>,
     initial: Vec<Initial>,
     modules: Vec<String>,
+    frozen: Vec<Frozen>,
+    lora: LoraOptions,
     base: BaseSize,
+    labels: usize,
     problem: Problem,
     weights: BceWeights,
 }
@@ -110,7 +114,10 @@ impl Classifier {
             params: builder.params,
             initial: builder.initial,
             modules: builder.modules,
+            frozen: builder.frozen,
+            lora: options.lora.clone(),
             base: builder.size,
+            labels: options.labels,
             problem: options.problem,
             weights: options.weights.clone(),
         })
@@ -122,7 +129,7 @@ impl Classifier {
         &self.params
     }
 
-    /// The frozen part, counted.
+    /// Sizes of the frozen part.
     #[must_use]
     pub fn base(&self) -> BaseSize {
         self.base
@@ -134,13 +141,23 @@ impl Classifier {
         &self.modules
     }
 
+    /// The base's tensors.
+    pub(super) fn frozen(&self) -> &[Frozen] {
+        &self.frozen
+    }
+
+    /// What the adapter of a module multiplies its product with.
+    pub(super) fn scaling_of(&self, module: &str) -> Option<f32> {
+        self.lora.shape_of(module).map(|shape| shape.scaling as f32)
+    }
+
     /// The name of the last layer, whose rows are the labels'.
     #[must_use]
     pub fn classifier_name(&self) -> &'static str {
         self.classifier_name
     }
 
-    /// The numbers that the base brings for a parameter of the head.
+    /// The base's numbers for a parameter of the head, if it has them.
     #[must_use]
     pub fn base_values(&self, index: usize) -> Option<&[f32]> {
         match self.initial.get(index) {
@@ -155,7 +172,13 @@ impl Classifier {
         &self.head.modules_to_save
     }
 
-    /// What the labels are to each other.
+    /// How many labels there are.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.labels
+    }
+
+    /// The relation between labels.
     #[must_use]
     pub fn problem(&self) -> Problem {
         self.problem
@@ -169,10 +192,7 @@ impl Classifier {
 
     /// Sets the parameters as training starts: A ~ U(±1/√in) (peft's Kaiming uniform with a = √5),
     /// B = 0, weights of the head ~ N(0, σ) with the σ and the cutoff of its family, biases 0, norms 1; modules of
-    /// the head that the base brings start from the base's.
-    ///
-    /// # Errors
-    /// If a tensor cannot be written.
+    /// the head that the base contains start from the base's.
     pub fn initialize(&self, seed: u32) -> Result<()> {
         for ((site, param), initial) in (0..).zip(&self.params).zip(&self.initial) {
             let stream = Stream::new(seed, site, 0, Purpose::Trainable);
@@ -186,6 +206,19 @@ impl Classifier {
             param.clear_gradient();
         }
         Ok(())
+    }
+
+    /// Sets every parameter to the number that the base's files have for it.
+    ///
+    /// # Errors
+    /// Names the first parameter that they do not have.
+    pub fn set_to_base(&self) -> Result<()> {
+        let of_base = |(index, param): (usize, &Rc<Param>)| {
+            let values = self.base_values(index).map(<[f32]>::to_vec);
+            values.with_context(|| format!("there is no tensor `{}` for these labels", param.name()))
+        };
+        let values = self.params.iter().enumerate().map(of_base).collect::<Result<Vec<_>>>()?;
+        self.set(&values)
     }
 
     /// Sets every parameter, in the order of [`Classifier::params`].

@@ -210,7 +210,7 @@ impl Layer {
 mod tests {
     use super::*;
 
-    /// As `create_position_ids_from_input_ids` of transformers 4.57.6 gives them.
+    /// Matches `create_position_ids_from_input_ids` of transformers 4.57.6.
     #[test]
     fn roberta_does_not_count_padding_tokens_of_a_text() {
         let texts: [&[u32]; 3] = [&[0, 7, 1, 8, 2], &[1, 9], &[5, 6]];

@@ -40,7 +40,7 @@ pub(super) struct PreNorm {
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
     norm: Norm,
-    /// Of layers that see all tokens, and of those that have a window.
+    /// Tables of layers that see all tokens, and of layers with a window.
     ropes: [GrowingRope; 2],
     recompute: bool,
     device: Device,
@@ -74,7 +74,7 @@ enum GateUp {
     One(Rc<LoraLinear>),
 }
 
-/// What every layer of one forward pass shares.
+/// State shared by the layers of one forward pass.
 struct Pass {
     ropes: [Rc<RopeTable>; 2],
     positions: Rc<[u32]>,

@@ -1,5 +1,5 @@
 //! Adapters of several classifiers over one frozen base, mixed in one batch:
-//! `y = x Wᵀ + b` for all rows at once, to which `s · x[rows] Aᵀ Bᵀ` is added for the rows of each classifier.
+//! `y = x Wᵀ + b` for all rows at once, then `y[rows] += s · x[rows] Aᵀ Bᵀ` for the rows of each classifier.
 //!
 //! A row's sums have the same order whatever the other rows are, so a classifier's outputs are those that it has
 //! alone, bit for bit. For predicting only: nothing is recorded for a backward.
@@ -83,7 +83,7 @@ impl std::fmt::Debug for Slot {
 }
 
 impl Slot {
-    /// The adapters of the layer, each with its rows of `x`, which has a row a token or a row a sequence.
+    /// The layer's adapters for `x`, which has a row a token or a row a sequence, each with the rows that are its.
     ///
     /// # Errors
     /// If the rows are neither.

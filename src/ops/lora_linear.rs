@@ -45,7 +45,7 @@ pub struct Adapter {
     pub scaling: f32,
     /// Probability with which an element of `x` is left out.
     pub dropout: f32,
-    /// Which random stream draws the mask: the position of A in the list of parameters.
+    /// Random stream of the mask: the position of A in the list of parameters.
     pub site: u32,
 }
 
@@ -86,36 +86,35 @@ fn linears<const K: usize>(
     layers: [&Rc<LoraLinear>; K],
     residual: Option<&Value>,
 ) -> Result<[Value; K]> {
-    let pairs = layers.iter().map(|layer| low_rank(tape, x, layer)).collect::<Result<Vec<_>>>()?;
+    let rows = x.tensor().dim(0)?;
+    let pairs = layers.map(|layer| low_rank(tape, x, layer));
+    let pairs: Vec<Option<LowRank>> = pairs.into_iter().collect::<Result<_>>()?;
+    let routed = layers.map(|layer| layer.slot.as_ref().map_or_else(|| Ok(Vec::new()), |slot| slot.pairs(x.tensor())));
+    let routed: Vec<Vec<(Range<usize>, Rc<LowRank>)>> = routed.into_iter().collect::<Result<_>>()?;
     let parts: Vec<Layer<'_>> = layers
         .iter()
-        .zip(&pairs)
-        .map(|(layer, pairs)| Layer {
-            weight: &layer.weight,
-            bias: layer.bias.as_ref(),
-            low_rank: pairs.iter().map(|(rows, pair)| (rows.clone(), &**pair)).collect(),
+        .zip(pairs.iter().zip(&routed))
+        .map(|(layer, (pair, routed))| {
+            let routed = routed.iter().map(|(rows, pair)| (rows.clone(), &**pair));
+            let low_rank = pair.iter().map(|pair| (0..rows, pair)).chain(routed).collect();
+            Layer { weight: &layer.weight, bias: layer.bias.as_ref(), low_rank }
         })
         .collect();
     let outputs = kernels::adapted(x.tensor(), &parts, residual.map(Value::tensor))?;
-    let values = layers.into_iter().zip(&pairs).zip(outputs).map(|((layer, pairs), (output, us))| {
-        let own = pairs.first().filter(|_| layer.adapter.is_some()).zip(us.into_iter().next());
-        let low_rank = own.map(|((_, pair), u)| (x.tensor().clone(), Rc::clone(pair), u));
+    let values = layers.into_iter().zip(pairs).zip(outputs).map(|((layer, pair), (output, us))| {
+        let low_rank = pair.zip(us.into_iter().next()).map(|(pair, u)| (x.tensor().clone(), pair, u));
         recorded(tape, (x, residual), layer, output, low_rank)
     });
     let values: Vec<Value> = values.collect();
     Ok(values.try_into().unwrap_or_else(|_| unreachable!("an output for each layer")))
 }
 
-/// The adapters of a layer for an input: its own for all rows, or those of classifiers that share it.
-fn low_rank(tape: &Tape, x: &Value, layer: &LoraLinear) -> Result<Vec<(Range<usize>, Rc<LowRank>)>> {
+/// The adapter of a layer for an input, and what of it is kept.
+fn low_rank(tape: &Tape, x: &Value, layer: &LoraLinear) -> Result<Option<LowRank>> {
     let rows = rows_of(x.tensor(), layer.weight.columns())?;
-    if let Some(slot) = &layer.slot {
-        return slot.pairs(x.tensor());
-    }
-    let Some(adapter) = &layer.adapter else { return Ok(Vec::new()) };
+    let Some(adapter) = &layer.adapter else { return Ok(None) };
     let mask = adapter.choice(tape).map(|choice| Mask::new(choice, (rows, layer.weight.columns())));
-    let pair = kernels::low_rank(x.tensor(), adapter.a.value(), adapter.b.value(), adapter.scaling, mask)?;
-    Ok(vec![(0..rows, Rc::new(pair))])
+    kernels::low_rank(x.tensor(), adapter.a.value(), adapter.b.value(), adapter.scaling, mask).map(Some)
 }
 
 /// The output, with its backward on the tape.
@@ -125,7 +124,7 @@ fn recorded(
     layer: &Rc<LoraLinear>,
     output: Tensor,
     // Without an adapter the backward does not look at x.
-    low_rank: Option<(Tensor, Rc<LowRank>, Tensor)>,
+    low_rank: Option<(Tensor, LowRank, Tensor)>,
 ) -> Value {
     let (of_x, of_residual) = (x.gradient(), residual.and_then(Value::gradient));
     if !tape.is_recording() || low_rank.is_none() && of_x.is_none() && of_residual.is_none() {

@@ -197,7 +197,7 @@ impl Plan {
         }
     }
 
-    /// Which of the tile's keys its query `row` sees.
+    /// The tile's keys that its query `row` sees.
     fn seen(&self, tile: &Tile, row: usize) -> Range<usize> {
         let position = tile.position + row;
         let end = self.end_of_seen(position, tile.first_key + tile.keys);
@@ -325,7 +325,7 @@ impl Plan {
     }
 }
 
-/// What is not seen has no weight.
+/// Unseen keys have no weight.
 fn clear_unseen(scores: &mut [f32], seen: &Range<usize>) {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);

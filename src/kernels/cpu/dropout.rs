@@ -17,7 +17,7 @@ pub(crate) fn dropout(x: &Tensor, mask: &Mask) -> Result<Tensor> {
     tensor(keep_and_scale(&elements(x)?, mask.width, mask.bits(), mask.choice.scale()), x.shape().clone())
 }
 
-/// The same, in place.
+/// [`dropout`] in place.
 pub(crate) fn dropout_in_place(x: &Tensor, mask: &Mask) -> Result<()> {
     modify(x, |x| keep_and_scale_in_place(x, mask.width, mask.bits(), mask.choice.scale()))
 }
@@ -49,7 +49,7 @@ simd! {
 }
 
 impl Mask {
-    /// What is kept, drawn when it is first asked for.
+    /// The kept elements, drawn on first use.
     pub(super) fn bits(&self) -> &Bits {
         self.bits.get_or_init(|| {
             let bytes_per_row = self.width.div_ceil(8);

@@ -37,7 +37,7 @@ impl LowRank {
         self.mask.as_ref().map(Mask::bits)
     }
 
-    /// What is kept counts for what is not.
+    /// Scales kept elements up, so that the expected sum stays the same.
     pub(super) fn kept_scale(&self) -> f32 {
         self.mask.as_ref().map_or(1.0, |mask| mask.choice.scale())
     }

@@ -57,7 +57,7 @@ pub(crate) enum Level {
 
 #[cfg(target_arch = "x86_64")]
 impl Level {
-    /// What this CPU has, or less if the environment says so. Read once.
+    /// The features of this CPU, or fewer if the environment says so. Read once.
     pub(crate) fn of_this_cpu() -> Self {
         static LEVEL: OnceLock<Level> = OnceLock::new();
         *LEVEL.get_or_init(|| match std::env::var(LIMIT).as_deref() {

@@ -1,4 +1,4 @@
-//! What the CPU kernels share: vector arithmetic, matrix products, and the split over cores.
+//! Kernels for the CPU, and the parts they share: vector arithmetic, matrix products, work split over cores.
 
 pub(crate) mod activation;
 pub(crate) mod adamw;

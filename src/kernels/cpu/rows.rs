@@ -29,6 +29,11 @@ pub(crate) fn scatter(g: &Tensor, sum: Option<Tensor>, indices: &Constant<u32>, 
             }
         }
     };
+    sum_or_new(sum, (rows, width), add)
+}
+
+/// Lets `add` add to `sum`, or to the zeros of a new tensor.
+fn sum_or_new(sum: Option<Tensor>, (rows, width): (usize, usize), add: impl Fn(&mut [f32])) -> Result<Tensor> {
     let Some(sum) = sum else {
         let mut data = vec![0.0; rows * width];
         add(&mut data);
@@ -64,13 +69,7 @@ pub(crate) fn mean_rows_backward(g: &Tensor, sum: Option<Tensor>, sequences: &[R
             }
         }
     };
-    let Some(sum) = sum else {
-        let mut data = vec![0.0; rows * width];
-        add(&mut data);
-        return tensor(data, (rows, width));
-    };
-    modify(&sum, add)?;
-    Ok(sum)
+    sum_or_new(sum, (rows, width), add)
 }
 
 /// Some columns of `x`.

@@ -36,7 +36,7 @@ kernels! { CODE:
     );
 }
 
-/// What all tiles share: `Shape` in attention.cu.
+/// Facts shared by all tiles: `Shape` in attention.cu.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Shape {
@@ -109,7 +109,7 @@ pub(in crate::kernels) fn attention_backward(
     Ok(found)
 }
 
-/// What a kernel goes over.
+/// The kind of pass, which sets the loop of a kernel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
     Forward,
@@ -197,7 +197,7 @@ fn tile(device: &CudaDevice, dtype: DType, head_size: usize, pass: Pass) -> Resu
     Ok((tile, bytes(tile) as u32))
 }
 
-/// What the kernels of attention.cu lay out in shared memory.
+/// Bytes of shared memory that the kernels of attention.cu lay out.
 fn shared_bytes(pass: Pass, tile: usize, head_size: usize, size: usize) -> usize {
     // Rows of `columns` numbers and 16 bytes; widths are multiples of 16.
     let part = |rows: usize, columns: usize, size: usize| rows * (columns * size + 16);

@@ -1,4 +1,4 @@
-//! Which instructions compute a product, and in what numbers.
+//! Choice of the instructions and number types of a product.
 
 /// In what products with frozen weights are computed on the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Compute {
         }
     }
 
-    /// Whether this CPU has an instruction for it, and it is fast therefore.
+    /// Returns true if this CPU has an instruction for it, which makes it fast.
     #[must_use]
     pub fn is_native(self) -> bool {
         match self {
@@ -77,7 +77,7 @@ impl Path {
     }
 }
 
-/// Whether this CPU has `VDPBF16PS`, and may use it.
+/// Returns true if this CPU has `VDPBF16PS` and the environment permits it.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn has_avx512_bf16() -> bool {
     use crate::kernels::cpu::math::Level;
