@@ -1,6 +1,7 @@
 //! `llmcls predict`: labels for the rows of a CSV file, streamed.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,9 @@ use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::partial_output::{PartialOutput, Start};
+use crate::predictor::Precision;
 use crate::run::classifier_file::ClassifierFile;
+use crate::run::int8_file;
 use crate::run::records::{PredictionLine, names};
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
@@ -50,7 +53,7 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
     if let Origin::File(input) = &origin {
         atomic_file::refuse_input_as_output(output, [input.as_path()])?;
     }
-    let loaded = Loaded::open(&args.run, device, console)?;
+    let loaded = Loaded::open_in(&args.run, args.precision, device, console)?;
     atomic_file::refuse_input_as_output(output, loaded.predictor.trained.files().iter().map(PathBuf::as_path))?;
     let columns = loaded.columns(false)?;
     let input = origin.open(args, &columns)?;
@@ -58,7 +61,7 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
     let total = origin.file().map(|path| predict_input::count(path, &columns)).transpose()?;
     let range = range(args, total)?;
     let decision = decision(args, &loaded.predictor.file)?;
-    let job = || job(&loaded, &decision, &origin, &range, (&columns, format));
+    let job = || job(&loaded, args.precision.precision, &decision, &origin, &range, (&columns, format));
     let job = if is_to_file && origin.file().is_some() { Some(job()?) } else { None };
     let names = column_names(&loaded.predictor.file.labels);
     if matches!(format, Format::Separated(_)) {
@@ -113,7 +116,7 @@ fn range(args: &PredictArgs, total: Option<usize>) -> Result<Range<usize>> {
 
 /// The part of a rank that does not lead: it computes its share of each window that rank 0 reads.
 fn help(args: &PredictArgs, origin: &Origin, device: &Device, group: &Group, console: Console) -> Result<()> {
-    let loaded = Loaded::open(&args.run, device, console)?;
+    let loaded = Loaded::open_in(&args.run, args.precision, device, console)?;
     let decision = decision(args, &loaded.predictor.file)?;
     let batch_size = loaded.batch_size(&args.run);
     let source = origin.path();
@@ -130,17 +133,19 @@ fn help(args: &PredictArgs, origin: &Origin, device: &Device, group: &Group, con
 /// Everything that determines the bytes of the output.
 fn job(
     loaded: &Loaded,
+    precision: Option<Precision>,
     decision: &Decision,
     origin: &Origin,
     range: &Range<usize>,
     (columns, format): (&Columns, Format),
 ) -> Result<Value> {
     let mut classifier = loaded.predictor.trained.files();
-    classifier.retain(|path| path.is_file() && path.file_name().is_none_or(|name| name != "README.md"));
+    let matters = |name: &OsStr| name != "README.md" && (name != int8_file::NAME || precision == Some(Precision::Int8));
+    classifier.retain(|path| path.is_file() && path.file_name().is_none_or(matters));
     classifier.sort();
     let classifier = classifier.iter().map(|path| atomic_file::sha256(path)).collect::<Result<Vec<_>>>()?;
     let input = origin.file().map(atomic_file::sha256).transpose()?;
-    let options = format!("{decision:?} {columns:?} {format:?} {range:?}");
+    let options = format!("{decision:?} {columns:?} {format:?} {range:?} {precision:?}");
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "classifier": atomic_file::hex(&Sha256::digest(classifier.concat())),

@@ -16,6 +16,7 @@ pub mod lora;
 pub mod merged;
 mod post_norm;
 mod pre_norm;
+pub mod quantization;
 pub mod rope;
 pub mod shared_base;
 pub mod weights;
