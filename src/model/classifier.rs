@@ -8,9 +8,10 @@ use candle_core::Tensor;
 use super::batch::Batch;
 use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, LayersConfig, Pooling};
+use super::embeddings;
 use super::head::Head;
 use super::lora::LoraOptions;
-use super::post_norm::{self, PostNorm};
+use super::post_norm::PostNorm;
 use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Weights};
 use crate::config::model::ProblemType;
@@ -89,7 +90,7 @@ impl Classifier {
     pub fn new(config: &BackboneConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
         let embedding = match &config.layers {
             LayersConfig::PreNorm(layers) => layers.names.embedding,
-            LayersConfig::PostNorm(_) => post_norm::WORDS,
+            LayersConfig::PostNorm(_) => embeddings::WORDS,
         };
         let mut builder =
             Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.device);

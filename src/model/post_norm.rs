@@ -1,24 +1,25 @@
-//! A transformer with norms after the sums: BERT, RoBERTa, DistilBERT. Batches have no padding.
+//! A transformer with norms after the sums: BERT and its kin. Batches have no padding.
 //!
 //! ```text
-//! x = norm(word[token] + position[p] + type[0])               (N, D), needs no gradient
+//! x = embeddings                                              (N, D)
 //! x = norm(x + output(attention(q(x), k(x), v(x))))
 //! x = norm(x + down(f(up(x))))
 //! ```
+//! What differs between families is plain configuration: embeddings of another width (ELECTRA, ALBERT), layers that
+//! are used again (ALBERT), scores by distance (DeBERTa, MPNet).
 //! If one token a sequence is pooled, the last layer computes the others' keys and values only.
 
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
-use super::builder::{Builder, Norm, add_linear, embed};
-use super::config::{BackboneConfig, NormKind, PostNormConfig};
-use crate::kernels::buffer;
-use crate::kernels::device::Device;
-use crate::kernels::matrix::FrozenMatrix;
+use super::builder::{Builder, Norm, add_linear};
+use super::config::{BackboneConfig, PostNormConfig, RelativeConfig};
+use super::embeddings::{Embeddings, NORM};
+use super::relative::{Reach, Relative};
 use crate::ops::activation::{Activation, activate};
-use crate::ops::attention::{AttentionKind, Sequences, attention};
+use crate::ops::attention::{AttentionKind, ByDistance, Sequences, attention, relative_attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::lora_linear::{LoraLinear, lora_linear};
 use crate::ops::rows::gather;
@@ -26,22 +27,20 @@ use crate::ops::tape::{Tape, Value};
 
 /// A frozen transformer with adapters.
 pub(super) struct PostNorm {
-    words: FrozenMatrix,
-    positions: FrozenMatrix,
-    first_position: usize,
-    /// The embedding of the one type of token that there is.
-    token_type: Option<Vec<f32>>,
-    embedding_norm: Norm,
-    embedding_dropout: Dropout,
+    embeddings: Embeddings,
+    relative: Option<Relative>,
+    /// In the order in which they are computed; some may be the same one.
     layers: Vec<Rc<Layer>>,
     recompute: bool,
-    device: Device,
 }
 
 struct Layer {
     query: Rc<LoraLinear>,
     key: Rc<LoraLinear>,
     value: Rc<LoraLinear>,
+    /// What makes a table for queries, and one for keys, of the embeddings of distances.
+    by_distance: [Option<Rc<LoraLinear>>; 2],
+    distance_dropout: Dropout,
     attention: AttentionKind,
     output: Rc<LoraLinear>,
     output_dropout: Dropout,
@@ -53,6 +52,12 @@ struct Layer {
     mlp_norm: Norm,
 }
 
+/// What every layer of one forward pass shares.
+struct Pass {
+    sequences: Rc<Sequences>,
+    reach: Option<Reach>,
+}
+
 impl PostNorm {
     pub(super) fn new(
         builder: &mut Builder<'_>,
@@ -60,30 +65,16 @@ impl PostNorm {
         layers: &PostNormConfig,
         recompute: bool,
     ) -> Result<Self> {
-        let d = config.hidden_size;
-        let words = builder.embedding(WORDS, config.vocab_size, d)?;
-        let positions = builder.embedding("embeddings.position_embeddings", layers.positions, d)?;
-        let token_type = match layers.token_types {
-            None => None,
-            Some(types) => {
-                let mut first = vec![0.0; d];
-                builder.embedding("embeddings.token_type_embeddings", types, d)?.read(0, &mut first);
-                Some(first)
-            }
-        };
-        Ok(Self {
-            words,
-            positions,
-            first_position: layers.first_position,
-            token_type,
-            embedding_norm: builder.norm("embeddings.LayerNorm", d, NORM, layers.epsilon)?,
-            embedding_dropout: builder.dropout(config.dropouts.embedding),
-            layers: (0..config.num_hidden_layers)
-                .map(|index| Layer::new(builder, index, config, layers).map(Rc::new))
-                .collect::<Result<_>>()?,
-            recompute,
-            device: builder.device.clone(),
-        })
+        let embeddings = Embeddings::new(builder, config, &layers.embeddings, layers.epsilon)?;
+        let relative = layers.relative.as_ref();
+        let relative = relative.map(|relative| Relative::new(builder, config, relative, layers.epsilon)).transpose()?;
+        let stored: Vec<Rc<Layer>> = layers
+            .stored
+            .iter()
+            .map(|path| Layer::new(builder, path, config, layers).map(Rc::new))
+            .collect::<Result<_>>()?;
+        let layers = layers.order.iter().map(|&index| Rc::clone(&stored[index])).collect();
+        Ok(Self { embeddings, relative, layers, recompute })
     }
 
     /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
@@ -91,76 +82,53 @@ impl PostNorm {
     /// # Errors
     /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
     pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        let mut x = self.embedding_norm.forward(tape, &Value::constant(self.device.put(self.embed(batch)?)?))?;
-        x = dropout(tape, x, &self.embedding_dropout)?;
+        let mut x = self.embeddings.forward(tape, batch)?;
+        let reach = self.relative.as_ref().map(|relative| relative.up_to(batch)).transpose()?;
+        let pass = Rc::new(Pass { sequences: Rc::clone(&batch.sequences), reach });
         for (index, layer) in self.layers.iter().enumerate() {
             let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
-            let sequences = Rc::clone(&batch.sequences);
             x = if self.recompute {
-                let layer = Rc::clone(layer);
-                tape.recompute(&x, move |tape, x| layer.forward(tape, x, &sequences, pooled.as_deref()))?
+                let (layer, pass) = (Rc::clone(layer), Rc::clone(&pass));
+                tape.recompute(&x, move |tape, x| layer.forward(tape, x, &pass, pooled.as_deref()))?
             } else {
-                layer.forward(tape, &x, &sequences, pooled.as_deref())?
+                layer.forward(tape, &x, &pass, pooled.as_deref())?
             };
         }
         Ok(x)
     }
-
-    fn embed(&self, batch: &Batch) -> Result<candle_core::Tensor> {
-        let x = embed(&self.words, &batch.token_ids, 1.0)?;
-        let width = self.words.columns();
-        let mut position = vec![0.0; width];
-        let longest = batch.positions.iter().max().map_or(0, |&last| last as usize) + self.first_position;
-        ensure!(
-            longest < self.positions.rows(),
-            "a text of {} tokens is longer than the model's {} positions; lower data.max_length",
-            longest + 1 - self.first_position,
-            self.positions.rows() - self.first_position
-        );
-        buffer::modify(&x, |x| {
-            for (x, row) in x.chunks_exact_mut(width).zip(position_rows(batch, self.first_position)) {
-                self.positions.read(row * width, &mut position);
-                x.iter_mut().zip(&position).for_each(|(x, position)| *x += position);
-                x.iter_mut().zip(self.token_type.iter().flatten()).for_each(|(x, of_type)| *x += of_type);
-            }
-        })?;
-        Ok(x)
-    }
 }
-
-/// The row of each token's position. RoBERTa counts from behind the padding token's, does not count padding tokens
-/// that stand in a text, and gives them the row of their own id.
-fn position_rows(batch: &Batch, first: usize) -> impl Iterator<Item = usize> {
-    let padding = first.checked_sub(1);
-    let mut next = first;
-    batch.token_ids.iter().zip(batch.positions.iter()).map(move |(&token, &at)| {
-        if at == 0 {
-            next = first;
-        }
-        match padding {
-            Some(padding) if token as usize == padding => padding,
-            _ => {
-                next += 1;
-                next - 1
-            }
-        }
-    })
-}
-
-/// The name of the token embeddings.
-pub(super) const WORDS: &str = "embeddings.word_embeddings";
-const NORM: NormKind = NormKind::Layer { has_bias: true };
 
 impl Layer {
-    fn new(builder: &mut Builder<'_>, index: usize, config: &BackboneConfig, layers: &PostNormConfig) -> Result<Self> {
+    fn new(builder: &mut Builder<'_>, path: &str, config: &BackboneConfig, layers: &PostNormConfig) -> Result<Self> {
         let names = layers.names;
-        let name = |module: &str| format!("{}.{index}.{module}", names.layers);
+        let name = |module: &str| format!("{path}.{module}");
         let (d, mlp) = (config.hidden_size, config.intermediate_size);
         let [query, key, value] = names.query_key_value;
+        let [query, key, value] = [
+            builder.linear(&name(query), d, d, true)?,
+            builder.linear(&name(key), d, d, true)?,
+            builder.linear(&name(value), d, d, true)?,
+        ];
+        let by_distance = match &layers.relative {
+            Some(RelativeConfig::Disentangled(tables)) => {
+                let mut projection = |module: Option<&str>, shared: &Rc<LoraLinear>| match module {
+                    Some(_) if tables.is_shared => Ok(Some(Rc::clone(shared))),
+                    Some(module) => builder.linear(&name(module), d, d, true).map(Some),
+                    None => Ok(None),
+                };
+                [projection(tables.keys, &key)?, projection(tables.queries, &query)?]
+            }
+            _ => [None, None],
+        };
+        let distance_dropout = match by_distance {
+            [None, None] => Dropout { p: 0.0, site: 0 },
+            _ => builder.dropout(config.dropouts.embedding),
+        };
         Ok(Self {
-            query: builder.linear(&name(query), d, d, true)?,
-            key: builder.linear(&name(key), d, d, true)?,
-            value: builder.linear(&name(value), d, d, true)?,
+            query,
+            key,
+            value,
+            by_distance,
             output: builder.linear(&name(names.output), d, d, true)?,
             up: builder.linear(&name(names.up), mlp, d, true)?,
             down: builder.linear(&name(names.down), d, mlp, true)?,
@@ -175,43 +143,51 @@ impl Layer {
                 head_size: config.head_dim,
                 is_causal: false,
                 window: None,
-                scale: (config.head_dim as f32).powf(-0.5),
+                scale: layers.scale,
                 soft_cap: None,
                 dropout: builder.dropout(config.dropouts.attention),
             },
+            distance_dropout,
         })
     }
 
     /// `(N, D)` to `(N, D)`, or to `(B, D)` if only the pooled tokens are wanted.
-    fn forward(
-        &self,
-        tape: &Tape,
-        x: &Value,
-        sequences: &Rc<Sequences>,
-        pooled: Option<&Pooled>,
-    ) -> candle_core::Result<Value> {
+    fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
         let k = lora_linear(tape, x, &self.key, None)?;
         let v = lora_linear(tape, x, &self.value, None)?;
         let picked = pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose()?;
         let x = picked.as_ref().unwrap_or(x);
         let q = lora_linear(tape, x, &self.query, None)?;
-        let o = attention(tape, [&q, &k, &v], self.attention, pooled.map_or(sequences, |pooled| &pooled.sequences))?;
+        let sequences = pooled.map_or(&pass.sequences, |pooled| &pooled.sequences);
+        let o = match &pass.reach {
+            None => attention(tape, [&q, &k, &v], self.attention, sequences)?,
+            Some(reach) => self.attend_by_distance(tape, [&q, &k, &v], reach, sequences)?,
+        };
         let x = self.attention_norm.forward(tape, &add_linear(tape, &o, &self.output, &self.output_dropout, x)?)?;
         let h = activate(tape, &lora_linear(tape, &x, &self.up, None)?, self.activation)?;
         self.mlp_norm.forward(tape, &add_linear(tape, &h, &self.down, &self.down_dropout, &x)?)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As `create_position_ids_from_input_ids` of transformers 4.57.6 gives them.
-    #[test]
-    fn roberta_does_not_count_padding_tokens_of_a_text() {
-        let texts: [&[u32]; 3] = [&[0, 7, 1, 8, 2], &[1, 9], &[5, 6]];
-        let batch = Batch::new(texts.map(|tokens| (tokens, &[0.0][..]))).unwrap();
-        assert_eq!(position_rows(&batch, 2).collect::<Vec<_>>(), [2, 3, 1, 4, 5, 1, 2, 2, 3]);
-        assert_eq!(position_rows(&batch, 0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 0, 1, 0, 1]);
+    fn attend_by_distance(
+        &self,
+        tape: &Tape,
+        qkv: [&Value; 3],
+        reach: &Reach,
+        sequences: &Rc<Sequences>,
+    ) -> candle_core::Result<Value> {
+        let mut tables = [None, None];
+        if let Some(table) = &reach.table {
+            let table = dropout(tape, Value::constant(table.clone()), &self.distance_dropout)?;
+            for (projected, layer) in tables.iter_mut().zip(&self.by_distance) {
+                *projected = layer.as_ref().map(|layer| lora_linear(tape, &table, layer, None)).transpose()?;
+            }
+        }
+        let by_distance = ByDistance {
+            distances: &reach.distances,
+            keys: tables[0].as_ref(),
+            queries: tables[1].as_ref(),
+            bias: reach.bias.as_ref(),
+        };
+        relative_attention(tape, qkv, self.attention, &by_distance, sequences)
     }
 }

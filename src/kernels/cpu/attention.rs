@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Matrix, MatrixMut, NewMatrix, matmul};
 use super::math::{dot, exp, simd, tanh};
+use super::relative::{Block, Slopes, Tables, sum_tables};
 use crate::kernels::attention::Plan;
 use crate::kernels::buffer::{elements, tensor};
 use crate::kernels::mask::Choice;
@@ -26,13 +27,14 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> Resu
     let mut output = NewMatrix::new(plan.queries, width);
     let mut log_sums = vec![0.0; plan.queries * heads];
     let inputs = [&*elements(q)?, &*elements(k)?, &*elements(v)?];
+    let tables = Tables::of(plan)?;
     // SAFETY: `forward` overwrites each tile of each head by a product before it reads it.
     #[expect(unsafe_code, reason = "an output is written once, by all cores")]
     let outputs = unsafe { output.view() }.grid(&plan.query_offsets[1..], plan.group() * plan.kind.head_size);
     let sums = MatrixMut::new(&mut log_sums, plan.queries, heads, heads).grid(&plan.query_offsets[1..], plan.group());
     let tasks: Vec<_> = outputs.into_iter().zip(sums).enumerate().collect();
     tasks.into_par_iter().with_max_len(1).for_each(|(task, (mut output, mut sums))| {
-        plan.forward(task, inputs, &mut output, &mut sums);
+        plan.forward(task, inputs, tables.as_ref(), &mut output, &mut sums);
     });
     // SAFETY: a plan's sequences have all queries, and its tasks all heads.
     #[expect(unsafe_code, reason = "an output is written once, by all cores")]
@@ -40,18 +42,27 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> Resu
     Ok((tensor(output, (plan.queries, width))?, tensor(log_sums, (plan.queries, heads))?))
 }
 
-/// The gradients of q, k and v; all are computed, whichever are wanted.
+/// The gradients of q, k, v and the tables of [`Relative`]; all are computed, whichever are wanted.
+///
+/// [`Relative`]: crate::kernels::attention::Relative
 pub(crate) fn attention_backward(
     g: &Tensor,
     qkv: &[Tensor; 3],
     output: &Tensor,
     log_sums: &Tensor,
     plan: &Plan,
-    _wanted: [bool; 3],
-) -> Result<[Option<Tensor>; 3]> {
+    _wanted: [bool; 5],
+) -> Result<[Option<Tensor>; 5]> {
     let [q, k, v] = qkv.each_ref().map(elements);
     let (q, k, v, output, g, log_sums) = (q?, k?, v?, elements(output)?, elements(g)?, elements(log_sums)?);
-    let inputs = BackwardInputs { qkv: [&q, &k, &v], output: &output, incoming: &g, log_sums: &log_sums };
+    let tables = Tables::of(plan)?;
+    let inputs = BackwardInputs {
+        qkv: [&q, &k, &v],
+        output: &output,
+        incoming: &g,
+        log_sums: &log_sums,
+        tables: tables.as_ref(),
+    };
     let (query_width, key_width, head_size) = (plan.query_width(), plan.key_width(), plan.kind.head_size);
     let (rows, heads) = (&plan.query_offsets[1..], plan.group() * head_size);
     let mut of_q = NewMatrix::new(plan.queries, query_width);
@@ -61,14 +72,17 @@ pub(crate) fn attention_backward(
     let (gq, gk, gv) = unsafe { (of_q.view(), of_k.view(), of_v.view()) };
     let [gk, gv] = [gk, gv].map(|sums| sums.grid(&plan.offsets[1..], head_size));
     let tasks: Vec<_> = gq.grid(rows, heads).into_iter().zip(gk).zip(gv).enumerate().collect();
-    tasks.into_par_iter().with_max_len(1).for_each(|(task, ((gq, gk), gv))| {
-        plan.backward(task, &inputs, [gq, gk, gv]);
-    });
+    let of_tables: Vec<_> = tasks
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|(task, ((gq, gk), gv))| plan.backward(task, &inputs, [gq, gk, gv]))
+        .collect();
     // SAFETY: a plan's sequences have all queries and all tokens, and its tasks all heads.
     #[expect(unsafe_code, reason = "an output is written once, by all cores")]
     let [of_q, of_k, of_v] = unsafe { [of_q.finish(), of_k.finish(), of_v.finish()] };
     let new = |data, like: &Tensor| tensor(data, like.shape().clone()).map(Some);
-    Ok([new(of_q, &qkv[0])?, new(of_k, &qkv[1])?, new(of_v, &qkv[2])?])
+    let [of_keys, of_queries] = sum_tables(plan, &of_tables.into_iter().flatten().collect::<Vec<_>>())?;
+    Ok([new(of_q, &qkv[0])?, new(of_k, &qkv[1])?, new(of_v, &qkv[2])?, of_keys, of_queries])
 }
 
 struct BackwardInputs<'a> {
@@ -76,6 +90,7 @@ struct BackwardInputs<'a> {
     output: &'a [f32],
     incoming: &'a [f32],
     log_sums: &'a [f32],
+    tables: Option<&'a Tables<'a>>,
 }
 
 /// Some queries of one head, and the keys that they may see.
@@ -92,6 +107,12 @@ struct Tile {
     keys: usize,
     head: usize,
     key_head: usize,
+}
+
+impl Tile {
+    fn block(&self) -> Block {
+        Block { queries: self.queries, position: self.position, first_key: self.first_key, keys: self.keys }
+    }
 }
 
 impl Plan {
@@ -164,8 +185,25 @@ impl Plan {
         true
     }
 
-    fn forward(&self, task: usize, [q, k, v]: [&[f32]; 3], output: &mut MatrixMut<'_>, log_sums: &mut MatrixMut<'_>) {
+    /// All keys of a task.
+    fn keys_of<'a>(&self, data: &'a [f32], task: usize) -> (Matrix<'a>, usize) {
+        let (b, head) = (task / self.kind.key_value_heads, task % self.kind.key_value_heads);
+        let length = self.offsets[b + 1] - self.offsets[b];
+        let start = self.offsets[b] * self.key_width() + head * self.kind.head_size;
+        (Matrix::new(&data[start..], length, self.kind.head_size, self.key_width()), length)
+    }
+
+    fn forward(
+        &self,
+        task: usize,
+        [q, k, v]: [&[f32]; 3],
+        tables: Option<&Tables<'_>>,
+        output: &mut MatrixMut<'_>,
+        log_sums: &mut MatrixMut<'_>,
+    ) {
         let (d, b) = (self.kind.head_size, task / self.kind.key_value_heads);
+        let (keys, length) = self.keys_of(k, task);
+        let by_distance = tables.map(|tables| tables.of_head(self, task % self.kind.key_value_heads, keys, length));
         for tile in self.tiles(task) {
             let (row, member) = (tile.query - self.query_offsets[b], tile.head - tile.key_head * self.group());
             SCORES.with_borrow_mut(|[scores, _]| {
@@ -173,6 +211,9 @@ impl Plan {
                 let scores = &mut scores[..tile.queries * tile.keys];
                 let (qs, ks) = (self.of_queries(q, &tile), self.of_keys(k, &tile).transposed());
                 matmul(&mut MatrixMut::new(scores, tile.queries, tile.keys, tile.keys), false, self.kind.scale, qs, ks);
+                if let Some(by_distance) = &by_distance {
+                    by_distance.add(scores, qs, &tile.block());
+                }
                 let mut sums = [0.0; TILE];
                 let mut factors = Vec::new();
                 for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
@@ -201,11 +242,20 @@ impl Plan {
     }
 
     /// With P the probabilities and δ = Σ ∂L/∂o · o: `∂L/∂S = P ∘ (∂L/∂o vᵀ − δ)`.
-    fn backward(&self, task: usize, inputs: &BackwardInputs<'_>, [mut gq, mut gk, mut gv]: [MatrixMut<'_>; 3]) {
+    fn backward(
+        &self,
+        task: usize,
+        inputs: &BackwardInputs<'_>,
+        [mut gq, mut gk, mut gv]: [MatrixMut<'_>; 3],
+    ) -> Option<Slopes> {
         let (d, b) = (self.kind.head_size, task / self.kind.key_value_heads);
         let [q, k, v] = inputs.qkv;
         gk.clear();
         gv.clear();
+        let (keys, length) = self.keys_of(k, task);
+        let by_distance =
+            inputs.tables.map(|tables| tables.of_head(self, task % self.kind.key_value_heads, keys, length));
+        let mut of_tables = by_distance.as_ref().map(|by_distance| by_distance.slopes());
         for tile in self.tiles(task) {
             let (row, member) = (tile.query - self.query_offsets[b], tile.head - tile.key_head * self.group());
             SCORES.with_borrow_mut(|[scores, slopes]| {
@@ -213,11 +263,15 @@ impl Plan {
                 scores.resize(scores.len().max(size), 0.0);
                 slopes.resize(slopes.len().max(size), 0.0);
                 let (scores, slopes) = (&mut scores[..size], &mut slopes[..size]);
-                let view = |data| MatrixMut::new(data, tile.queries, tile.keys, tile.keys);
                 let (qs, go) = (self.of_queries(q, &tile), self.of_queries(inputs.incoming, &tile));
                 let (ks, vs) = (self.of_keys(k, &tile), self.of_keys(v, &tile));
-                matmul(&mut view(scores), false, self.kind.scale, qs, ks.transposed());
-                matmul(&mut view(slopes), false, 1.0, go, vs.transposed());
+                let mut products = MatrixMut::new(scores, tile.queries, tile.keys, tile.keys);
+                matmul(&mut products, false, self.kind.scale, qs, ks.transposed());
+                if let Some(by_distance) = &by_distance {
+                    by_distance.add(scores, qs, &tile.block());
+                }
+                let mut products = MatrixMut::new(slopes, tile.queries, tile.keys, tile.keys);
+                matmul(&mut products, false, 1.0, go, vs.transposed());
                 let mut factors = Vec::new();
                 for (index, (p, slope)) in
                     scores.chunks_exact_mut(tile.keys).zip(slopes.chunks_exact_mut(tile.keys)).enumerate()
@@ -242,12 +296,26 @@ impl Plan {
                     }
                 }
                 let p = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
-                let slopes = Matrix::new(slopes, tile.queries, tile.keys, tile.keys);
+                let by_score = Matrix::new(slopes, tile.queries, tile.keys, tile.keys);
                 matmul(&mut gv.block(tile.first_key, tile.keys, 0, d), true, 1.0, p.transposed(), go);
-                matmul(&mut gk.block(tile.first_key, tile.keys, 0, d), true, self.kind.scale, slopes.transposed(), qs);
-                matmul(&mut gq.block(row, tile.queries, member * d, d), false, self.kind.scale, slopes, ks);
+                matmul(
+                    &mut gk.block(tile.first_key, tile.keys, 0, d),
+                    true,
+                    self.kind.scale,
+                    by_score.transposed(),
+                    qs,
+                );
+                let mut gq = gq.block(row, tile.queries, member * d, d);
+                matmul(&mut gq, false, self.kind.scale, by_score, ks);
+                if let (Some(by_distance), Some(of_tables)) = (&by_distance, &mut of_tables) {
+                    by_distance.add_slopes(of_tables, slopes, (qs, &mut gq), &tile.block());
+                }
             });
         }
+        if let (Some(by_distance), Some(of_tables)) = (&by_distance, &mut of_tables) {
+            by_distance.finish(of_tables, keys, &mut gk);
+        }
+        of_tables
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) mod matrix;
 pub(super) mod memory;
 pub(super) mod norm;
 pub(super) mod optimizer;
+mod relative;
 pub(super) mod rope;
 pub(super) mod rows;
 #[cfg(test)]

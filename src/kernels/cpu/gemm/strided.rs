@@ -32,6 +32,14 @@ impl<'a> Matrix<'a> {
         Self { data, rows, columns, stride, is_transposed: false }
     }
 
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// The same numbers with rows and columns exchanged.
     pub(crate) fn transposed(self) -> Self {
         Self { rows: self.columns, columns: self.rows, is_transposed: !self.is_transposed, ..self }
