@@ -34,7 +34,8 @@ pub mod data;
 pub mod hub;
 pub mod metrics;
 pub mod thresholds;
-// Layer 2: differentiable ops.
+// Layer 2: differentiable ops, and a container of weights.
+pub mod gguf;
 pub mod ops;
 // Layer 1: arithmetic on tensors, the configuration, the terminal.
 pub mod config;

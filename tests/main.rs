@@ -18,6 +18,8 @@ mod failures;
 mod families;
 /// The work of a training step.
 mod flops;
+/// Bases in GGUF files.
+mod gguf;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
 /// From one file of labelled texts to predictions.

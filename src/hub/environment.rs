@@ -57,3 +57,9 @@ pub(super) fn endpoint() -> Result<String> {
     }
     Ok(endpoint)
 }
+
+/// Where the user's programs keep what they can make again.
+pub(crate) fn user_cache() -> Option<PathBuf> {
+    let set = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    set.or_else(|| env::home_dir().map(|home| home.join(".cache")))
+}

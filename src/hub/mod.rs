@@ -2,6 +2,6 @@
 
 pub mod cache;
 mod download;
-mod environment;
+pub(crate) mod environment;
 pub mod model_files;
 mod names;

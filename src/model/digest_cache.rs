@@ -4,7 +4,6 @@
 //! costs time and is no error; entries appear by a rename, so processes do not disturb each other.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::atomic_file::hex;
+use crate::hub::environment::user_cache;
 
 /// Smaller files are read again: that takes no longer than to look for an entry.
 const SMALLEST: u64 = 256 << 10;
@@ -120,9 +120,7 @@ fn check(file: &Identity, digests: &Digests) -> Option<String> {
 }
 
 fn directory() -> Option<PathBuf> {
-    let set = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = set.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
-    Some(cache.join("llmcls").join("digests"))
+    Some(user_cache()?.join("llmcls").join("digests"))
 }
 
 #[cfg(unix)]

@@ -218,7 +218,7 @@ mod tests {
         let sizes = SIZES.replace("llama", model_type);
         let sizes = match model_type {
             "distilbert" => sizes.replace("intermediate_size", "hidden_dim"),
-            "qwen2" | "qwen3" | "gemma2" | "mistral" => format!("{sizes}, \"num_key_value_heads\": 2"),
+            "qwen2" | "qwen3" | "gemma2" | "gemma3_text" | "smollm3" | "mistral" => format!("{sizes}, \"num_key_value_heads\": 2"),
             _ => sizes,
         };
         BackboneConfig::from_json(&format!("{{{sizes}{more}}}"))
@@ -256,6 +256,22 @@ mod tests {
             ("roberta", r#", "add_cross_attention": true"#, "add_cross_attention"),
             ("bert", r#", "pruned_heads": {"0": [1]}"#, "pruned_heads"),
             ("distilbert", r#", "activation": "mish""#, "mish"),
+            ("gemma3_text", r#", "sliding_window": null"#, "sliding_window"),
+            ("gemma3_text", r#", "rope_parameters": {"rope_type": "default"}"#, "rope_parameters"),
+            ("smollm3", r#", "no_rope_layers": [1]"#, "no_rope_layers"),
+            ("smollm3", r#", "layer_types": ["full_attention", "sliding_attention"]"#, "use_sliding_window"),
+            ("olmo2", r#", "rope_scaling": {"type": "dynamic", "factor": 2.0}"#, "dynamic"),
+            ("electra", r#", "position_embedding_type": "relative_key""#, "position_embedding_type"),
+            ("albert", r#", "num_hidden_groups": 3"#, "num_hidden_groups 3"),
+            ("mpnet", r#", "relative_attention_num_buckets": 8"#, "relative_attention_num_buckets"),
+            ("deberta-v2", r#", "conv_kernel_size": 3"#, "conv_kernel_size"),
+            ("deberta-v2", r#", "pos_att_type": "c2p|c2c""#, "c2c"),
+            ("deberta-v2", r#", "attention_head_size": 4"#, "attention_head_size"),
+            (
+                "deberta-v2",
+                r#", "relative_attention": true, "pos_att_type": "c2p", "position_buckets": 600"#,
+                "position_buckets",
+            ),
             ("modernbert", r#", "classifier_pooling": "max""#, "classifier_pooling"),
             ("modernbert", r#", "rope_parameters": {"rope_type": "default"}"#, "rope_parameters"),
         ] {
