@@ -54,5 +54,7 @@ mod report;
 mod resume;
 /// Rows as other programs write them.
 mod rows;
+/// The table of models and their memory.
+mod sizes;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;

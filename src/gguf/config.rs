@@ -3,84 +3,63 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::GgufFile;
+use super::header::Header;
 use super::names::Architecture;
 
 /// Context of pretraining of Llama 3's rotary embedding, and the bounds between its frequencies.
 const LLAMA3: (f64, f64, f64) = (8192.0, 1.0, 4.0);
 
-impl GgufFile {
-    fn own(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture.key())
-    }
-
-    fn need(&self, key: &str) -> Result<usize> {
-        let key = self.own(key);
-        self.count(&key)?.with_context(|| format!("it has no `{key}`"))
-    }
-
-    /// The width of a head.
-    pub(super) fn head_dim(&self) -> Result<usize> {
-        let heads = self.need("attention.head_count")?;
-        ensure!(heads > 0, "`{}` is 0", self.own("attention.head_count"));
-        let usual = self.need("embedding_length")? / heads;
-        let head_dim = self.count(&self.own("attention.key_length"))?.unwrap_or(usual);
-        ensure!(head_dim > 1 && head_dim.is_multiple_of(2), "heads of {head_dim}, expected an even number");
-        Ok(head_dim)
-    }
-}
-
-pub(super) fn of(file: &GgufFile) -> Result<Value> {
-    let model_type = match file.architecture {
+pub(super) fn of(file: &Header, architecture: Architecture) -> Result<Value> {
+    let model_type = match architecture {
         Architecture::Gemma3 => "gemma3_text",
         other => other.key(),
     };
     for key in ["expert_count", "leading_dense_block_count"] {
-        let key = file.own(key);
+        let key = architecture.own(key);
         ensure!(file.count(&key)?.unwrap_or(0) == 0, "`{key}`: mixtures of experts are not computed");
     }
-    let head_dim = file.head_dim()?;
-    let rotated = file.count(&file.own("rope.dimension_count"))?.unwrap_or(head_dim);
+    let head_dim = architecture.head_dim(file)?;
+    let rotated = file.count(&architecture.own("rope.dimension_count"))?.unwrap_or(head_dim);
     ensure!(rotated == head_dim, "{rotated} of heads of {head_dim} are rotated, which is not read from GGUF");
-    let heads = file.need("attention.head_count")?;
-    let epsilon = file.own("attention.layer_norm_rms_epsilon");
+    let heads = architecture.need(file, "attention.head_count")?;
+    let epsilon = architecture.own("attention.layer_norm_rms_epsilon");
     let embedding = file.content.tensor_infos.get("token_embd.weight").context("it has no `token_embd.weight`")?;
     let mut config = json!({
         "model_type": model_type,
-        "hidden_size": file.need("embedding_length")?,
-        "intermediate_size": file.need("feed_forward_length")?,
-        "num_hidden_layers": file.need("block_count")?,
+        "hidden_size": architecture.need(file, "embedding_length")?,
+        "intermediate_size": architecture.need(file, "feed_forward_length")?,
+        "num_hidden_layers": architecture.need(file, "block_count")?,
         "num_attention_heads": heads,
-        "num_key_value_heads": file.count(&file.own("attention.head_count_kv"))?.unwrap_or(heads),
+        "num_key_value_heads": file.count(&architecture.own("attention.head_count_kv"))?.unwrap_or(heads),
         "head_dim": head_dim,
         "vocab_size": embedding.shape.dims().first().copied().unwrap_or(0),
-        "max_position_embeddings": file.need("context_length")?,
+        "max_position_embeddings": architecture.need(file, "context_length")?,
         "rms_norm_eps": file.float(&epsilon)?.with_context(|| format!("it has no `{epsilon}`"))?,
-        "rope_theta": file.float(&file.own("rope.freq_base"))?.unwrap_or(10_000.0),
-        "rope_scaling": scaling(file, head_dim)?,
+        "rope_theta": file.float(&architecture.own("rope.freq_base"))?.unwrap_or(10_000.0),
+        "rope_scaling": scaling(file, architecture, head_dim)?,
         "bos_token_id": file.count("tokenizer.ggml.bos_token_id")?,
         "eos_token_id": file.count("tokenizer.ggml.eos_token_id")?,
         "pad_token_id": file.count("tokenizer.ggml.padding_token_id")?,
     });
     let has_bias = file.content.tensor_infos.contains_key("blk.0.attn_q.bias");
-    match file.architecture {
+    match architecture {
         Architecture::Llama => config["attention_bias"] = has_bias.into(),
         Architecture::Qwen2 | Architecture::Qwen3 => {}
         Architecture::Gemma3 => {
-            let window = file.own("attention.sliding_window");
+            let window = architecture.own("attention.sliding_window");
             config["sliding_window"] = file.count(&window)?.with_context(|| format!("it has no `{window}`"))?.into();
             // As llama.cpp: the model of 27 billion alone has another scale than its heads' width.
-            let is_27b = file.need("block_count")? == 62;
+            let is_27b = architecture.need(file, "block_count")? == 62;
             config["query_pre_attn_scalar"] =
-                if is_27b { file.need("embedding_length")? / heads } else { head_dim }.into();
+                if is_27b { architecture.need(file, "embedding_length")? / heads } else { head_dim }.into();
         }
     }
     Ok(config)
 }
 
 /// How the rotary embedding is stretched.
-fn scaling(file: &GgufFile, head_dim: usize) -> Result<Value> {
-    let (kind, factor) = (file.own("rope.scaling.type"), file.own("rope.scaling.factor"));
+fn scaling(file: &Header, architecture: Architecture, head_dim: usize) -> Result<Value> {
+    let (kind, factor) = (architecture.own("rope.scaling.type"), architecture.own("rope.scaling.factor"));
     let known = match file.text(&kind)? {
         None | Some("none" | "") => Value::Null,
         Some("linear") => {
@@ -93,11 +72,11 @@ fn scaling(file: &GgufFile, head_dim: usize) -> Result<Value> {
         return Ok(known);
     }
     ensure!(known.is_null(), "it has both `{kind}` and rope_freqs.weight");
-    llama3(file, head_dim)
+    llama3(file, architecture, head_dim)
 }
 
 /// Llama 3's scaling, of which the file has what frequencies are divided by.
-fn llama3(file: &GgufFile, head_dim: usize) -> Result<Value> {
+fn llama3(file: &Header, architecture: Architecture, head_dim: usize) -> Result<Value> {
     let info = &file.content.tensor_infos["rope_freqs.weight"];
     ensure!(info.shape.elem_count() == head_dim / 2, "rope_freqs.weight has {} numbers", info.shape.elem_count());
     let mut reader = std::io::BufReader::new(std::fs::File::open(&file.path)?);
@@ -105,7 +84,7 @@ fn llama3(file: &GgufFile, head_dim: usize) -> Result<Value> {
     let factors: Vec<f32> = tensor.dequantize(&candle_core::Device::Cpu)?.to_vec1()?;
     let (original, low, high) = LLAMA3;
     let factor = factors.iter().copied().fold(1.0, f32::max);
-    let theta = f64::from(file.float(&file.own("rope.freq_base"))?.unwrap_or(10_000.0));
+    let theta = f64::from(file.float(&architecture.own("rope.freq_base"))?.unwrap_or(10_000.0));
     let is_llama3 = factors.iter().enumerate().all(|(i, &stored)| {
         let wavelength = std::f64::consts::TAU * theta.powf(2.0 * i as f64 / head_dim as f64);
         let smooth = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);

@@ -3,25 +3,26 @@
 
 mod blocks;
 mod config;
+mod header;
 mod names;
 mod tokenizer;
 
 use std::fs::File;
 use std::io::BufReader;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Content;
 
 pub use blocks::Blocks;
+use header::Header;
 use names::Architecture;
 
 /// A GGUF file whose header was read.
 pub struct GgufFile {
-    path: PathBuf,
-    content: Content,
+    header: Header,
     architecture: Architecture,
 }
 
@@ -51,14 +52,13 @@ impl GgufFile {
     pub fn open(path: &Path) -> Result<Self> {
         let read = || -> Result<Self> {
             let content = Content::read(&mut BufReader::new(File::open(path)?))?;
-            let text = |key: &str| content.metadata.get(key).and_then(|value| value.to_string().ok());
-            let name = text("general.architecture").context("it names no `general.architecture`")?;
-            let architecture = Architecture::of(name)?;
+            let header = Header { path: path.to_owned(), content };
             ensure!(
-                !content.metadata.contains_key("split.count") || content.tensor_infos.contains_key("token_embd.weight"),
+                header.count("split.count")?.unwrap_or(1) <= 1,
                 "it is one of several parts; join them with llama-gguf-split --merge"
             );
-            Ok(Self { path: path.to_owned(), architecture, content })
+            let name = header.text("general.architecture")?.context("it names no `general.architecture`")?;
+            Ok(Self { architecture: Architecture::of(name)?, header })
         };
         read().with_context(|| format!("{}: not a usable GGUF file", path.display()))
     }
@@ -68,19 +68,19 @@ impl GgufFile {
     /// # Errors
     /// If one is unknown, or stored in a way that is not read.
     pub fn tensors(&self) -> Result<Vec<GgufTensor>> {
-        let mut names: Vec<&String> = self.content.tensor_infos.keys().collect();
+        let mut names: Vec<&String> = self.header.content.tensor_infos.keys().collect();
         names.sort_unstable();
         let mut tensors = Vec::with_capacity(names.len());
         for stored in names {
             let tensor = self.tensor(stored);
-            tensors.extend(tensor.with_context(|| format!("{}: tensor `{stored}`", self.path.display()))?);
+            tensors.extend(tensor.with_context(|| format!("{}: tensor `{stored}`", self.header.path.display()))?);
         }
         Ok(tensors)
     }
 
     fn tensor(&self, stored: &str) -> Result<Option<GgufTensor>> {
-        let Some((name, layout)) = self.architecture.name_of(stored, self)? else { return Ok(None) };
-        let info = &self.content.tensor_infos[stored];
+        let Some((name, layout)) = self.architecture.name_of(stored, &self.header)? else { return Ok(None) };
+        let info = &self.header.content.tensor_infos[stored];
         let dtype = info.ggml_dtype;
         use GgmlDType::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         ensure!(
@@ -90,7 +90,7 @@ impl GgufFile {
         let shape = info.shape.dims().to_vec();
         let (len, columns) = (info.shape.elem_count(), shape.last().copied().unwrap_or(1));
         ensure!(columns.is_multiple_of(dtype.block_size()), "rows of {columns} are no whole blocks");
-        let start = usize::try_from(self.content.tensor_data_offset.saturating_add(info.offset))?;
+        let start = usize::try_from(self.header.content.tensor_data_offset.saturating_add(info.offset))?;
         let bytes = start..start.saturating_add(len / dtype.block_size() * dtype.type_size());
         Ok(Some(GgufTensor { name, blocks: Blocks { dtype, layout, columns }, shape, bytes }))
     }
@@ -101,49 +101,13 @@ impl GgufFile {
     /// If the file asks for something that is not supported, or lacks a key.
     pub fn model_files(&self, has_tokenizer: bool) -> Result<Vec<(&'static str, String)>> {
         let make = || -> Result<Vec<(&'static str, String)>> {
-            let mut files = vec![("config.json", config::of(self)?)];
+            let mut files = vec![("config.json", config::of(&self.header, self.architecture)?)];
             if !has_tokenizer {
-                files.extend(tokenizer::of(self)?);
+                files.extend(tokenizer::of(&self.header, self.architecture)?);
             }
             files.into_iter().map(|(name, json)| Ok((name, serde_json::to_string_pretty(&json)? + "\n"))).collect()
         };
-        make().with_context(|| format!("{}", self.path.display()))
-    }
-
-    /// A key of the metadata.
-    fn value(&self, key: &str) -> Option<&Value> {
-        self.content.metadata.get(key)
-    }
-
-    /// A count, whatever type of integer it is stored as.
-    fn count(&self, key: &str) -> Result<Option<usize>> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        let number = value.to_u64().or_else(|_| value.to_i64().map(|number| number.max(0) as u64));
-        let number = match value {
-            Value::I32(number) => Ok(*number as u64),
-            _ => number,
-        };
-        Ok(Some(number.with_context(|| format!("`{key}` is no count"))? as usize))
-    }
-
-    fn float(&self, key: &str) -> Result<Option<f32>> {
-        let value = self.value(key);
-        value.map(|value| value.to_f32().with_context(|| format!("`{key}` is no number"))).transpose()
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&str>> {
-        let value = self.value(key).map(|value| value.to_string().map(String::as_str));
-        value.transpose().with_context(|| format!("`{key}` is no text"))
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.value(key).map(|value| value.to_bool().with_context(|| format!("`{key}` is no flag"))).transpose()
-    }
-
-    fn texts(&self, key: &str) -> Result<Vec<String>> {
-        let Some(value) = self.value(key) else { bail!("it has no `{key}`") };
-        let list = value.to_vec().with_context(|| format!("`{key}` is no list"))?;
-        list.iter().map(|text| Ok(text.to_string()?.clone())).collect::<Result<_>>().with_context(|| key.to_owned())
+        make().with_context(|| format!("{}", self.header.path.display()))
     }
 }
 

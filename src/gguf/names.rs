@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::GgufFile;
 use super::blocks::Layout;
+use super::header::Header;
 
 /// An architecture that is mapped back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +35,34 @@ impl Architecture {
         })
     }
 
-    /// In the file's keys.
+    /// Its name, with which its keys begin.
     pub(super) fn key(self) -> &'static str {
         ARCHITECTURES.iter().find(|(_, architecture)| *architecture == self).map_or("", |(name, _)| name)
     }
 
+    /// A key of this architecture.
+    pub(super) fn own(self, key: &str) -> String {
+        format!("{}.{key}", self.key())
+    }
+
+    /// A count that every file of it has.
+    pub(super) fn need(self, file: &Header, key: &str) -> Result<usize> {
+        let key = self.own(key);
+        file.count(&key)?.with_context(|| format!("it has no `{key}`"))
+    }
+
+    /// The width of a head.
+    pub(super) fn head_dim(self, file: &Header) -> Result<usize> {
+        let heads = self.need(file, "attention.head_count")?;
+        ensure!(heads > 0, "`{}` is 0", self.own("attention.head_count"));
+        let usual = self.need(file, "embedding_length")? / heads;
+        let head_dim = file.count(&self.own("attention.key_length"))?.unwrap_or(usual);
+        ensure!(head_dim > 1 && head_dim.is_multiple_of(2), "heads of {head_dim}, expected an even number");
+        Ok(head_dim)
+    }
+
     /// A tensor's name in transformers, and what was changed in it; none for what a classifier does not have.
-    pub(super) fn name_of(self, stored: &str, file: &GgufFile) -> Result<Option<(String, Layout)>> {
+    pub(super) fn name_of(self, stored: &str, file: &Header) -> Result<Option<(String, Layout)>> {
         let (module, ending) = stored.rsplit_once('.').context("it is unknown")?;
         let norm = if self == Self::Gemma3 { Layout::FromOne } else { Layout::Same };
         let (name, layout) = match module {
@@ -60,10 +81,10 @@ impl Architecture {
         Ok(Some((format!("model.{name}.{ending}"), layout)))
     }
 
-    fn part(self, part: &str, norm: Layout, file: &GgufFile) -> Result<(&'static str, Layout)> {
+    fn part(self, part: &str, norm: Layout, file: &Header) -> Result<(&'static str, Layout)> {
         // llama.cpp rotates neighbours in models of this architecture, halves in the others.
         let rotated = match self {
-            Self::Llama => Layout::Interleaved { head_dim: file.head_dim()? },
+            Self::Llama => Layout::Interleaved { head_dim: self.head_dim(file)? },
             _ => Layout::Same,
         };
         let is_gemma = self == Self::Gemma3;

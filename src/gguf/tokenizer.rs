@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::GgufFile;
+use super::header::Header;
 use super::names::Architecture;
 
 const PREFIX: &str = "tokenizer.ggml";
@@ -15,15 +15,15 @@ const UNKNOWN: usize = 2;
 const CONTROL: usize = 3;
 const USER_DEFINED: usize = 4;
 
-pub(super) fn of(file: &GgufFile) -> Result<Vec<(&'static str, Value)>> {
+pub(super) fn of(file: &Header, architecture: Architecture) -> Result<Vec<(&'static str, Value)>> {
     let mut words = file.texts(&format!("{PREFIX}.tokens"))?;
-    if file.architecture == Architecture::Gemma3 {
+    if architecture == Architecture::Gemma3 {
         words.iter_mut().for_each(|word| as_transformers_has_it(word));
     }
     let kind = file.text(&format!("{PREFIX}.model"))?.unwrap_or("none");
     let tokenizer = match kind {
-        "gpt2" => byte_level(file, &words)?,
-        "llama" => sentence_piece(file, &words)?,
+        "gpt2" => byte_level(file, architecture, &words)?,
+        "llama" => sentence_piece(file, architecture, &words)?,
         other => bail!("`{PREFIX}.model` is {other}; read are gpt2 and llama; {}", beside(file)),
     };
     let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false});
@@ -46,17 +46,17 @@ fn as_transformers_has_it(word: &mut String) {
 }
 
 /// What to do where the file's tokenizer is not read.
-fn beside(file: &GgufFile) -> String {
+fn beside(file: &Header) -> String {
     format!("put the model's tokenizer.json beside {}", file.path.display())
 }
 
-fn special(file: &GgufFile, key: &str, words: &[String]) -> Result<Option<String>> {
+fn special(file: &Header, key: &str, words: &[String]) -> Result<Option<String>> {
     let Some(id) = file.count(&format!("{PREFIX}.{key}_token_id"))? else { return Ok(None) };
     Ok(Some(words.get(id).with_context(|| format!("`{PREFIX}.{key}_token_id` is {id}"))?.clone()))
 }
 
 /// Tokens that texts are searched for before anything else.
-fn added(file: &GgufFile, words: &[String]) -> Result<Vec<Value>> {
+fn added(file: &Header, architecture: Architecture, words: &[String]) -> Result<Vec<Value>> {
     let key = format!("{PREFIX}.token_type");
     let Some(kinds) = file.value(&key) else { return Ok(Vec::new()) };
     let kinds = kinds.to_vec().with_context(|| format!("`{key}` is no list"))?;
@@ -66,7 +66,7 @@ fn added(file: &GgufFile, words: &[String]) -> Result<Vec<Value>> {
         if [UNKNOWN, CONTROL, USER_DEFINED].contains(&kind) {
             added.push(json!({
                 "id": id, "content": word, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": kind == USER_DEFINED && file.architecture == Architecture::Gemma3,
+                "normalized": kind == USER_DEFINED && architecture == Architecture::Gemma3,
                 "special": kind != USER_DEFINED,
             }));
         }
@@ -75,7 +75,7 @@ fn added(file: &GgufFile, words: &[String]) -> Result<Vec<Value>> {
 }
 
 /// What stands around every text.
-fn template(file: &GgufFile, words: &[String], adds_bos: bool) -> Result<Option<Value>> {
+fn template(file: &Header, words: &[String], adds_bos: bool) -> Result<Option<Value>> {
     let is_added =
         |key: &str, usual: bool| file.flag(&format!("{PREFIX}.add_{key}_token")).map(|flag| flag.unwrap_or(usual));
     let (mut single, mut pair, mut tokens) = (Vec::new(), Vec::new(), serde_json::Map::new());
@@ -106,7 +106,7 @@ fn template(file: &GgufFile, words: &[String], adds_bos: bool) -> Result<Option<
 }
 
 /// Byte-level BPE: GPT-2's and its kin's, by what cuts texts into words.
-fn byte_level(file: &GgufFile, words: &[String]) -> Result<Value> {
+fn byte_level(file: &Header, architecture: Architecture, words: &[String]) -> Result<Value> {
     let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
     let split = |digits: &str| {
         let regex = format!(
@@ -129,7 +129,7 @@ fn byte_level(file: &GgufFile, words: &[String]) -> Result<Value> {
         }
     };
     Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added(file, words)?,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added(file, architecture, words)?,
         "normalizer": normalizer, "pre_tokenizer": cut,
         "post_processor": template(file, words, adds_bos)?,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
@@ -149,7 +149,7 @@ fn vocabulary(words: &[String]) -> Result<serde_json::Map<String, Value>> {
 }
 
 /// SentencePiece's BPE: merges are told by the scores of words, as transformers tells them.
-fn sentence_piece(file: &GgufFile, words: &[String]) -> Result<Value> {
+fn sentence_piece(file: &Header, architecture: Architecture, words: &[String]) -> Result<Value> {
     let key = format!("{PREFIX}.scores");
     let scores = file.value(&key).with_context(|| format!("it has no `{key}`"))?;
     let scores = scores.to_vec().with_context(|| format!("`{key}` is no list"))?;
@@ -157,7 +157,7 @@ fn sentence_piece(file: &GgufFile, words: &[String]) -> Result<Value> {
     ensure!(scores.len() == words.len(), "`{key}` has {} numbers for {} words", scores.len(), words.len());
     let prefix = file.flag(&format!("{PREFIX}.add_space_prefix"))?.unwrap_or(true);
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
-    let is_gemma = file.architecture == Architecture::Gemma3;
+    let is_gemma = architecture == Architecture::Gemma3;
     let normalizer = match prefix && !is_gemma {
         true => json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u{2581}"}, replace]}),
         false => replace,
@@ -169,7 +169,7 @@ fn sentence_piece(file: &GgufFile, words: &[String]) -> Result<Value> {
     };
     let unknown = special(file, "unknown", words)?.or_else(|| words.iter().find(|word| *word == "<unk>").cloned());
     Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added(file, words)?,
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added(file, architecture, words)?,
         "normalizer": normalizer, "pre_tokenizer": cut, "post_processor": template(file, words, true)?,
         "decoder": {"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}, {"type": "ByteFallback"},

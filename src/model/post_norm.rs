@@ -29,8 +29,8 @@ use crate::ops::tape::{Tape, Value};
 pub(super) struct PostNorm {
     embeddings: Embeddings,
     relative: Option<Relative>,
-    /// In the order in which they are computed; some may be the same one.
-    layers: Vec<Rc<Layer>>,
+    /// In the order in which they are computed; some may be the same one, with how often it was computed before.
+    layers: Vec<(Rc<Layer>, u32)>,
     recompute: bool,
 }
 
@@ -73,7 +73,9 @@ impl PostNorm {
             .iter()
             .map(|path| Layer::new(builder, path, config, layers).map(Rc::new))
             .collect::<Result<_>>()?;
-        let layers = layers.order.iter().map(|&index| Rc::clone(&stored[index])).collect();
+        let turn = |at: usize| layers.order[..at].iter().filter(|&&index| index == layers.order[at]).count() as u32;
+        let layers =
+            layers.order.iter().enumerate().map(|(at, &index)| (Rc::clone(&stored[index]), turn(at))).collect();
         Ok(Self { embeddings, relative, layers, recompute })
     }
 
@@ -85,7 +87,8 @@ impl PostNorm {
         let mut x = self.embeddings.forward(tape, batch)?;
         let reach = self.relative.as_ref().map(|relative| relative.up_to(batch)).transpose()?;
         let pass = Rc::new(Pass { sequences: Rc::clone(&batch.sequences), reach });
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, (layer, turn)) in self.layers.iter().enumerate() {
+            tape.take_turn(*turn);
             let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
             x = if self.recompute {
                 let (layer, pass) = (Rc::clone(layer), Rc::clone(&pass));
@@ -94,6 +97,7 @@ impl PostNorm {
                 layer.forward(tape, &x, &pass, pooled.as_deref())?
             };
         }
+        tape.take_turn(0);
         Ok(x)
     }
 }

@@ -1,12 +1,13 @@
 //! Attention over unpadded sequences: see `attention.cu`.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, sys};
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
 use super::launch::{Code, Grid, StreamWords, WARP, kernels, ptx};
 use super::memory::{Activations, Address, activations, address_of, device_of, floats, scratch};
 use super::relative::{Products, Side, table_gradient};
+use super::shape::{Shape, tiles_of};
 use crate::kernels::attention::{AttentionKind, Plan};
 use crate::kernels::cpu::flops;
 
@@ -36,35 +37,6 @@ kernels! { CODE:
         sequences: Address<u32>, tiles: Address<u32>, shape: Shape,
     );
 }
-
-/// What all tiles share: `Shape` in attention.cu.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct Shape {
-    heads: u32,
-    key_heads: u32,
-    head_size: u32,
-    tokens: u32,
-    tile: u32,
-    is_causal: u32,
-    window: u32,
-    scale: f32,
-    cap: f32,
-    stream: StreamWords,
-    threshold: u32,
-    kept_scale: f32,
-    pub(super) longest: u32,
-    pub(super) rows: Address<u32>,
-    pub(super) table: u64,
-    pub(super) of_queries: Address<f32>,
-    pub(super) of_keys: Address<f32>,
-    pub(super) bias: Address<f32>,
-    pub(super) slopes: Address<f32>,
-}
-
-// SAFETY: laid out as in C.
-#[expect(unsafe_code, reason = "a parameter of a kernel")]
-unsafe impl DeviceRepr for Shape {}
 
 /// Attends; gives the output, and of each query and head the log of the sum of its exponentials.
 pub(in crate::kernels) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> Result<(Tensor, Tensor)> {
@@ -166,7 +138,7 @@ impl Work {
         let offsets = if pass == Pass::Keys { &plan.offsets } else { &plan.query_offsets };
         let tiles = tiles_of(offsets, tile);
         let blocks = (tiles.len() as u32 / 2, if pass == Pass::Keys { key_value_heads } else { heads } as u32);
-        let shape = Shape {
+        let mut shape = Shape {
             heads: heads as u32,
             key_heads: key_value_heads as u32,
             head_size: head_size as u32,
@@ -187,20 +159,11 @@ impl Work {
             bias: Address::none(),
             slopes: Address::none(),
         };
-        let mut shape = shape;
         if let Some((products, relative)) = products.zip(plan.relative.as_ref()) {
             products.describe(device, relative, &mut shape)?;
         }
         Ok(Self { grid: Grid { blocks, threads: THREADS, shared_bytes }, shape, tiles: device.clone_htod(&tiles)? })
     }
-}
-
-/// Pairs: a sequence, and its first query or key of a tile of so many.
-pub(super) fn tiles_of(offsets: &[usize], tile: usize) -> Vec<u32> {
-    let sequences = offsets.windows(2).enumerate();
-    sequences
-        .flat_map(|(b, pair)| (0..pair[1] - pair[0]).step_by(tile).flat_map(move |start| [b as u32, start as u32]))
-        .collect()
 }
 
 /// Counts the work of `products` matrix products over what the queries see.

@@ -19,5 +19,6 @@ pub(super) mod optimizer;
 mod relative;
 pub(super) mod rope;
 pub(super) mod rows;
+mod shape;
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,10 @@
 
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
-use super::attention::{Shape, tiles_of};
 use super::gemm::{Operand, gemm};
 use super::launch::{Code, Grid, kernels, ptx};
-use super::memory::{Activations, Address, activations, address_of, clear, floats, scratch};
+use super::memory::{Activations, Address, activations, address_of, clear, device_of, floats, scratch};
+use super::shape::{Shape, tiles_of};
 use crate::kernels::attention::{Plan, Relative};
 
 const CODE: Code = Code { name: "relative", ptx: ptx::RELATIVE };
@@ -88,19 +88,19 @@ pub(super) fn table_gradient(
     plan: &Plan,
     shape: Shape,
 ) -> Result<Tensor> {
-    let device = super::memory::device_of(x)?;
+    let device = device_of(x)?;
     let (rows, count, d, heads) = (x.dim(0)?, table.dim(0)?, plan.kind.head_size, plan.kind.heads);
     let by_row = scratch(&device, x.dtype(), (rows, heads * count))?;
     clear(&by_row)?;
     let offsets = if side == Side::Queries { &plan.query_offsets } else { &plan.offsets };
-    let tiles = device.clone_htod(&tiles_of(offsets, TILE as usize))?;
-    let grid = Grid { blocks: (tiles.len() as u32 / 2, heads as u32), threads: TILE, shared_bytes: 0 };
-    let kernel = match side {
-        Side::Queries => kernel::slopes_by_query,
-        Side::Keys => kernel::slopes_by_key,
-    };
-    let sequences = address_of(plan.sequences.on(&device)?);
-    kernel(&device, x.dtype(), grid, activations(&by_row)?, sequences, address_of(&tiles), shape)?;
+    let held = device.clone_htod(&tiles_of(offsets, TILE as usize))?;
+    let grid = Grid { blocks: (held.len() as u32 / 2, heads as u32), threads: TILE, shared_bytes: 0 };
+    let (out, sequences) = (activations(&by_row)?, address_of(plan.sequences.on(&device)?));
+    let tiles = address_of(&held);
+    match side {
+        Side::Queries => kernel::slopes_by_query(&device, x.dtype(), grid, out, sequences, tiles, shape)?,
+        Side::Keys => kernel::slopes_by_key(&device, x.dtype(), grid, out, sequences, tiles, shape)?,
+    }
     let gradient = scratch(&device, table.dtype(), table.shape())?;
     let (slopes, scale) = (Operand::of(&by_row)?, plan.kind.scale);
     for head in 0..heads {

@@ -218,7 +218,9 @@ mod tests {
         let sizes = SIZES.replace("llama", model_type);
         let sizes = match model_type {
             "distilbert" => sizes.replace("intermediate_size", "hidden_dim"),
-            "qwen2" | "qwen3" | "gemma2" | "gemma3_text" | "smollm3" | "mistral" => format!("{sizes}, \"num_key_value_heads\": 2"),
+            "qwen2" | "qwen3" | "gemma2" | "gemma3_text" | "smollm3" | "mistral" => {
+                format!("{sizes}, \"num_key_value_heads\": 2")
+            }
             _ => sizes,
         };
         BackboneConfig::from_json(&format!("{{{sizes}{more}}}"))
