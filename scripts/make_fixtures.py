@@ -237,7 +237,7 @@ MODELS |= {
     "albert": {  # two groups of two layers, used again and again; the pooler has an adapter
         "class": "Albert",
         "config": dict(
-            **(BERT | dict(num_hidden_layers=5)), embedding_size=14, num_hidden_groups=2, inner_group_num=2,
+            **(BERT | dict(num_hidden_layers=4, initializer_range=0.05)), embedding_size=14, num_hidden_groups=2, inner_group_num=2,
             classifier_dropout_prob=0.0,
         ),
         "lora": dict(r=2, lora_alpha=5, target_modules="all-linear"),

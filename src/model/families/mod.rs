@@ -271,7 +271,7 @@ mod tests {
             ("deberta-v2", r#", "attention_head_size": 4"#, "attention_head_size"),
             (
                 "deberta-v2",
-                r#", "relative_attention": true, "pos_att_type": "c2p", "position_buckets": 600"#,
+                r#", "relative_attention": true, "pos_att_type": "c2p", "position_buckets": 1"#,
                 "position_buckets",
             ),
             ("modernbert", r#", "classifier_pooling": "max""#, "classifier_pooling"),
