@@ -117,7 +117,7 @@ fn rates(rounds: usize, n: usize, inputs: usize, outputs: usize) {
     );
 }
 
-/// As the products were computed before: tasks of equal columns around `gemm`.
+/// The former computation of products: tasks of equal columns around `gemm`.
 fn by_gemm(x: &[f32], w: &[f32], y: &mut [f32], (n, depth, columns): (usize, usize, usize), is_forward: bool) {
     struct Shared(*mut f32);
     // SAFETY: each task writes its own columns.

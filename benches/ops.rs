@@ -73,7 +73,7 @@ fn storages() -> [(&'static str, Storage); 3] {
 fn ops(c: &mut Criterion) {
     for (name, storage) in storages() {
         let weight = FrozenMatrix::new(storage, INTER, WIDTH);
-        let layer = Rc::new(LoraLinear { weight, bias: None, adapter: None });
+        let layer = Rc::new(LoraLinear { weight, bias: None, adapter: None, slot: None });
         bench(c, &format!("frozen linear {name}"), &[(TOKENS, WIDTH)], |tape, inputs| {
             lora_linear(tape, &inputs[0], &layer, None).unwrap()
         });
@@ -86,6 +86,7 @@ fn ops(c: &mut Criterion) {
             weight: FrozenMatrix::new(storage, INTER, WIDTH),
             bias: None,
             adapter: Some(Adapter { a, b, scaling: 1.5, dropout: 0.05, site: 0 }),
+            slot: None,
         });
         bench(c, &format!("lora linear r={rank}"), &[(TOKENS, WIDTH)], |tape, inputs| {
             lora_linear(tape, &inputs[0], &layer, None).unwrap()

@@ -35,7 +35,7 @@ pub(crate) enum Destination {
 }
 
 pub(crate) fn destination(path: &Path) -> Result<Destination> {
-    /// Linux follows this many.
+    /// Linux follows up to 40 links as well.
     const MOST_LINKS: usize = 40;
     let is_open_file = |path: &Path| path.starts_with("/proc") || path.starts_with("/dev/fd");
     let mut target = path.to_owned();
@@ -90,10 +90,7 @@ fn write_stream(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<
     Ok(writer.flush()?)
 }
 
-/// As [`write_file`], with contents that are at hand.
-///
-/// # Errors
-/// As [`write_file`].
+/// Writes bytes as [`write_file`] does.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_file(path, |writer| Ok(writer.write_all(bytes)?))
 }
@@ -122,9 +119,6 @@ pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> R
 
 /// Refuses an output that is one of these inputs, whatever the names: the same device and inode, through
 /// links too. `-` stands for standard input among the inputs, and for standard output as the output.
-///
-/// # Errors
-/// Names both.
 pub fn refuse_input_as_output<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let Some(written) = identity(output, true) else { return Ok(()) };
     for input in inputs {
@@ -198,7 +192,7 @@ pub fn remove_temporaries() {
     }
 }
 
-/// What cannot be removed stays: it is in nobody's way.
+/// Leftovers do no harm, so errors are ignored.
 fn remove(path: &Path) {
     let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
 }
@@ -267,15 +261,12 @@ fn is_abandoned(temporary: &str, path: &Path) -> bool {
     changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age > DAY))
 }
 
-/// Whether a process is there; taken to be so where the system does not tell.
+/// Returns true if the process runs, or if the system does not tell.
 fn is_running(process: u32) -> bool {
     !cfg!(target_os = "linux") || Path::new("/proc").join(process.to_string()).exists()
 }
 
 /// The SHA-256 of a file, as hexadecimal digits.
-///
-/// # Errors
-/// If it cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut hashed = || -> io::Result<u64> { io::copy(&mut File::open(path)?, &mut hash) };

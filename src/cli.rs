@@ -1,8 +1,10 @@
 //! The command line: names, help and paths. No work is done here.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::data::formats::Quoting;
+use crate::predictor::Precision;
 use crate::thresholds::Objective;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
@@ -10,16 +12,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 #[derive(Debug, Parser)]
 #[command(name = "llmcls", version = env!("LLMCLS_VERSION"), about, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Settings of every command.
     #[command(flatten)]
     pub global: Global,
 }
 
 impl Cli {
-    /// Takes files given without `--config` as if they had been given with it.
+    /// Moves files given without `--config` to where `--config` puts them.
     #[must_use]
     pub fn settled(mut self) -> Self {
         let (files, config) = match &mut self.command {
@@ -34,6 +34,9 @@ impl Cli {
 
 const CONFIGURATION: &str = "Configuration";
 const CLASSIFIER: &str = "Classifier";
+const ACCESS: &str = "Access";
+const LIMITS: &str = "Limits and batches";
+const LOGS: &str = "Logs";
 const GLOBAL: &str = "Global options";
 
 const EXAMPLES: &str = "\
@@ -52,13 +55,13 @@ Exit codes: 0 success (also when the reader of standard output has gone, as `hea
 /// The most rows or tokens that a flag may ask for at once.
 const MOST: usize = 1 << 20;
 
-/// A count that is neither 0 nor beyond any use.
+/// Parses a count from 1 to [`MOST`].
 fn positive(text: &str) -> Result<usize, String> {
     let count = text.trim().parse().ok().filter(|count| (1..=MOST).contains(count));
     count.ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
 }
 
-/// Settings of every command.
+/// Options of every command.
 #[derive(Args, Debug)]
 pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N in a build with CUDA
@@ -73,15 +76,14 @@ pub struct Global {
         help_heading = GLOBAL
     )]
     pub threads: Option<u16>,
-    /// Say only what went wrong
+    /// Print warnings and errors only
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start from one file of labelled texts: splits, and a configuration that trains as it is
+    /// Split one file of labelled texts and write a configuration that is ready to train
     ///
     /// Recognises the columns of a CSV, JSON Lines or Parquet file or an export that `prepare` reads, splits the
     /// rows, and writes train.csv, validation.csv, test.csv and config.yaml into a new directory. The source stays
@@ -102,7 +104,28 @@ pub enum Command {
     /// Writes one JSON object a line, in input order:
     /// {"id", "probs": [...], "labels": [...], "predicted": [...]}
     Predict(PredictArgs),
-    /// Make training files of rows that list their labels
+    /// Answer over HTTP: `POST /v1/predict`, the forms of other servers, and a page
+    ///
+    /// Serves one or more classifiers until SIGTERM or Ctrl-C, then lets requests in work finish. Classifiers over the
+    /// same base share it in memory and in batches. docs/serve.md shows the routes.
+    Serve(ServeArgs),
+    /// Write a complete model that transformers reads: the adapter merged into its base
+    ///
+    /// Python opens the directory with AutoModelForSequenceClassification.from_pretrained or
+    /// pipeline("text-classification", top_k=None), without peft and llmcls; llmcls takes it as --run, without the base.
+    /// Its predictions are compared with the classifier's before it is there.
+    Export(ExportArgs),
+    /// Write one program that carries a classifier and needs nothing else
+    ///
+    /// The file is this program with base, adapter, tokenizer and thresholds appended. It has all commands; `predict`,
+    /// `eval` and `serve` use its own classifier unless --run names another. Do not strip it.
+    Bundle(BundleArgs),
+    /// Upload a classifier to the Hugging Face Hub, in one commit
+    ///
+    /// Uploads the adapter, or with --merged a complete model, with card, thresholds and the run's report. Paths of this
+    /// machine and texts of rows stay here. Needs HF_TOKEN, or a token that `hf auth login` stored.
+    Push(PushArgs),
+    /// Make training files from rows that list their labels
     ///
     /// Writes CSV files for training, validation and test with one column of 0 and 1 for each label, and
     /// a JSON file that says which label a column stands for. Rows are streamed.
@@ -129,7 +152,6 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// `llmcls init`
 #[derive(Args, Debug)]
 pub struct InitArgs {
     /// Labelled texts: CSV, JSON Lines, Parquet, or an export of Label Studio, Argilla, Prodigy or fastText
@@ -144,19 +166,19 @@ pub struct InitArgs {
     /// One column that lists labels, or columns of 0 and 1 [default: recognised]
     #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
     pub labels: Vec<String>,
-    /// Between labels, where they are no list [default: the one of , ; | that the rows use]
+    /// Text between labels that are not in a list [default: the one of , ; | that the rows use]
     #[arg(long = "label_separator", alias = "label-separator", value_name = "TEXT")]
     pub label_separator: Option<String>,
-    /// Names of the places of multi-hot lists: a JSON list, or one a line
+    /// Names of the entries of multi-hot lists: a JSON list, or one a line
     #[arg(long = "label_names", alias = "label-names", value_name = "FILE")]
     pub label_names: Option<PathBuf>,
-    /// Whether a row has exactly one label [default: single if all rows do]
+    /// Labels of a row: any number, or exactly one [default: one if all rows have one]
     #[arg(long = "problem_type", alias = "problem-type", value_enum, value_name = "TYPE")]
     pub problem_type: Option<LabelsOfARow>,
-    /// Validation rows that are ready, of the same form [default: 10% of DATA]
+    /// Ready validation rows with the same columns [default: 10% of DATA]
     #[arg(long, value_name = "FILE")]
     pub val: Option<PathBuf>,
-    /// Test rows that are ready, of the same form [default: 10% of DATA]
+    /// Ready test rows with the same columns [default: 10% of DATA]
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
     /// The base: a directory, or org/name on the Hub
@@ -167,7 +189,7 @@ pub struct InitArgs {
         default_value = crate::experiment::choices::DEFAULT_BASE
     )]
     pub model_name: String,
-    /// Where the files go [default: a directory with the name of DATA, without its ending]
+    /// Directory for the files [default: named like DATA, without its extension]
     #[arg(long = "out_dir", alias = "out-dir", value_name = "DIR")]
     pub out_dir: Option<PathBuf>,
     /// Seed of the split
@@ -178,21 +200,20 @@ pub struct InitArgs {
     pub quoting: Quoting,
 }
 
-/// How many labels a row has.
+/// The number of labels that a row may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LabelsOfARow {
-    /// Any number
+    /// Any number of labels
     #[value(name = "multi_label_classification", aliases = ["multi", "multi-label", "multi_label"])]
     Multi,
-    /// Exactly one
+    /// Exactly one label
     #[value(name = "single_label_classification", aliases = ["single", "single-label", "single_label"])]
     Single,
 }
 
-/// `llmcls runs`
 #[derive(Args, Debug)]
 pub struct RunsArgs {
-    /// Print a JSON list with all of it
+    /// Print everything as a JSON list
     #[arg(long)]
     pub json: bool,
     /// Look for runs under this directory
@@ -205,7 +226,6 @@ pub struct RunsArgs {
     pub output_root: PathBuf,
 }
 
-/// `llmcls completions`
 #[derive(Args, Debug)]
 pub struct CompletionsArgs {
     /// The shell
@@ -213,10 +233,9 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
-/// `llmcls man`
 #[derive(Args, Debug)]
 pub struct ManArgs {
-    /// The page of this command [default: of llmcls itself]
+    /// Command to describe [default: llmcls itself]
     #[arg(value_name = "COMMAND")]
     pub of: Option<String>,
 }
@@ -224,7 +243,7 @@ pub struct ManArgs {
 /// Where a configuration comes from.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArgs {
-    /// YAML configuration; may be given several times, later files over earlier ones
+    /// YAML configuration; if given several times, later files override earlier ones
     #[arg(long, short, value_name = "FILE", help_heading = CONFIGURATION)]
     pub config: Vec<PathBuf>,
     /// Override one key, such as train.learning_rate=1e-4; may be given several times
@@ -240,45 +259,41 @@ pub struct ConfigArgs {
     pub override_output_root: Option<PathBuf>,
 }
 
-/// `llmcls train`
 #[derive(Args, Debug)]
 pub struct TrainArgs {
     /// YAML configuration, as with --config
     #[arg(value_name = "CONFIG", conflicts_with_all = ["config", "resume"])]
     pub files: Vec<PathBuf>,
-    /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Go on with a run that was stopped, from its last checkpoint, as if it had not been;
+    /// Continue a stopped run from its last checkpoint, to the same result;
     /// --config and --set may change only what does not change the result
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Stop before the first step, as `llmcls check` does
     #[arg(long = "dry_run", alias = "dry-run", conflicts_with = "resume")]
     pub dry_run: bool,
-    /// Leave texts of rows out of report.html
+    /// Leave the rows' texts out of report.html
     #[arg(long = "no_text", alias = "no-text")]
     pub no_text: bool,
-    /// Print the results as JSON: the run's directory, and what its summary.json holds
+    /// Print the results as JSON: the run's directory, and the contents of its summary.json
     #[arg(long)]
     pub json: bool,
 }
 
-/// `llmcls check`
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// YAML configuration, as with --config
     #[arg(value_name = "CONFIG", conflicts_with = "config")]
     pub files: Vec<PathBuf>,
-    /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
 
-/// Which trained classifier.
+/// Selects a trained classifier.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// A run, one of its seed directories, or a directory that peft saved
+    /// A run, one of its seed directories, a directory that peft saved, or one that `export` wrote
     /// [default: the newest finished run, of --config's model and data set if given]
     #[arg(long, value_name = "DIR", help_heading = CLASSIFIER)]
     pub run: Option<PathBuf>,
@@ -294,6 +309,10 @@ pub struct RunArgs {
         help_heading = CLASSIFIER
     )]
     pub batch_size: Option<usize>,
+    /// What products with the base's weights are computed in on the CPU: float32 or bfloat16
+    /// [default: as in training]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
+    pub precision: Option<Precision>,
 }
 
 /// A split of the run's own data.
@@ -319,20 +338,18 @@ impl Split {
     }
 }
 
-/// How many thresholds `eval` finds.
+/// The number of thresholds that `eval` finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TuneScope {
     /// One for all labels
     Global,
-    /// One a label; those with few positive rows are drawn to the global one
+    /// One for each label; labels with few positive rows get one near the global threshold
     #[value(name = "per_label", alias = "per-label")]
     PerLabel,
 }
 
-/// `llmcls eval`
 #[derive(Args, Debug)]
 pub struct EvalArgs {
-    /// The classifier.
     #[command(flatten)]
     pub run: RunArgs,
     /// A split of the run's data [default: test]
@@ -341,51 +358,53 @@ pub struct EvalArgs {
     /// Labelled rows of your own, with the run's columns
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
-    /// First find thresholds on the run's validation split, and store them in the classifier
+    /// First choose thresholds on the run's validation split, and store them in the classifier
     #[arg(long = "tune_thresholds", alias = "tune-thresholds", value_enum, value_name = "SCOPE")]
     pub tune_thresholds: Option<TuneScope>,
-    /// What thresholds are found for: f1, precision>=P or recall>=R
+    /// The goal of each threshold: f1, precision>=P or recall>=R
     #[arg(long, default_value = "f1", requires = "tune_thresholds")]
     pub objective: Objective,
-    /// Score these runs, too, on the same rows, and say by how much they differ
+    /// Also score these runs on the same rows, and print the differences
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,
-    /// Print the scores as JSON, as metrics.json holds them
+    /// Print the scores as JSON, as in metrics.json
     #[arg(long)]
     pub json: bool,
-    /// Leave texts of rows out of report.html and errors.jsonl
+    /// Leave the rows' texts out of report.html and errors.jsonl
     #[arg(long = "no_text", alias = "no-text")]
     pub no_text: bool,
-    /// Where metrics.json, predictions.jsonl, errors.jsonl and report.html go [default: eval_NAME/ in the
+    /// Directory for metrics.json, predictions.jsonl, errors.jsonl and report.html [default: eval_NAME/ in the
     /// seed's directory]
     #[arg(long = "output_dir", alias = "output-dir", value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
 }
 
-/// `llmcls predict`
 #[derive(Args, Debug)]
 pub struct PredictArgs {
-    /// The classifier.
     #[command(flatten)]
     pub run: RunArgs,
-    /// Rows to predict, with the run's text columns: CSV, or by its ending .tsv, .jsonl or .parquet; - reads
+    /// Rows to predict, with the run's text columns: .csv, .tsv, .jsonl or .parquet; - reads
     /// standard input and answers row by row on standard output
     #[arg(value_name = "INPUT", conflicts_with_all = ["input_csv", "text"])]
     pub input: Option<PathBuf>,
     /// A text to predict, in place of a file; may be given several times. Prints to standard output
     #[arg(long, value_name = "TEXT", conflicts_with = "input_csv", allow_hyphen_values = true)]
     pub text: Vec<String>,
-    /// Where predictions go: JSON lines, or by its ending .csv or .tsv; - is standard output
+    /// File for predictions: .jsonl, .csv or .tsv; - is standard output
     /// [default: preds.jsonl]
     #[arg(long, short, value_name = "FILE", conflicts_with = "output_jsonl")]
     pub output: Option<PathBuf>,
-    /// Go on with the output of a job that was killed, given the same arguments
+    /// Continue the output of a killed job; needs the same arguments
     #[arg(long)]
     pub resume: bool,
-    /// The same as INPUT
+    /// Predict part I of N of a file's rows, for job arrays; the outputs of all parts, one after another, are the
+    /// output of the whole
+    #[arg(long, value_name = "I/N", conflicts_with = "text")]
+    pub shard: Option<Shard>,
+    /// Same as INPUT
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
-    /// The same as --output
+    /// Same as --output
     #[arg(long = "output_jsonl", alias = "output-jsonl", value_name = "FILE")]
     pub output_jsonl: Option<PathBuf>,
     /// Predict labels above this probability, in place of the classifier's own thresholds: a number for
@@ -406,15 +425,211 @@ pub struct PredictArgs {
     pub top_k: Option<usize>,
 }
 
-/// `llmcls prepare`
+/// `llmcls serve`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// A run, one of its seed directories, or a directory that peft saved, and the name that requests give it; may be
+    /// given several times, and the first answers requests that name none
+    /// [default: the newest finished run, unless --models is given]
+    #[arg(long, value_name = "[NAME=]RUN", help_heading = CLASSIFIER)]
+    pub run: Vec<String>,
+    /// Serve every run in this directory under the name of its subdirectory, as they come and go
+    #[arg(long, value_name = "DIR", help_heading = CLASSIFIER)]
+    pub models: Option<PathBuf>,
+    /// Selects the newest run of its model and data set; names base and labels of a peft directory. `--set` takes
+    /// model.model_name.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Listen on this name or address; 0.0.0.0 takes requests from other machines
+    #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
+    pub host: String,
+    /// Listen on this port; 0 takes a free one
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    pub port: u16,
+    /// Load and drop models by requests to this address, such as 127.0.0.1:8081
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub admin: Option<std::net::SocketAddr>,
+    /// Ask requests for a key of this file, one a line, or of the environment variable LLMCLS_API_KEY
+    #[arg(long = "api_key_file", alias = "api-key-file", value_name = "FILE", help_heading = ACCESS)]
+    pub api_key_file: Option<PathBuf>,
+    /// Ask for a key at /health, /ping and /v2/health, too
+    #[arg(long = "protect_health", alias = "protect-health", help_heading = ACCESS)]
+    pub protect_health: bool,
+    /// Ask for no key at /metrics
+    #[arg(long = "open_metrics", alias = "open-metrics", help_heading = ACCESS)]
+    pub open_metrics: bool,
+    /// Take requests for this host name, beside localhost; may be given several times
+    #[arg(long = "allow_host", alias = "allow-host", value_name = "NAME", help_heading = ACCESS)]
+    pub allow_host: Vec<String>,
+    /// Let web pages of this origin read answers (CORS), such as https://example.org; may be given several times
+    #[arg(long = "allow_origin", alias = "allow-origin", value_name = "ORIGIN", help_heading = ACCESS)]
+    pub allow_origin: Vec<String>,
+    /// Texts in a request; more are refused with 413
+    #[arg(long = "max_texts", alias = "max-texts", value_name = "N", default_value_t = 256, value_parser = positive, help_heading = LIMITS)]
+    pub max_texts: usize,
+    /// Tokens in a request; more are refused with 413
+    #[arg(long = "max_tokens", alias = "max-tokens", value_name = "N", default_value_t = 131_072, value_parser = positive, help_heading = LIMITS)]
+    pub max_tokens: usize,
+    /// Kibibytes of a request; more are refused with 413
+    #[arg(long = "max_kib", alias = "max-kib", value_name = "N", default_value_t = 2048, value_parser = positive, help_heading = LIMITS)]
+    pub max_kib: usize,
+    /// Texts that wait or are in work; further requests are refused with 429
+    #[arg(long = "max_queue", alias = "max-queue", value_name = "N", default_value_t = 1024, value_parser = positive, help_heading = LIMITS)]
+    pub max_queue: usize,
+    /// Open connections; further ones wait
+    #[arg(long = "max_connections", alias = "max-connections", value_name = "N", default_value_t = 512, value_parser = positive, help_heading = LIMITS)]
+    pub max_connections: usize,
+    /// Seconds in which the head of a request must come, and then its body
+    #[arg(long = "read_timeout", alias = "read-timeout", value_name = "SECONDS", default_value_t = 20, value_parser = value_parser!(u16).range(1..=600), help_heading = LIMITS)]
+    pub read_timeout: u16,
+    /// Seconds that requests in work have after SIGTERM
+    #[arg(long = "drain", value_name = "SECONDS", default_value_t = 25, value_parser = value_parser!(u16).range(0..=3600), help_heading = LIMITS)]
+    pub drain: u16,
+    /// Tokens in a batch
+    #[arg(long = "batch_tokens", alias = "batch-tokens", value_name = "N", default_value_t = 1024, value_parser = positive, help_heading = LIMITS)]
+    pub batch_tokens: usize,
+    /// Milliseconds that a batch waits for more texts; without it, a batch has what came during the last one
+    #[arg(long = "batch_wait", alias = "batch-wait", value_name = "MS", default_value_t = 0, value_parser = value_parser!(u16).range(0..=1000), help_heading = LIMITS)]
+    pub batch_wait: u16,
+    /// Cut texts that are too long at every route; without it, /predict and /classify refuse them unless the request
+    /// asks for it
+    #[arg(long = "auto_truncate", alias = "auto-truncate", help_heading = LIMITS)]
+    pub auto_truncate: bool,
+    /// Log lines for people, or JSON
+    #[arg(long = "log_format", alias = "log-format", value_enum, default_value = "lines", value_name = "FORMAT", help_heading = LOGS)]
+    pub log_format: LogFormat,
+    /// Write the texts of requests into the log
+    #[arg(long = "log_texts", alias = "log-texts", help_heading = LOGS)]
+    pub log_texts: bool,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Plain lines
+    Lines,
+    /// An object a line
+    Json,
+}
+
+/// `llmcls export`
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The directory to write, which must not be there yet
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// How the weights are stored [default: as the base was held in training; float32 if that was in 4 bits]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<StoredType>,
+    /// The largest file of weights, such as 500MB; a larger model is written in shards
+    #[arg(long = "max_shard_size", alias = "max-shard-size", value_name = "SIZE", default_value = "5GB")]
+    pub max_shard_size: ByteCount,
+}
+
+/// `llmcls bundle`
+#[derive(Args, Debug)]
+pub struct BundleArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The program to write
+    #[arg(long, short, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `llmcls push`
+#[derive(Args, Debug)]
+pub struct PushArgs {
+    /// The classifier.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The repository, which is made if it is not there
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub repo: String,
+    /// Make it private; a public repository is refused
+    #[arg(long)]
+    pub private: bool,
+    /// Upload a complete model, as `export` writes it, in place of the adapter
+    #[arg(long)]
+    pub merged: bool,
+    /// How the weights of a complete model are stored [default: as `export`]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "merged")]
+    pub dtype: Option<StoredType>,
+    /// Leave out the run's report.html, which otherwise is uploaded without the texts of rows
+    #[arg(long = "no_report", alias = "no-report")]
+    pub no_report: bool,
+    /// List files and sizes, and upload nothing
+    #[arg(long = "dry_run", alias = "dry-run")]
+    pub dry_run: bool,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StoredType {
+    /// 4 bytes a weight
+    Float32,
+    /// 2 bytes a weight, float32's range
+    Bfloat16,
+    /// 2 bytes a weight
+    Float16,
+}
+
+/// A number of bytes, written with the units of transformers: KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteCount(pub u64);
+
+impl std::str::FromStr for ByteCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let unit = match text[digits..].trim() {
+            "" | "B" => 1,
+            "KB" => 1000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err("expected a number of bytes such as 500MB or 5GB".to_owned()),
+        };
+        let count = text[..digits].parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+        count.filter(|count| *count > 0).map(Self).ok_or_else(|| "expected a number of bytes such as 5GB".to_owned())
+    }
+}
+
+/// A part of a file's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    pub index: usize,
+    /// How many parts there are.
+    pub count: usize,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        match numbers {
+            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index: index - 1, count }),
+            _ => Err("expected I/N with I from 1 to N, such as 1/4".to_owned()),
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub struct PrepareArgs {
-    /// Where rows come from.
     #[command(subcommand)]
     pub source: PrepareSource,
 }
 
-/// Where rows come from.
+/// A source of rows.
 #[derive(Debug, Subcommand)]
 pub enum PrepareSource {
     /// AmazonCat-13K with its most frequent labels, as configs/default.yaml reads it
@@ -424,10 +639,10 @@ pub enum PrepareSource {
     Lists(ListsArgs),
 }
 
-/// What both kinds of preparation take.
+/// Options of every source.
 #[derive(Args, Debug)]
 pub struct PrepareCommon {
-    /// Part of the training rows that becomes the validation split
+    /// Share of the training rows that becomes the validation split
     #[arg(long = "val_size", alias = "val-size", default_value_t = 0.1, value_name = "PART")]
     pub val_size: f64,
     /// Seed of the split
@@ -436,33 +651,32 @@ pub struct PrepareCommon {
     /// Quotes in CSV files: `standard`, or `none` to take them as characters
     #[arg(long, default_value = "standard", value_name = "QUOTING")]
     pub quoting: Quoting,
-    /// Keep rows that have none of the chosen labels
+    /// Also keep rows that have none of the kept labels
     #[arg(long = "keep_all_rows", alias = "keep-all-rows")]
     pub keep_all_rows: bool,
-    /// Replace files that exist
+    /// Replace existing files
     #[arg(long)]
     pub overwrite: bool,
-    /// What label columns' names start with
+    /// Prefix of the names of label columns
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     pub prefix: String,
-    /// Names of labels that are numbers from 0, or of the places in multi-hot lists: a JSON list, or one a line
+    /// Names of labels that are numbers from 0, or of the entries of multi-hot lists: a JSON list, or one a line
     #[arg(long = "label_names", alias = "label-names", value_name = "FILE")]
     pub label_names: Option<PathBuf>,
 }
 
-/// `llmcls prepare amazoncat`
 #[derive(Args, Debug)]
 pub struct AmazoncatArgs {
-    /// Local files of the data set's form (train*.parquet, test*.jsonl, …), in place of a download
+    /// Directory with local files (train*.parquet, test*.jsonl, …), in place of a download
     #[arg(long = "input_dir", alias = "input-dir", value_name = "DIR")]
     pub input_dir: Option<PathBuf>,
     /// The data set on the Hub
     #[arg(long, default_value = "pietrolesci/amazoncat-13k", value_name = "NAME", conflicts_with = "input_dir")]
     pub dataset: String,
-    /// How many labels, the most frequent ones
+    /// Keep the N most frequent labels
     #[arg(long = "top_k", alias = "top-k", default_value_t = 10, value_name = "N")]
     pub top_k: usize,
-    /// Which rows decide what is frequent
+    /// Rows in which labels are counted to find the most frequent ones
     #[arg(long = "derive_topk_from", alias = "derive-topk-from", value_enum, default_value = "train")]
     pub derive_topk_from: DeriveFrom,
     /// Write one column `text` in place of `title` and `content`
@@ -471,15 +685,14 @@ pub struct AmazoncatArgs {
     /// The column that lists labels [default: the first of labels, target_ind, label, targets]
     #[arg(long = "labels_column", alias = "labels-column", value_name = "NAME")]
     pub labels_column: Option<String>,
-    /// Where the files go
+    /// Directory for the files
     #[arg(long = "out_dir", alias = "out-dir", default_value = "data/amazon_13k", value_name = "DIR")]
     pub out_dir: PathBuf,
-    /// The rest.
     #[command(flatten)]
     pub common: PrepareCommon,
 }
 
-/// Which rows decide what is frequent.
+/// Rows in which labels are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeriveFrom {
     /// Training rows without those of the validation split
@@ -491,33 +704,31 @@ pub enum DeriveFrom {
     All,
 }
 
-/// `llmcls prepare lists`
 #[derive(Args, Debug)]
 pub struct ListsArgs {
-    /// Rows; the ending tells their form
+    /// Rows: .csv, .tsv, .json, .jsonl or .parquet
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
     /// The column that lists labels, or the question of an export [default: the only one]
     #[arg(long = "labels_column", alias = "labels-column", value_name = "NAME")]
     pub labels_column: Option<String>,
-    /// Between labels, where they are no list [default: the one of , ; | that the rows use]
+    /// Text between labels that are not in a list [default: the one of , ; | that the rows use]
     #[arg(long = "label_separator", alias = "label-separator", value_name = "TEXT")]
     pub label_separator: Option<String>,
-    /// How many labels, the most frequent ones [default: all]
+    /// Keep the N most frequent labels [default: all]
     #[arg(long = "top_k", alias = "top-k", value_name = "N")]
     pub top_k: Option<usize>,
-    /// Part of the rows that becomes the test split
+    /// Share of the rows that becomes the test split
     #[arg(long = "test_size", alias = "test-size", default_value_t = 0.1, value_name = "PART")]
     pub test_size: f64,
-    /// Where the files go
+    /// Directory for the files
     #[arg(long = "out_dir", alias = "out-dir", value_name = "DIR")]
     pub out_dir: PathBuf,
-    /// The rest.
     #[command(flatten)]
     pub common: PrepareCommon,
 }
 
-/// What a benchmark times.
+/// A kind of step to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BenchMode {
     /// Forward, backward, clipping, AdamW
@@ -527,7 +738,7 @@ pub enum BenchMode {
 }
 
 impl BenchMode {
-    /// The name in records.
+    /// The name in the output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -537,13 +748,11 @@ impl BenchMode {
     }
 }
 
-/// `llmcls bench`
 #[derive(Args, Debug)]
 pub struct BenchArgs {
-    /// The configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// What to time
+    /// Kind of step to time
     #[arg(long, value_enum, default_value = "train")]
     pub mode: BenchMode,
     /// Sequences in a batch
@@ -561,7 +770,7 @@ pub struct BenchArgs {
     /// Timed steps
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = positive)]
     pub steps: usize,
-    /// Steps before that
+    /// Warm-up steps, which are not timed
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub warmup: usize,
 }

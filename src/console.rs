@@ -1,5 +1,4 @@
-//! What the user sees while it runs: progress bars on a terminal, plain lines elsewhere, all on
-//! standard error.
+//! Messages and progress on standard error: bars on a terminal, plain lines elsewhere.
 
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::sync::OnceLock;
@@ -13,10 +12,11 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::exit::ReaderGone;
 use crate::secret::masked;
 
-/// Where messages go.
+/// Writes messages and progress for the user.
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
     is_quiet: bool,
+    is_silent: bool,
 }
 
 /// The progress of one piece of work.
@@ -37,20 +37,20 @@ enum Display {
     Nothing,
 }
 
-/// All bars of the terminal: what is said in between must not tear them.
+/// All bars of the terminal: messages in between must not tear them.
 fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
     BARS.get_or_init(MultiProgress::new)
 }
 
-/// How bad it is.
+/// Severity of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grade {
-    /// Work goes on.
+    /// Work continues.
     Warning,
-    /// It failed.
+    /// The command failed.
     Error,
-    /// The user ended it.
+    /// The user stopped the command.
     Stopped,
 }
 
@@ -110,14 +110,11 @@ pub fn print(text: &str) -> Result<()> {
 }
 
 /// Prints a result to standard output as indented JSON.
-///
-/// # Errors
-/// As `print`.
 pub fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value:#}\n"))
 }
 
-/// What an error of writing to standard output means.
+/// Turns an error of writing to standard output into one with a meaning.
 #[must_use]
 pub fn output_error(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
@@ -133,19 +130,27 @@ impl Console {
     /// A console that says only what went wrong if `is_quiet`.
     #[must_use]
     pub fn new(is_quiet: bool) -> Self {
-        Self { is_quiet }
+        Self { is_quiet, is_silent: false }
     }
 
-    /// Says something.
+    /// A console that says nothing: another process says it.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self { is_quiet: true, is_silent: true }
+    }
+
+    /// Prints a message unless `--quiet` is set.
     pub fn say(self, message: impl AsRef<str>) {
         if !self.is_quiet {
             complain(message);
         }
     }
 
-    /// Warns, even if quiet.
+    /// Prints a warning, even with `--quiet`.
     pub fn warn(self, message: impl AsRef<str>) {
-        complain_of(Grade::Warning, message);
+        if !self.is_silent {
+            complain_of(Grade::Warning, message);
+        }
     }
 
     /// Shows the progress of `total` units of work, each a `unit`.
@@ -200,7 +205,7 @@ impl ProgressMeter {
         }
     }
 
-    /// Of the next unit, `done` of `total` parts are done: a sign of life in long units.
+    /// Shows that `done` of `total` parts of the next unit are done, so that long units do not look stuck.
     pub fn part(&mut self, done: usize, total: usize, name: &str) {
         if total > 1 && !matches!(self.display, Display::Nothing) {
             self.show(done as f64 / total as f64, &format!(" {name} {done}/{total}"));
@@ -234,7 +239,6 @@ impl ProgressMeter {
         (self.done - self.done_before + count as u64) as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
     }
 
-    /// Removes the bar.
     pub fn finish(self) {
         if let Display::Bar(bar) = self.display {
             bar.finish_and_clear();
@@ -242,7 +246,23 @@ impl ProgressMeter {
     }
 }
 
-/// Seconds for people.
+/// Text on one line, cut to this width: a cell of a table.
+#[must_use]
+pub fn cell(text: &str, width: usize) -> String {
+    let text = one_line(text);
+    if text.chars().count() <= width {
+        return text;
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
+}
+
+/// Text without line breaks and other control characters.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A duration in the units that people use.
 #[must_use]
 pub fn duration(seconds: f64) -> String {
     match seconds {
@@ -270,4 +290,15 @@ pub fn bytes(count: u64) -> String {
         return format!("{count} B");
     }
     format!("{:.1} {}", count as f64 / 1024f64.powi(power as i32), units[power])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_one_line_that_is_cut_to_its_width() {
+        assert_eq!(cell("a long\nname", 6), "a lon…");
+        assert_eq!(cell("a\tname", 6), "a name");
+    }
 }

@@ -1,15 +1,14 @@
-//! Which device computes.
+//! Selection of the device that computes.
 
 use anyhow::Result;
 
 use crate::exit::Usage;
 
-/// What `--device` asks for.
+/// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// The first GPU, if this build can use one and it is there, else the CPU.
     Auto,
-    /// The CPU.
     Cpu,
     /// The GPU of this number.
     Cuda(usize),
@@ -17,9 +16,6 @@ pub enum Choice {
 
 impl Choice {
     /// Reads `auto`, `cpu`, `cuda` or `cuda:<n>`.
-    ///
-    /// # Errors
-    /// If it is none of these.
     pub fn parse(name: &str) -> Result<Self> {
         match name.split_once(':') {
             None if name == "auto" => Ok(Self::Auto),
@@ -33,11 +29,16 @@ impl Choice {
 }
 
 /// Starts the pool of worker threads; 0 means one a core.
-///
-/// # Errors
-/// If the system refuses the threads.
 pub fn start_threads(threads: usize) -> Result<()> {
     Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
+}
+
+/// The machine's cores, whichever of them this process may use.
+#[must_use]
+pub fn cores() -> usize {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let listed = info.lines().filter(|line| line.starts_with("processor")).count();
+    if listed > 0 { listed } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
 /// The CPU's name, where the system tells.

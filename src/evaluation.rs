@@ -4,12 +4,13 @@ use std::fmt;
 
 use anyhow::Result;
 
+use crate::cluster::Group;
 use crate::data::tokenize::Encoded;
 use crate::kernels::buffer::elements;
 use crate::metrics::{Decision, Predictions};
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, Problem};
-use crate::ops::tape::Tape;
+use crate::ops::tape::{Tape, Value};
 
 /// An example as the model sees it.
 #[derive(Clone, Debug)]
@@ -20,7 +21,7 @@ pub struct Sample {
     pub labels: Vec<f32>,
 }
 
-/// What evaluation gives.
+/// The result of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// In the order of the samples.
@@ -32,9 +33,9 @@ pub struct Evaluation {
 /// A loss, gradient or logit that is NaN or infinite: nothing after it means anything.
 #[derive(Debug)]
 pub struct NotFinite {
-    /// What it is, and why.
+    /// Names the value that is not finite, and its likely cause.
     pub message: String,
-    /// Which of the samples that were evaluated, if it is one's logit.
+    /// Index of the evaluated sample whose logit it is, if it is one's.
     pub sample: Option<usize>,
 }
 
@@ -67,7 +68,8 @@ impl NotFinite {
 
 /// Evaluates `samples` in batches of `batch_size`, sorted by length so that a batch's matrices are
 /// of a similar size. Logits do not depend on the batch, so the order changes nothing.
-/// `on_batch` hears how many samples a batch had.
+/// The ranks of `group` share the batches, and all of them get the whole evaluation.
+/// `on_batch` hears how many samples were done.
 ///
 /// # Errors
 /// If the model fails on a batch, or with [`NotFinite`] if it gives a sample a logit that is not finite.
@@ -76,34 +78,35 @@ pub fn evaluate(
     samples: &[Sample],
     decision: &Decision,
     batch_size: usize,
+    group: &Group,
     mut on_batch: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let mut order: Vec<usize> = (0..samples.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(samples[index].tokens.token_ids.len()));
+    let batches: Vec<&[usize]> = order.chunks(batch_size).collect();
+    // In turn, since neighbours are of a length.
+    let mut own = Vec::new();
+    for round in batches.chunks(group.size()) {
+        if let Some(indices) = round.get(group.rank()) {
+            own.extend(batch_numbers(classifier, samples, indices)?);
+        }
+        on_batch(round.iter().map(|batch| batch.len()).sum());
+    }
+    let all = group.gather_bytes(bytemuck::cast_slice(&own).to_vec());
+    let all: Vec<Vec<f32>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+    let mut unread: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
     let mut probabilities = vec![Vec::new(); samples.len()];
     let mut loss = 0.0;
-    for indices in order.chunks(batch_size) {
-        let batch =
-            Batch::new(indices.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
-        let tape = Tape::off();
-        let logits = classifier.logits(&tape, &batch)?;
-        if batch.labels.elem_count() > 0 {
-            let mean = classifier.loss(&tape, &logits, &batch.labels)?.tensor().to_scalar::<f32>()?;
-            loss += f64::from(mean) * indices.len() as f64;
+    for (batch, indices) in batches.iter().enumerate() {
+        let numbers = &mut unread[batch % group.size()];
+        let (own, rest) = numbers.split_at(1 + indices.len() * classifier.labels());
+        *numbers = rest;
+        loss += f64::from(own[0]) * indices.len() as f64;
+        for (&index, logits) in indices.iter().zip(own[1..].chunks_exact(classifier.labels())) {
+            probabilities[index] = to_probabilities(logits, classifier.problem(), index)?;
         }
-        let logits = elements(logits.tensor())?;
-        for (&index, logits) in indices.iter().zip(logits.chunks_exact(logits.len() / indices.len())) {
-            if let Some(label) = logits.iter().position(|logit| !logit.is_finite()) {
-                return Err(NotFinite::logit(logits[label], label, index).into());
-            }
-            probabilities[index] = to_probabilities(logits, classifier.problem());
-        }
-        on_batch(indices.len());
     }
-    let decide = |row: &Vec<f32>| match classifier.problem() {
-        Problem::MultiLabel => decision.decide(row),
-        Problem::SingleLabel => Decision::Top(1).decide(row),
-    };
+    let decide = |row: &Vec<f32>| decide(row, classifier.problem(), decision);
     let has_labels = samples.first().is_some_and(|sample| !sample.labels.is_empty());
     Ok(Evaluation {
         predictions: Predictions {
@@ -115,13 +118,78 @@ pub fn evaluate(
     })
 }
 
-fn to_probabilities(logits: &[f32], problem: Problem) -> Vec<f32> {
+/// A batch's mean loss, 0 without labels, and its logits, row by row.
+fn batch_numbers(classifier: &Classifier, samples: &[Sample], indices: &[usize]) -> Result<Vec<f32>> {
+    let batch = Batch::new(indices.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
+    let tape = Tape::off();
+    let logits = classifier.logits(&tape, &batch)?;
+    let mean = match batch.labels.elem_count() {
+        0 => 0.0,
+        _ => classifier.loss(&tape, &logits, &batch.labels)?.tensor().to_scalar::<f32>()?,
+    };
+    let mut numbers = vec![mean];
+    numbers.extend_from_slice(&elements(logits.tensor())?);
+    Ok(numbers)
+}
+
+/// The samples of one classifier in a batch of several.
+pub struct Part<'a> {
+    /// One of those that share a base.
+    pub classifier: &'a Classifier,
+    /// Its samples' tokens.
+    pub token_ids: Vec<&'a [u32]>,
+}
+
+/// What a classifier makes of one sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// One a label, before sigmoid or softmax.
+    pub logits: Vec<f32>,
+    /// One a label.
+    pub probabilities: Vec<f32>,
+}
+
+/// Scores the samples of classifiers that share a base, in one batch. Probabilities are those that [`evaluate`] gives.
+///
+/// # Errors
+/// If the model fails. A sample whose logits are not finite has an error of its own.
+pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Scored, NotFinite>>>> {
+    let sequences = parts.iter().flat_map(|part| part.token_ids.iter().map(|&token_ids| (token_ids, &[][..])));
+    let batch = Batch::new(sequences)?;
+    let rows: Vec<(&Classifier, usize)> = parts.iter().map(|part| (part.classifier, part.token_ids.len())).collect();
+    let logits = Classifier::logits_of_several(&rows, &batch)?;
+    let of_part = |((classifier, rows), logits): (&(&Classifier, usize), &Value)| {
+        let logits = elements(logits.tensor())?;
+        let labels = logits.len() / rows.max(&1);
+        let rows = logits.chunks_exact(labels.max(1)).enumerate();
+        let scored = |(row, logits): (usize, &[f32])| {
+            let probabilities = to_probabilities(logits, classifier.problem(), row)?;
+            Ok(Scored { logits: logits.to_vec(), probabilities })
+        };
+        Ok(rows.map(scored).collect())
+    };
+    rows.iter().zip(&logits).map(of_part).collect()
+}
+
+/// The labels that a row's probabilities predict.
+#[must_use]
+pub fn decide(probabilities: &[f32], problem: Problem, decision: &Decision) -> Vec<bool> {
     match problem {
+        Problem::MultiLabel => decision.decide(probabilities),
+        Problem::SingleLabel => Decision::Top(1).decide(probabilities),
+    }
+}
+
+fn to_probabilities(logits: &[f32], problem: Problem, sample: usize) -> Result<Vec<f32>, NotFinite> {
+    if let Some(label) = logits.iter().position(|logit| !logit.is_finite()) {
+        return Err(NotFinite::logit(logits[label], label, sample));
+    }
+    Ok(match problem {
         Problem::MultiLabel => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
         Problem::SingleLabel => {
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
             logits.iter().map(|x| (x - max).exp() / sum).collect()
         }
-    }
+    })
 }

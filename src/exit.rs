@@ -1,11 +1,10 @@
-//! How the program ends: failures that a caller tells apart by the exit status.
+//! Exit statuses, and the errors behind those other than 1.
 
 use std::fmt;
 use std::path::PathBuf;
 
 /// Success; also when the reader of standard output went away, as `head` does.
 pub const SUCCESS: u8 = 0;
-/// A failure.
 pub const FAILURE: u8 = 1;
 /// The command line itself is wrong, as clap's own errors.
 pub const USAGE: u8 = 2;
@@ -37,12 +36,12 @@ impl std::error::Error for ReaderGone {}
 /// A run stopped before its end, and can go on.
 #[derive(Debug)]
 pub struct Resumable {
-    /// Its directory.
+    /// The run's directory.
     pub run: PathBuf,
 }
 
 impl Resumable {
-    /// What to type, for a POSIX shell.
+    /// The command to type, quoted for a POSIX shell.
     #[must_use]
     pub fn command(&self) -> String {
         format!("llmcls train --resume {}", quoted(&self.run.display().to_string()))

@@ -14,9 +14,11 @@
 //!
 //! Modules stand in layers; one imports from those below it and from its own folder.
 
-// Layer 9: what the user runs.
+// Layer 10: what the user runs.
 pub mod cli;
 pub mod commands;
+// Layer 9: answers over HTTP.
+pub mod server;
 // Layer 8: a trained classifier.
 pub mod predictor;
 // Layer 7: an experiment's parts, ready to train.
@@ -34,7 +36,8 @@ pub mod data;
 pub mod hub;
 pub mod metrics;
 pub mod thresholds;
-// Layer 2: differentiable ops, and a container of weights.
+// Layer 2: differentiable ops, a container of weights, and the processes that share a job.
+pub mod cluster;
 pub mod gguf;
 pub mod ops;
 // Layer 1: arithmetic on tensors, the configuration, the terminal.
@@ -45,6 +48,7 @@ pub mod partial_output;
 // Layer 0: what needs nothing else.
 pub mod atomic_file;
 pub mod device;
+pub mod embedded;
 pub mod exit;
 pub mod failpoint;
 pub mod interrupt;

@@ -7,7 +7,7 @@ use llmcls::console::{Grade, complain, complain_of, print};
 use llmcls::exit::{self, ReaderGone, Resumable, Usage};
 use llmcls::interrupt::{self, Interrupted, Listener};
 use llmcls::kernels::cpu::memory;
-use llmcls::{atomic_file, cli::Cli, commands, secret};
+use llmcls::{atomic_file, cli::Cli, cluster, commands, secret};
 
 fn main() -> ExitCode {
     memory::keep_large_blocks();
@@ -18,7 +18,9 @@ fn main() -> ExitCode {
     };
     let listener = Listener { say: |line| complain(line), clean: atomic_file::remove_temporaries };
     let result = interrupt::listen(listener).map_err(anyhow::Error::from).and_then(|()| commands::run(&cli));
-    ExitCode::from(result.map_or_else(|error| fail(&error), |()| exit::SUCCESS))
+    let status = result.map_or_else(|error| fail(&error), |()| exit::SUCCESS);
+    cluster::end(status);
+    ExitCode::from(status)
 }
 
 /// Help and version go to standard output, wrong usage to standard error.
@@ -42,11 +44,18 @@ fn explain(error: &clap::Error) -> ExitCode {
 /// Says what went wrong, and how to go on; returns the exit status.
 fn fail(error: &anyhow::Error) -> u8 {
     if error.is::<ReaderGone>() {
-        // `head` has read enough: that is no failure.
-        return exit::SUCCESS;
+        // `head` has read enough: that is no failure. The other ranks wait for the next rows.
+        return cluster::end_all(exit::SUCCESS);
     }
     let interrupted = error.downcast_ref::<Interrupted>();
-    complain_of(if interrupted.is_some() { Grade::Stopped } else { Grade::Error }, format!("{error:#}"));
+    if interrupted.is_none() {
+        cluster::fail(&format!("{error:#}"));
+    } else if cluster::member().is_none_or(|member| member.rank == 0) {
+        // All ranks were stopped together: rank 0 says so.
+        complain_of(Grade::Stopped, format!("{error:#}"));
+    } else {
+        return interrupted.map_or(exit::FAILURE, |interrupted| interrupted.exit_code());
+    }
     if let Some(resumable) = error.downcast_ref::<Resumable>() {
         complain(format!("to resume it:\n  {}", resumable.command()));
     }

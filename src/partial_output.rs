@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::atomic_file::{self, Destination};
@@ -25,14 +26,23 @@ pub struct PartialOutput {
     saved: Option<Instant>,
 }
 
-/// How an output begins.
+/// The whole rows of an unfinished output, and its job.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    rows: usize,
+    bytes: u64,
+    #[serde(default)]
+    job: Value,
+}
+
+/// The beginning of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Empty.
+    /// A new, empty file.
     New,
     /// Empty, in place of what another job left.
     Replaces,
-    /// After this many rows.
+    /// Continue after this many rows.
     After(usize),
 }
 
@@ -40,7 +50,7 @@ impl PartialOutput {
     /// Between two records of how far the output is.
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// Begins the output of `job`, or goes on with it if it `resumes`. None for a device or a FIFO.
+    /// Begins the output of `job`, or continues it if it `resumes`. `None` for a device or a FIFO.
     ///
     /// # Errors
     /// If another process writes it, or what is there belongs to another job.
@@ -79,25 +89,19 @@ impl PartialOutput {
     }
 
     /// Records that this many rows are written, if the last record is old.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
     pub fn record(&mut self, rows: usize) -> Result<bool> {
         self.writer.flush()?;
         if self.saved.is_some_and(|saved| saved.elapsed() < Self::INTERVAL) {
             return Ok(false);
         }
         self.writer.get_ref().sync_data()?;
-        let state = json!({"rows": rows, "bytes": self.bytes, "job": self.job});
+        let state = json!(Record { rows, bytes: self.bytes, job: self.job.clone() });
         atomic_file::write_bytes(&self.state, format!("{state:#}\n").as_bytes())?;
         self.saved = Some(Instant::now());
         Ok(true)
     }
 
     /// Gives the complete file its name.
-    ///
-    /// # Errors
-    /// If that fails.
     pub fn finish(mut self) -> Result<()> {
         let mut finish = || -> Result<()> {
             self.writer.flush()?;
@@ -119,7 +123,7 @@ impl PartialOutput {
         }
     }
 
-    /// Removes what was written: going on would end as this did.
+    /// Removes the unfinished output: a resumed job would fail in the same way.
     pub fn discard(self) {
         let _ = fs::remove_file(&self.path);
         let _ = fs::remove_file(&self.state);
@@ -140,19 +144,16 @@ impl Write for PartialOutput {
 
 /// The rows and bytes that are whole, if they are of this job.
 fn whole(state: &Path, job: &Value, file: &File) -> Result<(usize, u64)> {
-    let found: Value = serde_json::from_slice(&fs::read(state)?)
+    let found: Record = serde_json::from_slice(&fs::read(state)?)
         .with_context(|| format!("{} is damaged; without --resume the job starts over", state.display()))?;
-    let (Some(rows), Some(bytes)) = (found["rows"].as_u64(), found["bytes"].as_u64()) else {
-        bail!("{} is damaged; without --resume the job starts over", state.display());
-    };
     for (key, value) in job.as_object().into_iter().flatten() {
         ensure!(
-            found["job"].get(key) == Some(value),
-            "it was written with another {key}, so going on would mix two jobs; without --resume the job starts over"
+            found.job.get(key) == Some(value),
+            "it was written with another {key}, so resuming would mix two jobs; without --resume the job starts over"
         );
     }
-    ensure!(file.metadata()?.len() >= bytes, "it is shorter than it was; without --resume the job starts over");
-    Ok((rows as usize, bytes))
+    ensure!(file.metadata()?.len() >= found.bytes, "it is shorter than it was; without --resume the job starts over");
+    Ok((found.rows, found.bytes))
 }
 
 #[cfg(test)]

@@ -1,30 +1,67 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
-use anyhow::{Context, Result};
+use std::sync::Arc;
 
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::cluster::Group;
+use crate::config::model::{ComputeType, ModelConfig};
 use crate::console::Console;
-use crate::data::table::Example;
-use crate::data::tokenize::TextEncoder;
+use crate::data::table::{Example, typed_text};
+use crate::data::tokenize::{Encoded, TextEncoder};
+use crate::embedded;
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset::{self, Rows};
+use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::lora::LoraOptions;
+use crate::model::shared_base::SharedBase;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 
+/// What products with frozen weights are computed in, for one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// f32
+    #[value(name = "float32")]
+    Float32,
+    /// Both factors rounded to bf16, with sums in f32
+    #[value(name = "bfloat16")]
+    Bfloat16,
+}
+
+impl Precision {
+    /// Overrules what a classifier's `model` section says, before its base is opened.
+    ///
+    /// # Errors
+    /// On a GPU, which computes in the type of its activations.
+    pub fn overrule(self, model: &mut ModelConfig, device: &Device) -> Result<()> {
+        ensure!(
+            !device.is_gpu(),
+            "--precision is for the CPU; on a GPU products are computed in model.torch_dtype: leave it out, or add \
+             --device cpu"
+        );
+        model.compute = match self {
+            Self::Float32 => ComputeType::Float32,
+            Self::Bfloat16 => ComputeType::Bfloat16,
+        };
+        Ok(())
+    }
+}
+
 /// A trained classifier, ready to predict.
 pub struct Predictor {
-    /// Where it lies.
+    /// The directory that it was read from.
     pub trained: Trained,
-    /// Model and parameters.
     pub classifier: Classifier,
-    /// Its tokenizer.
-    pub encoder: TextEncoder,
-    /// How many tokens the model has.
+    pub encoder: Arc<TextEncoder>,
+    /// Tokens in the model's vocabulary.
     vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
@@ -32,23 +69,27 @@ pub struct Predictor {
 
 impl Predictor {
     /// Builds the model on its base, and reads adapter, head and tokenizer.
-    ///
-    /// # Errors
-    /// If a part is missing, or does not fit the others.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
-        let (lora, _) = adapter::read_config(&trained.adapter)?;
-        let classifier = base.classifier(&ClassifierOptions {
-            labels: file.labels.len(),
-            base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
-            problem: Problem::from(file.model_config()?.problem_type),
-            storage: base.storage,
-            lora,
-            weights: BceWeights::default(),
-            recompute: false,
-            device: base.device_for_predicting(),
-        })?;
-        adapter::load(&trained.adapter, &classifier)?;
+        let classifier = base.classifier(&options(&trained, &file, base, base.device_for_predicting())?)?;
+        Self::with_classifier(trained, file, is_of_a_run, base, classifier)
+    }
+
+    fn with_classifier(
+        trained: Trained,
+        file: ClassifierFile,
+        is_of_a_run: bool,
+        base: &BaseModel,
+        classifier: Classifier,
+    ) -> Result<Self> {
+        if trained.is_complete() {
+            classifier
+                .set_to_base()
+                .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))?;
+        } else {
+            adapter::load(&trained.adapter, &classifier)?;
+        }
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
+        let encoder = Arc::new(encoder);
         Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
     }
 
@@ -60,7 +101,18 @@ impl Predictor {
         dataset::encode(&self.encoder, self.vocab_size, &Rows { examples, source, before })
     }
 
-    /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many a batch had.
+    /// Reads texts for the classifier, on any thread.
+    #[must_use]
+    pub fn reader(&self) -> TextReader {
+        TextReader {
+            encoder: Arc::clone(&self.encoder),
+            vocab_size: self.vocab_size,
+            joins_fields: self.file.text_fields.is_some(),
+        }
+    }
+
+    /// Probabilities and predicted labels of samples, in their order. `on_batch` hears how many are done.
+    /// The ranks of `group` share the work.
     ///
     /// # Errors
     /// If the model fails, or with [`crate::evaluation::NotFinite`] for a sample whose output is not finite.
@@ -69,23 +121,112 @@ impl Predictor {
         samples: &[Sample],
         decision: &Decision,
         batch_size: usize,
+        group: &Group,
         on_batch: impl FnMut(usize),
     ) -> Result<Evaluation> {
-        evaluate(&self.classifier, samples, decision, batch_size, on_batch)
+        evaluate(&self.classifier, samples, decision, batch_size, group, on_batch)
     }
 
-    /// What the classifier's own thresholds make of probabilities.
+    /// The decision by the classifier's own thresholds.
     #[must_use]
     pub fn decision(&self) -> Decision {
         Decision::above(&self.file.thresholds)
     }
 }
 
+/// Turns texts into the tokens of a classifier, as `predict --text` does, on any thread.
+#[derive(Clone)]
+pub struct TextReader {
+    encoder: Arc<TextEncoder>,
+    vocab_size: usize,
+    joins_fields: bool,
+}
+
+impl TextReader {
+    /// The tokens of a text, computed on this thread.
+    ///
+    /// # Errors
+    /// If the tokenizer fails or gives a token that the model does not have.
+    pub fn read(&self, text: &str) -> Result<Encoded> {
+        let text = typed_text(text, self.joins_fields);
+        let encoded = [self.encoder.encode_one(&text)?];
+        self.encoder.check_vocabulary(&encoded, self.vocab_size, "the text", 0, |_| "0")?;
+        let [encoded] = encoded;
+        Ok(encoded)
+    }
+}
+
+/// How a trained classifier is built.
+fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: Device) -> Result<ClassifierOptions> {
+    let lora = if trained.is_complete() { LoraOptions::none() } else { adapter::read_config(&trained.adapter)?.0 };
+    Ok(ClassifierOptions {
+        labels: file.labels.len(),
+        base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
+        problem: Problem::from(file.model_config()?.problem_type),
+        storage: base.storage,
+        lora,
+        weights: BceWeights::default(),
+        recompute: false,
+        device,
+    })
+}
+
+/// A base in memory that predictors share: each adds its adapters and its head.
+pub struct PredictingBase {
+    base: BaseModel,
+    layers: SharedBase,
+    device: Device,
+}
+
+impl PredictingBase {
+    /// Loads the layers of a base.
+    ///
+    /// # Errors
+    /// If a weight is missing or of another shape.
+    pub fn new(base: BaseModel) -> Result<Self> {
+        let device = base.device_for_predicting();
+        let layers = SharedBase::new(&base.config, &base.weights, base.storage, &device)
+            .with_context(|| format!("{}: cannot build the model", base.files.name))?;
+        Ok(Self { base, layers, device })
+    }
+
+    /// The base's files.
+    #[must_use]
+    pub fn base(&self) -> &BaseModel {
+        &self.base
+    }
+
+    /// Bytes of its frozen weights.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.layers.bytes()
+    }
+
+    /// Where it computes.
+    #[must_use]
+    pub fn device_name(&self) -> String {
+        self.device.description().map_or_else(|| "cpu".to_owned(), |gpu| gpu.name)
+    }
+
+    /// A classifier on this base, whose predictions are those of [`Predictor::open`] to the bit.
+    ///
+    /// # Errors
+    /// As [`Predictor::open`].
+    pub fn predictor(&self, trained: Trained, file: ClassifierFile, is_of_a_run: bool) -> Result<Predictor> {
+        let options = options(&trained, &file, &self.base, self.device.clone())?;
+        let classifier = self
+            .layers
+            .classifier(&self.base.config, &self.base.weights, &options)
+            .with_context(|| format!("{}: cannot build the model", self.base.files.name))?;
+        Predictor::with_classifier(trained, file, is_of_a_run, &self.base, classifier)
+    }
+}
+
 /// Checks that a base is the one that a classifier was trained on.
-///
-/// # Errors
-/// Says in what it differs.
 pub fn ensure_base(trained: &Trained, file: &ClassifierFile, base: &BaseModel, console: Console) -> Result<()> {
+    if trained.is_complete() || embedded::contains(&trained.adapter) {
+        return Ok(());
+    }
     // A tokenizer of its own is used in place of the base's.
     let needs_tokenizer = !trained.adapter.join("tokenizer.json").is_file();
     base.ensure_is(&file.base, needs_tokenizer, console).with_context(|| format!("{}", trained.adapter.display()))

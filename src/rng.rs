@@ -8,7 +8,7 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
-/// What the numbers are for: the last word of the counter.
+/// The use of a stream of numbers: the last word of its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Dropout masks, one draw an element and micro-batch.
@@ -75,6 +75,18 @@ impl Stream {
         philox([block as u32, (block >> 32) as u32, self.step, self.purpose], self.key)
     }
 
+    /// Sixteen blocks from `block` on, word by word: element `4 · (block + i) + w` is `[w][i]`.
+    #[inline(always)]
+    pub(crate) fn sixteen_blocks(&self, block: u64) -> [[u32; 16]; 4] {
+        let mut counter = [[0; 16], [0; 16], [self.step; 16], [self.purpose; 16]];
+        for lane in 0..16 {
+            let index = block + lane as u64;
+            counter[0][lane] = index as u32;
+            counter[1][lane] = (index >> 32) as u32;
+        }
+        philox_lanes(counter, self.key)
+    }
+
     /// Fills `out` with the numbers of the elements from `first` on.
     #[inline(always)]
     pub fn fill(&self, first: u64, out: &mut [u32]) {
@@ -84,13 +96,7 @@ impl Stream {
         while !out.is_empty() {
             let block = next / 4;
             let skip = (next % 4) as usize;
-            let mut counter = [[0; W], [0; W], [self.step; W], [self.purpose; W]];
-            for lane in 0..W {
-                let index = block + lane as u64;
-                counter[0][lane] = index as u32;
-                counter[1][lane] = (index >> 32) as u32;
-            }
-            let words = philox_lanes(counter, self.key);
+            let words = self.sixteen_blocks(block);
             let mut flat = [0; 4 * W];
             for lane in 0..W {
                 for (word, values) in words.iter().enumerate() {

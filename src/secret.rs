@@ -57,14 +57,14 @@ pub fn setting(key: &str, value: &str) -> String {
     format!("{}={}", key.trim(), if is_sensitive(key) || is_sensitive(value) { MASK } else { value })
 }
 
-/// Whether a text names a secret, or looks like one: misspelt keys, mappings and all cases included.
+/// Returns true if a text names a secret or looks like one: misspelt keys, mappings and any case included.
 fn is_sensitive(text: &str) -> bool {
     let text = text.to_lowercase();
     ["tok", "hf_", "secret", "passw", "api_key", "apikey", "auth"].iter().any(|part| text.contains(part))
 }
 
-/// What stands behind a key that names a secret, in the forms that people type: `key=value`, `key:value`,
-/// `key value`, `{key: value}`, or the value as the next argument.
+/// The values of secret keys in the forms that people type: `key=value`, `key:value`, `key value`, `{key: value}`, or
+/// the value as the next argument.
 fn in_arguments(arguments: &[String]) -> Vec<String> {
     static NAMED: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?i)[\w.]*tok[\w.]*").expect("the pattern is valid"));
     let mut found = Vec::new();

@@ -15,7 +15,7 @@ use crate::metrics::Predictions;
 /// n / 50 of the way from the global threshold is gone.
 pub const FULL_SUPPORT: usize = 50;
 
-/// What a threshold is chosen for.
+/// The goal of a threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Objective {
     /// The highest F1.
@@ -27,12 +27,12 @@ pub enum Objective {
     RecallAtLeast(f64),
 }
 
-/// How many thresholds there are.
+/// The number of thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// One for all labels.
+    /// One threshold for all labels.
     Global,
-    /// One a label.
+    /// One threshold for each label.
     PerLabel,
 }
 
@@ -59,7 +59,7 @@ impl FromStr for Objective {
             Some(("recall", share_text)) => share(share_text).map(Self::RecallAtLeast),
             _ => None,
         };
-        parsed.ok_or_else(|| "expected f1, precision>=P or recall>=R with a number from 0 to 1".to_owned())
+        parsed.ok_or_else(|| "expected f1, precision>=P or recall>=R, with P or R from 0 to 1".to_owned())
     }
 }
 
@@ -87,12 +87,10 @@ pub fn tune(predictions: &Predictions, labels: usize, scope: Scope, objective: O
         .collect()
 }
 
-/// What a label's threshold does on the rows that it was found on.
+/// Scores of a label at its threshold, on the rows on which that was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reached {
-    /// The label.
     pub label: String,
-    /// The threshold.
     pub threshold: f32,
     /// None if nothing is predicted.
     pub precision: Option<f64>,
@@ -102,11 +100,11 @@ pub struct Reached {
     pub positives: usize,
     /// Rows for which it is predicted.
     pub predicted: usize,
-    /// Whether the global threshold stands for the label's own, in full or in part.
+    /// True if few positive rows pulled the threshold to the global one, in full or in part.
     pub is_drawn_to_global: bool,
 }
 
-/// What thresholds reach for each label.
+/// Scores each label at its threshold.
 #[must_use]
 pub fn reached(predictions: &Predictions, labels: &[String], thresholds: &[f32], scope: Scope) -> Vec<Reached> {
     let rows = || predictions.probabilities.iter().zip(&predictions.targets);
@@ -133,8 +131,8 @@ pub fn reached(predictions: &Predictions, labels: &[String], thresholds: &[f32],
 }
 
 impl Objective {
-    /// Whether a label misses it on the rows that its threshold was found on. Nothing can be said of a label
-    /// without a positive row; a label that is never predicted misses every precision.
+    /// Returns true if the label misses the goal on the rows on which its threshold was found. False without positive
+    /// rows; a label that is never predicted misses every precision.
     #[must_use]
     pub fn is_missed(self, label: &Reached) -> bool {
         match self {
@@ -186,8 +184,8 @@ fn best(mut pairs: Vec<(f32, bool)>, objective: Objective) -> f32 {
     chosen.1
 }
 
-/// How good a threshold is that predicts `predicted` rows, `found` of them rightly: first whether it
-/// reaches the target, or else how near it comes.
+/// Ranks a threshold that predicts `predicted` rows, `found` of them correctly: thresholds that reach the goal come
+/// first, then those nearest to it.
 fn value(objective: Objective, found: usize, predicted: usize, positives: usize) -> (f64, f64) {
     let precision = if predicted == 0 { 1.0 } else { found as f64 / predicted as f64 };
     let recall = found as f64 / positives as f64;

@@ -38,7 +38,7 @@ fn read(split: &str) -> (Vec<String>, Vec<Vec<f32>>) {
     (texts, labels)
 }
 
-/// As in scripts/make_baseline_fixtures.py.
+/// The generator of scripts/make_baseline_fixtures.py.
 fn generate(labels: u64, rows: usize) -> (Vec<String>, Vec<Vec<f32>>) {
     let mut state = 42u64;
     let mut draw = |bound: u64| {

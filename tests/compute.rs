@@ -1,5 +1,5 @@
-//! What is computed does not depend on the batch, the threads nor the width of the CPU's vectors, and a run
-//! records in what it was computed.
+//! Results do not depend on the batch, the threads or the width of the CPU's vectors, and a run records the number
+//! type of its products.
 
 use std::fs;
 use std::path::{Path, PathBuf};

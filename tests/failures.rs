@@ -82,6 +82,7 @@ fn an_output_that_cannot_be_written_or_vanishes_is_an_error() {
     // The run may write into the folder while it is being removed.
     while fs::remove_dir_all(&gone).is_err() {
         assert!(started.elapsed() < Duration::from_secs(120), "the folder cannot be removed");
+        std::thread::sleep(Duration::from_millis(1));
     }
     let status = child.wait().unwrap();
     let mut text = String::new();
@@ -202,7 +203,7 @@ fn parts_that_do_not_fit_are_refused_and_never_made_up() {
     assert!(errors(&output).contains("outside the model's vocabulary of 100"), "{}", errors(&output));
 }
 
-/// What fits beside its base is not refused for counting the base twice, as free memory and as needed memory.
+/// A training that fits beside its base is not refused because the base counts twice, as free and as needed memory.
 #[cfg(feature = "cuda")]
 #[expect(clippy::print_stdout, reason = "a skipped test says so")]
 #[test]

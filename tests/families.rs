@@ -19,7 +19,7 @@ struct Case {
     given: Value,
     /// All keys, with transformers' defaults.
     whole: Value,
-    /// As `save_pretrained` writes them.
+    /// Configurations in the form of `save_pretrained`.
     saved: Value,
 }
 

@@ -39,7 +39,7 @@ fn a_training_step_does_no_more_products_than_the_algorithm_needs() {
     let output = Command::cargo_bin("llmcls")
         .unwrap()
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["bench", "--quiet", "--config", "configs/tiny.yaml", "--steps", "2", "--warmup", "0"])
+        .args(["bench", "--quiet", "--device", "cpu", "--config", "configs/tiny.yaml", "--steps", "2", "--warmup", "0"])
         .args(["--batch_size", &batch.to_string(), "--length", &length.to_string(), "--labels", &labels.to_string()])
         .output()
         .unwrap();

@@ -16,11 +16,11 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-/// What `main` stands for on a Hub that has moved on.
+/// The commit of `main` on a Hub that has moved on.
 const LATER_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
 const TOKEN: &str = "hf_s3cretT0ken";
 
-/// What the server does beside serving.
+/// Behaviour of the server in addition to serving.
 #[derive(Clone, Default)]
 struct Manners {
     /// Answers without this token are refused as gated.
@@ -86,7 +86,7 @@ impl Hub {
         Self { endpoint, requests }
     }
 
-    /// How often a file was asked for from the store, and with which ranges.
+    /// Requested ranges of a file in the store, one entry a request.
     fn ranges(&self, file: &str) -> Vec<String> {
         let requests = self.requests.lock().unwrap();
         let of_file = requests.iter().filter(|request| request.server == "store" && request.path.ends_with(file));
@@ -439,7 +439,7 @@ fn bytes_that_are_not_those_announced_are_thrown_away() {
     let hub = Hub::serve(repository(), Manners { is_corrupt: true, ..Manners::default() });
     let home = tempfile::tempdir().unwrap();
     let output = step("org/tiny", home.path(), &[("HF_ENDPOINT", &hub.endpoint)]);
-    expect_error(&output, &["checksum", "thrown away"]);
+    expect_error(&output, &["checksum", "deleted"]);
     let blobs = fs::read_dir(home.path().join("hub/models--org--tiny/blobs")).unwrap();
     let names: Vec<String> = blobs.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|name| name.len() == 40), "{names:?}");

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::readers::{KINDS, chosen, example, read};
 
-/// What is done to a valid file.
+/// Damage to a valid file.
 #[derive(Clone, Debug)]
 enum Damage {
     Cut(usize),
@@ -89,7 +89,7 @@ proptest! {
 /// Also writes the seeds, where `scripts/fuzz` asks for them.
 #[test]
 fn seeds_of_the_fuzzer_reach_their_own_readers() {
-    /// As `scripts/fuzz` limits inputs.
+    /// The limit of inputs in `scripts/fuzz`.
     const LONGEST: usize = 8192;
     let corpus = std::env::var_os("LLMCLS_FUZZ_SEEDS").map(std::path::PathBuf::from);
     for (place, kind) in (0u8..).zip(KINDS) {

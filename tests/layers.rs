@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LAYERS: &[(&str, u8)] = &[
-    ("commands", 9),
-    ("cli", 9),
+    ("commands", 10),
+    ("cli", 10),
+    ("server", 9),
     ("predictor", 8),
     ("experiment", 7),
     ("training", 6),
@@ -21,6 +22,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("thresholds", 3),
     ("ops", 2),
     ("gguf", 2),
+    ("cluster", 2),
     ("kernels", 1),
     ("config", 1),
     ("console", 1),
@@ -28,6 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("rng", 0),
     ("device", 0),
     ("atomic_file", 0),
+    ("embedded", 0),
     ("failpoint", 0),
     ("interrupt", 0),
     ("exit", 0),
@@ -98,7 +101,7 @@ fn paths(text: &str, module: &[String], is_folder: bool) -> Vec<Vec<String>> {
     found
 }
 
-/// Whether code that begins like this goes on inside a `mod name { … }`.
+/// Returns true if code that begins like this continues inside a `mod name { … }`.
 fn is_inside_a_module(code: &str) -> bool {
     let mut is_module = Vec::new();
     for (at, c) in code.char_indices() {

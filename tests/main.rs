@@ -12,6 +12,8 @@ mod baseline;
 mod cli;
 /// The same numbers on every CPU, in every batch.
 mod compute;
+/// Complete models of a base and its adapter.
+mod export;
 /// Disks, tokens and files that are not as they should be.
 mod failures;
 /// Configurations of every family.
@@ -44,6 +46,8 @@ mod outputs;
 mod parity;
 /// Training files of rows that list labels.
 mod prepare;
+/// Uploads, to a server on this machine that speaks the Hub's language.
+mod push;
 /// Readers of files from outside, on bytes.
 mod readers;
 /// The documented configuration is the declared one.

@@ -243,7 +243,7 @@ fn what_decides_the_result_may_not_change_while_a_run_is_stopped() {
     assert!(fs::read_to_string(run.join("config.yaml")).unwrap().contains("moved.csv"));
 }
 
-/// What a bad disk or a copy that broke off leaves of the newest checkpoint.
+/// Damage that a bad disk or an interrupted copy leaves in the newest checkpoint.
 #[test]
 fn a_damaged_newest_checkpoint_falls_back_to_the_newest_that_verifies() {
     let whole = tempfile::tempdir().unwrap();

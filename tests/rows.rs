@@ -204,7 +204,7 @@ fn json_that_holds_no_rows_is_refused_with_what_to_write() {
         ("{\"a\": 1}\n{\"a\": \"b\n{\"a\": 3}\n", &["t.json:2: not a JSON object"]),
         ("{\"a\": 1}\n{\"a\": 2\n", &["t.json:2: not a JSON object"]),
         ("{\"a\": 1}\n{\"a\": 2} x\n", &["t.json:2: not a JSON object"]),
-        ("{\"a\": 1}\n{\"b\": 2, \"b\": 3}\n", &["t.json:2", "`b` stands twice"]),
+        ("{\"a\": 1}\n{\"b\": 2, \"b\": 3}\n", &["t.json:2", "`b` occurs twice"]),
         ("{\"a\": 1}\n{\"a\": \"\\ud83d\"}\n", &["t.json:2"]),
         ("{\"a\": NaNa}\n", &["t.json:1"]),
         ("{\"a\": \"NaN\", b}\n", &["t.json:1"]),

@@ -25,7 +25,7 @@ struct Case {
     ids: Vec<Vec<u32>>,
 }
 
-/// What stands for a text without tokens.
+/// Stands for a text without tokens.
 const FALLBACK: u32 = 77_777;
 
 fn root() -> PathBuf {

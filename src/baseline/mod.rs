@@ -20,9 +20,6 @@ pub struct Baseline {
 
 impl Baseline {
     /// Trains on texts and their labels: one row of 0 and 1 a text.
-    ///
-    /// # Errors
-    /// If the user stops it.
     pub fn fit<T: AsRef<str> + Sync>(texts: &[T], labels: &[Vec<f32>]) -> anyhow::Result<Self> {
         let vectorizer = Vectorizer::fit(texts);
         let rows = vectorizer.transform(texts);

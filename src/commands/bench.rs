@@ -24,9 +24,6 @@ use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
 
 /// Times steps and prints one JSON object.
-///
-/// # Errors
-/// If the configuration, the batches or the model cannot be used.
 pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = configuration::load(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;

@@ -1,4 +1,4 @@
-//! `llmcls check`: everything before the first step, and what training will take.
+//! `llmcls check`: checks a configuration and its data, and estimates memory and time.
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::configuration;
 use crate::cli::ConfigArgs;
+use crate::cluster::Group;
 use crate::console::{Console, bytes, duration, print};
 use crate::evaluation::{Sample, evaluate};
 use crate::exit::Usage;
@@ -17,19 +18,15 @@ use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
 use crate::ops::tape::DropoutKey;
-use crate::training::trainer::{TrainOptions, forward_backward};
+use crate::training::trainer::forward_backward;
 
-/// Micro-batches that are timed.
 const TIMED: usize = 3;
 
 /// Checks a configuration and prints what was found.
-///
-/// # Errors
-/// If training could not start with it.
 pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
     let config = configuration::load(args)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
     BaseModel::refuse_unused_weights(&config.model, console)?;
-    let experiment = Experiment::prepare(&config, device, console)?;
+    let experiment = Experiment::prepare(&config, device, &Group::alone(), console)?;
     let mut report = String::new();
     describe_data(&experiment, &mut report)?;
     describe_model(&experiment, &mut report)?;
@@ -111,32 +108,33 @@ fn describe_time(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
     experiment.classifier.initialize(seeds[0])?;
     let order = options.order(samples, 0);
     let (mut seconds, mut tokens) = (0.0, 0);
-    for (index, batch) in order.chunks(options.batch_size).take(1 + TIMED).enumerate() {
+    for (index, batch) in order.chunks(options.config.batch_size).take(1 + TIMED).enumerate() {
         let batch =
             Batch::new(batch.iter().map(|&index| (&*samples[index].tokens.token_ids, &*samples[index].labels)))?;
         let begin = Instant::now();
         forward_backward(&experiment.classifier, &batch, DropoutKey { seed: seeds[0], micro_batch: index as u32 })?;
         // The first one also warms up caches and allocator; it counts only where it is alone.
-        if index > 0 || order.len() <= options.batch_size {
+        if index > 0 || order.len() <= options.config.batch_size {
             seconds += begin.elapsed().as_secs_f64();
             tokens += batch.token_ids.len();
         }
     }
     let training_rate = tokens as f64 / seconds;
     let validation = &experiment.validation.samples;
-    let part = &validation[..validation.len().min(4 * options.eval_batch_size)];
+    let part = &validation[..validation.len().min(4 * options.config.eval_batch_size())];
     let begin = Instant::now();
     evaluate(
         &experiment.classifier,
         part,
         &Decision::above(&experiment.file.thresholds),
-        options.eval_batch_size,
+        options.config.eval_batch_size(),
+        &Group::alone(),
         |_| (),
     )?;
     let evaluation_rate = part.iter().map(length).sum::<usize>() as f64 / begin.elapsed().as_secs_f64();
 
     let total = |samples: &[Sample]| samples.iter().map(length).sum::<usize>() as f64;
-    let per_epoch = TrainOptions::steps_per_epoch(samples.len(), options.batch_size, options.accumulation);
+    let per_epoch = options.config.steps_per_epoch(samples.len());
     let epochs = options.total_steps as f64 / per_epoch as f64;
     let test = experiment.test.as_ref().map_or(0.0, |test| total(&test.samples));
     let training = epochs * total(samples) / training_rate;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use serde_json::json;
 
 use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
+use crate::cluster::Group;
 use crate::config::Config;
 use crate::console::{Console, print, print_json};
 use crate::evaluation::NotFinite;
@@ -21,18 +21,17 @@ use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals, describe};
 use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
+use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::records;
+use crate::run::directory::{self, REPORT};
+use crate::run::records::{self, LabelPairs};
 use crate::run::report::Report;
 use crate::run::results::{EvalMetrics, SplitResult, TunedThresholds};
 use crate::thresholds::Scope;
+use crate::training::checkpoint;
 use crate::training::scored::score;
 
-/// Evaluates.
-///
-/// # Errors
-/// If the classifier or the rows cannot be used.
-pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
+pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) -> Result<()> {
     let loaded = Loaded::open(&args.run, device, console)?;
     let (name, rows) = rows(args, &loaded)?;
     let path = &rows.path;
@@ -44,7 +43,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     let labels = &loaded.predictor.file.labels;
     let batch_size = loaded.batch_size(&args.run);
     let mut said = String::new();
-    let tuned = args.tune_thresholds.map(|scope| tuned(args, scope, &loaded, console)).transpose()?;
+    let tuned = args.tune_thresholds.map(|scope| tuned(args, scope, &loaded, group, console)).transpose()?;
     let thresholds = match &tuned {
         None => loaded.predictor.file.thresholds.clone(),
         Some(tuned) => {
@@ -53,7 +52,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         }
     };
     let usual = Decision::above(&vec![0.5; labels.len()]);
-    let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, console)
+    let mut scored = score(&loaded.predictor.classifier, &samples, labels, &usual, batch_size, group, console)
         .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     if thresholds.iter().any(|&threshold| threshold != 0.5) && problem == Problem::MultiLabel {
         said.push_str(&format!(
@@ -69,11 +68,14 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
     said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        let other = compared(args, run, (&loaded, predictions, &scored.scores), &rows, device, console)?;
+        let other = compared(args, run, (&loaded, predictions, &scored.scores), &rows, device, group, console)?;
         said.push_str(&other.to_line());
         comparison.push(other);
     }
 
+    if !group.is_leader() {
+        return Ok(());
+    }
     fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
     let metrics = EvaluationFile {
         result: SplitResult {
@@ -82,16 +84,17 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
             untuned: None,
         },
         rows: path.display().to_string(),
-        labels_together: records::label_pairs(labels, predictions),
+        labels_together: LabelPairs::new(labels, predictions),
         tuned: tuned.as_ref().map(Tuned::record),
-        compared: comparison.iter().map(Comparison::to_json).collect(),
+        compared: comparison.iter().map(Comparison::record).collect(),
     };
-    records::write_json(&directory.join("metrics.json"), &serde_json::to_value(&metrics)?)?;
+    let [metrics_file, predictions_file, errors_file, report_file] = OUTPUTS.map(|name| directory.join(name));
+    records::write_json(&metrics_file, &serde_json::to_value(&metrics)?)?;
     let ids: Vec<String> = examples.iter().map(|example| example.id.clone()).collect();
-    records::write_predictions(&directory.join("predictions.jsonl"), &ids, labels, &scored.evaluation)?;
-    records::write_mistakes(&directory.join("errors.jsonl"), &examples, labels, predictions, !args.no_text)?;
+    records::write_predictions(&predictions_file, &ids, labels, &scored.evaluation)?;
+    records::write_mistakes(&errors_file, &examples, labels, predictions, !args.no_text)?;
     let (lengths, cut) = run_report::lengths(&samples);
-    let history = records::read_history(&loaded.predictor.trained.home.join("history.jsonl"))?;
+    let history = records::read_history(&loaded.predictor.trained.home.join(directory::HISTORY))?;
     let report = Report {
         title: format!("{}: {name}", loaded.predictor.file.base_title()),
         split: &name,
@@ -113,7 +116,7 @@ pub fn run(args: &EvalArgs, device: &Device, console: Console) -> Result<()> {
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
     };
-    atomic_file::write_bytes(&directory.join("report.html"), report.to_html().as_bytes())?;
+    atomic_file::write_bytes(&report_file, report.to_html().as_bytes())?;
     console.say(format!("wrote {}", directory.display()));
     // After the files: a reader that goes away, as `head` does, costs none of them.
     if args.json {
@@ -128,23 +131,23 @@ struct EvaluationFile {
     #[serde(flatten)]
     result: SplitResult,
     rows: String,
-    labels_together: serde_json::Value,
+    labels_together: LabelPairs,
     #[serde(skip_serializing_if = "Option::is_none")]
     tuned: Option<TunedThresholds>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    compared: Vec<serde_json::Value>,
+    compared: Vec<ComparisonRecord>,
 }
 
-/// What `eval` writes, in the order in which it does.
-const OUTPUTS: [&str; 4] = ["metrics.json", "predictions.jsonl", "errors.jsonl", "report.html"];
+/// Names of the files that `eval` writes, in the order in which it writes them.
+const OUTPUTS: [&str; 4] = ["metrics.json", "predictions.jsonl", "errors.jsonl", REPORT];
 
-/// Where the files go; refused if one would replace what is read, or belongs to a run.
+/// The directory for the files. Refuses one of a run, and one where a file would replace an input.
 fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -> Result<PathBuf> {
     let directory = match &args.output_dir {
         Some(directory) => directory.clone(),
         None => loaded.predictor.trained.home.join(format!("eval_{name}")),
     };
-    for own in ["config.yaml", "history.jsonl", "state.json", "adapter_config.json"] {
+    for own in [directory::CONFIG, directory::HISTORY, checkpoint::STATE, adapter::CONFIG] {
         ensure!(
             !directory.join(own).is_file(),
             "--output_dir {}: is a directory of a run or classifier (it has {own}); name another one",
@@ -163,33 +166,47 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
     Ok(directory)
 }
 
+/// An entry of `compared` in `metrics.json`.
+#[derive(Serialize)]
+struct ComparisonRecord {
+    run: String,
+    f1_micro: f64,
+    f1_macro: f64,
+    accuracy: f64,
+    difference: Difference,
+    difference_ci95: Intervals,
+}
+
+/// Another run's scores minus those of the evaluated run.
+#[derive(Serialize)]
+struct Difference {
+    f1_micro: f64,
+    f1_macro: f64,
+}
+
 /// Another run on the same rows.
 struct Comparison {
     run: String,
     scores: Scores,
-    /// Of this run's scores less those of the run that is evaluated.
+    /// This run's scores minus those of the evaluated run.
     difference: Intervals,
     f1_micro: f64,
     f1_macro: f64,
 }
 
 impl Comparison {
-    fn to_json(&self) -> serde_json::Value {
-        json!({
-            "run": self.run,
-            "f1_micro": self.scores.f1_micro,
-            "f1_macro": self.scores.f1_macro,
-            "accuracy": self.scores.accuracy,
-            "difference": {"f1_micro": self.f1_micro, "f1_macro": self.f1_macro},
-            "difference_ci95": {
-                "f1_micro": self.difference.f1_micro,
-                "f1_macro": self.difference.f1_macro,
-                "accuracy": self.difference.accuracy,
-            },
-        })
+    fn record(&self) -> ComparisonRecord {
+        ComparisonRecord {
+            run: self.run.clone(),
+            f1_micro: self.scores.f1_micro,
+            f1_macro: self.scores.f1_macro,
+            accuracy: self.scores.accuracy,
+            difference: Difference { f1_micro: self.f1_micro, f1_macro: self.f1_macro },
+            difference_ci95: self.difference,
+        }
     }
 
-    /// For the terminal.
+    /// One line for the terminal.
     fn to_line(&self) -> String {
         let [run, micro, difference, macro_] = self.to_row();
         format!("{run}: f1_micro {micro}, {difference}; f1_macro {macro_}\n")
@@ -209,13 +226,14 @@ impl Comparison {
     }
 }
 
-/// Scores another run on the rows of the one that is evaluated, and says how they differ.
+/// Scores another run on the rows of the one that is evaluated, and gives the differences.
 fn compared(
     args: &EvalArgs,
     run: &Path,
     (own, own_predictions, own_scores): (&Loaded, &Predictions, &Scores),
     rows: &SplitRows,
     device: &Device,
+    group: &Group,
     console: Console,
 ) -> Result<Comparison> {
     let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
@@ -227,8 +245,9 @@ fn compared(
     let examples = rows.read(&other.columns(true)?, problem, console)?;
     let samples = other.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let decision = other.predictor.decision();
-    let scored = score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
+    let scored =
+        score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), group, console)
+            .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
         .predictor
@@ -253,7 +272,7 @@ fn compared(
 }
 
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.
-fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -> Result<Tuned> {
+fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, group: &Group, console: Console) -> Result<Tuned> {
     let problem = loaded.predictor.classifier.problem();
     ensure!(
         problem == Problem::MultiLabel,
@@ -268,16 +287,19 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, console: Console) -
     let samples = loaded.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;
     let usual = loaded.predictor.decision();
-    let scored = score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), console)
-        .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
+    let scored =
+        score(&loaded.predictor.classifier, &samples, labels, &usual, loaded.batch_size(&args.run), group, console)
+            .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     let scope = match scope {
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
     };
     let tuned = Tuned::find(&scored.evaluation.predictions, labels, scope, args.objective);
     tuned.warn(console);
-    ClassifierFile { thresholds: tuned.thresholds(), ..loaded.predictor.file.clone() }
-        .save(&loaded.predictor.trained.adapter)?;
+    if group.is_leader() {
+        ClassifierFile { thresholds: tuned.thresholds(), ..loaded.predictor.file.clone() }
+            .save(&loaded.predictor.trained.adapter)?;
+    }
     console.say(format!("stored thresholds in {}", loaded.predictor.trained.adapter.display()));
     Ok(tuned)
 }
@@ -292,7 +314,7 @@ fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, SplitRows)> {
     let data = &loaded
         .config
         .as_ref()
-        .context("this directory belongs to no run, so it has no splits; name rows with --input_csv")?
+        .context("this directory does not belong to a run, so it has no splits; name rows with --input_csv")?
         .data;
     let rows = match split {
         Split::Train => SplitRows::train(data, &loaded.training_columns(true))?,

@@ -19,11 +19,11 @@ use crate::experiment::starter_report;
 use crate::hub::model_files::ModelFiles;
 use crate::kernels::device::Device;
 use crate::model::config::BackboneConfig;
+use crate::run::directory::CONFIG;
 
 const SPLITS: [&str; 3] = ["train.csv", "validation.csv", "test.csv"];
-const CONFIG: &str = "config.yaml";
 
-/// Fewer rows make no splits.
+/// Fewer rows cannot be split.
 const FEWEST_ROWS: usize = 10;
 
 /// Writes splits and a configuration, and prints what was found.
@@ -46,7 +46,7 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
         Some(labels) => Asked { labels: vec![labels.clone()], ..asked },
         None => asked,
     };
-    let recognised = Recognised::of_file(input.path(), &asked).map_err(in_terms_of_flags)?;
+    let recognised = Recognised::of_file(input.path(), &asked)?;
     let mut rows = Rows::read(args, &input, &directory, &recognised, console)?;
     let is_single_label = rows.settle_problem(args.problem_type, &recognised)?;
     let splits = rows.split(args.seed)?;
@@ -89,22 +89,20 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
     ))
 }
 
-/// The keys that readers name are flags here.
+/// Names flags of `init` in errors of the reader of training rows, which knows keys only.
 fn in_terms_of_flags(error: anyhow::Error) -> anyhow::Error {
-    let text = flags_for_keys(&format!("{error:#}"));
-    anyhow::anyhow!(text)
+    let text = format!("{error:#}");
+    anyhow::anyhow!(
+        text.replace("data.label_separator", "--label_separator")
+            .replace("data.labels_column", "--labels")
+            .replace("data.label_columns", "--labels")
+    )
 }
 
-fn flags_for_keys(text: &str) -> String {
-    text.replace("data.label_separator", "--label_separator")
-        .replace("data.labels_column", "--labels")
-        .replace("data.label_columns", "--labels")
-}
-
-/// Where the files go.
+/// The directory for splits and configuration.
 fn directory(args: &InitArgs) -> Result<PathBuf> {
     if args.data == Path::new("-") {
-        let message = "init reads rows several times, and standard input can be read once; name a file";
+        let message = "init reads the rows several times, so it cannot read standard input; name a file";
         return Err(Usage(message.to_owned()).into());
     }
     let directory = args.out_dir.clone().unwrap_or_else(|| PathBuf::from(dataset(&args.data)));
@@ -116,7 +114,7 @@ fn directory(args: &InitArgs) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The data set's name: the file's, without its ending.
+/// The data set's name: the file's, without its extension.
 fn dataset(data: &Path) -> String {
     let name = data.file_stem().map(|name| name.to_string_lossy().into_owned());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "data".to_owned())
@@ -126,14 +124,14 @@ fn refuse_existing(directory: &Path) -> Result<()> {
     for path in SPLITS.iter().chain([&CONFIG]).map(|name| directory.join(name)) {
         ensure!(
             fs::symlink_metadata(&path).is_err(),
-            "{}: exists, and init replaces nothing; choose another directory with --out_dir DIR, or remove it",
+            "{}: already exists, and init replaces nothing; choose another directory with --out_dir DIR, or remove it",
             path.display()
         );
     }
     Ok(())
 }
 
-/// A file as it is, or the flat rows of an export.
+/// A file, or the flat rows of an export.
 struct Input {
     source: PathBuf,
     flat: Option<Flat>,
@@ -156,7 +154,7 @@ impl Input {
 /// All rows: those to split, and splits that are ready.
 struct Rows {
     data: LabelledRows,
-    /// Validation and test.
+    /// Ready validation and test rows, if given.
     ready: [Option<LabelledRows>; 2],
     /// Flat rows of exports, which are read until all is written.
     _inputs: Vec<Input>,
@@ -193,7 +191,8 @@ impl Rows {
 
     /// Decides whether each row has one label, and leaves out rows that then have none.
     fn settle_problem(&mut self, asked: Option<LabelsOfARow>, recognised: &Recognised) -> Result<bool> {
-        /// Of a column that names one label a row, fewer empty cells than these are rows that nobody labelled.
+        /// If each row names one label and a smaller share of rows than this names none, those rows count as
+        /// unlabelled.
         const MOST_UNLABELLED: f64 = 0.2;
         let counts = self.data.label_counts();
         let names_one = matches!(recognised.form, LabelForm::List { .. }) && counts.most == 1;
@@ -203,7 +202,7 @@ impl Rows {
         if is_single {
             ensure!(
                 recognised.labels.len() > 1,
-                "there is one label alone, `{}`: nothing to tell apart",
+                "there is only one label, `{}`; a classifier needs at least two",
                 recognised.labels[0]
             );
             self.all().try_for_each(LabelledRows::keep_single_labels)?;
@@ -211,7 +210,7 @@ impl Rows {
         Ok(is_single)
     }
 
-    /// Splits what is not ready.
+    /// Divides the rows into the splits that were not given.
     fn split(&self, seed: u32) -> Result<Splits> {
         let kept = self.data.count();
         ensure!(
@@ -238,12 +237,12 @@ impl Rows {
 
     fn warn(&self, recognised: &Recognised, console: Console) {
         let doubts = self.ready.iter().flatten().chain([&self.data]).flat_map(|rows| &rows.doubts);
-        recognised.doubts.iter().chain(doubts).for_each(|doubt| console.warn(flags_for_keys(doubt)));
+        recognised.doubts.iter().chain(doubts).for_each(|doubt| console.warn(doubt));
         for rows in self.ready.iter().flatten() {
             let shared = rows.shared_with(&self.data);
             if shared > 0 {
                 let (ready, data) = (rows.source.display(), self.data.source.display());
-                console.warn(format!("{shared} texts of {ready} are also in {data}: scores on them say little"));
+                console.warn(format!("{shared} texts of {ready} are also in {data}: their scores are too good"));
             }
         }
     }
@@ -297,7 +296,7 @@ impl Splits {
     }
 }
 
-/// What is needed of the base before its weights.
+/// The parts of a base that `init` needs: everything but the weights.
 struct Base {
     config: BackboneConfig,
     files: ModelFiles,

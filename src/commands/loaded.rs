@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::configuration;
-use crate::cli::RunArgs;
+use crate::cli::{ConfigArgs, RunArgs};
 use crate::config::Config;
+use crate::config::model::Token;
 use crate::config::overrides::Overrides;
 use crate::console::Console;
 use crate::data::formats::Quoting;
 use crate::data::table::{Columns, LabelList, abridged};
+use crate::embedded;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
@@ -19,25 +21,33 @@ use crate::predictor::{self, Predictor};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{find_verified, newest_finished};
 
+/// The directories of a program that carries a classifier: the classifier, and its base.
+pub(super) const CLASSIFIER: &str = "classifier";
+pub(super) const BASE: &str = "base";
+
 /// The classifier that a command's flags name.
 pub struct Loaded {
-    /// The classifier.
     pub predictor: Predictor,
     /// The configuration of its run, or the one given for a peft directory.
     pub config: Option<Config>,
+    /// The frozen model, or the complete one.
+    pub base: BaseModel,
+    /// For the Hub, if the configuration has one.
+    pub token: Option<Token>,
     overrides: Overrides,
 }
 
 impl Loaded {
     /// Finds and loads the classifier that the flags name.
-    ///
-    /// # Errors
-    /// If there is none, or a part of it does not fit the others.
     pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
-        let given = selecting_config(args)?;
+        let given = selecting_config(&args.config)?;
         let run = match &args.run {
             Some(run) => run.clone(),
-            None => newest_run(args, given.as_ref())?,
+            // A program that carries a classifier is for that one.
+            None => match embedded::root() {
+                Some(root) => root.join(CLASSIFIER),
+                None => newest_run(&args.config, given.as_ref())?,
+            },
         };
         let trained = find_verified(&run)?;
         console.say(format!("using {}", trained.adapter.display()));
@@ -48,7 +58,7 @@ impl Loaded {
             Some(_) => (given, Overrides::read(&args.config.set)?),
             None => (configuration::load(&args.config)?, Overrides::default()),
         };
-        // The run's own configuration governs; the given one only selects, and brings a token.
+        // The run's own configuration governs; the given one only selects, and may have a token.
         let config = run_config.or_else(|| given.clone());
         let mut model = match (&file, &config) {
             (Some(file), _) => file.model_config()?,
@@ -59,14 +69,30 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        if let Some(name) = &overrides.model_name {
+        if trained.is_complete() {
+            ensure!(
+                overrides.model_name.is_none(),
+                "--set model.model_name: {} is a complete model, which needs no base",
+                trained.adapter.display()
+            );
+            model.model_name = trained.adapter.display().to_string();
+            model.random_init = false;
+        }
+        if let Some(root) = embedded::root().filter(|_| embedded::contains(&trained.adapter) && !trained.is_complete())
+        {
+            model.model_name = root.join(BASE).display().to_string();
+        } else if let Some(name) = &overrides.model_name {
             model.model_name.clone_from(name);
         }
-        let base = BaseModel::open(&model, device, console).with_context(|| {
-            format!(
-                "the base of {} cannot be used; --set model.model_name=DIR says where it lies now",
+        if let Some(precision) = args.precision {
+            precision.overrule(&mut model, device)?;
+        }
+        let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {
+            true => "the model cannot be used".to_owned(),
+            false => format!(
+                "the base of {} cannot be used; if it has moved, name its directory with --set model.model_name=DIR",
                 trained.adapter.display()
-            )
+            ),
         })?;
         let is_of_a_run = file.is_some();
         let file = match (file, &config) {
@@ -80,7 +106,8 @@ impl Loaded {
             }
             (None, None) => unreachable!("refused above"),
         };
-        Ok(Self { predictor: Predictor::open(trained, file, is_of_a_run, &base)?, config, overrides })
+        let predictor = Predictor::open(trained, file, is_of_a_run, &base)?;
+        Ok(Self { predictor, config, base, token: model.hf_token, overrides })
     }
 
     /// The columns of the rows that a command was given: those of training, as `--set` changes them.
@@ -173,21 +200,20 @@ impl Loaded {
 }
 
 /// The configuration that selects a run: `--set` is for the classifier, unless the files are not whole without.
-fn selecting_config(args: &RunArgs) -> Result<Option<Config>> {
-    if args.config.config.is_empty() {
+pub(super) fn selecting_config(args: &ConfigArgs) -> Result<Option<Config>> {
+    if args.config.is_empty() {
         return Ok(None);
     }
-    let mut config =
-        Config::load(&args.config.config, &[]).or_else(|_| Config::load(&args.config.config, &args.config.set))?;
-    if let Some(root) = &args.config.override_output_root {
+    let mut config = Config::load(&args.config, &[]).or_else(|_| Config::load(&args.config, &args.set))?;
+    if let Some(root) = &args.override_output_root {
         config.exp.output_root.clone_from(root);
     }
     Ok(Some(config))
 }
 
-fn newest_run(args: &RunArgs, given: Option<&Config>) -> Result<PathBuf> {
+pub(super) fn newest_run(args: &ConfigArgs, given: Option<&Config>) -> Result<PathBuf> {
     let default = PathBuf::from("outputs");
-    let root = args.config.override_output_root.as_ref();
+    let root = args.override_output_root.as_ref();
     let root = root.or(given.map(|config| &config.exp.output_root)).unwrap_or(&default);
     newest_finished(root, given.map(|config| (config.model.model_name.as_str(), config.data.dataset_name.as_str())))
 }

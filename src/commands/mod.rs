@@ -1,35 +1,41 @@
 //! One file a subcommand: they wire parts together and do no maths.
 
 pub mod bench;
+pub mod bundle;
 pub mod check;
 mod configuration;
 pub mod eval;
+pub mod export;
 pub mod init;
 pub mod loaded;
 mod outcome;
 pub mod predict;
 mod predict_input;
 pub mod prepare;
+pub mod push;
 pub mod runs;
+pub mod serve;
 pub mod train;
+
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::CommandFactory;
 
 use crate::cli::{Cli, Command};
+use crate::cluster::{self, Group};
 use crate::console::{Console, print, print_json};
 use crate::device::{self, Choice};
+use crate::embedded;
 use crate::exit::Usage;
 use crate::kernels::device::{Device, HAS_CUDA};
 
-/// Runs a command.
-///
-/// # Errors
-/// If it fails; the message is for the user.
 pub fn run(cli: &Cli) -> Result<()> {
     let choice = Choice::parse(&cli.global.device)?;
-    device::start_threads(cli.global.threads.map_or(0, usize::from))?;
-    let console = Console::new(cli.global.quiet);
+    let group = group(&cli.command)?;
+    device::start_threads(cli.global.threads.map_or_else(usual_threads, usize::from))?;
+    let console = if group.is_leader() { Console::new(cli.global.quiet) } else { Console::silent() };
+    embedded::open()?;
     if let Command::Prepare(args) = &cli.command {
         return prepare::run(&args.source, console);
     }
@@ -47,18 +53,56 @@ pub fn run(cli: &Cli) -> Result<()> {
     if let Command::Runs(args) = &cli.command {
         return runs::run(args);
     }
+    if let Command::Serve(args) = &cli.command {
+        return serve::run(args, Arc::new(move || open(choice, console)), console, cli.global.quiet);
+    }
+    if let Command::Bundle(args) = &cli.command {
+        return bundle::run(args, console);
+    }
+    if let Command::Export(args) = &cli.command {
+        return export::run(args, console);
+    }
+    if let Command::Push(args) = &cli.command {
+        return push::run(args, console);
+    }
     let device = open(choice, console)?;
     match &cli.command {
         Command::Init(args) => init::run(args, &device, console),
-        Command::Train(args) => train::run(args, &device, console),
-        Command::Eval(args) => eval::run(args, &device, console),
-        Command::Predict(args) => predict::run(args, &device, console),
-        Command::Prepare(_) | Command::Runs(_) | Command::ConfigSchema | Command::Completions(_) | Command::Man(_) => {
-            unreachable!("returned above")
-        }
+        Command::Train(args) => train::run(args, &device, &group, console),
+        Command::Eval(args) => eval::run(args, &device, &group, console),
+        Command::Predict(args) => predict::run(args, &device, &group, console),
+        Command::Prepare(_)
+        | Command::Serve(_)
+        | Command::Runs(_)
+        | Command::Bundle(_)
+        | Command::Export(_)
+        | Command::Push(_)
+        | Command::ConfigSchema
+        | Command::Completions(_)
+        | Command::Man(_) => unreachable!("returned above"),
         Command::Check(args) => check::run(&args.config, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }
+}
+
+/// The processes that share a command's work: those that `mpirun` started, if the command can share it.
+fn group(command: &Command) -> Result<Group> {
+    match command {
+        Command::Train(args) if !args.dry_run => Group::open(),
+        Command::Eval(_) => Group::open(),
+        Command::Predict(args) if args.shard.is_none() => Group::open(),
+        _ => Ok(Group::alone()),
+    }
+}
+
+/// Threads without `--threads`: 0, one a core, or a rank's share of the machine's cores.
+fn usual_threads() -> usize {
+    let Some(member) = cluster::member() else { return 0 };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // mpirun may have bound the rank to its cores already.
+    let (ranks, _) = member.on_this_host();
+    let share = device::cores().div_ceil(ranks).max(1);
+    cores.min(share)
 }
 
 /// The man page of the program or of a command, in roff.
@@ -77,11 +121,13 @@ fn man_page(of: Option<&str>) -> Result<String> {
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
-/// Opens the device. With `auto`, a GPU that cannot be used is said, and the CPU taken.
+/// Opens the device. `auto` falls back to the CPU with a warning if the GPU cannot be used.
 fn open(choice: Choice, console: Console) -> Result<Device> {
+    // Each rank of a machine takes a GPU of its own.
+    let (_, local) = cluster::member().map_or((1, 0), cluster::Member::on_this_host);
     match choice {
-        Choice::Cuda(ordinal) => Ok(Device::gpu(ordinal)?),
-        Choice::Auto if HAS_CUDA => Ok(Device::gpu(0).unwrap_or_else(|error| {
+        Choice::Cuda(ordinal) => Ok(Device::gpu(ordinal + local)?),
+        Choice::Auto if HAS_CUDA => Ok(Device::gpu(local).unwrap_or_else(|error| {
             console.warn(format!("computing on the CPU: {error}"));
             Device::cpu()
         })),

@@ -1,4 +1,4 @@
-//! The end of training: results for people or for scripts, and what to do next.
+//! The end of training: results for people or for scripts, and the next commands.
 
 use std::fmt::Write;
 
@@ -11,9 +11,6 @@ use crate::run::directory::RunDir;
 use crate::run::results::{OverSeeds, RunSummary};
 
 /// Prints a run's results to standard output.
-///
-/// # Errors
-/// If it cannot be written.
 pub(super) fn print_results(run: &RunDir, summary: &RunSummary, is_json: bool) -> Result<()> {
     let path = run.path().display().to_string();
     if is_json {

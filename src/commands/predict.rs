@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -12,6 +13,7 @@ use super::loaded::Loaded;
 use super::predict_input::{self, Input, Origin};
 use crate::atomic_file;
 use crate::cli::PredictArgs;
+use crate::cluster::{Group, share};
 use crate::console::{Console, ProgressMeter, output_error};
 use crate::data::columns::Columns;
 use crate::data::table::Example;
@@ -31,8 +33,11 @@ const WINDOW: usize = 1024;
 ///
 /// # Errors
 /// If the classifier or a row cannot be used; then no output file appears.
-pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> {
+pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console) -> Result<()> {
     let origin = Origin::of(args)?;
+    if !group.is_leader() {
+        return help(args, &origin, device, group, console);
+    }
     let output = args.output.as_ref().or(args.output_jsonl.as_ref());
     let output = output.map_or_else(|| origin.default_output(args), PathBuf::as_path);
     let format = Format::of(output)?;
@@ -51,16 +56,26 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     let input = origin.open(args, &columns)?;
     input.notes(console);
     let total = origin.file().map(|path| predict_input::count(path, &columns)).transpose()?;
+    let range = range(args, total)?;
     let decision = decision(args, &loaded.predictor.file)?;
-    let job = || job(&loaded, &decision, &origin, (&columns, format));
+    let job = || job(&loaded, &decision, &origin, &range, (&columns, format));
     let job = if is_to_file && origin.file().is_some() { Some(job()?) } else { None };
     let names = column_names(&loaded.predictor.file.labels);
     if matches!(format, Format::Separated(_)) {
         say_renamed(&loaded.predictor.file.labels, &names[2..], console);
     }
     let batch_size = loaded.batch_size(&args.run);
-    let rows =
-        PredictedRows { input: origin.path(), loaded, decision, batch_size, format, columns: names, total, console };
+    let rows = PredictedRows {
+        input: origin.path(),
+        loaded,
+        decision,
+        batch_size,
+        format,
+        columns: names,
+        range,
+        group,
+        console,
+    };
     if output.as_os_str() == "-" {
         let mut writer = BufWriter::new(io::stdout().lock());
         let written = rows.write_all(input, &mut writer, 0, |writer, _| Ok(writer.flush()?));
@@ -84,14 +99,48 @@ pub fn run(args: &PredictArgs, device: &Device, console: Console) -> Result<()> 
     Ok(())
 }
 
-/// All that decides the bytes of the output.
-fn job(loaded: &Loaded, decision: &Decision, origin: &Origin, (columns, format): (&Columns, Format)) -> Result<Value> {
+/// The rows to predict, of `total` if their number is known.
+fn range(args: &PredictArgs, total: Option<usize>) -> Result<Range<usize>> {
+    match (args.shard, total) {
+        (None, total) => Ok(0..total.unwrap_or(usize::MAX)),
+        (Some(shard), Some(total)) if args.output.is_some() || args.output_jsonl.is_some() => {
+            Ok(share(shard.index, shard.count, total))
+        }
+        (Some(_), Some(_)) => Err(Usage("--shard needs -o FILE: each part has an output of its own".into()).into()),
+        (Some(_), None) => Err(Usage("--shard needs a file: the rows of a stream cannot be counted".into()).into()),
+    }
+}
+
+/// The part of a rank that does not lead: it computes its share of each window that rank 0 reads.
+fn help(args: &PredictArgs, origin: &Origin, device: &Device, group: &Group, console: Console) -> Result<()> {
+    let loaded = Loaded::open(&args.run, device, console)?;
+    let decision = decision(args, &loaded.predictor.file)?;
+    let batch_size = loaded.batch_size(&args.run);
+    let source = origin.path();
+    loop {
+        let (before, window): (usize, Vec<Example>) = group.from_leader(|| bail!("rank 0 reads the rows"))?;
+        if window.is_empty() {
+            return Ok(());
+        }
+        let encoded = loaded.predictor.encode(&window, &source.display().to_string(), before)?;
+        loaded.predictor.evaluate(&encoded, &decision, batch_size, group, |_| ())?;
+    }
+}
+
+/// Everything that determines the bytes of the output.
+fn job(
+    loaded: &Loaded,
+    decision: &Decision,
+    origin: &Origin,
+    range: &Range<usize>,
+    (columns, format): (&Columns, Format),
+) -> Result<Value> {
     let mut classifier = loaded.predictor.trained.files();
     classifier.retain(|path| path.is_file() && path.file_name().is_none_or(|name| name != "README.md"));
     classifier.sort();
     let classifier = classifier.iter().map(|path| atomic_file::sha256(path)).collect::<Result<Vec<_>>>()?;
     let input = origin.file().map(atomic_file::sha256).transpose()?;
-    let options = format!("{decision:?} {columns:?} {format:?}");
+    let options = format!("{decision:?} {columns:?} {format:?} {range:?}");
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "classifier": atomic_file::hex(&Sha256::digest(classifier.concat())),
@@ -106,7 +155,7 @@ fn say_renamed(labels: &[String], columns: &[String], console: Console) {
     }
 }
 
-/// This command again, to go on with its output.
+/// The command that continues this output.
 fn resume_command() -> String {
     let mut words: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
     if !words.iter().any(|word| word == "--resume") {
@@ -115,7 +164,7 @@ fn resume_command() -> String {
     format!("to resume it:\n  llmcls {}", words.join(" "))
 }
 
-/// What the flags make of the classifier's thresholds.
+/// Combines the flags with the classifier's own thresholds.
 fn decision(args: &PredictArgs, file: &ClassifierFile) -> Result<Decision> {
     if let Some(count) = args.top_k {
         return Ok(Decision::Top(count));
@@ -150,7 +199,7 @@ enum Format {
 }
 
 impl Format {
-    /// By the output's ending. A name without one, standard output, a device or a FIFO get JSON lines.
+    /// The format for an output's extension. Standard output, devices, FIFOs and names without one get JSON lines.
     fn of(output: &Path) -> Result<Self> {
         let ending = output.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending.as_deref() {
@@ -195,16 +244,17 @@ struct PredictedRows<'a> {
     batch_size: usize,
     format: Format,
     columns: Vec<String>,
-    /// How many rows there are, if that is known.
-    total: Option<usize>,
+    /// The rows of the input to predict.
+    range: Range<usize>,
+    group: &'a Group,
     console: Console,
 }
 
 impl PredictedRows<'_> {
-    /// Predicts all rows into a file that `--resume` can go on with; returns how many there were.
+    /// Predicts all rows into a file that `--resume` can continue; returns the number of rows.
     fn write_resumable(&self, input: Input, output: &Path, job: Value, resumes: bool) -> Result<usize> {
         let Some((mut partial, start)) = PartialOutput::open(output, job, resumes)? else {
-            bail!("{}: is no file any more", output.display());
+            bail!("{}: the file is gone", output.display());
         };
         let skipped = match start {
             Start::New if resumes => {
@@ -213,7 +263,7 @@ impl PredictedRows<'_> {
             }
             Start::New => 0,
             Start::Replaces => {
-                self.console.warn("an earlier job was not finished; --resume would have gone on with its output");
+                self.console.warn("an earlier job was not finished; --resume would have continued its output");
                 0
             }
             Start::After(rows) => {
@@ -236,7 +286,8 @@ impl PredictedRows<'_> {
         }
     }
 
-    /// Predicts the rows after the first `skipped`, a window at a time; returns how many there are with those.
+    /// Predicts the rows of the range after its first `skipped`, a window at a time; returns how many there are with
+    /// those.
     fn write_all<W: Write>(
         &self,
         mut input: Input,
@@ -244,35 +295,41 @@ impl PredictedRows<'_> {
         skipped: usize,
         mut after_window: impl FnMut(&mut W, usize) -> Result<()>,
     ) -> Result<usize> {
+        let first = self.range.start + skipped;
         let mut rows = 0;
-        while rows < skipped {
-            let window = input.window((skipped - rows).min(WINDOW))?;
+        while rows < first {
+            let window = input.window((first - rows).min(WINDOW))?;
             ensure!(!window.is_empty(), "{}: has only {rows} rows", self.input.display());
             rows += window.len();
         }
-        if let (Format::Separated(separator), 0) = (self.format, skipped) {
+        if let (Format::Separated(separator), 0) = (self.format, first) {
             writer.write_all(&record(separator, self.columns.iter().map(|name| without_formula(name)))?)?;
         }
         // A stream is answered at once: there is nothing to wait for.
-        let mut bar = self.total.map(|total| self.console.progress("predicting", total, "rows"));
+        let is_counted = self.range.end < usize::MAX;
+        let mut bar = is_counted.then(|| self.console.progress("predicting", self.range.len(), "rows"));
         if let Some(bar) = &mut bar {
             bar.start_at(skipped);
         }
         loop {
-            let window = input.window(WINDOW)?;
+            let window = match self.range.end - rows {
+                0 => Vec::new(),
+                left => input.window(left.min(WINDOW))?,
+            };
+            let (_, window) = self.group.from_leader(|| Ok((rows, window)))?;
             if window.is_empty() {
                 input.warn(self.console);
                 break;
             }
             self.write_window(&window, rows, writer, bar.as_mut())?;
             rows += window.len();
-            after_window(writer, rows)?;
+            after_window(writer, rows - self.range.start)?;
         }
         writer.flush()?;
         if let Some(bar) = bar {
             bar.finish();
         }
-        Ok(rows)
+        Ok(rows - self.range.start)
     }
 
     fn write_window(
@@ -286,7 +343,7 @@ impl PredictedRows<'_> {
         let labels = &predictor.file.labels;
         let samples = predictor.encode(examples, &self.input.display().to_string(), before)?;
         let evaluation = predictor
-            .evaluate(&samples, &self.decision, self.batch_size, |count| {
+            .evaluate(&samples, &self.decision, self.batch_size, self.group, |count| {
                 if let Some(bar) = &mut bar {
                     let rate = bar.rate(count);
                     bar.advance(count, || format!("{rate:.1} rows/s"));

@@ -1,6 +1,5 @@
 //! The rows that `predict` reads: a file, a stream, `--text`, or what is typed at a prompt.
 
-use std::borrow::Cow;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use crate::cli::PredictArgs;
 use crate::console::Console;
 use crate::data::columns::Columns;
 use crate::data::formats::Rows;
-use crate::data::table::{Example, Table, join_fields};
+use crate::data::table::{Example, Table, typed_text};
 use crate::exit::Usage;
 
 /// Where the rows come from.
@@ -36,7 +35,7 @@ impl Origin {
         }
     }
 
-    /// For messages.
+    /// The path for messages.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
@@ -53,7 +52,7 @@ impl Origin {
         }
     }
 
-    /// Whether no stream is meant; a file may still be missing.
+    /// Returns true unless the input is a stream. The file may still be missing.
     pub(super) fn can_be_read_again(&self) -> bool {
         matches!(self, Self::File(path) if path.as_os_str() != "-" && (path.is_file() || !path.exists()))
     }
@@ -76,7 +75,7 @@ impl Origin {
     }
 }
 
-/// The rows.
+/// Rows to predict.
 pub(super) enum Input {
     Table(Box<Table>),
     Texts { texts: std::vec::IntoIter<String>, fields: bool, count: usize },
@@ -84,7 +83,7 @@ pub(super) enum Input {
 }
 
 impl Input {
-    /// The rows that are there now: at most `most`, at least one; none at the end.
+    /// The rows that have arrived: at most `most`, at least one; none at the end.
     pub(super) fn window(&mut self, most: usize) -> Result<Vec<Example>> {
         let mut window = Vec::new();
         while window.len() < most && (window.is_empty() || !self.is_paused()) {
@@ -116,7 +115,7 @@ impl Input {
         match self {
             Self::Table(table) => table.notes().iter().for_each(|note| console.say(note)),
             Self::Texts { .. } => {}
-            Self::Prompt { .. } => console.say("type a text and Enter; Ctrl-D ends"),
+            Self::Prompt { .. } => console.say("type a text and press Enter; Ctrl-D ends"),
         }
     }
 
@@ -137,12 +136,10 @@ pub(super) fn count(path: &Path, columns: &Columns) -> Result<usize> {
     Ok(count)
 }
 
-/// A text as a row of a file would have it.
+/// A typed text as a row.
 fn typed(text: &str, fields: bool, count: &mut usize) -> Example {
-    let text = if fields { join_fields(&[Cow::Borrowed(text)]) } else { text.to_owned() };
-    let text = if text.is_empty() { " ".to_owned() } else { text };
     *count += 1;
-    Example { id: (*count - 1).to_string(), text, labels: Vec::new() }
+    Example { id: (*count - 1).to_string(), text: typed_text(text, fields), labels: Vec::new() }
 }
 
 /// The next line that is typed and not blank.

@@ -35,7 +35,7 @@ pub fn run(source: &PrepareSource, console: Console) -> Result<()> {
     }
 }
 
-/// What is to be made of which rows.
+/// A request: the rows, and what `prepare` makes from them.
 struct Preparation {
     /// Rows that are split, and rows that are the test split as they are.
     pool: Vec<PathBuf>,
@@ -46,9 +46,9 @@ struct Preparation {
     seed: u32,
     quoting: Quoting,
     labels_column: String,
-    /// None: found over the whole column.
+    /// `None` to detect it from the whole column.
     separator: Option<String>,
-    /// Files that the user named, which must not be written over.
+    /// Files that the user named and that no output may replace.
     sources: Vec<PathBuf>,
     overwrite: bool,
     /// Columns that are kept; none: all but the labels'.
@@ -101,7 +101,10 @@ fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
         Some(directory) => local_files(directory)?,
         None => hub_files(&args.dataset, console)?,
     };
-    ensure!(!pool.is_empty(), "no file of training rows: a name with `train` that ends in .parquet, .jsonl or .json");
+    ensure!(
+        !pool.is_empty(),
+        "no file of training rows; its name must contain `train` and end in .parquet, .jsonl or .json"
+    );
     let labels_column = labels_column(args.labels_column.as_ref(), &pool[0], args.common.quoting)?;
     let (common, k) = (&args.common, args.top_k);
     let file = |name: String| args.out_dir.join(name);
@@ -219,7 +222,7 @@ fn hub_files(dataset: &str, console: Console) -> Result<(Vec<PathBuf>, Vec<PathB
     let context = || format!("{dataset}: cannot get the data set; --input_dir reads local files of the same form");
     let (train, test) = by_split(repo.list().with_context(context)?);
     let fetch = |names: Vec<String>| -> Result<Vec<PathBuf>> {
-        let file = |name: &String| repo.file(name)?.with_context(|| format!("`{name}` is listed and not there"));
+        let file = |name: &String| repo.file(name)?.with_context(|| format!("`{name}` is listed but missing"));
         names.iter().map(|name| file(name).with_context(context)).collect()
     };
     let fetched = (fetch(train)?, fetch(test)?);
@@ -243,7 +246,7 @@ type Writers<'a> = [Option<csv::Writer<&'a mut BufWriter<File>>>; 3];
 impl Preparation {
     fn make(&self, console: Console) -> Result<()> {
         for (size, flag) in [(self.validation_size, "--val_size"), (self.test_size, "--test_size")] {
-            ensure!((0.0..1.0).contains(&size), "{flag} is {size}, expected a part from 0 to 1");
+            ensure!((0.0..1.0).contains(&size), "{flag} is {size}, expected a share from 0 to 1");
         }
         ensure!(self.validation_size + self.test_size < 1.0, "--val_size and --test_size leave no row to train on");
         ensure!(self.top_k != Some(0), "--top_k is 0, expected at least 1");
@@ -259,7 +262,7 @@ impl Preparation {
             Ok(())
         })?;
         let columns = counts.columns(self.top_k, &self.prefix, &self.names);
-        ensure!(!columns.is_empty(), "column `{}` names no label", self.labels_column);
+        ensure!(!columns.is_empty(), "column `{}` contains no label", self.labels_column);
         create_directory(self.mapping.parent().unwrap_or(Path::new(".")))?;
         let written = self.write(&splits, &listing, &columns, console)?;
         write_json(&self.mapping, &json!({"labels_column": self.labels_column, "labels": columns}))?;
@@ -298,7 +301,7 @@ impl Preparation {
         }
     }
 
-    /// Where each row goes: those of the pool by a seeded permutation, the others to the test split. And how
+    /// The split of each row: by a seeded permutation for the pool, the test split for the others. Also how
     /// the column lists labels.
     fn splits(&self, console: Console) -> Result<(Vec<Split>, Listing)> {
         let mut lengths = [0, 0];
@@ -316,13 +319,10 @@ impl Preparation {
         }
         let [pool, test] = lengths;
         ensure!(pool > 0, "there are no rows");
-        let findings = found.find(&self.labels_column, self.separator.as_deref(), &[])?;
+        let findings = found.find((&self.labels_column, "--label_separator"), self.separator.as_deref(), &[])?;
         findings.listing.check_names(&self.labels_column, &self.names, "--label_names FILE")?;
         console.say(format!("labels in `{}` are read {}", self.labels_column, findings.listing.describe()));
-        findings
-            .doubts
-            .iter()
-            .for_each(|doubt| console.warn(doubt.replace("data.label_separator", "--label_separator")));
+        findings.doubts.iter().for_each(|doubt| console.warn(doubt));
         let mut splits = vec![Split::Train; pool];
         let part = |size: f64| (pool as f64 * size).round() as usize;
         let (validation, tested) = (part(self.validation_size), part(self.test_size));

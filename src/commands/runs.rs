@@ -1,20 +1,16 @@
-//! `llmcls runs`: what was trained, newest first.
+//! `llmcls runs`: lists the runs, newest first.
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::json;
 
 use crate::cli::RunsArgs;
 use crate::console::{print, print_json};
-use crate::run::listing::{Listed, list};
+use crate::run::listing::list;
 
-/// Prints the runs.
-///
-/// # Errors
-/// If standard output cannot be written.
 pub fn run(args: &RunsArgs) -> Result<()> {
     let runs = list(&args.output_root);
     if args.json {
-        return print_json(&Value::from(runs.iter().map(Listed::to_json).collect::<Vec<_>>()));
+        return print_json(&json!(runs));
     }
     if runs.is_empty() {
         return print(&format!("no run under {}\n", args.output_root.display()));

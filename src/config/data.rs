@@ -45,7 +45,7 @@ section! {
         /// The text between two labels in `labels_column`. Without it: the one of `,`, `;` and `|` that the training
         /// rows use, which `train` prints.
         label_separator: Option<String> = or(None).check(|text| text.as_deref() != Some(""), "is empty");
-        /// How the cells of CSV files are quoted: `standard`, or `none` where quotes are characters like others.
+        /// Quotes in CSV files: `standard`, or `none` to take them as ordinary characters.
         quoting: Quoting = or(Quoting::Standard);
         /// Use only the first n rows of `train_csv`.
         max_train_samples: Option<usize> = or(None).at_least(1);
@@ -84,7 +84,7 @@ pub(super) fn check_names(section: &Section, key: &str, names: &[String]) {
 }
 
 yaml_enum! {
-    /// How the cells of a CSV file are quoted.
+    /// Quotes in CSV files.
     Quoting {
         /// You can put a cell in double quotes, and must double each quote inside it (RFC 4180).
         Standard = "standard",

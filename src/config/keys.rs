@@ -17,13 +17,13 @@ pub struct Key {
     pub section: &'static str,
     /// The key's name in its section.
     pub name: &'static str,
-    /// One or more sentences.
+    /// Documentation: one or more sentences.
     pub doc: String,
     /// JSON; `None` if the key is required.
     pub default: Option<Json>,
     /// JSON Schema of a value.
     pub schema: Json,
-    /// What an error says was expected.
+    /// The expected value, for errors: "a whole number".
     pub expected: &'static str,
 }
 
@@ -81,7 +81,7 @@ impl<T: KeyType> Rule<T> {
         Self { normalize: Some(to), ..self }
     }
 
-    /// What is wrong with a value that was given; it follows the key's name.
+    /// The problem with a given value, worded to follow the key's name.
     pub(super) fn problem(&self, value: &T) -> Option<String> {
         if let Some(number) = value.number() {
             let is_low = self.minimum.is_some_and(|min| number < min.value || number == min.value && !min.is_inclusive);
@@ -133,13 +133,11 @@ pub(super) fn zero_is_none(count: Option<usize>) -> Option<usize> {
 /// The type of a key: any type that YAML can become, or an `Option` of one, where null means none.
 pub(super) trait KeyType: Sized + Serialize {
     const EXPECTED: &'static str;
-    /// See [`FromNode::IS_TEXT`].
     const IS_TEXT: bool;
 
-    /// See [`FromNode::fault`].
     fn fault(node: Value<'_>) -> Option<String>;
 
-    /// What `null` means: `None` is the default.
+    /// The value of `null`; `None` stands for the default.
     fn of_null() -> Option<Self>;
 
     /// The value, or `None` if the node has another type.

@@ -30,14 +30,14 @@ use tree::Tree;
 use crate::exit::Usage;
 use crate::secret;
 
-/// Everything that a run is told.
+/// The configuration of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// Where examples come from.
     pub data: DataConfig,
     /// The base model and its adapters.
     pub model: ModelConfig,
-    /// How it is trained.
+    /// The training loop.
     pub train: TrainConfig,
     /// Where results go, and the seeds.
     pub exp: ExpConfig,
@@ -62,9 +62,6 @@ impl Config {
     }
 
     /// Reads the configuration that a run recorded.
-    ///
-    /// # Errors
-    /// As [`Config::load`].
     pub fn of_run(path: &Path) -> Result<Self> {
         // Runs from before the key computed in f32.
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -74,9 +71,6 @@ impl Config {
     }
 
     /// Reads the configuration that a record holds as JSON.
-    ///
-    /// # Errors
-    /// As [`Config::load`].
     pub fn recorded(value: &serde_json::Value) -> Result<Self> {
         Self::from_tree(Tree::parse(&value.to_string(), "the recorded configuration")?)
     }

@@ -20,12 +20,12 @@ section! {
         /// Access token for gated models; otherwise `HF_TOKEN` is used. Never recorded or shown.
         #[serde(skip)]
         hf_token: Option<Token> = or(None).normalize(is_not_empty);
-        /// How labels relate to each other.
+        /// Independent labels, or exactly one label for each row.
         problem_type: ProblemType = or(ProblemType::MultiLabel);
         /// Hold the base's linear layers in 4-bit NF4 with double quantization. A checkpoint that bitsandbytes quantized
         /// this way is read as it is.
         use_4bit: bool = or(true);
-        /// How other frozen weights are stored.
+        /// Storage of the frozen weights that are not in 4 bits.
         torch_dtype: TorchDtype = or(TorchDtype::Bfloat16);
         /// In what products with frozen weights are computed on the CPU. `auto` is `bfloat16` where the CPU has
         /// AVX512_BF16 and `torch_dtype` is `bfloat16`, else `float32`; a run records which it was.
@@ -51,7 +51,7 @@ section! {
 }
 
 yaml_enum! {
-    /// What the labels are to each other.
+    /// Independent labels, or exactly one label for each row.
     ProblemType {
         /// Independent: sigmoid and binary cross-entropy.
         MultiLabel = "multi_label_classification",
@@ -61,7 +61,7 @@ yaml_enum! {
 }
 
 yaml_enum! {
-    /// How frozen weights are held.
+    /// Storage of frozen weights.
     TorchDtype {
         /// 2 bytes, f32's range.
         Bfloat16 = "bfloat16",
@@ -77,7 +77,7 @@ yaml_enum! {
     ComputeType {
         /// bfloat16 where the CPU has instructions for it and weights are held so, else float32.
         Auto = "auto",
-        /// f32.
+        /// Products in f32.
         Float32 = "float32",
         /// Operands in bf16, sums in f32.
         Bfloat16 = "bfloat16",
@@ -157,9 +157,6 @@ impl Serialize for Token {
 
 impl ModelConfig {
     /// A section with these keys, and defaults for the others.
-    ///
-    /// # Errors
-    /// If a value is not valid.
     pub fn from_pairs(pairs: &[(&str, serde_json::Value)]) -> anyhow::Result<Self> {
         // JSON is YAML.
         let text: serde_json::Map<_, _> = pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();

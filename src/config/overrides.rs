@@ -20,7 +20,7 @@ const KEYS: [&str; 9] = [
     "train.eval_batch_size",
 ];
 
-/// What `--set` changes of a trained classifier's own settings. `Some(None)` is a key that was set to null.
+/// Settings of a trained classifier that `--set` overrides. `Some(None)` is a key that was set to null.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Where the base is now.
@@ -37,7 +37,7 @@ pub struct Overrides {
     pub labels_column: Option<Option<String>>,
     /// Between the labels of that column.
     pub label_separator: Option<Option<String>>,
-    /// How a CSV file is quoted.
+    /// Quotes in CSV files.
     pub quoting: Option<Quoting>,
     /// Rows in a batch.
     pub eval_batch_size: Option<usize>,
@@ -53,7 +53,7 @@ impl Overrides {
         for setting in settings {
             let (key, value) = parse_setting(setting)?;
             if !KEYS.contains(&key) {
-                bail!("--set {key}: the run has decided this key; eval and predict take {}", KEYS.join(", "));
+                bail!("--set {key}: the run fixes this key; eval and predict accept {}", KEYS.join(", "));
             }
             tree.merge(value);
         }

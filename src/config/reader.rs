@@ -74,7 +74,7 @@ impl Section {
 }
 
 impl Drop for Section {
-    /// What was not taken is unknown.
+    /// Reports every key that nothing has read as unknown.
     fn drop(&mut self) {
         for (key, location, _) in std::mem::take(&mut self.entries) {
             let nearest = self

@@ -15,12 +15,12 @@ fn sections() -> [(&'static str, &'static str, Vec<Key>); 4] {
     [
         ("data", "Where examples come from.", DataConfig::keys()),
         ("model", "The base model and its adapters.", ModelConfig::keys()),
-        ("train", "How the adapters are trained.", TrainConfig::keys()),
+        ("train", "Training of the adapters.", TrainConfig::keys()),
         ("exp", "Where results go, and the seeds.", ExpConfig::keys()),
     ]
 }
 
-/// `docs/configuration.md`'s tables.
+/// The tables of `docs/configuration.md`.
 #[must_use]
 pub fn markdown() -> String {
     let mut out = String::new();
@@ -43,7 +43,7 @@ pub fn markdown() -> String {
     out
 }
 
-/// What a key takes, in a few words.
+/// Describes the values of a key in a few words.
 fn values(key: &Key) -> String {
     let choices = |schema: &Json| -> Option<String> {
         let choices = schema["oneOf"].as_array()?;

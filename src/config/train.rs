@@ -63,7 +63,7 @@ section! {
         warmup_steps: usize = or(0).at_most(i32::MAX);
         /// Warm-up as a share of all steps.
         warmup_ratio: f64 = or(0.0).at_least(0).at_most(1);
-        /// How the micro-batches' gradients combine: `sum` is what transformers 4.54 and later do.
+        /// Combine the micro-batches' gradients by their mean or their sum. transformers 4.54 and later take the sum.
         accumulation_reduction: Reduction = or(Reduction::Mean);
         /// Optimizer steps between two lines of `history.jsonl`.
         logging_steps: usize = or(10).at_least(1).at_most(i32::MAX);
@@ -73,7 +73,7 @@ section! {
 }
 
 yaml_enum! {
-    /// How the learning rate changes, by transformers' formulas.
+    /// Learning-rate schedules, by transformers' formulas.
     SchedulerType {
         /// Falls to 0 in a straight line.
         Linear = "linear",
@@ -81,29 +81,29 @@ yaml_enum! {
         Cosine = "cosine",
         /// Stays, from the first step on.
         Constant = "constant",
-        /// Stays, after the warm-up.
+        /// Warm-up, then constant.
         ConstantWithWarmup = "constant_with_warmup",
     }
 }
 
 yaml_enum! {
-    /// How the gradients of a window's micro-batches make one.
+    /// A way to combine the gradients of the micro-batches in a step.
     Reduction {
-        /// Their mean.
+        /// The mean of the gradients.
         Mean = "mean",
         /// Their sum, as transformers 4.54 and later do for Llama.
         Sum = "sum",
     }
 }
 
-/// What a positive counts for in the loss.
+/// The weight of positives in the loss.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClassWeights {
-    /// As much as a negative.
+    /// The weight of negatives: 1.
     None,
     /// Negatives over positives of its label in the training rows, at most 10.
     Balanced,
-    /// As given; labels that are not named count 1.
+    /// Given weights; labels without one have weight 1.
     Given(Vec<(String, f64)>),
 }
 
@@ -153,13 +153,13 @@ yaml_enum! {
 }
 
 yaml_enum! {
-    /// Whether thresholds are found on the validation split.
+    /// Choice of thresholds on the validation split.
     TuneThresholds {
-        /// All are 0.5.
+        /// No tuning: every threshold is 0.5.
         None = "none",
-        /// One for all labels.
+        /// One threshold for all labels.
         Global = "global",
-        /// One a label.
+        /// One threshold for each label.
         PerLabel = "per_label",
     }
 }
@@ -167,13 +167,13 @@ yaml_enum! {
 yaml_enum! {
     /// A destination of metrics.
     Reporter {
-        /// Event files.
+        /// TensorBoard event files.
         Tensorboard = "tensorboard",
         /// `history.jsonl` and the other JSON files, which are always written.
         Json = "json",
         /// `history.csv`, which is always written, too.
         Csv = "csv",
-        /// Nowhere else.
+        /// Nothing in addition.
         None = "none",
     }
 }
@@ -211,6 +211,12 @@ impl TrainConfig {
             "lr_scheduler_type",
             "is `constant`, which has no warm-up; use `constant_with_warmup`, or drop warmup_steps and warmup_ratio",
         );
+    }
+
+    /// Optimizer steps of one pass over `rows`.
+    #[must_use]
+    pub fn steps_per_epoch(&self, rows: usize) -> usize {
+        rows.div_ceil(self.batch_size).div_ceil(self.gradient_accumulation_steps)
     }
 
     /// Examples in a batch of evaluation.

@@ -8,16 +8,16 @@ use super::tree::Node;
 
 /// A type that a YAML value can become.
 pub trait FromNode: Sized {
-    /// What the error says was expected.
+    /// The expected value, for errors.
     const EXPECTED: &'static str;
 
-    /// Whether `--set` gives the value as it is typed, whatever it would mean in YAML.
+    /// True if `--set` takes the text as you type it, even where YAML would read it as a number or a boolean.
     const IS_TEXT: bool = false;
 
     /// The value, or `None` if the node has another type.
     fn from_node(node: Value<'_>) -> Option<Self>;
 
-    /// What is wrong inside a node that `from_node` refused, if a part of it is to blame.
+    /// The problem inside a node that `from_node` refused, if one part of it is to blame.
     fn fault(_: Value<'_>) -> Option<String> {
         None
     }

@@ -1,15 +1,15 @@
-//! Which columns make an example, and how a cell says 0 or 1.
+//! Columns that make an example, and cells that mean 0 or 1.
 
 use std::collections::HashSet;
 
 use super::formats::Quoting;
 
-/// Which columns make an example.
+/// Columns that make an example.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Columns {
     /// None: the row's number is the id.
     pub id: Option<String>,
-    /// Whether the row's number is the id where the file has no such column.
+    /// True if the row's number is the id where the file has no such column.
     pub id_may_be_absent: bool,
     /// Joined to make the text; none: `text` is the text.
     pub text_fields: Option<Vec<String>>,
@@ -19,16 +19,15 @@ pub struct Columns {
     pub labels: Vec<String>,
     /// The one column that lists a row's labels; none: each label has a column of 0 and 1.
     pub label_list: Option<LabelList>,
-    /// Whether labels were found among the columns, so that other columns of 0 and 1 are worth a word.
+    /// True if labels were found among the columns: then other columns of 0 and 1 deserve a warning.
     pub labels_were_found: bool,
-    /// How the cells of a CSV file are quoted.
+    /// Quotes in CSV files.
     pub quoting: Quoting,
 }
 
 /// A column that lists a row's labels: a JSON or Python list, or text with a separator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelList {
-    /// Its name.
     pub column: String,
     /// Between labels; none: found over the whole column.
     pub separator: Option<String>,

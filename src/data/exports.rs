@@ -20,20 +20,20 @@ pub enum Tool {
     LabelStudio,
     /// `fields`, `responses` and `suggestions`; or `inputs` and `annotation`.
     Argilla,
-    /// `accept` and `answer`.
+    /// Rows with `accept` and `answer`.
     Prodigy,
-    /// `__label__a __label__b text`
+    /// Lines of `__label__a __label__b text`.
     FastText,
 }
 
-/// What became of an export.
+/// The result of reading an export.
 #[derive(Debug, Default)]
 pub struct Flattened {
     /// The key of the labels in the rows that were written.
     pub labels_column: String,
-    /// What to tell.
+    /// Notes for the user.
     pub notes: Vec<String>,
-    /// What to warn of.
+    /// Warnings for the user.
     pub doubts: Vec<String>,
 }
 
@@ -63,7 +63,6 @@ impl Tool {
         }
     }
 
-    /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -85,9 +84,6 @@ impl Tool {
 }
 
 /// Refuses a file that an annotation tool exported, and names the command that reads it.
-///
-/// # Errors
-/// If it is one.
 pub fn refuse(path: &Path, columns: &[String]) -> Result<()> {
     // Prodigy's lists are in a column of their own: the rows are flat enough, if all were accepted.
     if let Some(tool) = Tool::of_columns(columns).filter(|tool| *tool != Tool::Prodigy) {
@@ -191,7 +187,7 @@ fn write_records(path: &Path, tool: Tool, read: &[Record], question: &str, out: 
     flattened.notes.push(format!("{}: an export of {}; labels are those of `{question}`", path.display(), tool.name()));
     for (count, what) in [
         (unlabelled, "have no annotation and are left out"),
-        (suggested, "have suggestions alone, which are taken as their labels"),
+        (suggested, "have only suggestions, which become their labels"),
         (divided, "have annotations that differ; the first one is taken"),
     ] {
         if count > 0 {

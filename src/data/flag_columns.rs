@@ -54,7 +54,7 @@ impl FlagColumns {
         Self(columns.into_iter().map(flags).collect())
     }
 
-    /// Where the columns stand.
+    /// Indices of the columns in the file.
     pub(super) fn indices(&self) -> impl Iterator<Item = usize> {
         self.0.iter().map(|flags| flags.column)
     }
@@ -96,7 +96,7 @@ impl FlagColumns {
             }
             ensure!(
                 flags.has_yes || !(is_mute || some_say_no),
-                "{location}: column `{name}` is empty in every row, which says nothing of the label; write 0 where it does not hold"
+                "{location}: column `{name}` is empty in every row; write 0 in rows without the label"
             );
         }
         Ok(())
@@ -118,7 +118,7 @@ struct Candidate {
     has_one: bool,
     has_no: bool,
     has_blank: bool,
-    /// Whether a cell is no word for yes or no.
+    /// True if a cell says neither yes nor no.
     has_other: bool,
     holds_lists: bool,
     /// Different cells, the first few.
@@ -170,7 +170,7 @@ impl Candidates {
         words.map(|candidate| rows.columns()[candidate.column].clone()).collect()
     }
 
-    /// What to tell of columns that look like labels and are not taken.
+    /// Warnings about columns that look like labels but are not read as labels.
     pub(super) fn doubts(&self, rows: &Rows) -> Vec<String> {
         /// A column of which this part is 0 or 1 may have been meant as a label.
         const DOUBTFUL: f64 = 0.5;
@@ -242,7 +242,7 @@ impl Candidate {
         }
     }
 
-    /// Whether its cells are words for yes and no, or marks and empty cells.
+    /// Returns true if the cells are words for yes and no, or marks and empty cells.
     fn is_words(&self) -> bool {
         let says_something = self.flags > 0 || self.shown.iter().any(|word| !word.is_empty());
         !self.has_other && says_something

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::formats::{self, Cell, clip};
 use super::python_literal;
 
-/// What fastText puts before a label.
+/// fastText's prefix of a label.
 const FASTTEXT: &str = "__label__";
 
 /// The labels of a row, as far as the cell alone tells them.
@@ -78,7 +78,7 @@ impl LabelCell {
                 Value::Object(entries) => Ok(Self::Items(chosen(&entries)?)),
                 _ => bail!("holds no object"),
             },
-            Cell::Other(what) => bail!("holds {what}, which are no labels"),
+            Cell::Other(what) => bail!("holds {what}, which cannot be labels"),
         }
     }
 
@@ -99,7 +99,7 @@ fn items_of<'a>(items: impl Iterator<Item = Cell<'a>>) -> Result<LabelCell> {
     for item in items {
         match item {
             Cell::List(_) | Cell::Object(_) => bail!(NESTED),
-            Cell::Other(what) => bail!("holds {what}, which are no labels"),
+            Cell::Other(what) => bail!("holds {what}, which cannot be labels"),
             scalar => names.extend(scalar.to_text().map(|text| text.trim().to_owned())),
         }
     }

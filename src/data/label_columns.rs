@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
-/// How often each label occurs, in the order in which labels were first seen.
+/// Counts of labels, in the order in which they first appear.
 #[derive(Debug, Default)]
 pub struct LabelCounts {
     indices: HashMap<String, usize>,
@@ -14,9 +14,8 @@ pub struct LabelCounts {
 /// A label that has become a column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LabelColumn {
-    /// The column's name.
     pub column: String,
-    /// As it stands in the rows.
+    /// The label as the rows spell it.
     pub label: String,
     /// Its name, where labels are numbers and a list of names was given; else the label.
     pub name: String,

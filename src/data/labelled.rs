@@ -13,22 +13,22 @@ use super::table::{Example, abridged, read_examples};
 
 /// The rows of one file.
 pub struct LabelledRows {
-    /// Where they come from.
+    /// The file that holds the rows.
     pub source: PathBuf,
     /// All of them, in the order of the file.
     pub examples: Vec<Example>,
-    /// Whether a row has a text, and as many labels as it must.
+    /// For each row: true if it has a text and as many labels as required.
     pub is_kept: Vec<bool>,
-    /// What looks wrong.
+    /// Warnings about suspicious rows.
     pub doubts: Vec<String>,
 }
 
-/// How many labels the rows have.
+/// Numbers of labels in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LabelCounts {
-    /// Of the row with the fewest.
+    /// Labels of the row with the fewest.
     pub fewest: usize,
-    /// Of the row with the most.
+    /// Labels of the row with the most.
     pub most: usize,
     /// Rows without a label.
     pub without: usize,
@@ -36,9 +36,6 @@ pub struct LabelCounts {
 
 impl LabelledRows {
     /// Reads the rows. Those without a text are not kept.
-    ///
-    /// # Errors
-    /// If a row cannot be read.
     pub fn read(source: &Path, recognised: &Recognised) -> Result<Self> {
         let read = read_examples(source, &recognised.columns(), None)?;
         let mut rows =
@@ -59,18 +56,18 @@ impl LabelledRows {
         self.doubts.push(format!("{}: {}", self.source.display(), what.as_ref()));
     }
 
-    /// Rows that are kept.
+    /// The rows that are kept, with their indices.
     pub fn kept(&self) -> impl Iterator<Item = (usize, &Example)> {
         self.examples.iter().enumerate().filter(|(row, _)| self.is_kept[*row])
     }
 
-    /// How many rows are kept.
+    /// The number of rows that are kept.
     #[must_use]
     pub fn count(&self) -> usize {
         self.is_kept.iter().filter(|&&is_kept| is_kept).count()
     }
 
-    /// How many labels the kept rows have.
+    /// Numbers of labels in the rows that are kept.
     #[must_use]
     pub fn label_counts(&self) -> LabelCounts {
         let counts: Vec<usize> = self.kept().map(|(_, example)| labels_of(example).count()).collect();
@@ -144,12 +141,12 @@ impl LabelledRows {
         }
         if let Some((one, other)) = sample {
             self.doubt(format!(
-                "{contradicted} texts stand in several rows with different labels, such as rows `{one}` and `{other}`"
+                "{contradicted} texts occur in several rows with different labels, such as rows `{one}` and `{other}`"
             ));
         }
     }
 
-    /// How many rows have a text that is also in `others`.
+    /// Counts the rows whose text is also in `others`.
     #[must_use]
     pub fn shared_with(&self, others: &Self) -> usize {
         let texts: HashSet<String> = others.kept().map(|(_, example)| same_text(&example.text)).collect();
@@ -157,9 +154,6 @@ impl LabelledRows {
     }
 
     /// Writes the rows that are wanted.
-    ///
-    /// # Errors
-    /// If the source cannot be read again, or the output cannot be written.
     pub fn write(&self, recognised: &Recognised, is_wanted: &dyn Fn(usize) -> bool, output: &Path) -> Result<usize> {
         let flags = |row: usize| self.examples[row].labels.iter().map(|&label| label > 0.5).collect();
         split_files::write_rows(&self.source, recognised, &flags, &|row| self.is_kept[row] && is_wanted(row), output)

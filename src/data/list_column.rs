@@ -35,7 +35,7 @@ pub struct ListColumn {
     broken: Option<(String, String)>,
 }
 
-/// How a column lists labels.
+/// The form of a column that lists labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Between the labels of a text; none: each text is one label.
@@ -44,14 +44,13 @@ pub struct Listing {
     pub multi_hot: Option<usize>,
 }
 
-/// What was found in a column.
+/// The result of inspecting a column.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// How it is read.
     pub listing: Listing,
     /// Its labels, and how many cells name each.
     pub labels: BTreeMap<String, usize>,
-    /// What looks wrong.
+    /// Warnings about labels that look wrong.
     pub doubts: Vec<String>,
 }
 
@@ -87,21 +86,22 @@ impl ListColumn {
     }
 
     /// Finds how the column is to be read. A separator that is given is used as it is; `known` labels, if
-    /// there are any, help to find one. `name` is the column's, for messages.
+    /// there are any, help to find one. Messages use the column's `name`, and `setting` for the key or flag of
+    /// the separator.
     ///
     /// # Errors
     /// If a cell starts as a list and is none, and no separator is given.
-    pub fn find(&self, name: &str, given: Option<&str>, known: &[String]) -> Result<Findings> {
+    pub fn find(&self, (name, setting): (&str, &str), given: Option<&str>, known: &[String]) -> Result<Findings> {
         let mut findings = Findings::default();
         if let (None, Some((location, text))) = (given, &self.broken) {
             bail!(
-                "{location}: column `{name}` holds `{text}`, which starts as a list and is neither JSON nor Python's; write \
-                 [\"a\", \"b\"], or set data.label_separator, which takes the text as it is"
+                "{location}: column `{name}` holds `{text}`, which starts like a list but is neither JSON nor Python; write \
+                 [\"a\", \"b\"], or set {setting}, which takes the text as it is"
             );
         }
         findings.listing.separator = match given {
             Some(separator) => Some(separator.to_owned()),
-            None => self.find_separator(known, name, &mut findings.doubts),
+            None => self.find_separator(known, (name, setting), &mut findings.doubts),
         };
         findings.listing.multi_hot = self.multi_hot(findings.listing.separator.as_deref());
         findings.labels = self.labels(findings.listing.separator.as_deref());
@@ -112,12 +112,17 @@ impl ListColumn {
             ));
         }
         if findings.listing.multi_hot.is_none() {
-            self.doubt_labels(name, &mut findings);
+            self.doubt_labels((name, setting), &mut findings);
         }
         Ok(findings)
     }
 
-    fn find_separator(&self, known: &[String], name: &str, doubts: &mut Vec<String>) -> Option<String> {
+    fn find_separator(
+        &self,
+        known: &[String],
+        (name, setting): (&str, &str),
+        doubts: &mut Vec<String>,
+    ) -> Option<String> {
         let present: Vec<&str> =
             SEPARATORS.into_iter().filter(|sign| self.texts.keys().any(|text| text.contains(sign))).collect();
         if present.is_empty() {
@@ -141,7 +146,7 @@ impl ListColumn {
         if present.len() > 1 {
             let others: Vec<String> = present.iter().filter(|&&sign| sign != best).map(|sign| shown(sign)).collect();
             doubts.push(format!(
-                "cells of `{name}` hold {} and {}; labels are separated by {} alone. Set data.label_separator if that is \
+                "cells of `{name}` hold {} and {}; labels are separated by {} alone. Set {setting} if that is \
                  wrong",
                 shown(best),
                 others.join(" and "),
@@ -150,14 +155,14 @@ impl ListColumn {
         } else if known.is_empty() && self.always_together(best) {
             doubts.push(format!(
                 "labels of `{name}` are separated by {}, and each stands in one combination only: if the sign belongs to \
-                 the names, set data.label_separator to one that does not occur",
+                 the names, set {setting} to one that does not occur",
                 shown(best)
             ));
         }
         Some(best.to_owned())
     }
 
-    /// Whether no part of a text stands in another text, though some texts have several.
+    /// Returns true if no part of a text occurs in another text, though some texts have several parts.
     fn always_together(&self, sign: &str) -> bool {
         let mut seen: HashSet<&str> = self.items.keys().map(String::as_str).collect();
         self.texts.keys().all(|text| split(text, Some(sign)).iter().all(|part| seen.insert(part)))
@@ -200,14 +205,14 @@ impl ListColumn {
         labels
     }
 
-    fn doubt_labels(&self, name: &str, findings: &mut Findings) {
+    fn doubt_labels(&self, (name, setting): (&str, &str), findings: &mut Findings) {
         let labels = &findings.labels;
         let odd: Vec<&str> =
             labels.keys().map(String::as_str).filter(|label| label.contains(['{', '[', '"', '|', ';'])).collect();
         if let Some(first) = odd.first() {
             findings.doubts.push(format!(
                 "{} of {} labels of `{name}` hold a sign that separates or encloses labels, such as `{}`; check \
-                 data.label_separator",
+                 {setting}",
                 odd.len(),
                 labels.len(),
                 clip(first)
@@ -215,7 +220,7 @@ impl ListColumn {
         } else if let Some((sign, cells, parts)) = self.suspect(labels) {
             findings.doubts.push(format!(
                 "{cells} labels of `{name}` hold {sign}, and splitting there makes {parts} labels of {}; set \
-                 data.label_separator={sign} if it separates labels",
+                 {setting}={sign} if it separates labels",
                 labels.len(),
                 sign = shown(sign),
             ));
@@ -224,7 +229,7 @@ impl ListColumn {
         if labels.len() >= 10 && 2 * labels.len() > self.filled && 2 * once > labels.len() {
             findings.doubts.push(format!(
                 "`{name}` names {} labels in {} rows, and {once} of them once; check that this column lists labels, and \
-                 data.label_separator",
+                 {setting}",
                 labels.len(),
                 self.filled
             ));
@@ -286,7 +291,7 @@ impl Listing {
         }
     }
 
-    /// Which labels a cell of a multi-hot column has; none if the column is not multi-hot.
+    /// The flags of a multi-hot cell; `None` if the column is not multi-hot.
     #[must_use]
     pub fn flags(&self, cell: &LabelCell) -> Option<Vec<bool>> {
         let length = self.multi_hot?;
@@ -300,7 +305,7 @@ impl Listing {
         })
     }
 
-    /// For messages: how labels are told apart.
+    /// The separation of labels, for messages.
     #[must_use]
     pub fn describe(&self) -> String {
         match (&self.separator, self.multi_hot) {
@@ -341,7 +346,7 @@ fn parts_of_flags<'a>(text: &'a str, separator: Option<&str>) -> Vec<&'a str> {
     if parts.len() > 1 { parts } else { text.split_whitespace().collect() }
 }
 
-/// How many numbers 0 and 1 a text lists, if it lists nothing else.
+/// Counts the numbers 0 and 1 in a text, if it lists nothing else.
 fn flags_of_text(text: &str, separator: Option<&str>) -> Option<usize> {
     let parts = parts_of_flags(text, separator);
     (parts.len() >= 2 && parts.iter().all(|part| flag(part).is_some())).then_some(parts.len())

@@ -15,7 +15,7 @@ pub(super) fn parse(text: &str) -> Option<Value> {
     reader.rest.is_empty().then_some(value)
 }
 
-/// Whether a text starts as such a list does: a bracket, or the call of a name on one.
+/// Returns true if a text starts like such a list: with a bracket, or with a call on a list.
 pub(super) fn is_begun(text: &str) -> bool {
     let rest = text.get(called(text).unwrap_or(0)..).unwrap_or_default().trim_start();
     let has_quote = rest.get(1..).is_some_and(|rest| rest.trim_start().starts_with(['\'', '"']));
@@ -183,7 +183,7 @@ impl Reader<'_> {
         }
     }
 
-    /// numpy leaves commas out.
+    /// Skips a comma if there is one: numpy leaves them out.
     fn comma(&mut self) {
         self.skip_space();
         self.take(",");

@@ -61,7 +61,10 @@ const LABEL_NAMES: [&str; 20] = [
     "emotion",
 ];
 
-/// What the user says of the columns.
+/// The flag of the text between labels.
+const SEPARATOR: &str = "--label_separator";
+
+/// Answers that the user gave by flags.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
     /// One column with the text, or several that are joined.
@@ -74,7 +77,7 @@ pub struct Asked {
     pub separator: Option<String>,
     /// Names for the places of multi-hot lists.
     pub names: Vec<String>,
-    /// How the cells of a CSV file are quoted.
+    /// Quotes in CSV files.
     pub quoting: Quoting,
 }
 
@@ -85,14 +88,13 @@ pub enum LabelForm {
     Columns,
     /// One column that lists them.
     List {
-        /// Its name.
         column: String,
-        /// How it lists them.
+        /// The form of its lists.
         listing: Listing,
     },
 }
 
-/// What the columns of a file are.
+/// The recognised columns of a file.
 #[derive(Clone, Debug)]
 pub struct Recognised {
     /// The column with the text, or those that are joined.
@@ -103,11 +105,11 @@ pub struct Recognised {
     pub id: Option<String>,
     /// The form of the labels.
     pub form: LabelForm,
-    /// Their names.
+    /// Names of the labels.
     pub labels: Vec<String>,
     /// Columns that could hold the labels, too.
     pub other_labels: Vec<String>,
-    /// What looks wrong.
+    /// Warnings about things that look wrong.
     pub doubts: Vec<String>,
     quoting: Quoting,
 }
@@ -148,18 +150,18 @@ impl Recognised {
                 texts.insert(text);
             }
         }
-        let mut findings = found.find(&column, asked.separator.as_deref(), &[])?;
+        let mut findings = found.find((&column, SEPARATOR), asked.separator.as_deref(), &[])?;
         let separator = findings.listing.separator.clone();
         if asked.separator.is_none() && separator.as_deref() == Some(",") && never_recombine(&texts, ",") {
             // `Arts, Crafts` is a name, where neither part ever stands in another cell.
-            findings = found.find(&column, unused_sign(&texts), &[])?;
+            findings = found.find((&column, SEPARATOR), unused_sign(&texts), &[])?;
         }
         findings.listing.check_names(&column, &asked.names, "--label_names FILE")?;
         self.labels = match findings.listing.multi_hot {
             Some(_) => asked.names.clone(),
             None => findings.labels.into_keys().collect(),
         };
-        ensure!(!self.labels.is_empty(), "{}: column `{column}` names no label", path.display());
+        ensure!(!self.labels.is_empty(), "{}: column `{column}` contains no label", path.display());
         self.doubts.extend(findings.doubts);
         self.form = LabelForm::List { column, listing: findings.listing };
         Ok(())
@@ -191,7 +193,7 @@ impl Recognised {
     }
 }
 
-/// Whether no part of a text stands in another text, though some texts have several.
+/// Returns true if no part of a text occurs in another text, though some texts have several parts.
 fn never_recombine(texts: &HashSet<String>, sign: &str) -> bool {
     let mut seen = HashSet::new();
     texts.iter().all(|text| text.split(sign).map(str::trim).all(|part| seen.insert(part)))
@@ -461,7 +463,7 @@ impl Column {
         self.filled > 0 && 2 * self.numbers < self.filled && 2 * self.lists < self.filled && self.nested == 0
     }
 
-    /// Whether its cells are lists, or short and no numbers.
+    /// Returns true if its cells are lists, or short and not numbers.
     fn may_list_labels(&self) -> bool {
         const LONGEST: f64 = 80.0;
         let is_short = self.mean(self.characters) <= LONGEST && 2 * self.numbers < self.filled;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 pub use super::columns::{Columns, LabelList};
 use super::exports;
@@ -13,12 +14,15 @@ use super::formats::{Rows, clip};
 use super::label_cell::LabelCell;
 use super::list_column::{ListColumn, Listing};
 
-/// One row.
-#[derive(Clone, Debug, PartialEq)]
+/// The key of the text between labels.
+const SEPARATOR: &str = "data.label_separator";
+
+/// A row with its labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Example {
     /// The id column's cell, or the row's number from 0.
     pub id: String,
-    /// What the model reads.
+    /// The text that the model reads.
     pub text: String,
     /// 0 or 1 for each label; empty if labels were not asked for.
     pub labels: Vec<f32>,
@@ -100,13 +104,13 @@ impl Table {
         Ok(Self { rows, id, text, labels, others, notes, count: 0 })
     }
 
-    /// What to tell of the file, once it is open.
+    /// Notes about the file, known once it is open.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Whether the next row may be long in coming.
+    /// Returns true if the next row may take long to arrive.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.rows.is_paused()
@@ -178,7 +182,7 @@ impl Table {
         read.doubts.extend(absences);
         for name in self.others.iter().flat_map(|others| others.flags(&self.rows)) {
             read.doubts.push(format!(
-                "{}: column `{name}` holds only 0 and 1 and is no label of the training rows; it is not used",
+                "{}: column `{name}` holds only 0 and 1 but is not a label of the training rows; it is not used",
                 path.display()
             ));
         }
@@ -197,13 +201,12 @@ impl Iterator for Table {
 /// The rows of a file, and what there is to tell of them.
 #[derive(Debug, Default)]
 pub struct Examples {
-    /// The rows.
     pub examples: Vec<Example>,
     /// Labels that rows list and that were not asked for, with the number of rows of each.
     pub unknown: BTreeMap<String, usize>,
-    /// To tell.
+    /// Notes for the user.
     pub notes: Vec<String>,
-    /// To warn of.
+    /// Warnings for the user.
     pub doubts: Vec<String>,
 }
 
@@ -216,7 +219,7 @@ impl Examples {
         found: &ListColumn,
         cells: &[LabelCell],
     ) -> Result<()> {
-        let findings = found.find(name, list.separator.as_deref(), &columns.labels)?;
+        let findings = found.find((name, SEPARATOR), list.separator.as_deref(), &columns.labels)?;
         let listing = findings.listing;
         let order = list.order.as_ref().unwrap_or(&columns.labels);
         listing.check_names(name, order, "data.label_columns")?;
@@ -272,11 +275,11 @@ pub fn read_examples(path: &Path, columns: &Columns, limit: Option<usize>) -> Re
 /// Labels that a file was found to have.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct FoundLabels {
-    /// Their names.
+    /// Names of the labels.
     pub labels: Vec<String>,
-    /// How one column lists them, if one does.
+    /// The form of the column that lists labels, if one does.
     pub listing: Listing,
-    /// What to tell of columns and labels that look like mistakes.
+    /// Warnings about columns and labels that look like mistakes.
     pub doubts: Vec<String>,
 }
 
@@ -294,12 +297,12 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
         while rows.advance()? {
             found.add(&label_cell(&rows, column)?, || rows.location());
         }
-        let findings = found.find(&list.column, list.separator.as_deref(), &[])?;
+        let findings = found.find((&list.column, SEPARATOR), list.separator.as_deref(), &[])?;
         findings
             .listing
             .check_names(&list.column, &[], "data.label_columns")
             .with_context(|| path.display().to_string())?;
-        ensure!(!findings.labels.is_empty(), "{}: column `{}` names no label", path.display(), list.column);
+        ensure!(!findings.labels.is_empty(), "{}: column `{}` contains no label", path.display(), list.column);
         return Ok(FoundLabels {
             labels: findings.labels.into_keys().collect(),
             listing: findings.listing,
@@ -360,6 +363,13 @@ pub fn join_fields(fields: &[Cow<'_, str>]) -> String {
         text.push('.');
     }
     text
+}
+
+/// A text that was typed, as a row of a file would have it. `joins_fields`: rows are joined of several columns.
+#[must_use]
+pub fn typed_text(text: &str, joins_fields: bool) -> String {
+    let text = if joins_fields { join_fields(&[Cow::Borrowed(text)]) } else { text.to_owned() };
+    if text.is_empty() { " ".to_owned() } else { text }
 }
 
 /// Checks that each row has exactly one label.

@@ -14,11 +14,11 @@ pub struct TextEncoder {
 }
 
 /// The token ids of one text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Encoded {
-    /// At least one.
+    /// Token ids, at least one.
     pub token_ids: Vec<u32>,
-    /// Whether the text was longer than `max_length`.
+    /// True if the text was longer than `max_length`.
     pub was_cut: bool,
 }
 
@@ -69,21 +69,28 @@ impl TextEncoder {
     pub fn encode(&self, texts: Vec<&str>) -> Result<Vec<Encoded>> {
         let encodings =
             unless_it_panics(|| self.library().encode_batch(texts.clone(), true)).context("cannot tokenize")?;
+        encodings.iter().zip(texts).map(|(encoding, text)| self.encoded(encoding, text)).collect()
+    }
+
+    /// Encodes a text on this thread.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::encode`].
+    pub fn encode_one(&self, text: &str) -> Result<Encoded> {
+        let encoding = unless_it_panics(|| self.library().encode(text, true)).context("cannot tokenize")?;
+        self.encoded(&encoding, text)
+    }
+
+    fn encoded(&self, encoding: &Encoding, text: &str) -> Result<Encoded> {
         let longest = self.library().get_truncation().map_or(usize::MAX, |truncation| truncation.max_length);
-        encodings
-            .iter()
-            .zip(texts)
-            .map(|(encoding, text)| {
-                let mut token_ids = encoding.get_ids().to_vec();
-                if token_ids.is_empty() {
-                    token_ids.push(self.fallback.context(
-                        "a text has no tokens, and config.json names neither bos_token_id nor eos_token_id to stand for it",
-                    )?);
-                }
-                let was_cut = encoding.len() >= longest && !covers(encoding, text);
-                Ok(Encoded { token_ids, was_cut })
-            })
-            .collect()
+        let mut token_ids = encoding.get_ids().to_vec();
+        if token_ids.is_empty() {
+            token_ids.push(self.fallback.context(
+                "a text has no tokens, and config.json names neither bos_token_id nor eos_token_id to stand for it",
+            )?);
+        }
+        let was_cut = encoding.len() >= longest && !covers(encoding, text);
+        Ok(Encoded { token_ids, was_cut })
     }
 
     /// Checks that the model has an embedding for every token. `source` names the rows and `id` one of them, whose
@@ -117,11 +124,20 @@ impl TextEncoder {
 
     /// Writes the tokenizer for a trained classifier: `TextEncoder::open` and transformers' `AutoTokenizer`, of
     /// version 4 or 5, read the same tokenizer from it.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
     pub fn save(&self, directory: &Path) -> Result<()> {
         self.tokenizer.save(directory)
+    }
+
+    /// The id of a token, if the tokenizer has it.
+    #[must_use]
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.library().token_to_id(token)
+    }
+
+    /// The token of an id, if the tokenizer has it.
+    #[must_use]
+    pub fn token_of(&self, id: u32) -> Option<String> {
+        self.library().id_to_token(id)
     }
 
     fn library(&self) -> &Tokenizer {
@@ -129,8 +145,8 @@ impl TextEncoder {
     }
 }
 
-/// Whether the tokens reach from the start of the text to its end. What was cut is no overflow: the library stops
-/// tokenizing a text once it has enough tokens.
+/// Returns true if the tokens reach from the start of the text to its end. The overflow of a cut text does not tell:
+/// the library stops tokenizing once it has enough tokens.
 fn covers(encoding: &Encoding, text: &str) -> bool {
     if !encoding.get_overflowing().is_empty() {
         return false;

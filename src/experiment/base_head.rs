@@ -5,7 +5,7 @@ use crate::data::table::abridged;
 use crate::model::config::BackboneConfig;
 use crate::model::weights::Weights;
 
-/// The rows of the base's own classifier that the labels go on from, one a label: if it is for labels of the same
+/// The rows of the base's own classifier from which the labels start, one a label: if it is for labels of the same
 /// names, in whatever order. `console` says so of the base of this name, or warns that its head is not used.
 pub fn rows(
     (config, weights): (&BackboneConfig, &Weights),

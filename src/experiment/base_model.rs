@@ -10,6 +10,7 @@ use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype};
 use crate::console::Console;
 use crate::data::table::abridged;
 use crate::data::tokenize::TextEncoder;
+use crate::embedded;
 use crate::hub::model_files::{ModelFiles, TOKENIZER_FILES};
 use crate::kernels::Compute;
 use crate::kernels::device::Device;
@@ -43,24 +44,20 @@ pub fn settle_compute(model: &mut ModelConfig) {
 
 /// The base's files and how they are to be read.
 pub struct BaseModel {
-    /// Where they are.
+    /// The model's files.
     pub files: ModelFiles,
     /// `config.json`
     pub config: BackboneConfig,
-    /// The weights.
     pub weights: Weights,
-    /// How they are held.
+    /// Storage of the weights.
     pub storage: BaseStorage,
-    /// Where the model computes.
+    /// The device that computes.
     pub device: Device,
     fingerprint: OnceCell<Fingerprint>,
 }
 
 impl BaseModel {
     /// Finds and opens the base of a configuration's `model` section.
-    ///
-    /// # Errors
-    /// If a file is missing or not usable.
     pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
         let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
@@ -135,17 +132,11 @@ impl BaseModel {
     }
 
     /// The base's tokenizer.
-    ///
-    /// # Errors
-    /// If it is not usable.
     pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
         self.encoder_from(&self.files.tokenizer, max_length)
     }
 
-    /// As [`BaseModel::encoder`], with the tokenizer's files of another directory.
-    ///
-    /// # Errors
-    /// If it is not usable.
+    /// Loads an encoder as [`BaseModel::encoder`] does, from the tokenizer files of another directory.
     pub fn encoder_from(&self, files: &[PathBuf], max_length: usize) -> Result<TextEncoder> {
         self.check_max_length(max_length)?;
         TextEncoder::of_model(files, &self.files.config, max_length, self.config.empty_token).with_context(|| {
@@ -156,19 +147,16 @@ impl BaseModel {
 
     /// The tokenizer in the directory of an adapter: that of a run as it was saved, that of another as Python reads
     /// it, the base's if there is none.
-    ///
-    /// # Errors
-    /// If it is not usable.
     pub fn encoder_of(&self, adapter: &Path, is_of_a_run: bool, max_length: usize) -> Result<TextEncoder> {
         let files: Vec<PathBuf> = TOKENIZER_FILES.iter().map(|name| adapter.join(name)).collect();
-        match files[0].is_file() {
+        match embedded::is_file(&files[0]) {
             false => self.encoder(max_length),
             true if is_of_a_run => {
                 self.check_max_length(max_length)?;
                 TextEncoder::open(&files[0], max_length, self.config.empty_token)
             }
             true => {
-                let files: Vec<PathBuf> = files.into_iter().filter(|path| path.is_file()).collect();
+                let files: Vec<PathBuf> = files.into_iter().filter(|path| embedded::is_file(path)).collect();
                 self.encoder_from(&files, max_length)
             }
         }
@@ -186,9 +174,6 @@ impl BaseModel {
     }
 
     /// The fingerprint of its files.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
     pub fn fingerprint(&self, console: Console) -> Result<&Fingerprint> {
         if let Some(fingerprint) = self.fingerprint.get() {
             return Ok(fingerprint);
@@ -198,17 +183,11 @@ impl BaseModel {
     }
 
     /// The fingerprint that older versions took.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
     pub fn sampled_fingerprint(&self) -> Result<String> {
         fingerprint::sampled(&self.files.config, &self.weights)
     }
 
     /// The base's part of `classifier.json`.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
     pub fn record(&self, console: Console) -> Result<Base> {
         Ok(Base {
             name: self.files.name.clone(),
@@ -220,9 +199,6 @@ impl BaseModel {
 
     /// Refuses a base that is not the one that a classifier was trained on. Its tokenizer counts only where the
     /// classifier has none of its own.
-    ///
-    /// # Errors
-    /// Names what differs.
     pub fn ensure_is(&self, trained: &Base, needs_tokenizer: bool, console: Console) -> Result<()> {
         let name = &self.files.name;
         let changed = match &trained.fingerprint {
@@ -258,9 +234,6 @@ impl BaseModel {
 
 /// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the
 /// family's models usually get them in.
-///
-/// # Errors
-/// If the pattern of target modules does not parse.
 pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
     let targets = match &model.lora_target_modules {
         Some(TargetModules::Names(names)) => Targets::Names(names.clone()),

@@ -11,21 +11,21 @@ use crate::training::estimate::{MemoryEstimate, StepShape, base_bytes};
 /// The base that `init` names: free (Apache-2.0), not gated, and better than a linear model after minutes on a CPU.
 pub const DEFAULT_BASE: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 
-/// What the settings follow from.
+/// Facts from which the settings are chosen.
 pub struct Facts<'a> {
-    /// Training and validation rows.
+    /// Numbers of training and validation rows.
     pub rows: (usize, usize),
     /// Tokens of texts before cutting, sorted; an estimate if the base is not at hand.
     pub lengths: &'a [usize],
     /// The base's configuration, if it is at hand.
     pub base: Option<&'a BackboneConfig>,
-    /// Where training will run.
+    /// The device that will train.
     pub device: &'a Device,
-    /// Whether the labels are independent, so that thresholds apply.
+    /// True if labels are independent, so that thresholds apply.
     pub is_multi_label: bool,
 }
 
-/// The settings.
+/// Settings for a configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choices {
     /// `data.max_length`
@@ -64,7 +64,7 @@ const ROWS_PER_STEP: usize = 8;
 pub const FEWEST_STEPS: usize = 300;
 
 impl Choices {
-    /// Chooses.
+    /// Chooses settings for these facts.
     #[must_use]
     pub fn new(facts: &Facts<'_>) -> Self {
         let (training, validation) = facts.rows;
@@ -140,6 +140,7 @@ impl Choices {
             config: base,
             storage: BaseStorage { precision, is_4bit: self.use_4bit },
             trained,
+            accumulation: self.accumulation,
             optimizer_bytes: 8 * trained,
             recompute: self.recomputes,
             tokens: self.batch_size * self.max_length,

@@ -4,13 +4,14 @@ use anyhow::{Context, Result, ensure};
 
 use super::base_model::BaseModel;
 use super::split_rows::explain_missing;
+use crate::cluster::Group;
 use crate::config::Config;
 use crate::config::data::DataConfig;
 use crate::config::model::ProblemType;
 use crate::config::train::{ClassWeights, Loss};
 use crate::console::Console;
 use crate::data::table::{Columns, Example, LabelList, abridged, find_labels};
-use crate::data::tokenize::TextEncoder;
+use crate::data::tokenize::{Encoded, TextEncoder};
 use crate::evaluation::Sample;
 use crate::interrupt;
 use crate::ops::loss::BceWeights;
@@ -19,14 +20,11 @@ use crate::ops::loss::BceWeights;
 pub struct Dataset {
     /// In the order of the file.
     pub examples: Vec<Example>,
-    /// One a row.
+    /// One sample a row.
     pub samples: Vec<Sample>,
 }
 
 /// The columns that a configuration's `data` section names; labels are found if it names none.
-///
-/// # Errors
-/// If the training file cannot be read or has no label columns.
 pub fn columns(data: &DataConfig, console: Console) -> Result<Columns> {
     let list = data.labels_column.as_ref().map(|column| LabelList {
         column: column.clone(),
@@ -76,11 +74,10 @@ pub fn max_length(data: &DataConfig, base: &BaseModel, console: Console) -> usiz
 
 /// Rows, and where they come from.
 pub struct Rows<'a> {
-    /// The rows.
     pub examples: &'a [Example],
     /// The split or the file.
     pub source: &'a str,
-    /// How many rows of the source stand before them.
+    /// The number of rows of the source before these.
     pub before: usize,
 }
 
@@ -100,6 +97,27 @@ pub fn encode(encoder: &TextEncoder, vocab_size: usize, rows: &Rows<'_>) -> Resu
     encoder.check_vocabulary(&encoded, vocab_size, source, before, |row| &examples[row].id)?;
     let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
     Ok(encoded.into_iter().zip(examples).map(sample).collect())
+}
+
+/// As [`encode`]; each rank of `group` tokenizes its share, and all of them get all samples.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_together(
+    group: &Group,
+    encoder: &TextEncoder,
+    vocab_size: usize,
+    rows: &Rows<'_>,
+) -> Result<Vec<Sample>> {
+    if group.size() == 1 {
+        return encode(encoder, vocab_size, rows);
+    }
+    let share = group.share(rows.examples.len());
+    let own = Rows { before: rows.before + share.start, examples: &rows.examples[share], ..*rows };
+    let own: Vec<Encoded> = encode(encoder, vocab_size, &own)?.into_iter().map(|sample| sample.tokens).collect();
+    let all = group.gather(&own)?.into_iter().flatten();
+    let sample = |(tokens, example): (_, &Example)| Sample { tokens, labels: example.labels.clone() };
+    Ok(all.zip(rows.examples).map(sample).collect())
 }
 
 /// A positive counts for at most this much, if weights are balanced.

@@ -38,15 +38,10 @@ impl InitAdapter {
     ) -> Result<Option<Self>> {
         let Some(path) = &model.init_adapter else { return Ok(None) };
         let open = || -> Result<Self> {
-            let directory = find(path, console)?;
-            let (theirs, base_name) = adapter::read_config(&directory)?;
-            let file = ClassifierFile::load(&directory)?;
-            check_base(base, file.as_ref(), base_name.as_deref(), console)?;
+            let Found { directory, tensors, file } = find(path, base, lora, classifier, console)?;
             if let Some(file) = &file {
                 check_problem(&file.model_config()?, model)?;
             }
-            check_shape(&theirs, lora, classifier)?;
-            let tensors = adapter::Stored::open(&directory)?;
             let rows = match &file {
                 Some(file) => Some(match_labels(&file.labels, labels, console)?),
                 None => {
@@ -61,10 +56,8 @@ impl InitAdapter {
         open().with_context(|| format!("model.init_adapter: {}", path.display())).map(Some)
     }
 
-    /// As [`InitAdapter::open`] for labels without names: they take the head's rows in order, as far as there are any.
-    ///
-    /// # Errors
-    /// As there, except for the labels.
+    /// Opens an adapter as [`InitAdapter::open`] does, for labels without names: they take the head's rows in order,
+    /// as far as there are any.
     pub fn open_for_timing(
         model: &ModelConfig,
         base: &BaseModel,
@@ -75,11 +68,7 @@ impl InitAdapter {
     ) -> Result<Option<Self>> {
         let Some(path) = &model.init_adapter else { return Ok(None) };
         let open = || -> Result<Self> {
-            let directory = find(path, console)?;
-            let (theirs, base_name) = adapter::read_config(&directory)?;
-            check_base(base, ClassifierFile::load(&directory)?.as_ref(), base_name.as_deref(), console)?;
-            check_shape(&theirs, lora, classifier)?;
-            let tensors = adapter::Stored::open(&directory)?;
+            let Found { directory, tensors, .. } = find(path, base, lora, classifier, console)?;
             let stored = tensors.labels(classifier).unwrap_or(labels);
             let rows = (0..labels).map(|label| (label < stored).then_some(label)).collect();
             Ok(Self { directory, tensors, rows: Some(rows) })
@@ -88,9 +77,6 @@ impl InitAdapter {
     }
 
     /// Sets the classifier's adapters and head; new labels keep their numbers.
-    ///
-    /// # Errors
-    /// If a tensor does not fit.
     pub fn apply(&self, classifier: &Classifier) -> Result<()> {
         self.tensors
             .set(classifier, self.rows.as_deref())
@@ -98,14 +84,25 @@ impl InitAdapter {
     }
 }
 
-/// The adapter's directory, of a run or a seed the best one's.
-fn find(path: &Path, console: Console) -> Result<PathBuf> {
+/// An adapter of the right base and shape.
+struct Found {
+    directory: PathBuf,
+    tensors: adapter::Stored,
+    file: Option<ClassifierFile>,
+}
+
+/// Opens the adapter in a directory, or the best one of a run or a seed.
+fn find(path: &Path, base: &BaseModel, lora: &LoraOptions, classifier: &Classifier, console: Console) -> Result<Found> {
     ensure!(path.is_dir(), "there is no such directory; it must be a peft directory, a run, or a seed of a run");
-    let found = find_verified(path)?.adapter;
-    if found != *path {
-        console.say(format!("model.init_adapter: using {}", found.display()));
+    let directory = find_verified(path)?.adapter;
+    if directory != *path {
+        console.say(format!("model.init_adapter: using {}", directory.display()));
     }
-    Ok(found)
+    let (theirs, base_name) = adapter::read_config(&directory)?;
+    let file = ClassifierFile::load(&directory)?;
+    check_base(base, file.as_ref(), base_name.as_deref(), console)?;
+    check_shape(&theirs, lora, classifier)?;
+    Ok(Found { tensors: adapter::Stored::open(&directory)?, directory, file })
 }
 
 /// Refuses an adapter of another base: by the base's fingerprint, or where there is none by its name.

@@ -1,5 +1,6 @@
 //! An experiment's parts, made ready from its configuration.
 
+pub mod agreement;
 pub mod base_head;
 pub mod base_model;
 pub mod choices;

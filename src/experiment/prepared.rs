@@ -11,9 +11,10 @@ use super::dataset::{self, Dataset, Rows};
 use super::init_adapter::InitAdapter;
 use super::split_rows::SplitRows;
 use super::{base_head, resume, warnings};
+use crate::cluster::Group;
 use crate::config::Config;
 use crate::config::model::ProblemType;
-use crate::config::train::{Reduction, SchedulerType};
+use crate::config::train::SchedulerType;
 use crate::console::{Console, bytes};
 use crate::data::table::Columns;
 use crate::data::tokenize::TextEncoder;
@@ -44,14 +45,15 @@ pub struct Experiment<'a> {
     pub train: Dataset,
     pub validation: Dataset,
     pub test: Option<Dataset>,
-    /// What decides the result: the configuration, and hashes of data and base.
+    /// Everything that determines the result: the configuration, and hashes of data and base.
     pub inputs: Value,
     pub console: Console,
 }
 
 impl<'a> Experiment<'a> {
     /// Reads and builds all that training needs, and refuses what would not fit into memory.
-    pub fn prepare(config: &'a Config, device: &Device, console: Console) -> Result<Self> {
+    /// The ranks of `group` share the tokenizing.
+    pub fn prepare(config: &'a Config, device: &Device, group: &Group, console: Console) -> Result<Self> {
         let started = Instant::now();
         let metric = metric(config)?;
         ensure!(
@@ -66,7 +68,7 @@ impl<'a> Experiment<'a> {
         let split = |name: &str, rows: &SplitRows| -> Result<Dataset> {
             let examples = rows.read(&columns, problem, console)?;
             let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
-            let samples = dataset::encode(&encoder, base.config.vocab_size, &rows)?;
+            let samples = dataset::encode_together(group, &encoder, base.config.vocab_size, &rows)?;
             warnings::about(name, &examples, &samples, max_length, console);
             Ok(Dataset { examples, samples })
         };
@@ -136,7 +138,7 @@ impl<'a> Experiment<'a> {
         Ok(experiment)
     }
 
-    /// What the largest step of any seed and epoch will take.
+    /// Estimates the memory of the largest step of any seed and epoch.
     pub fn memory_estimate(&self) -> MemoryEstimate {
         /// Rows that are put in order for this, a seed: about two seconds.
         const MOST_ROWS: usize = 50_000_000;
@@ -146,12 +148,12 @@ impl<'a> Experiment<'a> {
         for &seed in &self.config.exp.seeds {
             let options = self.options(seed);
             let rows = self.train.samples.len();
-            let per_epoch = TrainOptions::steps_per_epoch(rows, options.batch_size, options.accumulation);
+            let per_epoch = train.steps_per_epoch(rows);
             // Early stopping ends most trainings long before; more orders would change little and take long.
             let epochs = options.total_steps.div_ceil(per_epoch).min((MOST_ROWS / rows).max(1));
             for epoch in 0..epochs {
                 let order = options.order(&self.train.samples, epoch);
-                let batches = order.chunks(options.batch_size).map(|batch| batch.iter().map(length).sum());
+                let batches = order.chunks(train.batch_size).map(|batch| batch.iter().map(length).sum());
                 tokens = batches.fold(tokens, usize::max);
             }
         }
@@ -160,6 +162,7 @@ impl<'a> Experiment<'a> {
             config: &self.base.config,
             storage: self.base.storage,
             trained: self.classifier.trained_parameters(),
+            accumulation: train.gradient_accumulation_steps,
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
@@ -167,13 +170,9 @@ impl<'a> Experiment<'a> {
         })
     }
 
-    pub fn options(&self, seed: u32) -> TrainOptions {
+    pub fn options(&self, seed: u32) -> TrainOptions<'_> {
         let train = &self.config.train;
-        let per_epoch = TrainOptions::steps_per_epoch(
-            self.train.samples.len(),
-            train.batch_size,
-            train.gradient_accumulation_steps,
-        );
+        let per_epoch = train.steps_per_epoch(self.train.samples.len());
         let total_steps = train.total_steps(per_epoch).expect("counted by check_steps");
         let warmup_steps = match train.warmup_steps {
             0 => (train.warmup_ratio * total_steps as f64).ceil() as usize,
@@ -186,22 +185,11 @@ impl<'a> Experiment<'a> {
         };
         TrainOptions {
             seed,
-            batch_size: train.batch_size,
-            accumulation: train.gradient_accumulation_steps,
-            averages_window: train.accumulation_reduction == Reduction::Mean,
+            config: train,
             total_steps,
             schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
-            weight_decay: train.weight_decay,
             moments: moment_storage(self.config.model.use_4bit, train),
-            max_grad_norm: train.max_grad_norm,
-            shuffle: train.shuffle,
-            group_by_length: train.group_by_length,
-            logging_steps: train.logging_steps,
-            eval_batch_size: train.eval_batch_size(),
             metric: self.metric,
-            patience: train.early_stopping_patience,
-            save_steps: train.save_steps,
-            save_total_limit: train.save_total_limit,
         }
     }
 
@@ -227,7 +215,7 @@ fn metric(config: &Config) -> Result<&'static Metric> {
 fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
     let train = &config.train;
     let batches = rows.div_ceil(train.batch_size);
-    let per_epoch = TrainOptions::steps_per_epoch(rows, train.batch_size, train.gradient_accumulation_steps);
+    let per_epoch = train.steps_per_epoch(rows);
     let is_by_min_steps = train.min_steps.is_some_and(|steps| steps.div_ceil(per_epoch) > train.num_train_epochs);
     let key = match train.max_steps {
         Some(_) => "train.max_steps",

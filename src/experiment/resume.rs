@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::base_model::BaseModel;
@@ -14,12 +15,14 @@ use crate::console::Console;
 use crate::kernels::device::Device;
 use crate::run::adapter;
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
-use crate::run::directory::SeedDir;
+use crate::run::directory::{self, SeedDir};
 use crate::run::results::SeedResult;
 use crate::training::checkpoint;
 
-/// What decides a run's result, beside its configuration.
+/// The file of a run that records the inputs that determine its result, in addition to its configuration.
 const INPUTS: &str = "inputs.json";
+/// The key of a fingerprint that holds the digests of single tensors.
+const TENSORS: &str = "tensors";
 /// Changes that a message lists: another base differs in each of its tensors.
 const SHOWN: usize = 12;
 
@@ -44,8 +47,8 @@ const MAY_CHANGE: [&str; 11] = [
 /// # Errors
 /// If the run has none, or a flag changes a key that decides the result; the error shows each.
 pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Result<Config> {
-    let path = run.join("config.yaml");
-    ensure!(path.is_file(), "{}: not a run: it has no config.yaml", run.display());
+    let path = run.join(directory::CONFIG);
+    ensure!(path.is_file(), "{}: not a run: it has no {}", run.display(), directory::CONFIG);
     let mut recorded = Config::of_run(&path)?;
     // Before there was a key for it, every run computed in f32; such runs have no record of inputs beside their
     // configuration. A run on a GPU records `auto`.
@@ -62,11 +65,8 @@ pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Re
     Ok(wanted)
 }
 
-/// What decides a run's result, for its checkpoints: the contents of every file that training reads, and where it
-/// computes.
-///
-/// # Errors
-/// If a file cannot be read.
+/// The inputs that determine a run's result, for its checkpoints: hashes of every file that training reads, and the
+/// device.
 pub fn inputs(config: &Config, base: &RecordedFingerprint, device: &Device) -> Result<Value> {
     let data = &config.data;
     let mut hashes = Map::new();
@@ -104,17 +104,11 @@ fn adapter_contents(directory: &Path) -> Result<Value> {
 }
 
 /// Writes what decides the result into the run, for the time before its first checkpoint.
-///
-/// # Errors
-/// If it cannot be written.
 pub fn record_inputs(run: &Path, inputs: &Value) -> Result<()> {
     atomic_file::write_bytes(&run.join(INPUTS), serde_json::to_string_pretty(inputs)?.as_bytes())
 }
 
 /// Checks that a run and its checkpoints were made of the same.
-///
-/// # Errors
-/// Shows what differs.
 pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console) -> Result<()> {
     let mut recorded = Vec::new();
     let path = run.join(INPUTS);
@@ -130,14 +124,15 @@ pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console)
         // A damaged checkpoint says nothing; it is not resumed from.
         recorded.extend(checkpoint::list(&seed)?.iter().filter_map(|(_, path)| checkpoint::inputs(path).ok()));
     }
+    let now = Inputs::read(run, now.clone())?;
     let mut has_warned = false;
     for then in recorded {
+        let then = Inputs::read(run, then)?;
         // Read as a configuration is: keys that have come since take their defaults.
-        let config = Config::recorded(&then["config"]).with_context(|| format!("{}: its inputs", run.display()))?;
-        refuse_changes(run, &json!(config), &now["config"])?;
-        let now = match then["base model"].is_string() {
-            false => with_tensors_as_in(&then, now),
-            true => {
+        let config = Config::recorded(&then.config).with_context(|| format!("{}: its inputs", run.display()))?;
+        refuse_changes(run, &json!(config), &now.config)?;
+        let now = match &then.base {
+            Value::String(_) => {
                 if !has_warned {
                     console.warn(
                         "an older llmcls started this run and recorded only a sample of its base: changes of the base \
@@ -145,39 +140,57 @@ pub fn check_inputs(run: &Path, now: &Value, base: &BaseModel, console: Console)
                     );
                     has_warned = true;
                 }
-                as_older(&then, now, &base.sampled_fingerprint()?)
+                now.as_older(&then, base.sampled_fingerprint()?)
             }
+            _ => now.with_tensors_as_in(&then),
         };
-        refuse_changes(run, &without_config(&then), &now)?;
+        refuse_changes(run, &then.without_config(), &now.without_config())?;
     }
     Ok(())
 }
 
-/// The inputs without the digests of single tensors, if the others lack them: a digest over all is in both.
-fn with_tensors_as_in(then: &Value, now: &Value) -> Value {
-    let mut now = without_config(now);
-    if then["base model"].get("tensors").is_none()
-        && let Some(base) = now["base model"].as_object_mut()
-    {
-        base.remove("tensors");
-    }
-    now
+/// The inputs of a run as it recorded them. Versions differ in which others there are.
+#[derive(Clone, Deserialize)]
+struct Inputs {
+    config: Value,
+    /// A fingerprint, or text in the records of older versions.
+    #[serde(rename = "base model", default)]
+    base: Value,
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
-/// The inputs as an older version would have recorded them.
-fn as_older(then: &Value, now: &Value, sampled: &str) -> Value {
-    let mut now = without_config(now);
-    now["base model"] = json!(sampled);
-    if let Some(entries) = now.as_object_mut() {
-        entries.retain(|key, _| then.get(key).is_some());
+impl Inputs {
+    fn read(run: &Path, value: Value) -> Result<Self> {
+        serde_json::from_value(value).with_context(|| format!("{}: its inputs", run.display()))
     }
-    now
+
+    fn without_config(&self) -> Value {
+        let mut inputs = self.others.clone();
+        inputs.insert("base model".to_owned(), self.base.clone());
+        inputs.into()
+    }
+
+    /// These inputs without the digests of single tensors, if `then` lacks them: a digest over all is in both.
+    fn with_tensors_as_in(&self, then: &Self) -> Self {
+        let mut now = self.clone();
+        if then.base.get(TENSORS).is_none()
+            && let Some(base) = now.base.as_object_mut()
+        {
+            base.remove(TENSORS);
+        }
+        now
+    }
+
+    /// These inputs as the older version that wrote `then` would have recorded them.
+    fn as_older(&self, then: &Self, sampled: String) -> Self {
+        let mut now = Self { base: Value::String(sampled), ..self.clone() };
+        now.others.retain(|key, _| then.others.contains_key(key));
+        now
+    }
 }
 
 /// The result of a seed, if it is finished.
-///
-/// # Errors
-/// If the file is there and not valid.
 pub fn finished_seed(directory: &SeedDir) -> Result<Option<SeedResult>> {
     let path = directory.result();
     if !path.is_file() {
@@ -188,9 +201,6 @@ pub fn finished_seed(directory: &SeedDir) -> Result<Option<SeedResult>> {
 }
 
 /// The newest checkpoint of a seed that verifies, if it has any.
-///
-/// # Errors
-/// If the directory cannot be read, or all checkpoints are damaged.
 pub fn newest_checkpoint(directory: &SeedDir, console: Console) -> Result<Option<PathBuf>> {
     atomic_file::sweep(directory.path(), "");
     let checkpoints = checkpoint::list(directory.path())?;
@@ -211,14 +221,6 @@ pub fn newest_checkpoint(directory: &SeedDir, console: Console) -> Result<Option
     Ok(None)
 }
 
-fn without_config(inputs: &Value) -> Value {
-    let mut rest = inputs.clone();
-    if let Some(rest) = rest.as_object_mut() {
-        rest.remove("config");
-    }
-    rest
-}
-
 fn refuse_changes(run: &Path, then: &Value, now: &Value) -> Result<()> {
     let mut changes = Vec::new();
     differences("", then, now, &mut changes);
@@ -237,7 +239,7 @@ fn refuse_changes(run: &Path, then: &Value, now: &Value) -> Result<()> {
         shown.push(format!("… and {} more", changes.len() - SHOWN));
     }
     bail!(
-        "{}: cannot go on, because what the run was started with has changed:\n  {}\nPut it back, or start a new run",
+        "{}: cannot resume, because the run's inputs have changed:\n  {}\nRestore them, or start a new run",
         run.display(),
         shown.join("\n  ")
     )

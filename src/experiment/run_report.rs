@@ -10,7 +10,6 @@ use crate::device;
 use crate::evaluation::Sample;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
-use crate::metrics::Scores;
 use crate::metrics::bootstrap::Intervals;
 use crate::run::directory::RunDir;
 use crate::run::records;
@@ -52,7 +51,8 @@ pub fn write(experiment: &Experiment<'_>, run: &RunDir, summary: &RunSummary, sh
         None => ("validation", &experiment.validation),
     };
     let predictions = records::read_predictions(&directory.predictions(split), labels)?;
-    let scores = Scores::new(&predictions, labels);
+    let result = best.reported();
+    let scores = result.scores();
     let (lengths, cut) = lengths(&rows.samples);
     let mut curves = Vec::new();
     for seed in &experiment.config.exp.seeds {
@@ -78,10 +78,10 @@ pub fn write(experiment: &Experiment<'_>, run: &RunDir, summary: &RunSummary, sh
         lengths: &lengths,
         cut,
         max_length: experiment.file.max_length,
-        intervals: Intervals::new(&predictions, BOOTSTRAP_SEED),
+        intervals: result.metrics.intervals.as_ref().map_or(Intervals::NONE, Intervals::from),
         predictions: &predictions,
         scores: &scores,
-        loss: best.reported().metrics.loss,
+        loss: result.metrics.loss,
         history: curves,
         seeds: &summary.seeds,
         comparison: Vec::new(),

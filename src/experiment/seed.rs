@@ -9,6 +9,7 @@ use super::run_report::BOOTSTRAP_SEED;
 use super::tuned::Tuned;
 use super::{resume, warnings};
 use crate::atomic_file;
+use crate::cluster::Group;
 use crate::config::train::Reporter;
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
@@ -24,14 +25,15 @@ use crate::training::scored::{Scored, score};
 use crate::training::trainer::{TrainOutcome, Trainer};
 
 impl Experiment<'_> {
-    /// Trains one seed and writes its directory; returns its part of the summary.
-    pub fn train_seed(&self, seed: u32, directory: &SeedDir) -> Result<SeedResult> {
+    /// Trains one seed on the ranks of `group`. The one with a directory writes it, and gets the seed's part of the
+    /// summary.
+    pub fn train_seed(&self, seed: u32, directory: Option<&SeedDir>, group: &Group) -> Result<Option<SeedResult>> {
         self.classifier.initialize(seed)?;
         if let Some(adapter) = &self.init_adapter {
             adapter.apply(&self.classifier)?;
         }
         let options = self.options(seed);
-        let eval_batch_size = options.eval_batch_size;
+        let eval_batch_size = options.config.eval_batch_size();
         let trainer = Trainer {
             classifier: &self.classifier,
             train: &self.train.samples,
@@ -40,9 +42,10 @@ impl Experiment<'_> {
             thresholds: &self.file.thresholds,
             lora: &self.lora,
             base: self.base_name(),
+            group,
             directory,
             writes_events: self.config.train.report_to.0.contains(&Reporter::Tensorboard),
-            resume_from: resume::newest_checkpoint(directory, self.console)?,
+            resume_from: directory.map(|seed| resume::newest_checkpoint(seed, self.console)).transpose()?.flatten(),
             inputs: self.inputs.clone(),
             options,
             console: self.console,
@@ -50,13 +53,15 @@ impl Experiment<'_> {
         let mut outcome = trainer.run()?;
         let usual = Decision::above(&self.file.thresholds);
         let labels = &self.file.labels;
-        let score =
-            |split: &Dataset| score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, self.console);
+        let score = |split: &Dataset| {
+            score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, group, self.console)
+        };
         let validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
         let mut splits = vec![("validation", &self.validation, validation)];
         if let Some(test) = &self.test {
             splits.push(("test", test, score(test)?));
         }
+        let Some(directory) = directory else { return Ok(None) };
         let mut file = self.file.clone();
         let mut tuned = None;
         if let Some(scope) = Scope::of(self.config.train.tune_thresholds) {
@@ -94,7 +99,7 @@ impl Experiment<'_> {
         records::write_history_csv(&directory.history(), &directory.history_csv())?;
         self.write_card(directory, &file, &result)?;
         records::write_json(&directory.result(), &serde_json::to_value(&result)?)?;
-        Ok(result)
+        Ok(Some(result))
     }
 
     /// Writes and says a split's scores with the seed's thresholds.
@@ -183,7 +188,7 @@ impl Experiment<'_> {
         let examples = &self.validation.examples[..ROWS.min(self.validation.examples.len())];
         let decision = Decision::above(&self.file.thresholds);
         let predict = |samples: &[Sample]| -> Result<Vec<Vec<f32>>> {
-            let evaluation = evaluate(&self.classifier, samples, &decision, batch_size, |_| ())?;
+            let evaluation = evaluate(&self.classifier, samples, &decision, batch_size, &Group::alone(), |_| ())?;
             Ok(evaluation.predictions.probabilities)
         };
         let expected = predict(&self.validation.samples[..examples.len()])?;
@@ -205,7 +210,11 @@ impl Experiment<'_> {
         let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
         let rows = Rows { examples, source: "validation", before: 0 };
         let found = predict(&dataset::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
-        ensure!(found == expected, "{}: predicts something else than the model that was saved", best.display());
+        ensure!(
+            found == expected,
+            "{}: the saved model gives different predictions from the one in memory; this is a bug in llmcls, please report it",
+            best.display()
+        );
         Ok(())
     }
 }

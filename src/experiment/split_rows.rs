@@ -13,10 +13,10 @@ use crate::data::split::stratify;
 use crate::data::table::{Columns, Example, Examples, check_single_label, read_examples};
 use crate::model::classifier::Problem;
 
-/// Of the division: all seeds of a run, and all commands, divide alike.
+/// Seed of the division. It is fixed, so that all seeds of a run and all commands divide alike.
 const SEED: u32 = 42;
 
-/// Which rows of which file.
+/// Some rows of a file.
 #[derive(Clone)]
 pub struct SplitRows {
     pub path: PathBuf,
@@ -31,7 +31,6 @@ impl SplitRows {
         Self { path: path.to_owned(), limit, chosen: None }
     }
 
-    /// The training rows.
     pub fn train(data: &DataConfig, columns: &Columns) -> Result<Self> {
         let whole = Self::of_file(&data.train_csv, data.max_train_samples);
         match data.val_fraction {
@@ -40,7 +39,6 @@ impl SplitRows {
         }
     }
 
-    /// The validation rows.
     pub fn validation(data: &DataConfig, columns: &Columns) -> Result<Self> {
         if let Some(path) = &data.val_csv {
             return Ok(Self::of_file(path, data.max_val_samples));
@@ -84,7 +82,6 @@ impl SplitRows {
         Ok(Self { chosen: Some(Rc::new(chosen)), ..self })
     }
 
-    /// Reads them.
     pub fn read(&self, columns: &Columns, problem: Problem, console: Console) -> Result<Vec<Example>> {
         let examples = read_split(&self.path, columns, self.limit, problem, console)?;
         let Some(chosen) = &self.chosen else { return Ok(examples) };

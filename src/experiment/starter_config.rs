@@ -5,27 +5,26 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::choices::{Choices, DEFAULT_BASE};
+use crate::console::one_line;
 use crate::data::recognise::{LabelForm, Recognised};
 
-/// What the configuration is for.
+/// Contents of the configuration.
 pub struct Starter<'a> {
     /// The file that `init` read.
     pub source: &'a Path,
     /// Where the configuration and the splits lie.
     pub directory: &'a Path,
-    /// The data set's name.
     pub dataset: &'a str,
-    /// The base.
+    /// Name of the base.
     pub model_name: &'a str,
-    /// What the columns are.
+    /// The recognised columns.
     pub recognised: &'a Recognised,
-    /// Whether multi-hot lists need the labels' names.
+    /// True if multi-hot lists need the labels' names.
     pub is_multi_hot: bool,
-    /// Whether each row has one label.
+    /// True if each row has one label.
     pub is_single_label: bool,
     /// Rows of the three splits.
     pub rows: [usize; 3],
-    /// The settings.
     pub choices: &'a Choices,
 }
 
@@ -39,7 +38,6 @@ impl Starter<'_> {
         self.directory.join(name)
     }
 
-    /// The configuration as YAML.
     #[must_use]
     pub fn yaml(&self) -> String {
         let mut text = format!(
@@ -175,11 +173,6 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// A name that ends no comment.
-fn one_line(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +191,5 @@ mod tests {
         ] {
             assert_eq!(scalar(&value), yaml);
         }
-        assert_eq!(one_line("a\nb"), "a b");
     }
 }

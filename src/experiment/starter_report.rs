@@ -1,13 +1,14 @@
-//! What `init` prints: what it saw and which flag overrules it, and the table of labels. Lines fit 80 columns.
+//! Output of `init`: the recognised columns, the flag that overrules each, and the table of labels. Lines fit 80
+//! columns.
 
 use super::starter_config::Starter;
-use crate::console::bytes;
+use crate::console::{bytes, cell};
 use crate::data::formats::clip;
 use crate::data::labelled::LabelCounts;
 use crate::data::recognise::LabelForm;
 use crate::data::table::abridged;
 
-/// What was found, and how to overrule it.
+/// Lists the recognised columns and the flags that overrule them.
 #[must_use]
 pub fn found(starter: &Starter<'_>, counts: &LabelCounts, lengths: &[usize], is_exact: bool) -> String {
     let (recognised, choices) = (starter.recognised, starter.choices);
@@ -77,7 +78,10 @@ pub fn labels(names: &[String], counts: &[[usize; 3]], rows: [usize; 3]) -> Stri
         let [train, validation, test] = counts[label];
         let all = train + validation + test;
         let share = format!("{:.1}%", 100.0 * all as f64 / total as f64);
-        out.push_str(&format!("{:<32}{all:>8}{share:>8}{train:>8}{validation:>12}{test:>8}\n", name(&names[label])));
+        out.push_str(&format!(
+            "{:<32}{all:>8}{share:>8}{train:>8}{validation:>12}{test:>8}\n",
+            cell(&names[label], 31)
+        ));
     }
     if names.len() > SHOWN {
         out.push_str(&format!("and {} more labels\n", names.len() - SHOWN));
@@ -112,16 +116,6 @@ pub fn doubts(names: &[String], counts: &[[usize; 3]]) -> Vec<String> {
         }
     }
     doubts
-}
-
-/// A label's name in one cell of the table.
-fn name(label: &str) -> String {
-    const WIDTH: usize = 31;
-    let label: String = label.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if label.chars().count() <= WIDTH {
-        return label;
-    }
-    label.chars().take(WIDTH - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a run says of itself: `summary.json`, `environment.json`, and the last lines on the terminal.
+//! A run's account of itself: `summary.json`, `environment.json`, and the last lines on the terminal.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::dataset::Dataset;
 use super::prepared::Experiment;
+use crate::cluster;
 use crate::console::{Console, bytes};
 use crate::device;
 use crate::kernels::cpu::memory;
@@ -90,6 +91,8 @@ pub fn write_environment(run: &RunDir, device: &Device) -> Result<()> {
             "cpu": device::cpu_name(),
             "compute": if gpu.is_some() { "gpu" } else { device.compute().name() },
             "instructions": device.compute().instructions(),
+            "ranks": cluster::member().map_or(1, |member| member.hosts.len()),
+            "hosts": cluster::member().map(|member| &member.hosts),
             "threads": rayon::current_num_threads(),
             "os": std::env::consts::OS,
             "command_line": redacted_command_line(),

@@ -49,7 +49,7 @@ impl Tuned {
 
     /// Warns of labels that miss what was asked for on the very rows that the thresholds were found on.
     pub fn warn(&self, console: Console) {
-        /// Labels that are named.
+        /// The most labels that a warning names.
         const SHOWN: usize = 20;
         let missed: Vec<&Reached> = self.labels.iter().filter(|label| self.objective.is_missed(label)).collect();
         if missed.is_empty() {

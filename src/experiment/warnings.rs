@@ -42,7 +42,7 @@ pub fn about_labels(labels: &[String], splits: &[(&str, &[Example])], problem: P
         if !absent.is_empty() {
             let (count, names) = (absent.len(), abridged(&absent));
             let labels = if count == 1 { "1 label has" } else { &format!("{count} labels have") };
-            let effect = if *split == "train" { "" } else { "; F1 is 0 there whatever is learned" };
+            let effect = if *split == "train" { "" } else { "; their F1 there is always 0" };
             console.warn(format!("{split}: {labels} no positive row{effect}: {names}"));
         }
         about_contradictions(split, examples, console);
@@ -73,7 +73,7 @@ fn about_contradictions(split: &str, examples: &[Example], console: Console) {
     }
     if let Some((one, other)) = sample {
         console.warn(format!(
-            "{split}: {} texts stand in several rows with different labels, such as rows `{}` and `{}`",
+            "{split}: {} texts occur in several rows with different labels, such as rows `{}` and `{}`",
             contradicted.len(),
             clip(one),
             clip(other)

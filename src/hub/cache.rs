@@ -31,7 +31,7 @@ pub struct HubRepo {
     cached: CacheRepo,
     /// The cache's directory of this repository.
     directory: PathBuf,
-    /// None: HF_HUB_OFFLINE is set.
+    /// `None` if HF_HUB_OFFLINE is set.
     client: Option<Client>,
     /// The commit that the revision stands for, once it is known.
     commit: RefCell<Option<String>>,
@@ -40,9 +40,6 @@ pub struct HubRepo {
 
 impl HubRepo {
     /// `org/name[@revision]`, of models or of data sets. Nothing is looked for yet.
-    ///
-    /// # Errors
-    /// If the name is not of that form.
     pub fn new(name: &str, kind: RepoType, given_token: Option<&str>, console: Console) -> Result<Self> {
         let (repository, revision) = parse_repository(name)
             .with_context(|| format!("`{name}` is not a name on the Hub of the form org/name[@revision]"))?;
@@ -67,7 +64,7 @@ impl HubRepo {
         &self.name
     }
 
-    /// Whether the cache has anything of this revision.
+    /// Returns true if the cache holds any file of this revision.
     #[must_use]
     pub fn is_cached(&self) -> bool {
         self.known_commit().is_some_and(|commit| self.cached.pointer_path(&commit).is_dir())
@@ -91,10 +88,7 @@ impl HubRepo {
         }
     }
 
-    /// Whether the repository has a file, without downloading it.
-    ///
-    /// # Errors
-    /// As [`HubRepo::file`].
+    /// Returns true if the repository has a file, without downloading it.
     pub fn has(&self, file: &str) -> Result<bool> {
         Ok(!matches!(self.find(file)?, Found::Nowhere))
     }
@@ -184,9 +178,6 @@ impl HubRepo {
 
     /// Notes in the cache which commit the revision stands for. To be called when all files are there, so that the
     /// Python tools, which read the same note, never find a snapshot with half of a model.
-    ///
-    /// # Errors
-    /// If the note cannot be written.
     pub fn publish(&self) -> Result<()> {
         let revision = self.repo.revision();
         let Some(commit) = self.commit.borrow().clone().filter(|_| !is_commit(revision)) else { return Ok(()) };
@@ -277,7 +268,7 @@ impl HubRepo {
     }
 }
 
-/// Where a file is.
+/// The place of a file: in the cache, or on the Hub.
 enum Found<'a> {
     Here(PathBuf),
     OnTheHub(&'a Client, RemoteFile),

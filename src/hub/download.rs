@@ -1,4 +1,4 @@
-//! Requests to the Hub, and downloads that go on where they stopped.
+//! Requests to the Hub, and downloads that resume.
 //!
 //! The token goes to the Hub's own host alone, over https or to this machine; redirects are followed
 //! here, one by one, because that is where it would leak. What arrives is checked against the size and
@@ -24,13 +24,13 @@ use crate::atomic_file::hex;
 use crate::console::ProgressMeter;
 use crate::interrupt;
 
-/// Requests to one Hub.
+/// A client of one Hub.
 pub(super) struct Client {
-    agent: Agent,
+    pub(super) agent: Agent,
     /// The time without a byte after which a connection counts as stalled.
     stall: Duration,
-    endpoint: String,
-    token: Option<String>,
+    pub(super) endpoint: String,
+    pub(super) token: Option<String>,
 }
 
 /// A file as the Hub describes it.
@@ -38,27 +38,27 @@ pub(super) struct Client {
 pub(super) struct RemoteFile {
     /// Where it is asked for.
     url: String,
-    /// Of the repository.
+    /// The repository's commit.
     pub(super) commit: String,
     /// Names the contents: their SHA-256, or their hash in git.
     pub(super) etag: String,
-    /// In bytes.
+    /// Size in bytes.
     pub(super) size: u64,
 }
 
-/// What the Hub says of a file.
+/// The Hub's answer about a file.
 pub(super) enum Answer {
     File(RemoteFile),
     /// And the commit that lacks it.
     NoSuchFile(Option<String>),
 }
 
-/// Attempts that bring nothing new, and the wait before the second; it doubles.
-const ATTEMPTS: u32 = 5;
-const FIRST_WAIT: Duration = Duration::from_millis(300);
+/// Attempts without a new byte, and the wait before the second; the wait doubles.
+pub(super) const ATTEMPTS: u32 = 5;
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(300);
 const MAX_REDIRECTS: usize = 5;
 const MEBIBYTE: u64 = 1 << 20;
-/// How often a wait looks for Ctrl-C.
+/// Interval between two checks for Ctrl-C.
 const POLL: Duration = Duration::from_millis(100);
 /// The longest answer of the API: a list of a million files.
 const API_BYTES: u64 = 256 * MEBIBYTE;
@@ -118,7 +118,7 @@ impl Client {
         in_background(read)?.with_context(|| format!("{url}: the answer did not arrive"))
     }
 
-    /// Downloads a file to `path`, going on with `path.incomplete` if there is one.
+    /// Downloads a file to `path`, or the rest of it if there is a `path.incomplete`.
     pub(super) fn fetch(&self, remote: &RemoteFile, path: &Path, mut progress: ProgressMeter) -> Result<()> {
         let incomplete = path.with_file_name(format!("{}.incomplete", remote.etag));
         let size = || fs::metadata(&incomplete).map_or(0, |file| file.len());
@@ -139,7 +139,7 @@ impl Client {
             }
             if attempts == ATTEMPTS {
                 return Err(
-                    error.context(format!("{ATTEMPTS} attempts failed; the next run goes on after {now} bytes"))
+                    error.context(format!("{ATTEMPTS} attempts failed; the next run continues after {now} bytes"))
                 );
             }
             pause(wait)?;
@@ -149,7 +149,7 @@ impl Client {
         let found = checksum(&incomplete, remote)?;
         if found != remote.etag {
             fs::remove_file(&incomplete).with_context(|| format!("{}: cannot remove", incomplete.display()))?;
-            bail!("what arrived has the checksum {found}, the Hub says {}; it was thrown away, try again", remote.etag);
+            bail!("what arrived has the checksum {found}, the Hub says {}; it was deleted, try again", remote.etag);
         }
         fs::rename(&incomplete, path).with_context(|| format!("{}: cannot rename", incomplete.display()))
     }
@@ -171,7 +171,7 @@ impl Client {
         match response.status().as_u16() {
             206 => ensure!(
                 starts_at(&response, have),
-                Refused(format!("{host}: bytes from {have} on were asked for, others came"))
+                Refused(format!("{host}: asked for bytes from {have} on, got others"))
             ),
             // The whole file, though a part was asked for.
             200 => {
@@ -253,13 +253,13 @@ impl Client {
         })
     }
 
-    /// Whether an address is the Hub's own, over a connection that others cannot read.
-    fn may_see_token(&self, url: &str) -> bool {
+    /// Returns true if an address is the Hub's own, over a connection that others cannot read.
+    pub(super) fn may_see_token(&self, url: &str) -> bool {
         let (Ok(url), Ok(endpoint)) = (url.parse::<Uri>(), self.endpoint.parse::<Uri>()) else { return false };
         url.authority() == endpoint.authority() && url.scheme() == endpoint.scheme() && is_private(&url)
     }
 
-    /// Where a redirect leads.
+    /// The target of a redirect.
     fn next(&self, url: &str, response: &Response<Body>) -> Result<String> {
         let location = response.headers().get("location").and_then(|location| location.to_str().ok());
         let location = location.with_context(|| format!("{}: a redirect to nowhere", host(url)))?;
@@ -314,13 +314,13 @@ fn describe(response: &Response<Body>, url: &str, [etag, size]: [&str; 2]) -> Op
     })
 }
 
-/// Whether a read ended because nothing arrived.
+/// Returns true if a read ended because nothing arrived.
 fn has_timed_out(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
     error.kind() == ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
 }
 
-/// Whether a partial answer begins at the byte that was asked for.
+/// Returns true if a partial answer begins at the requested byte.
 fn starts_at(response: &Response<Body>, from: u64) -> bool {
     let range = response.headers().get("content-range").and_then(|value| value.to_str().ok());
     // A server that does not say is believed: the checksum tells.
@@ -328,7 +328,7 @@ fn starts_at(response: &Response<Body>, from: u64) -> bool {
 }
 
 /// Runs a blocking call on a thread of its own and waits for it; Ctrl-C ends the wait.
-fn in_background<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) fn in_background<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let (sender, receiver) = sync_channel(1);
     // The receiver may be gone after Ctrl-C.
     let run = move || drop(sender.send(call()));
@@ -349,7 +349,7 @@ fn wait_for<T>(receiver: &Receiver<T>) -> Result<Option<T>> {
 }
 
 /// Sleeps, unless Ctrl-C comes.
-fn pause(time: Duration) -> Result<()> {
+pub(super) fn pause(time: Duration) -> Result<()> {
     let mut left = time;
     while !left.is_zero() {
         interrupt::check()?;
@@ -372,17 +372,17 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Https, or this machine.
-fn is_private(url: &Uri) -> bool {
+/// Returns true for HTTPS, and for this machine.
+pub(super) fn is_private(url: &Uri) -> bool {
     let is_loopback = matches!(url.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
     url.scheme_str() == Some("https") || is_loopback
 }
 
-fn host(url: &str) -> String {
+pub(super) fn host(url: &str) -> String {
     url.parse::<Uri>().ok().and_then(|url| url.authority().map(ToString::to_string)).unwrap_or_else(|| url.to_owned())
 }
 
-/// What a status of the Hub means, and what to do about it.
+/// Explains a status of the Hub, and says what to do about it.
 fn refusal(response: &Response<Body>, repository: &str, revision: &str) -> String {
     let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
     let status = response.status().as_u16();

@@ -11,7 +11,7 @@ fn set(key: &str) -> Option<String> {
     env::var(key).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether HF_HUB_OFFLINE is set.
+/// Returns true if HF_HUB_OFFLINE is set.
 pub(super) fn is_offline() -> bool {
     set("HF_HUB_OFFLINE").is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "off" | "false" | "no"))
 }
@@ -48,7 +48,6 @@ pub(super) fn stall_timeout() -> Duration {
     Duration::from_secs(seconds.unwrap_or(30))
 }
 
-/// The Hub's address.
 pub(super) fn endpoint() -> Result<String> {
     let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
     let endpoint = endpoint.trim_end_matches('/').to_owned();

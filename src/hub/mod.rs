@@ -5,3 +5,5 @@ mod download;
 pub(crate) mod environment;
 pub mod model_files;
 mod names;
+mod requests;
+pub mod upload;

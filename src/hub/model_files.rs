@@ -13,12 +13,13 @@ use super::environment::user_cache;
 use super::names::{check_file, parse_repository};
 use crate::atomic_file::{self, hex};
 use crate::console::Console;
+use crate::embedded;
 use crate::gguf::{self, GgufFile};
 
 /// The files of a pretrained model.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
-    /// As the user named it, without the revision.
+    /// The name as the user gave it, without the revision.
     pub name: String,
     /// The revision asked for, if one was.
     pub revision: Option<String>,
@@ -54,7 +55,7 @@ impl ModelFiles {
         match Source::of(name, token, console)? {
             Source::Directory(directory) => Self::collect(name, None, needs_weights, &|file| {
                 let path = directory.join(file);
-                Ok(path.is_file().then_some(path))
+                Ok(embedded::is_file(&path).then_some(path))
             })
             .with_context(|| format!("{name}: not a usable model directory")),
             Source::Hub(repo) => {
@@ -97,16 +98,13 @@ impl ModelFiles {
         })
     }
 
-    /// Whether a name is one on the Hub, and no directory here.
+    /// Returns true if a name means a repository on the Hub, and not a local directory.
     #[must_use]
     pub fn is_on_the_hub(name: &str) -> bool {
         !Path::new(name).exists() && parse_repository(name).is_some()
     }
 
     /// A file with weights that `name` has, of any format; nothing is downloaded.
-    ///
-    /// # Errors
-    /// If the Hub cannot be asked.
     pub fn find_weights(name: &str, token: Option<&str>, console: Console) -> Result<Option<String>> {
         match Source::of(name, token, console)? {
             Source::Directory(directory) => {
@@ -119,7 +117,7 @@ impl ModelFiles {
                 Ok(names.into_iter().find(|name| is_weights(name)))
             }
             Source::Hub(repo) => {
-                // What is no model at all is told when its files are looked for.
+                // The search for its files reports what is not a model.
                 repo.has("config.json").with_context(|| nowhere(name))?;
                 for file in [WEIGHTS, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"] {
                     if repo.has(file).with_context(|| nowhere(name))? {
@@ -176,7 +174,7 @@ impl Source {
     /// A directory if there is one of this name, else the Hub, unless the name can only be meant as a path.
     fn of(name: &str, token: Option<&str>, console: Console) -> Result<Self> {
         let path = Path::new(name);
-        if path.is_dir() {
+        if embedded::is_dir(path) {
             return Ok(Self::Directory(path.to_owned()));
         }
         if path.exists() {
@@ -203,7 +201,7 @@ impl Source {
     }
 }
 
-/// What else to think of where the Hub does not give a model.
+/// Hints for the case that the Hub does not have a model.
 fn nowhere(name: &str) -> String {
     format!(
         "{name}: there is no directory of this name here, and the Hub's model of this name cannot be used \
@@ -211,7 +209,7 @@ fn nowhere(name: &str) -> String {
     )
 }
 
-/// Whether a file of a model's directory holds weights, or says which files do.
+/// Returns true if a file of a model's directory holds weights, or says which files do.
 fn is_weights(name: &str) -> bool {
     let is_named = ["model", "pytorch_model", "tf_model", "flax_model", "consolidated", "ggml"]
         .iter()
@@ -227,7 +225,7 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(index).with_context(|| format!("{}: cannot read", index.display()))?;
+    let text = embedded::read_to_string(index).with_context(|| format!("{}: cannot read", index.display()))?;
     let parsed: Index =
         serde_json::from_str(&text).with_context(|| format!("{}: not an index of shards", index.display()))?;
     let mut names: Vec<String> = parsed.weight_map.into_values().collect();

@@ -22,12 +22,12 @@ pub(super) fn check_file(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a commit or a blob's hash is plain: it becomes a file's name.
+/// Returns true if a commit or a hash is safe as a file's name: letters, digits and hyphens only.
 pub(super) fn is_hash(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Whether a revision is a commit's full hash.
+/// Returns true if a revision is a commit's full hash.
 pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

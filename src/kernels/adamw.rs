@@ -2,7 +2,7 @@
 
 use super::cpu::dynamic_map::DynamicMap;
 
-/// How moments are held.
+/// Storage of moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MomentStorage {
     /// 8 bytes a parameter.
@@ -11,7 +11,7 @@ pub enum MomentStorage {
     EightBit,
 }
 
-/// What 8-bit moments stand for.
+/// The numbers that 8-bit codes stand for.
 #[derive(Debug)]
 pub(crate) struct Maps {
     pub(crate) first: DynamicMap,

@@ -21,8 +21,8 @@ pub struct AttentionKind {
     pub head_size: usize,
     /// A token sees itself and earlier ones only.
     pub is_causal: bool,
-    /// Of those, this many at most, itself included; without `is_causal`, those less than this far away
-    /// on either side.
+    /// The most keys that a query sees, itself included; without `is_causal`, keys less than this far away on either
+    /// side.
     pub window: Option<usize>,
     /// Multiplies the scores: usually 1/√d.
     pub scale: f32,
@@ -108,7 +108,8 @@ pub(crate) struct Plan {
     /// Draws which probabilities are kept, if not all are.
     pub(crate) kept: Option<Choice>,
     pub(crate) relative: Option<Relative>,
-    /// Of each sequence: its first query, how many, the position of the first, its first key, its length.
+    /// For each sequence: its first query, the number of queries, the position of the first, its first key, its
+    /// length.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "kernels of a GPU read it"))]
     pub(crate) sequences: Constant<u32>,
 }

@@ -1,8 +1,9 @@
 //! The bridge between candle's tensors and the slices that CPU kernels work on.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Storage, StorageRef, Tensor, bail};
 use rayon::prelude::*;
@@ -57,9 +58,6 @@ pub(crate) fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
 
 /// Writes a tensor of f32 in place; one on a GPU by way of a copy. Every tensor that shares its storage
 /// changes with it.
-///
-/// # Errors
-/// As [`elements`].
 pub(crate) fn modify(tensor: &Tensor, f: impl FnMut(&mut [f32])) -> Result<()> {
     // candle runs the op once, but through a shared reference.
     struct Modify<F>(RefCell<F>);
@@ -88,6 +86,35 @@ pub(crate) fn modify(tensor: &Tensor, f: impl FnMut(&mut [f32])) -> Result<()> {
     tensor.inplace_op1(&Modify(RefCell::new(f)))
 }
 
+/// Numbers that threads write parts of their own of.
+pub(crate) struct Shared<'a> {
+    data: *mut f32,
+    len: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: whoever takes parts promises that they do not overlap.
+#[expect(unsafe_code, reason = "parts of one slice for several threads")]
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    pub(crate) fn new(data: &'a mut [f32]) -> Self {
+        Self { data: data.as_mut_ptr(), len: data.len(), lifetime: PhantomData }
+    }
+
+    /// Some of the numbers.
+    ///
+    /// # Safety
+    /// No two parts that live at the same time may overlap.
+    #[expect(unsafe_code, reason = "parts of one slice for several threads")]
+    #[expect(clippy::mut_from_ref, reason = "the caller keeps parts apart")]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [f32] {
+        assert!(range.start <= range.end && range.end <= self.len, "a part outside its slice");
+        // SAFETY: inside the slice, which stays borrowed; the caller keeps parts apart.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
+    }
+}
+
 /// New rows of `width`, on all cores: `f(first row, rows)` gets zeros, a block at a time.
 ///
 /// The zeros of a block are still in a core's cache when `f` overwrites them, where clearing the
@@ -109,6 +136,30 @@ pub(crate) fn new_rows(len: usize, width: usize, f: impl Fn(usize, &mut [f32]) +
         data.set_len(len);
     }
     data
+}
+
+/// Two matrices at once, as [`new_rows`] makes one.
+pub(crate) fn new_pairs(len: usize, width: usize, f: impl Fn(usize, [&mut [f32]; 2]) + Sync) -> [Vec<f32>; 2] {
+    let mut second = Vec::with_capacity(len);
+    let (rows, to) = (block_rows(width) * width.max(1), second.as_mut_ptr() as usize);
+    let first = new_rows(len, width, |row, block| {
+        debug_assert_eq!(row * width % rows, 0);
+        // SAFETY: the same part of the second matrix as the block is of the first, inside its capacity, which
+        // no other task writes; all bits zero are zeros of f32.
+        #[expect(unsafe_code, reason = "an output is written once, by all cores")]
+        let other = unsafe {
+            let to = (to as *mut f32).add(row * width);
+            to.write_bytes(0, block.len());
+            std::slice::from_raw_parts_mut(to, block.len())
+        };
+        f(row, [block, other]);
+    });
+    // SAFETY: the blocks, all of which were written, are the whole of it.
+    #[expect(unsafe_code, reason = "an output is written once, by all cores")]
+    unsafe {
+        second.set_len(len);
+    }
+    [first, second]
 }
 
 /// Rows of a gradient, on all cores: `f(first row, rows, accumulate)` adds to those of `sum`, or

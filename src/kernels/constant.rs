@@ -38,7 +38,7 @@ impl<T: DeviceRepr + 'static> Constant<T> {
     /// The numbers on a GPU, always the same one.
     pub(crate) fn on(&self, device: &candle_core::CudaDevice) -> candle_core::Result<&CudaSlice<T>> {
         if self.on_device.get().is_none() {
-            // Only one thread drives a GPU: nobody else has set it meanwhile.
+            // Only one thread drives a GPU: no other thread has set it meanwhile.
             let _ = self.on_device.set(device.clone_htod(&self.values)?);
         }
         Ok(self.on_device.get().expect("it was just set"))

@@ -10,7 +10,7 @@ use super::cpu::gemm::Compute;
 use super::cpu::memory::{Buffer, Limits};
 use super::matrix::{FrozenMatrix, Storage};
 
-/// Whether this build can use a GPU.
+/// True if this build can use a GPU.
 pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 
 /// A device, the type of activations on it, and how it treats frozen weights.
@@ -26,7 +26,7 @@ pub struct Device {
     on_one_thread: PhantomData<*const ()>,
 }
 
-/// What records say of a GPU.
+/// Facts about a GPU for records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuDescription {
     /// Such as `NVIDIA H100 80GB HBM3`.
@@ -88,13 +88,13 @@ impl Device {
         Self { packs_weights, ..self.clone() }
     }
 
-    /// Whether frozen weights are packed once.
+    /// Returns true if frozen weights are packed once.
     #[must_use]
     pub fn packs_weights(&self) -> bool {
         self.packs_weights && !self.is_gpu()
     }
 
-    /// Whether it is a GPU.
+    /// Returns true for a GPU.
     #[must_use]
     pub fn is_gpu(&self) -> bool {
         self.device.is_cuda()
@@ -144,9 +144,6 @@ impl Device {
     }
 
     /// Waits until all that was queued is done: before a clock is read.
-    ///
-    /// # Errors
-    /// If something that was queued failed.
     pub fn wait(&self) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let candle_core::Device::Cuda(device) = &self.device {

@@ -10,11 +10,9 @@ pub(crate) struct LowRank {
     pub(crate) a: Tensor,
     /// B, laid out as the device wants it: `(r, out)` on the CPU, `(out, r)` on a GPU.
     pub(crate) b: Tensor,
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
     pub(crate) rank: usize,
     /// s, α / r.
     pub(crate) scaling: f32,
-    /// What of x is kept, if not all is.
+    /// Dropout of x; `None` keeps all of it.
     pub(crate) mask: Option<Mask>,
 }

@@ -1,11 +1,11 @@
-//! Which elements dropout keeps: a function of a counter (see [`crate::rng`]), so that a layer that is
-//! computed again draws the same mask.
+//! Dropout masks: functions of a counter (see [`crate::rng`]), so that a layer that is computed again draws the same
+//! mask.
 
 use std::cell::OnceCell;
 
 use crate::rng::{Purpose, Stream};
 
-/// What a dropout mask is drawn from, beside the site.
+/// Key of a dropout mask, in addition to the site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropoutKey {
     /// The training seed.
@@ -65,7 +65,23 @@ impl Mask {
     }
 }
 
-/// Which elements of a matrix are kept, a bit each.
+impl Bits {
+    /// Whether there is a bit for each element of a matrix.
+    pub(crate) fn covers(&self, rows: usize, width: usize) -> bool {
+        width.div_ceil(8) <= self.bytes_per_row && rows * self.bytes_per_row <= self.bits.len()
+    }
+
+    /// The bits of sixteen elements of a row, from a column that is a multiple of 8 on.
+    #[inline(always)]
+    pub(crate) fn of(&self, row: usize, column: usize) -> u16 {
+        let at = row * self.bytes_per_row + column / 8;
+        let first = u16::from(self.bits[at]);
+        // A row's last byte may have none behind it.
+        first >> (column % 8) | u16::from(*self.bits.get(at + 1).unwrap_or(&0)) << 8 >> (column % 8)
+    }
+}
+
+/// Kept elements of a matrix, a bit each.
 #[derive(Debug)]
 pub(crate) struct Bits {
     /// Row by row, the first element in the lowest bit; each row starts a byte.

@@ -8,7 +8,9 @@ use half::{bf16, f16};
 
 use super::buffer::{elements, modify, tensor};
 use super::cpu::flops;
-use super::cpu::gemm::{Compute, Direction, MatrixMut, NewMatrix, Packed, Source, Weights, product};
+use super::cpu::gemm::{
+    Compute, Direction, MatrixMut, NewMatrix, Packed, Packing, Source, Start, Weights, pack, product,
+};
 use super::cpu::memory::Buffer;
 use super::cpu::nf4::Nf4;
 
@@ -139,27 +141,39 @@ impl FrozenMatrix {
             return self.on_device()?.product(x, sum);
         }
         let (n, x) = (x.dim(0)?, elements(x)?);
-        flops::count(n, self.columns, self.rows);
-        summed(sum, n, self.rows, |y, accumulate| match &self.packed {
-            Some(packed) => packed.product(&x, y, accumulate),
-            None => product(self.compute, &self.weights(Direction::Forward), &x, y, accumulate),
-        })
+        let x = pack(self.compute, &x, self.columns, &|_| {});
+        summed(sum, n, self.rows, |y, start| self.multiply(&x, y, start))
     }
 
     /// `sum + g W`, or `g W` without a sum; `g` is `(n, out)`.
-    ///
-    /// # Errors
-    /// As [`FrozenMatrix::product`].
     pub fn product_transposed(&self, g: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if g.device().is_cuda() {
             return self.on_device()?.product_transposed(g, sum);
         }
         let (n, g) = (g.dim(0)?, elements(g)?);
-        flops::count(n, self.rows, self.columns);
-        summed(sum, n, self.columns, |y, accumulate| {
-            product(self.compute, &self.weights(Direction::Backward), &g, y, accumulate);
-        })
+        let g = pack(self.compute, &g, self.rows, &|_| {});
+        summed(sum, n, self.columns, |y, start| self.multiply_transposed(&g, y, start))
+    }
+
+    /// In what products on the CPU are computed: x is packed for that.
+    pub(super) fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// `y = start + x Wᵀ` on the CPU, x packed.
+    pub(super) fn multiply(&self, x: &Packing, y: MatrixMut<'_>, start: Start<'_>) {
+        flops::count(y.shape().0, self.columns, self.rows);
+        match &self.packed {
+            Some(packed) => packed.product(x, y, start),
+            None => product(&self.weights(Direction::Forward), x, y, start),
+        }
+    }
+
+    /// `y = start + g W` on the CPU, g packed.
+    pub(super) fn multiply_transposed(&self, g: &Packing, y: MatrixMut<'_>, start: Start<'_>) {
+        flops::count(y.shape().0, self.rows, self.columns);
+        product(&self.weights(Direction::Backward), g, y, start);
     }
 
     fn weights(&self, direction: Direction) -> Weights<'_> {
@@ -176,18 +190,23 @@ impl FrozenMatrix {
 }
 
 /// Lets `multiply` overwrite a new `(rows, columns)` tensor, or add to `sum`.
-fn summed(sum: Option<Tensor>, rows: usize, columns: usize, multiply: impl Fn(MatrixMut<'_>, bool)) -> Result<Tensor> {
+fn summed(
+    sum: Option<Tensor>,
+    rows: usize,
+    columns: usize,
+    multiply: impl Fn(MatrixMut<'_>, Start<'_>),
+) -> Result<Tensor> {
     let Some(sum) = sum else {
         let mut output = NewMatrix::new(rows, columns);
         // SAFETY: a product that does not accumulate writes the whole of its output, and reads none of it.
         #[expect(unsafe_code, reason = "an output is written once, by all cores")]
         let output = unsafe {
-            multiply(output.view(), false);
+            multiply(output.view(), Start::Zero);
             output.finish()
         };
         return tensor(output, (rows, columns));
     };
-    modify(&sum, |data| multiply(MatrixMut::new(data, rows, columns, columns), true))?;
+    modify(&sum, |data| multiply(MatrixMut::new(data, rows, columns, columns), Start::Sum))?;
     Ok(sum)
 }
 

@@ -9,6 +9,7 @@
 
 pub mod activation;
 pub mod adamw;
+pub(crate) mod adapted;
 pub mod attention;
 pub(crate) mod buffer;
 pub mod constant;
@@ -29,10 +30,12 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use activation::Activation;
+use adapted::{Layer, LowRankBackward};
 use attention::Plan;
 use constant::Constant;
 use low_rank::LowRank;
 use mask::Mask;
+use matrix::FrozenMatrix;
 use rope::RopeTable;
 
 /// Declares kernels that exist for each device.
@@ -56,8 +59,6 @@ kernels! {
     elementwise::add_in_place(sum: &Tensor, x: &Tensor) -> ();
     /// `scale · x`, or `sum + scale · x`.
     elementwise::scale(x: &Tensor, sum: Option<Tensor>, scale: f32) -> Tensor;
-    /// `y += bias`, row by row.
-    rows::add_bias(y: &Tensor, bias: &Constant) -> ();
 
     /// `f(x)`, or `f(x) ∘ up`.
     activation::activate(x: &Tensor, up: Option<&Tensor>, f: Activation) -> Tensor;
@@ -65,6 +66,8 @@ kernels! {
     activation::activate_backward(
         g: &Tensor, sum: Option<Tensor>, x: &Tensor, up: Option<&Tensor>, f: Activation
     ) -> Tensor;
+    /// The gradients of `gate` and of `up` in `f(gate) ∘ up`, new ones.
+    activation::gated_backward(g: &Tensor, gate: &Tensor, up: &Tensor, f: Activation) -> [Tensor; 2];
     /// The gradient of `up` in `f(gate) ∘ up`.
     activation::gate_backward(g: &Tensor, sum: Option<Tensor>, gate: &Tensor, f: Activation) -> Tensor;
 
@@ -109,16 +112,15 @@ kernels! {
 
     /// A and B for products with rows like `x`.
     low_rank::low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scaling: f32, mask: Option<Mask>) -> LowRank;
-    /// `y += s · drop(x) Aᵀ Bᵀ`; gives u = drop(x) Aᵀ, `(N, r)`.
-    low_rank::low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRank) -> Tensor;
-    /// ∂L/∂u = s · g B, `(N, r)`.
-    low_rank::gradient_of_u(g: &Tensor, pair: &LowRank) -> Tensor;
-    /// ∂L/∂B = s · gᵀ u, `(out, r)`, to `sum`.
-    low_rank::sum_gradient_of_b(g: &Tensor, sum: &Tensor, accumulate: bool, u: &Tensor, pair: &LowRank) -> ();
-    /// ∂L/∂A = (∂L/∂u)ᵀ drop(x), `(r, in)`, to `sum`.
-    low_rank::sum_gradient_of_a(of_u: &Tensor, sum: &Tensor, accumulate: bool, x: &Tensor, pair: &LowRank) -> ();
-    /// `∂L/∂x += mask(∂L/∂u · A)`
-    low_rank::add_gradient_of_x(of_u: &Tensor, sum: &Tensor, pair: &LowRank) -> ();
+    /// The outputs of layers that share the input x, each with `u = drop(x) Aᵀ` of its adapters; `residual` is
+    /// added to each.
+    adapted::adapted(
+        x: &Tensor, layers: &[Layer<'_>], residual: Option<&Tensor>
+    ) -> Vec<(Tensor, Vec<Tensor>)>;
+    /// The gradients of A and B, and, if it is wanted, of x: `of_x` has what is there to add to, if anything.
+    adapted::adapted_backward(
+        g: &Tensor, weight: &FrozenMatrix, low_rank: Option<LowRankBackward<'_>>, of_x: Option<Option<Tensor>>
+    ) -> Option<Tensor>;
 }
 
 // A head is a few rows: it is computed on the CPU, wherever the base is.
@@ -147,7 +149,7 @@ pub(crate) fn from_host(x: &Tensor, like: &Tensor) -> Result<Tensor> {
     Ok(x.clone())
 }
 
-/// Whether both are on one device.
+/// Returns true if both are on one device.
 pub(crate) fn are_together(a: &Tensor, b: &Tensor) -> bool {
     a.device().same_device(b.device())
 }

@@ -33,7 +33,7 @@ impl RopeTable {
         }
     }
 
-    /// How many positions it holds.
+    /// The number of positions in the table.
     #[must_use]
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half

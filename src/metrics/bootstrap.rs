@@ -1,6 +1,7 @@
-//! How far a score could have come out otherwise: the percentile bootstrap over rows (Efron, 1979).
+//! Uncertainty of scores: the percentile bootstrap over rows (Efron, 1979).
 
 use rand_mt::Mt;
+use serde::Serialize;
 
 use super::{Counts, Predictions};
 
@@ -24,19 +25,22 @@ pub struct Headline {
 }
 
 /// Intervals of the headline scores.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Intervals {
-    /// Of [`Headline::f1_micro`].
+    /// Interval of [`Headline::f1_micro`].
     pub f1_micro: Interval,
-    /// Of [`Headline::f1_macro`].
+    /// Interval of [`Headline::f1_macro`].
     pub f1_macro: Interval,
-    /// Of [`Headline::accuracy`].
+    /// Interval of [`Headline::accuracy`].
     pub accuracy: Interval,
 }
 
 impl Intervals {
+    /// No intervals: older results have none.
+    pub const NONE: Self = Self { f1_micro: [f64::NAN; 2], f1_macro: [f64::NAN; 2], accuracy: [f64::NAN; 2] };
+
     /// Intervals of the scores of some predictions; the same seed gives the same. A score has none if its
-    /// resamples lie to one side of it: they cannot tell then how far it could have come out otherwise.
+    /// resamples lie to one side of it: then they say nothing about its uncertainty.
     #[must_use]
     pub fn new(predictions: &Predictions, seed: u32) -> Self {
         Self::of(&[predictions], seed, |scores| scores[0])
@@ -92,7 +96,7 @@ pub fn describe([low, high]: Interval) -> String {
     if low.is_nan() { "no 95% interval".to_owned() } else { format!("95% interval {low:.4} to {high:.4}") }
 }
 
-/// Which labels hold for some row.
+/// Marks the labels that at least one row has.
 fn occurring(predictions: &Predictions) -> Vec<bool> {
     let labels = predictions.targets[0].len();
     (0..labels).map(|label| predictions.targets.iter().any(|targets| targets[label])).collect()

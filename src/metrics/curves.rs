@@ -69,9 +69,9 @@ pub fn over_thresholds(predictions: &Predictions, label: usize, count: usize) ->
 /// Probabilities of one bin.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bin {
-    /// How many.
+    /// Number of probabilities.
     pub count: usize,
-    /// Their mean.
+    /// Mean of the probabilities.
     pub probability: f64,
     /// Share of them whose label holds.
     pub share: f64,

@@ -1,4 +1,4 @@
-//! What went wrong: the most confident errors of each label, and labels that are taken for one another.
+//! Mistakes: the most confident errors of each label, and labels that are predicted in place of each other.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,11 @@ use super::Predictions;
 /// A label of a row that is predicted wrongly.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mistake {
-    /// The row.
     pub row: usize,
-    /// The label.
     pub label: usize,
     /// Predicted and not there; else there and not predicted.
     pub is_false_positive: bool,
-    /// Of the label in this row.
+    /// Predicted probability of the label in this row.
     pub probability: f32,
 }
 
@@ -50,11 +48,9 @@ pub fn worst_mistakes(predictions: &Predictions, count: usize) -> Vec<Mistake> {
 /// Two labels, and in how many rows something holds of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// The first.
     pub a: usize,
-    /// The second.
     pub b: usize,
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
 }
 

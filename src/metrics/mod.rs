@@ -1,4 +1,4 @@
-//! How well predictions match labels. Pure functions over rows of probabilities and labels.
+//! Scores of predictions against labels, as pure functions over rows of probabilities.
 
 pub mod bootstrap;
 pub mod curves;
@@ -12,16 +12,15 @@ use serde::{Deserialize, Serialize};
 pub struct Predictions {
     /// One row an example, one probability a label.
     pub probabilities: Vec<Vec<f32>>,
-    /// Which labels are predicted.
+    /// For each row, the predicted labels.
     pub predicted: Vec<Vec<bool>>,
-    /// Which labels hold.
+    /// For each row, the true labels.
     pub targets: Vec<Vec<bool>>,
 }
 
 /// Counts and scores of one label.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LabelScores {
-    /// The label.
     pub label: String,
     /// Share of its predictions that are right; 0 if there are none.
     pub precision: f64,
@@ -236,7 +235,7 @@ impl Scores {
     }
 }
 
-/// How probabilities become predicted labels.
+/// The rule that turns probabilities into predicted labels.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
     /// Those above their threshold, strictly.
@@ -257,7 +256,7 @@ impl Decision {
         Self::Above { thresholds: thresholds.to_vec(), always_one: false }
     }
 
-    /// Which labels of a row are predicted. Of equally likely ones the first counts as more likely.
+    /// Applies the rule to one row. Among equal probabilities the first label wins.
     #[must_use]
     pub fn decide(&self, probabilities: &[f32]) -> Vec<bool> {
         match self {

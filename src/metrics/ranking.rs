@@ -1,5 +1,5 @@
-//! What probabilities are worth, whatever the threshold: how well they order examples, and whether
-//! they mean what they say. Definitions are those of scikit-learn and torchmetrics.
+//! Scores that do not depend on a threshold: ranking and calibration, by the definitions of scikit-learn and
+//! torchmetrics.
 
 /// Bins of the calibration error, as in torchmetrics.
 const BINS: usize = 15;

@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor};
 use super::config::Pooling;
 use crate::ops::attention::Sequences;
 
-/// What a model sees of some examples.
+/// Token ids and positions of some examples, as a model sees them.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// All tokens, sequence after sequence: N values.
@@ -52,7 +52,7 @@ impl Batch {
         self.sequences.offsets.len() - 1
     }
 
-    /// Whether there is no example.
+    /// Returns true if there is no example.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -76,6 +76,15 @@ impl Batch {
 }
 
 impl Batch {
+    /// Some of its sequences, without labels.
+    ///
+    /// # Errors
+    /// If there are no such sequences.
+    pub(super) fn part(&self, sequences: Range<usize>) -> Result<Self> {
+        let offsets = &self.sequences.offsets;
+        Self::new(sequences.map(|b| (&self.token_ids[offsets[b]..offsets[b + 1]], &[0.0][..])))
+    }
+
     /// The row of a sequence's last token that is not `padding`; of its first if all are.
     fn last(&self, rows: Range<usize>, padding: Option<u32>) -> u32 {
         let last = self.token_ids[rows.clone()].iter().rposition(|token| Some(*token) != padding);
@@ -98,7 +107,7 @@ pub struct Pooled {
 mod tests {
     use super::*;
 
-    /// As `GenericForSequenceClassification` of transformers 4.57.6 chooses it.
+    /// The choice of `GenericForSequenceClassification` in transformers 4.57.6.
     #[test]
     fn the_last_token_that_is_not_padding_is_pooled() {
         let texts: [&[u32]; 4] = [&[5, 2, 7], &[5, 6, 2, 2], &[2, 2], &[2]];

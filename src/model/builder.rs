@@ -6,12 +6,14 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 
 use super::config::NormKind;
+use super::frozen::{Frozen, FrozenKind};
 use super::lora::{AdapterShape, LoraOptions};
 use super::weights::{BaseStorage, Precision, Weights};
 use crate::kernels::buffer;
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::FrozenMatrix;
+use crate::ops::adapter_routing::{Routing, Slot};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
 use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
@@ -35,9 +37,9 @@ pub(super) enum Initial {
 /// Hands out modules while a model is built, in the order of its state dict.
 pub(super) struct Builder<'a> {
     weights: &'a Weights,
-    /// What stands before a base's names in the weights' files.
+    /// Prefix of a base's names in the weights' files.
     prefix: &'static str,
-    /// What stands before them in a classifier: peft's names have it.
+    /// Prefix of a base's names in a classifier, which peft's names have.
     root: &'static str,
     storage: BaseStorage,
     lora: &'a LoraOptions,
@@ -45,8 +47,13 @@ pub(super) struct Builder<'a> {
     pub(super) device: Device,
     pub(super) params: Vec<Rc<Param>>,
     pub(super) initial: Vec<Initial>,
-    /// Names of the linear modules of the base.
+    /// Names of the linear modules of the base, and their outputs and inputs.
     pub(super) modules: Vec<String>,
+    pub(super) shapes: Vec<(usize, usize)>,
+    /// Where layers find the adapters of several classifiers, if these share the base.
+    pub(super) routing: Option<Rc<Routing>>,
+    /// Tensors of the base, in the order in which they were taken.
+    pub(super) frozen: Vec<Frozen>,
     pub(super) size: BaseSize,
     dropouts: u32,
     /// Bytes of the trained parameters so far, and of the memory for them.
@@ -57,16 +64,16 @@ pub(super) struct Builder<'a> {
 /// The frozen part of a model, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BaseSize {
-    /// Frozen numbers, embeddings included.
+    /// Number of frozen weights, embeddings included.
     pub parameters: usize,
-    /// Their bytes.
+    /// Size in bytes.
     pub bytes: usize,
-    /// Of these, the embeddings'.
+    /// Bytes of the embeddings, contained in `bytes`.
     pub embedding_bytes: usize,
 }
 
 impl<'a> Builder<'a> {
-    /// `embedding` names the token embeddings, by which it is told whether names in the files have
+    /// `embedding` names the token embeddings, which shows whether names in the files have
     /// their prefix: base models are saved without it.
     pub(super) fn new(
         weights: &'a Weights,
@@ -86,6 +93,9 @@ impl<'a> Builder<'a> {
             params: Vec::new(),
             initial: Vec::new(),
             modules: Vec::new(),
+            shapes: Vec::new(),
+            routing: None,
+            frozen: Vec::new(),
             size: BaseSize::default(),
             dropouts: 0,
             trained_bytes: 0,
@@ -93,7 +103,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Whether the files have a module's weight, by its name in the files. Random weights have all.
+    /// Returns true if the files have a module's weight, by its name in the files. Random weights have all.
     pub(super) fn has(&self, stored: &str) -> bool {
         matches!(self.weights, Weights::Random { .. }) || self.weights.has(&format!("{stored}.weight"))
     }
@@ -117,12 +127,12 @@ impl<'a> Builder<'a> {
         Ok(self.stored(name, shape)?.map_or(fresh, Initial::Values))
     }
 
-    /// Whether peft saves a module whole, where an adapter says so.
+    /// Tells if an adapter lists modules that are saved whole, and if this is one.
     pub(super) fn saves_whole(&self, module: &str) -> Option<bool> {
         self.lora.saves_whole(module)
     }
 
-    /// Whether a module gets an adapter.
+    /// Returns true if a module gets an adapter.
     pub(super) fn is_target(&self, module: &str) -> bool {
         self.lora.shape_of(module).is_some()
     }
@@ -138,7 +148,7 @@ impl<'a> Builder<'a> {
         self.linear_named(&self.prefixed(module), self.rooted(module), outputs, inputs, has_bias)
     }
 
-    /// As [`Builder::linear`], with the module's names in the files and in a classifier.
+    /// Builds a linear layer as [`Builder::linear`] does, with the module's names in the files and in a classifier.
     pub(super) fn linear_named(
         &mut self,
         stored: &str,
@@ -150,30 +160,41 @@ impl<'a> Builder<'a> {
         let weights = self.weights;
         let weight = weights.matrix(&format!("{stored}.weight"), outputs, inputs, self.storage)?;
         let bias = weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
+        self.took_matrix(stored, &module, (outputs, inputs), true);
+        if bias.is_some() {
+            self.took(format!("{stored}.bias"), format!("{module}.bias"), FrozenKind::Bias { len: outputs });
+        }
         self.count(&weight);
         let weight = self.device.hold(weight)?;
         self.count_floats(bias.as_ref());
-        let mut adapter = None;
-        if let Some(AdapterShape { rank, scaling, .. }) = self.lora.shape_of(&module) {
-            let site = self.params.len() as u32;
-            // peft's Kaiming uniform with a = √5.
-            let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
-            adapter = Some(Adapter {
-                a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
-                b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
-                scaling: scaling as f32,
-                dropout: self.lora.dropout as f32,
-                site,
-            });
-        }
+        let adapter = self.adapter(&module, outputs, inputs)?;
+        let slot = self.routing.as_ref().map(|routing| Slot { routing: Rc::clone(routing), index: self.modules.len() });
         self.modules.push(module);
-        Ok(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter }))
+        self.shapes.push((outputs, inputs));
+        Ok(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter, slot }))
+    }
+
+    /// The adapter of a linear layer, if it is a target.
+    pub(super) fn adapter(&mut self, module: &str, outputs: usize, inputs: usize) -> Result<Option<Adapter>> {
+        let Some(AdapterShape { rank, scaling, .. }) = self.lora.shape_of(module) else { return Ok(None) };
+        let site = self.params.len() as u32;
+        // peft's Kaiming uniform with a = √5.
+        let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
+        Ok(Some(Adapter {
+            a: self.param(format!("{module}.lora_A.weight"), (rank, inputs), bound)?,
+            b: self.param(format!("{module}.lora_B.weight"), (outputs, rank), Initial::Constant(0.0))?,
+            scaling: scaling as f32,
+            dropout: self.lora.dropout as f32,
+            site,
+        }))
     }
 
     /// A frozen table of embeddings.
     pub(super) fn embedding(&mut self, module: &str, rows: usize, width: usize) -> Result<FrozenMatrix> {
         let storage = BaseStorage { is_4bit: false, ..self.storage };
-        let table = self.weights.matrix(&format!("{}{module}.weight", self.prefix), rows, width, storage)?;
+        let stored = self.prefixed(module);
+        let table = self.weights.matrix(&format!("{stored}.weight"), rows, width, storage)?;
+        self.took_matrix(&stored, &self.rooted(module), (rows, width), false);
         self.count(&table);
         self.size.embedding_bytes += table.bytes();
         Ok(table)
@@ -185,11 +206,18 @@ impl<'a> Builder<'a> {
         // Checkpoints from TensorFlow call them so still.
         let has_old_names = self.weights.has(&format!("{name}.gamma"));
         let [weight, bias] = if has_old_names { ["gamma", "beta"] } else { ["weight", "bias"] };
-        let mut weight = self.weights.norm(&format!("{name}.{weight}"), width)?;
+        let (stored_weight, stored_bias) = (format!("{name}.{weight}"), format!("{name}.{bias}"));
+        let mut weight = self.weights.norm(&stored_weight, width)?;
         self.count_floats(Some(&weight));
+        let rooted = self.rooted(module);
+        let is_from_one = kind == NormKind::RmsFromOne;
+        self.took(stored_weight, format!("{rooted}.weight"), FrozenKind::Scale { len: width, is_from_one });
         Ok(match kind {
             NormKind::Layer { has_bias } => {
-                let bias = self.weights.bias(&format!("{name}.{bias}"), width, has_bias)?;
+                let bias = self.weights.bias(&stored_bias, width, has_bias)?;
+                if has_bias {
+                    self.took(stored_bias, format!("{rooted}.bias"), FrozenKind::Bias { len: width });
+                }
                 self.count_floats(bias.as_ref());
                 Norm::Layer(Rc::new(LayerNorm { weight: weight.into(), bias: bias.map(Constant::from), epsilon }))
             }
@@ -247,6 +275,17 @@ impl<'a> Builder<'a> {
     /// The name of a base's module in a classifier.
     pub(super) fn rooted(&self, module: &str) -> String {
         format!("{}{module}", self.root)
+    }
+
+    fn took_matrix(&mut self, stored: &str, module: &str, (rows, columns): (usize, usize), is_linear: bool) {
+        let is_matrix = |frozen: &&Frozen| matches!(frozen.kind, FrozenKind::Matrix { .. });
+        let made = self.frozen.iter().filter(is_matrix).count() as u32;
+        let kind = FrozenKind::Matrix { rows, columns, is_linear, made };
+        self.took(format!("{stored}.weight"), format!("{module}.weight"), kind);
+    }
+
+    fn took(&mut self, stored: String, name: String, kind: FrozenKind) {
+        self.frozen.push(Frozen { stored, name, kind });
     }
 
     fn count(&mut self, matrix: &FrozenMatrix) {

@@ -7,23 +7,23 @@ use candle_core::Tensor;
 
 use super::batch::Batch;
 use super::builder::{BaseSize, Builder, Initial};
-use super::config::{BackboneConfig, LayersConfig, Pooling};
-use super::embeddings;
+use super::config::{BackboneConfig, Pooling};
+use super::frozen::Frozen;
 use super::head::Head;
+use super::layers::{self, Layers};
 use super::lora::LoraOptions;
-use super::post_norm::PostNorm;
-use super::pre_norm::PreNorm;
 use super::weights::{BaseStorage, Weights};
 use crate::config::model::ProblemType;
 use crate::kernels::buffer::modify;
 use crate::kernels::device::Device;
+use crate::ops::adapter_routing::{Group, Routing, SharedAdapters};
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
 use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Param, Tape, Value};
 use crate::ops::to_host::to_host;
 use crate::rng::{Purpose, Stream};
 
-/// What the labels of an example are to each other.
+/// The relation between the labels of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// Independent: sigmoid and binary cross-entropy.
@@ -41,20 +41,20 @@ impl From<ProblemType> for Problem {
     }
 }
 
-/// How a classifier is built.
+/// Options of a classifier.
 #[derive(Clone, Debug)]
 pub struct ClassifierOptions {
     /// L
     pub labels: usize,
-    /// Rows of the base's own classifier that the labels go on from, one a label; none: fresh numbers.
+    /// Rows of the base's own classifier from which the labels start, one a label; `None`: random numbers.
     pub base_rows: Option<Vec<usize>>,
-    /// What the labels are to each other.
+    /// The relation between labels.
     pub problem: Problem,
-    /// How the base is held.
+    /// Storage of the base.
     pub storage: BaseStorage,
     /// The adapters.
     pub lora: LoraOptions,
-    /// How the terms of the training loss are weighted.
+    /// Weights of the terms of the training loss.
     pub weights: BceWeights,
     /// Keep one input a layer and compute the rest again in the backward.
     pub recompute: bool,
@@ -64,21 +64,21 @@ pub struct ClassifierOptions {
 
 /// A frozen base, its adapters and its head.
 pub struct Classifier {
-    layers: Layers,
+    layers: Rc<Layers>,
+    /// Its adapters, if the layers are shared with other classifiers and so hold none.
+    shared: Option<(Rc<Routing>, SharedAdapters)>,
     pooling: Pooling,
     head: Head,
     classifier_name: &'static str,
     params: Vec<Rc<Param>>,
     initial: Vec<Initial>,
     modules: Vec<String>,
+    frozen: Vec<Frozen>,
+    lora: LoraOptions,
     base: BaseSize,
+    labels: usize,
     problem: Problem,
     weights: BceWeights,
-}
-
-enum Layers {
-    PreNorm(Box<PreNorm>),
-    PostNorm(Box<PostNorm>),
 }
 
 impl Classifier {
@@ -88,33 +88,36 @@ impl Classifier {
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
     pub fn new(config: &BackboneConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
-        let embedding = match &config.layers {
-            LayersConfig::PreNorm(layers) => layers.names.embedding,
-            LayersConfig::PostNorm(_) => embeddings::WORDS,
-        };
-        let mut builder =
-            Builder::new(weights, (config.prefix, embedding), options.storage, &options.lora, &options.device);
-        let layers = match &config.layers {
-            LayersConfig::PreNorm(layers) => {
-                Layers::PreNorm(Box::new(PreNorm::new(&mut builder, config, layers, options.recompute)?))
-            }
-            LayersConfig::PostNorm(layers) => {
-                Layers::PostNorm(Box::new(PostNorm::new(&mut builder, config, layers, options.recompute)?))
-            }
-        };
+        let names = (config.prefix, layers::embedding(config));
+        let mut builder = Builder::new(weights, names, options.storage, &options.lora, &options.device);
+        let layers = Rc::new(Layers::new(&mut builder, config, options.recompute)?);
+        Self::with_head(builder, config, options, (layers, None))
+    }
+
+    /// Adds the head to layers whose modules and adapters `builder` has made.
+    pub(super) fn with_head(
+        mut builder: Builder<'_>,
+        config: &BackboneConfig,
+        options: &ClassifierOptions,
+        (layers, shared): (Rc<Layers>, Option<(Rc<Routing>, SharedAdapters)>),
+    ) -> Result<Self> {
         // A few rows: not worth a GPU.
         builder.device = Device::cpu();
         let head = Head::new(&mut builder, config, options.labels, options.base_rows.as_deref())?;
         options.lora.check(&builder.modules)?;
         Ok(Self {
             layers,
+            shared,
             pooling: config.head.pooling,
             head,
             classifier_name: config.head.classifier,
             params: builder.params,
             initial: builder.initial,
             modules: builder.modules,
+            frozen: builder.frozen,
+            lora: options.lora.clone(),
             base: builder.size,
+            labels: options.labels,
             problem: options.problem,
             weights: options.weights.clone(),
         })
@@ -126,7 +129,7 @@ impl Classifier {
         &self.params
     }
 
-    /// The frozen part, counted.
+    /// Sizes of the frozen part.
     #[must_use]
     pub fn base(&self) -> BaseSize {
         self.base
@@ -138,13 +141,23 @@ impl Classifier {
         &self.modules
     }
 
+    /// The base's tensors.
+    pub(super) fn frozen(&self) -> &[Frozen] {
+        &self.frozen
+    }
+
+    /// What the adapter of a module multiplies its product with.
+    pub(super) fn scaling_of(&self, module: &str) -> Option<f32> {
+        self.lora.shape_of(module).map(|shape| shape.scaling as f32)
+    }
+
     /// The name of the last layer, whose rows are the labels'.
     #[must_use]
     pub fn classifier_name(&self) -> &'static str {
         self.classifier_name
     }
 
-    /// The numbers that the base brings for a parameter of the head.
+    /// The base's numbers for a parameter of the head, if it has them.
     #[must_use]
     pub fn base_values(&self, index: usize) -> Option<&[f32]> {
         match self.initial.get(index) {
@@ -159,7 +172,13 @@ impl Classifier {
         &self.head.modules_to_save
     }
 
-    /// What the labels are to each other.
+    /// How many labels there are.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.labels
+    }
+
+    /// The relation between labels.
     #[must_use]
     pub fn problem(&self) -> Problem {
         self.problem
@@ -173,10 +192,7 @@ impl Classifier {
 
     /// Sets the parameters as training starts: A ~ U(±1/√in) (peft's Kaiming uniform with a = √5),
     /// B = 0, weights of the head ~ N(0, σ) with the σ and the cutoff of its family, biases 0, norms 1; modules of
-    /// the head that the base brings start from the base's.
-    ///
-    /// # Errors
-    /// If a tensor cannot be written.
+    /// the head that the base contains start from the base's.
     pub fn initialize(&self, seed: u32) -> Result<()> {
         for ((site, param), initial) in (0..).zip(&self.params).zip(&self.initial) {
             let stream = Stream::new(seed, site, 0, Purpose::Trainable);
@@ -190,6 +206,19 @@ impl Classifier {
             param.clear_gradient();
         }
         Ok(())
+    }
+
+    /// Sets every parameter to the number that the base's files have for it.
+    ///
+    /// # Errors
+    /// Names the first parameter that they do not have.
+    pub fn set_to_base(&self) -> Result<()> {
+        let of_base = |(index, param): (usize, &Rc<Param>)| {
+            let values = self.base_values(index).map(<[f32]>::to_vec);
+            values.with_context(|| format!("there is no tensor `{}` for these labels", param.name()))
+        };
+        let values = self.params.iter().enumerate().map(of_base).collect::<Result<Vec<_>>>()?;
+        self.set(&values)
     }
 
     /// Sets every parameter, in the order of [`Classifier::params`].
@@ -214,16 +243,71 @@ impl Classifier {
     /// # Errors
     /// If a token id is outside the vocabulary.
     pub fn logits(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
-        let pooled = batch.pooled(self.pooling);
-        let mut x = match &self.layers {
-            Layers::PreNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
-            Layers::PostNorm(layers) => layers.forward(tape, batch, pooled.as_ref())?,
-        };
-        x = to_host(tape, x)?;
-        if pooled.is_none() {
-            x = mean_rows(tape, &x, &batch.sequences.offsets)?;
+        if self.shared.is_some() {
+            ensure!(!tape.is_recording(), "a classifier on a shared base cannot be trained");
+            let mut logits = Self::logits_of_several(&[(self, batch.len())], batch)?;
+            return logits.pop().context("no logits");
         }
+        let x = self.pooled(tape, batch)?;
         Ok(self.head.forward(tape, x)?)
+    }
+
+    /// Logits of classifiers that share their layers, `(rows, L)` each: the batch has rows of the first, then of the
+    /// second and so on.
+    ///
+    /// # Errors
+    /// If the classifiers do not share their layers, or as [`Classifier::logits`].
+    pub fn logits_of_several(parts: &[(&Self, usize)], batch: &Batch) -> Result<Vec<Value>> {
+        let offsets = &batch.sequences.offsets;
+        let (mut groups, mut first) = (Vec::new(), 0);
+        for (classifier, rows) in parts {
+            let sequences = first..first + rows;
+            ensure!(sequences.end <= batch.len(), "a batch of {} for {} rows", batch.len(), sequences.end);
+            let (_, adapters) = classifier.shared.as_ref().context("a classifier of its own in a mixed batch")?;
+            let tokens = offsets[sequences.start]..offsets[sequences.end];
+            groups.push(Group { adapters: Rc::clone(adapters), tokens, sequences });
+            first += rows;
+        }
+        let Some((model, _)) = parts.first() else { return Ok(Vec::new()) };
+        ensure!(
+            parts.iter().all(|(other, _)| Rc::ptr_eq(&model.layers, &other.layers)),
+            "classifiers of several bases"
+        );
+        if parts.len() > 1 && !model.layers.can_mix() {
+            return Self::logits_one_by_one(parts, batch);
+        }
+        let (routing, _) = model.shared.as_ref().context("a classifier of its own in a mixed batch")?;
+        let tape = Tape::off();
+        let x = routing.with(groups, || model.pooled(&tape, batch))?;
+        let mut first = 0;
+        parts
+            .iter()
+            .map(|(classifier, rows)| {
+                let own = Value::constant(x.tensor().narrow(0, first, *rows)?);
+                first += rows;
+                Ok(classifier.head.forward(&tape, own)?)
+            })
+            .collect()
+    }
+
+    /// The same, a batch for each classifier.
+    fn logits_one_by_one(parts: &[(&Self, usize)], batch: &Batch) -> Result<Vec<Value>> {
+        let (mut logits, mut first) = (Vec::with_capacity(parts.len()), 0);
+        for (classifier, rows) in parts {
+            logits.extend(Self::logits_of_several(&[(classifier, *rows)], &batch.part(first..first + rows)?)?);
+            first += rows;
+        }
+        Ok(logits)
+    }
+
+    /// What the head sees of each sequence, `(B, D)`.
+    fn pooled(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        let pooled = batch.pooled(self.pooling);
+        let x = to_host(tape, self.layers.forward(tape, batch, pooled.as_ref())?)?;
+        if pooled.is_none() {
+            return Ok(mean_rows(tape, &x, &batch.sequences.offsets)?);
+        }
+        Ok(x)
     }
 
     /// The mean loss of logits, a scalar, without weights: what evaluation reports.

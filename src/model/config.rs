@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use super::rope::Rope;
 use crate::ops::activation::Activation;
 
-/// What a pretrained model is made of.
+/// The architecture of a pretrained model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackboneConfig {
     /// D
@@ -30,7 +30,7 @@ pub struct BackboneConfig {
     pub empty_token: Option<u32>,
     /// The function inside the MLP.
     pub activation: Activation,
-    /// What the model itself leaves out while it trains.
+    /// The model's own dropout in training.
     pub dropouts: Dropouts,
     /// Comes before a base model's names in a classifier's.
     pub prefix: &'static str,
@@ -38,9 +38,9 @@ pub struct BackboneConfig {
     pub default_targets: &'static [&'static str],
     /// The labels that the file gives the model's own classifier; empty: none.
     pub labels: Vec<String>,
-    /// How layers are built.
+    /// Architecture of the layers.
     pub layers: LayersConfig,
-    /// What makes logits of hidden states.
+    /// Architecture of the head, which turns hidden states into logits.
     pub head: HeadConfig,
 }
 
@@ -49,17 +49,17 @@ pub struct BackboneConfig {
 pub struct Dropouts {
     /// After the embeddings.
     pub embedding: f32,
-    /// Of attention's probabilities.
+    /// Dropout of attention's probabilities.
     pub attention: f32,
-    /// Of attention's output, before it is added.
+    /// Dropout of attention's output, before it is added.
     pub attention_output: f32,
     /// Inside the MLP.
     pub inside_mlp: f32,
-    /// Of the MLP's output, before it is added.
+    /// Dropout of the MLP's output, before it is added.
     pub mlp_output: f32,
 }
 
-/// How layers are built.
+/// Architecture of the layers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LayersConfig {
     /// Norms before attention and MLP: decoders, and ModernBERT.
@@ -73,19 +73,19 @@ pub enum LayersConfig {
 pub struct PreNormConfig {
     /// Names of the modules.
     pub names: &'static PreNormNames,
-    /// What norms do.
+    /// Kind of every norm.
     pub norm: NormKind,
     /// ε of every norm.
     pub epsilon: f32,
-    /// Whether q, k and v have biases.
+    /// True if q, k and v have biases.
     pub query_key_value_bias: bool,
-    /// Whether the output of attention has a bias.
+    /// True if the output of attention has a bias.
     pub output_bias: bool,
     /// Which parts of q and k are normalised, if any.
     pub query_key_norm: Option<QueryKeyNorm>,
-    /// Whether the linear layers of the MLP have biases.
+    /// True if the linear layers of the MLP have biases.
     pub mlp_bias: bool,
-    /// Whether a token sees only those before it.
+    /// True if a token sees only the tokens before it.
     pub is_causal: bool,
     /// For each layer how many tokens a token sees, as [`crate::ops::attention::AttentionKind`] counts
     /// them; none: all.
@@ -113,7 +113,7 @@ pub enum QueryKeyNorm {
     Whole,
 }
 
-/// What a norm does to its rows.
+/// Kinds of norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// Divides by the root of the mean square.
@@ -122,7 +122,7 @@ pub enum NormKind {
     RmsFromOne,
     /// Centres, too.
     Layer {
-        /// Whether there is a bias.
+        /// True if it has a bias.
         has_bias: bool,
     },
 }
@@ -251,7 +251,7 @@ pub struct PostNormNames {
     pub mlp_norm: &'static str,
 }
 
-/// Which hidden states go into the head.
+/// Hidden states that go into the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
     /// Each sequence's first token.
@@ -266,11 +266,11 @@ pub enum Pooling {
     Mean,
 }
 
-/// What makes logits of hidden states: `classifier(drop(norm(f(dense(drop(pooled))))))`, where only
-/// pooling and classifier are in all of them.
+/// Architecture of the head: `classifier(drop(norm(f(dense(drop(pooled))))))`. Only pooling and classifier are in all
+/// heads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadConfig {
-    /// Which hidden states go in.
+    /// Hidden states that go in.
     pub pooling: Pooling,
     /// Left out before `dense`.
     pub input_dropout: f32,
@@ -280,7 +280,7 @@ pub struct HeadConfig {
     pub dropout: f32,
     /// The classifier's name.
     pub classifier: &'static str,
-    /// Whether it has a bias.
+    /// True if it has a bias.
     pub has_bias: bool,
     /// Deviation of the classifier's first weights.
     pub classifier_std: f32,
@@ -295,9 +295,9 @@ pub struct HeadConfig {
 pub struct DenseConfig {
     /// Its name; a part of the base if the base's prefix belongs before it.
     pub name: &'static str,
-    /// Whether base models bring it, and it stays frozen where they do.
+    /// True if base models contain it; then it stays frozen.
     pub is_of_base: bool,
-    /// Whether it has a bias.
+    /// True if it has a bias.
     pub has_bias: bool,
     /// Deviation of its first weights.
     pub std: f32,

@@ -24,7 +24,7 @@ const VERSION: u32 = 1;
 /// Digests of a file's parts by their names.
 pub(super) type Digests = BTreeMap<String, String>;
 
-/// What tells that a file is the same without reading it.
+/// Metadata that change with a file's contents, so that an unchanged file is not read again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     device: u64,

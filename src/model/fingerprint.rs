@@ -39,9 +39,6 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// Takes the fingerprint of a base. Digests of large files come from the user's cache if they are there.
-    ///
-    /// # Errors
-    /// If a file cannot be read, or `config.json` is not valid.
     pub fn new(config: &Path, weights: &Weights, tokenizer: &[PathBuf], console: Console) -> Result<Self> {
         let (weights, tensors) = of_weights(weights, console);
         Ok(Self { configuration: of_configuration(config)?, weights, tokenizer: of_tokenizer(tokenizer)?, tensors })
@@ -73,9 +70,6 @@ impl Fingerprint {
 }
 
 /// The fingerprint of older versions: the configuration's bytes, and the first 256 bytes of each tensor.
-///
-/// # Errors
-/// If the configuration cannot be read.
 pub fn sampled(config: &Path, weights: &Weights) -> Result<String> {
     const SAMPLE: usize = 256;
     let config = fs::read(config).with_context(|| format!("{}: cannot read", config.display()))?;
@@ -197,7 +191,7 @@ fn of_tensors(checkpoint: &Checkpoint, console: Console) -> Digests {
     }
     let total: usize = unknown.iter().flat_map(|(.., tensors)| tensors).map(|(_, tensor)| tensor.bytes.len()).sum();
     if total >= WORTH_SAYING {
-        console.say(format!("reading all {} of the base once, to know it again", bytes(total as u64)));
+        console.say(format!("reading all {} of the base once, to recognise it later", bytes(total as u64)));
     }
     for (path, identity, tensors) in unknown {
         let found: Digests = tensors.par_iter().map(|(name, tensor)| ((*name).to_owned(), of_tensor(tensor))).collect();

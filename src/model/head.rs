@@ -1,4 +1,4 @@
-//! What makes logits of hidden states, as transformers' `…ForSequenceClassification` does.
+//! Classification heads, as in transformers' `…ForSequenceClassification`.
 
 use std::rc::Rc;
 
@@ -30,9 +30,9 @@ struct Dense {
 }
 
 enum DenseLayer {
-    /// The base brings it.
+    /// A frozen layer of the base.
     Frozen(Rc<LoraLinear>),
-    /// It does not.
+    /// A trained layer.
     Trained(Trained),
 }
 
@@ -50,7 +50,7 @@ struct TrainedNorm {
 }
 
 impl Head {
-    /// `base_rows`: rows of the base's own classifier that the labels go on from, one a label.
+    /// `base_rows`: rows of the base's own classifier from which the labels start, one a label.
     pub(super) fn new(
         builder: &mut Builder<'_>,
         config: &BackboneConfig,
@@ -63,7 +63,7 @@ impl Head {
             None => None,
             Some(dense) => {
                 let (dense, is_trained) = Dense::new(builder, dense, config.hidden_size, head.cutoff)?;
-                // The pooler, where the base does not bring it.
+                // The pooler, if the base lacks it.
                 if let (true, Some((module, _))) = (is_trained, dense_of_base(config)) {
                     modules_to_save.push(module.to_owned());
                 }
@@ -118,14 +118,14 @@ fn dense_of_base(config: &BackboneConfig) -> Option<(&'static str, &'static str)
 }
 
 impl Dense {
-    /// The layer, and whether it is trained. Numbers that the base brings are where training starts.
+    /// A frozen or trained layer. Training starts from the base's numbers if the base has them.
     fn new(builder: &mut Builder<'_>, config: &DenseConfig, width: usize, cutoff: Option<f32>) -> Result<(Self, bool)> {
         let (stored, name) = match config.is_of_base {
             true => (builder.prefixed(config.name), builder.rooted(config.name)),
             false => (config.name.to_owned(), config.name.to_owned()),
         };
         let is_frozen = match builder.saves_whole(&name) {
-            // peft has an adapter in a layer that the base brings, or nothing.
+            // peft has an adapter in a layer of the base, or nothing.
             Some(is_whole) => !is_whole && builder.has(&stored) && (config.is_of_base || builder.is_target(&name)),
             None => config.is_of_base && builder.has(&stored),
         };

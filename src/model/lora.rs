@@ -57,9 +57,16 @@ impl LoraOptions {
         }
     }
 
+    /// No adapters: a complete model.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(1, 1.0, 0.0, Targets::Nothing)
+    }
+
     /// The adapter of the module of this dotted name, if it gets one.
     #[must_use]
     pub fn shape_of(&self, module: &str) -> Option<AdapterShape> {
+        // peft looks for whole components of the name here, and for the end of the name in `saves_whole`.
         let is_saved_whole = |name: &String| format!(".{module}.").contains(&format!(".{name}."));
         let is_adapted = self.targets.matches(module, self.layers.as_ref())
             && !self.exclude.as_ref().is_some_and(|exclude| exclude.matches(module, None))
@@ -72,7 +79,8 @@ impl LoraOptions {
         })
     }
 
-    /// Whether peft saves a module whole: one of `modules_to_save` ends its name or the name of a module around it.
+    /// Returns true if peft saves a module whole: an entry of `modules_to_save` ends its name, or the name of a
+    /// module around it.
     #[must_use]
     pub fn saves_whole(&self, module: &str) -> Option<bool> {
         let names = self.modules_to_save.as_ref()?;
@@ -81,10 +89,10 @@ impl LoraOptions {
     }
 
     /// Checks that some module gets an adapter.
-    ///
-    /// # Errors
-    /// If none does; the error lists the model's modules.
     pub fn check(&self, modules: &[String]) -> Result<()> {
+        if matches!(self.targets, Targets::Nothing) {
+            return Ok(());
+        }
         let mut kinds: Vec<&str> = modules.iter().filter_map(|name| name.rsplit('.').next()).collect();
         kinds.sort_unstable();
         kinds.dedup();
@@ -102,7 +110,7 @@ impl LoraOptions {
 /// A value for modules whose name, or its end from a dot on, matches an expression.
 #[derive(Clone, Debug)]
 pub struct ModulePattern<T> {
-    /// As it was written.
+    /// The pattern as it was written.
     pub pattern: String,
     /// r or α.
     pub value: T,
@@ -111,9 +119,6 @@ pub struct ModulePattern<T> {
 
 impl<T> ModulePattern<T> {
     /// A pattern and its value.
-    ///
-    /// # Errors
-    /// If the expression does not parse.
     pub fn new(pattern: &str, value: T) -> Result<Self> {
         let regex = compile(&format!(r"^(?:.*\.)?(?:{pattern})$"), pattern)?;
         Ok(Self { pattern: pattern.to_owned(), value, regex })
@@ -137,9 +142,6 @@ pub struct LayerFilter {
 
 impl LayerFilter {
     /// Layers of these indices, in lists of modules of these names; no names: in any list.
-    ///
-    /// # Errors
-    /// If a name is no regular expression.
     pub fn new(indices: Vec<usize>, lists: &[String]) -> Result<Self> {
         let patterns = match lists {
             [] => vec![compile(r"^.*?\.[^.]*\.(?P<idx>\d+)\.", "layers_pattern")?],
@@ -161,6 +163,8 @@ impl LayerFilter {
 /// Modules, by name.
 #[derive(Clone, Debug)]
 pub enum Targets {
+    /// No module.
+    Nothing,
     /// Every linear layer of the base.
     AllLinear,
     /// Modules of these names, or whose dotted name ends with one of these.
@@ -172,16 +176,13 @@ pub enum Targets {
 /// A regular expression that must match in full.
 #[derive(Clone, Debug)]
 pub struct FullMatch {
-    /// As it was written.
+    /// The pattern as it was written.
     pub pattern: String,
     regex: Regex,
 }
 
 impl Targets {
     /// `all-linear`, or a regular expression.
-    ///
-    /// # Errors
-    /// If the expression does not parse.
     pub fn from_pattern(pattern: &str) -> Result<Self> {
         if pattern.eq_ignore_ascii_case("all-linear") {
             return Ok(Self::AllLinear);
@@ -197,9 +198,10 @@ impl Targets {
         Self::Names(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
-    /// Whether the module of this dotted name is one of them.
+    /// Returns true if the module of this dotted name is a target.
     fn matches(&self, module: &str, layers: Option<&LayerFilter>) -> bool {
         match self {
+            Self::Nothing => false,
             Self::AllLinear => layers.is_none_or(|layers| layers.takes(module)),
             Self::Names(names) => {
                 let ends = |name: &String| module.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'));
@@ -249,7 +251,7 @@ mod tests {
         assert!(error.contains("k_proj, q_proj") && error.contains("all-linear"), "{error}");
     }
 
-    /// As peft 0.21.2's `get_pattern_key` does.
+    /// Matches `get_pattern_key` of peft 0.21.2.
     #[test]
     fn patterns_give_ranks_and_alphas_by_the_end_of_a_name_and_the_first_counts() {
         let mut lora = plain(Targets::AllLinear);
@@ -267,7 +269,7 @@ mod tests {
         assert_eq!(lora.shape_of("v_proj").unwrap().scaling, 3.0);
     }
 
-    /// As peft 0.21.2's `check_target_module_exists` does.
+    /// Matches `check_target_module_exists` of peft 0.21.2.
     #[test]
     fn layers_and_exclusions_choose_among_the_targets() {
         let mut lora = plain(Targets::names(&["q_proj", "model.layers.0.self_attn.v_proj"]));

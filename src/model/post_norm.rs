@@ -21,7 +21,7 @@ use super::relative::{Reach, Relative};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::attention::{AttentionKind, ByDistance, Sequences, attention, relative_attention};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::lora_linear::{LoraLinear, lora_linear};
+use crate::ops::lora_linear::{LoraLinear, lora_linear, lora_linears};
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
@@ -77,6 +77,11 @@ impl PostNorm {
         let layers =
             layers.order.iter().enumerate().map(|(at, &index)| (Rc::clone(&stored[index]), turn(at))).collect();
         Ok(Self { embeddings, relative, layers, recompute })
+    }
+
+    /// Returns true if no layer projects embeddings of distances, which all rows of a batch share.
+    pub(super) fn can_mix(&self) -> bool {
+        self.layers.iter().all(|(layer, _)| layer.by_distance.iter().all(Option::is_none))
     }
 
     /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
@@ -157,11 +162,15 @@ impl Layer {
 
     /// `(N, D)` to `(N, D)`, or to `(B, D)` if only the pooled tokens are wanted.
     fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
-        let k = lora_linear(tape, x, &self.key, None)?;
-        let v = lora_linear(tape, x, &self.value, None)?;
         let picked = pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose()?;
+        let [q, k, v] = match &picked {
+            None => lora_linears(tape, x, [&self.query, &self.key, &self.value])?,
+            Some(picked) => {
+                let [k, v] = lora_linears(tape, x, [&self.key, &self.value])?;
+                [lora_linear(tape, picked, &self.query, None)?, k, v]
+            }
+        };
         let x = picked.as_ref().unwrap_or(x);
-        let q = lora_linear(tape, x, &self.query, None)?;
         let sequences = pooled.map_or(&pass.sequences, |pooled| &pooled.sequences);
         let o = match &pass.reach {
             None => attention(tape, [&q, &k, &v], self.attention, sequences)?,

@@ -27,7 +27,7 @@ use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::activation::{Activation, gated};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::lora_linear::{LoraLinear, lora_linear};
+use crate::ops::lora_linear::{LoraLinear, lora_linear, lora_linears};
 use crate::ops::rope::{RopeTable, rope};
 use crate::ops::rows::{add_scaled, columns, gather};
 use crate::ops::tape::{Tape, Value};
@@ -40,7 +40,7 @@ pub(super) struct PreNorm {
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
     norm: Norm,
-    /// Of layers that see all tokens, and of those that have a window.
+    /// Tables of layers that see all tokens, and of layers with a window.
     ropes: [GrowingRope; 2],
     recompute: bool,
     device: Device,
@@ -77,7 +77,7 @@ enum GateUp {
     One(Rc<LoraLinear>),
 }
 
-/// What every layer of one forward pass shares.
+/// State shared by the layers of one forward pass.
 struct Pass {
     ropes: [Rc<RopeTable>; 2],
     positions: Rc<[u32]>,
@@ -231,10 +231,9 @@ impl Layer {
         let pick = |x: &Value| pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose();
         match &self.query_key_value {
             QueryKeyValue::Three([of_q, of_k, of_v]) => {
-                let k = lora_linear(tape, h, of_k, None)?;
-                let v = lora_linear(tape, h, of_v, None)?;
-                let picked = pick(h)?;
-                Ok([lora_linear(tape, picked.as_ref().unwrap_or(h), of_q, None)?, k, v])
+                let Some(picked) = pick(h)? else { return lora_linears(tape, h, [of_q, of_k, of_v]) };
+                let [k, v] = lora_linears(tape, h, [of_k, of_v])?;
+                Ok([lora_linear(tape, &picked, of_q, None)?, k, v])
             }
             QueryKeyValue::One(fused) => {
                 let kv = self.attention.key_value_heads * self.attention.head_size;
@@ -254,7 +253,7 @@ impl Layer {
         let normed = self.mlp_norm.as_ref().map(|norm| norm.forward(tape, x)).transpose()?;
         let h = normed.as_ref().unwrap_or(x);
         let (gate, up) = match &self.gate_up {
-            GateUp::Two([gate, up]) => (lora_linear(tape, h, gate, None)?, lora_linear(tape, h, up, None)?),
+            GateUp::Two([gate, up]) => lora_linears(tape, h, [gate, up])?.into(),
             GateUp::One(fused) => {
                 let both = lora_linear(tape, h, fused, None)?;
                 let width = self.down.weight.columns();

@@ -11,7 +11,7 @@ pub struct Rope {
     pub width: usize,
 }
 
-/// How rotary frequencies are stretched.
+/// Kinds of scaling of rotary frequencies.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
@@ -55,7 +55,7 @@ impl Rope {
             .collect()
     }
 
-    /// What cos and sin are multiplied by.
+    /// The factor of cos and sin.
     #[must_use]
     pub fn scale(&self) -> f32 {
         match self.scaling {

@@ -21,7 +21,7 @@ use crate::kernels::cpu::nf4::{self, Nf4};
 use crate::kernels::matrix::{FrozenMatrix, Storage};
 use crate::rng::{Purpose, Stream};
 
-/// How dense weights are held.
+/// Storage of dense weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// 4 bytes a weight.
@@ -32,16 +32,16 @@ pub enum Precision {
     Float16,
 }
 
-/// How a base is held in memory.
+/// Storage of a base in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BaseStorage {
-    /// Of embeddings, and of linear layers that are not quantized.
+    /// Storage of embeddings, and of linear layers that are not quantized.
     pub precision: Precision,
-    /// Whether linear layers are held in 4 bits.
+    /// True if linear layers are stored in 4 bits.
     pub is_4bit: bool,
 }
 
-/// What bitsandbytes adds to the name of a 4-bit tensor for the description of its form.
+/// Suffix that bitsandbytes adds to the name of a 4-bit tensor to name the description of its form.
 const QUANT_STATE: &str = ".quant_state.bitsandbytes__nf4";
 
 /// A source of weights.
@@ -63,7 +63,7 @@ pub enum Weights {
 /// Mapped safetensors files.
 pub struct Checkpoint {
     tensors: BTreeMap<String, TensorInFile>,
-    /// What each file was before it was mapped.
+    /// Identity of each file before it was mapped.
     files: Vec<(PathBuf, Option<Identity>)>,
 }
 
@@ -122,9 +122,6 @@ impl Weights {
     }
 
     /// A bias in f32, or `None` if the model has none; zeros if the weights are random.
-    ///
-    /// # Errors
-    /// As [`Weights::norm`].
     pub fn bias(&self, name: &str, len: usize, is_present: bool) -> Result<Option<Vec<f32>>> {
         Ok(match self {
             _ if !is_present => None,
@@ -133,7 +130,7 @@ impl Weights {
         })
     }
 
-    /// Whether a tensor of this name is in the files. Random weights have no names.
+    /// Returns true if a tensor of this name is in the files. Random weights have no names.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         matches!(self, Self::Checkpoint(checkpoint) if checkpoint.tensors.contains_key(name))
@@ -151,9 +148,6 @@ impl Weights {
 
 impl Checkpoint {
     /// Maps the files and reads their headers.
-    ///
-    /// # Errors
-    /// If a file cannot be read or is not valid safetensors.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let (mut tensors, mut files) = (BTreeMap::new(), Vec::new());
         for path in paths {
@@ -213,7 +207,7 @@ impl Checkpoint {
         Ok(tensor.to_f32())
     }
 
-    /// Whether bitsandbytes quantized these weights.
+    /// Returns true if bitsandbytes quantized these weights.
     fn is_quantized(&self) -> bool {
         self.tensors.keys().any(|name| name.ends_with(QUANT_STATE))
     }
@@ -469,6 +463,16 @@ fn convert(len: usize, storage: BaseStorage, read: impl Fn(usize, &mut [f32]) + 
 }
 
 impl Precision {
+    /// As `torch_dtype` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+
     /// The bits of the smallest positive f32 that rounds to infinity.
     fn first_infinite(self) -> u32 {
         match self {

@@ -1,5 +1,7 @@
 //! Activations, alone and gated: `y = f(x)`, and `y = f(gate) ∘ up` (Shazeer, 2020).
 
+use std::rc::Rc;
+
 use candle_core::{Result, bail};
 
 use super::tape::{Tape, Value};
@@ -35,6 +37,14 @@ pub fn gated(tape: &Tape, gate: &Value, up: &Value, f: Activation) -> Result<Val
     }
     let (gate, up) = (gate.tensor().clone(), up.tensor().clone());
     Ok(tape.record(output, move |g| {
+        if let (Some(of_gate), Some(of_up)) = (&of_gate, &of_up)
+            && of_gate.is_empty()
+            && of_up.is_empty()
+        {
+            let [to_gate, to_up] = kernels::gated_backward(&g, &gate, &up, f)?;
+            of_gate.add(Rc::new(to_gate))?;
+            return of_up.add(Rc::new(to_up));
+        }
         if let Some(gradient) = &of_gate {
             gradient.accumulate(|sum| kernels::activate_backward(&g, sum, &gate, Some(&up), f))?;
         }

@@ -36,9 +36,6 @@ impl ParamMoments {
 }
 
 /// Σ g² over the gradients of all parameters, in f64.
-///
-/// # Errors
-/// If a tensor cannot be read.
 pub(crate) fn sum_of_squares<'a>(params: impl IntoIterator<Item = &'a Param>) -> Result<f64> {
     moments::sum_of_squares(&params.into_iter().map(Param::gradient).collect::<Vec<_>>())
 }

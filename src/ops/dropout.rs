@@ -10,7 +10,7 @@ pub use crate::kernels::mask::Dropout;
 use crate::kernels::mask::Mask;
 
 impl Dropout {
-    /// Whether anything is left out on this tape.
+    /// Returns true if dropout is active on this tape.
     #[must_use]
     pub fn is_active(&self, tape: &Tape) -> bool {
         self.p > 0.0 && tape.dropout().is_some()

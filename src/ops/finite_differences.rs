@@ -36,7 +36,7 @@ pub(crate) fn check(inputs: &[Input], f: impl Fn(&Tape, &[Value]) -> Result<Valu
     );
 }
 
-/// As [`check`], for trained parameters.
+/// Checks trained parameters as [`check`] does inputs.
 pub(crate) fn check_params(params: &[Input], f: impl Fn(&Tape, &[Rc<Param>]) -> Result<Value>) {
     let make = |params: &[Input]| -> Vec<Rc<Param>> {
         let make = |(data, shape): &Input| Param::new("p", tensor(data.clone(), *shape).unwrap()).unwrap();

@@ -3,17 +3,20 @@
 //!
 //! One op, so that the dropped-out copy of `x` is never stored, only which elements were kept: one
 //! bit each, a 32nd of `x`, because drawing them a second and third time in the backward took a
-//! twentieth of a step. Products with A and B are r numbers wide; they are done row by row while the
-//! row is in cache.
+//! twentieth of a step.
 
+use std::ops::Range;
 use std::rc::Rc;
 
-use candle_core::{Result, bail};
+use candle_core::{Result, Tensor, bail};
 
+use super::adapter_routing::Slot;
 use super::tape::{Param, Tape, Value};
 use crate::kernels;
+use crate::kernels::adapted::{Layer, LowRankBackward};
 use crate::kernels::buffer::rows_of;
 use crate::kernels::constant::Constant;
+use crate::kernels::low_rank::LowRank;
 use crate::kernels::mask::{Choice, Mask};
 use crate::kernels::matrix::FrozenMatrix;
 use crate::rng::{Purpose, Stream};
@@ -27,6 +30,8 @@ pub struct LoraLinear {
     pub bias: Option<Constant>,
     /// The trained part.
     pub adapter: Option<Adapter>,
+    /// Where the layer finds the adapters of several classifiers that share it, for predicting.
+    pub slot: Option<Slot>,
 }
 
 /// The trained part of a [`LoraLinear`].
@@ -40,7 +45,7 @@ pub struct Adapter {
     pub scaling: f32,
     /// Probability with which an element of `x` is left out.
     pub dropout: f32,
-    /// Which random stream draws the mask: the position of A in the list of parameters.
+    /// Random stream of the mask: the position of A in the list of parameters.
     pub site: u32,
 }
 
@@ -58,52 +63,95 @@ impl Adapter {
 /// # Errors
 /// If the last dimension of `x` is not `in`, or that of `residual` is not `out`.
 pub fn lora_linear(tape: &Tape, x: &Value, layer: &Rc<LoraLinear>, residual: Option<&Value>) -> Result<Value> {
-    let (inputs, outputs) = (layer.weight.columns(), layer.weight.rows());
-    let rows = rows_of(x.tensor(), inputs)?;
     if let Some(residual) = residual
-        && rows_of(residual.tensor(), outputs)? != rows
+        && rows_of(residual.tensor(), layer.weight.rows())? != x.tensor().dim(0)?
     {
-        bail!("a residual of {:?} for {rows} rows", residual.tensor().dims());
+        bail!("a residual of {:?} for {:?}", residual.tensor().dims(), x.tensor().dims());
     }
-    let residual_copy = residual.map(|residual| residual.tensor().copy()).transpose()?;
-    let output = layer.weight.product(x.tensor(), residual_copy)?;
-    if let Some(bias) = &layer.bias {
-        kernels::add_bias(&output, bias)?;
-    }
-    let mut low_rank = None;
-    if let Some(adapter) = &layer.adapter {
-        let mask = adapter.choice(tape).map(|choice| Mask::new(choice, (rows, inputs)));
-        let pair = kernels::low_rank(x.tensor(), adapter.a.value(), adapter.b.value(), adapter.scaling, mask)?;
-        let u = kernels::low_rank_product(x.tensor(), &output, &pair)?;
-        low_rank = Some((pair, u));
-    }
+    let [y] = linears(tape, x, [layer], residual)?;
+    Ok(y)
+}
+
+/// The outputs of several layers with the same input, which is read once for all of them.
+///
+/// # Errors
+/// If the last dimension of `x` is not `in`.
+pub fn lora_linears<const K: usize>(tape: &Tape, x: &Value, layers: [&Rc<LoraLinear>; K]) -> Result<[Value; K]> {
+    linears(tape, x, layers, None)
+}
+
+fn linears<const K: usize>(
+    tape: &Tape,
+    x: &Value,
+    layers: [&Rc<LoraLinear>; K],
+    residual: Option<&Value>,
+) -> Result<[Value; K]> {
+    let rows = x.tensor().dim(0)?;
+    let pairs = layers.map(|layer| low_rank(tape, x, layer));
+    let pairs: Vec<Option<LowRank>> = pairs.into_iter().collect::<Result<_>>()?;
+    let routed = layers.map(|layer| layer.slot.as_ref().map_or_else(|| Ok(Vec::new()), |slot| slot.pairs(x.tensor())));
+    let routed: Vec<Vec<(Range<usize>, Rc<LowRank>)>> = routed.into_iter().collect::<Result<_>>()?;
+    let parts: Vec<Layer<'_>> = layers
+        .iter()
+        .zip(pairs.iter().zip(&routed))
+        .map(|(layer, (pair, routed))| {
+            let routed = routed.iter().map(|(rows, pair)| (rows.clone(), &**pair));
+            let low_rank = pair.iter().map(|pair| (0..rows, pair)).chain(routed).collect();
+            Layer { weight: &layer.weight, bias: layer.bias.as_ref(), low_rank }
+        })
+        .collect();
+    let outputs = kernels::adapted(x.tensor(), &parts, residual.map(Value::tensor))?;
+    let values = layers.into_iter().zip(pairs).zip(outputs).map(|((layer, pair), (output, us))| {
+        let low_rank = pair.zip(us.into_iter().next()).map(|(pair, u)| (x.tensor().clone(), pair, u));
+        recorded(tape, (x, residual), layer, output, low_rank)
+    });
+    let values: Vec<Value> = values.collect();
+    Ok(values.try_into().unwrap_or_else(|_| unreachable!("an output for each layer")))
+}
+
+/// The adapter of a layer for an input, and what of it is kept.
+fn low_rank(tape: &Tape, x: &Value, layer: &LoraLinear) -> Result<Option<LowRank>> {
+    let rows = rows_of(x.tensor(), layer.weight.columns())?;
+    let Some(adapter) = &layer.adapter else { return Ok(None) };
+    let mask = adapter.choice(tape).map(|choice| Mask::new(choice, (rows, layer.weight.columns())));
+    kernels::low_rank(x.tensor(), adapter.a.value(), adapter.b.value(), adapter.scaling, mask).map(Some)
+}
+
+/// The output, with its backward on the tape.
+fn recorded(
+    tape: &Tape,
+    (x, residual): (&Value, Option<&Value>),
+    layer: &Rc<LoraLinear>,
+    output: Tensor,
+    // Without an adapter the backward does not look at x.
+    low_rank: Option<(Tensor, LowRank, Tensor)>,
+) -> Value {
     let (of_x, of_residual) = (x.gradient(), residual.and_then(Value::gradient));
     if !tape.is_recording() || low_rank.is_none() && of_x.is_none() && of_residual.is_none() {
-        return Ok(Value::constant(output));
+        return Value::constant(output);
     }
-    // Without an adapter the backward does not look at x.
-    let x = low_rank.is_some().then(|| x.tensor().clone());
     let layer = Rc::clone(layer);
-    Ok(tape.record(output, move |g| {
+    tape.record(output, move |g| {
         if let Some(gradient) = of_residual {
             gradient.add(Rc::clone(&g))?;
         }
-        let mut of_low_rank = None;
-        if let (Some(adapter), Some((pair, u)), Some(x)) = (&layer.adapter, low_rank, x) {
-            let of_u = kernels::gradient_of_u(&g, &pair)?;
-            adapter.b.accumulate(|sum, accumulate| kernels::sum_gradient_of_b(&g, sum, accumulate, &u, &pair))?;
-            adapter.a.accumulate(|sum, accumulate| kernels::sum_gradient_of_a(&of_u, sum, accumulate, &x, &pair))?;
-            of_low_rank = Some((pair, of_u));
-        }
-        let Some(gradient) = of_x else { return Ok(()) };
-        gradient.accumulate(|sum| {
-            let sum = layer.weight.product_transposed(&g, sum)?;
-            if let Some((pair, of_u)) = &of_low_rank {
-                kernels::add_gradient_of_x(of_u, &sum, pair)?;
-            }
-            Ok(sum)
-        })
-    }))
+        let backward = |of_x: Option<Option<Tensor>>| {
+            let (Some(adapter), Some((x, pair, u))) = (&layer.adapter, &low_rank) else {
+                return kernels::adapted_backward(&g, &layer.weight, None, of_x);
+            };
+            let mut found = None;
+            adapter.a.accumulate(|a, add_a| {
+                adapter.b.accumulate(|b, add_b| {
+                    let low_rank = LowRankBackward { pair, x, u, of_a: (a, add_a), of_b: (b, add_b) };
+                    found = kernels::adapted_backward(&g, &layer.weight, Some(low_rank), of_x)?;
+                    Ok(())
+                })
+            })?;
+            Ok(found)
+        };
+        let Some(gradient) = of_x else { return backward(None).map(drop) };
+        gradient.accumulate(|sum| Ok(backward(Some(sum))?.expect("the gradient was asked for")))
+    })
 }
 
 #[cfg(test)]
@@ -125,6 +173,7 @@ mod tests {
             weight: FrozenMatrix::new(weight, OUTPUTS, INPUTS),
             bias: Some(numbers(OUTPUTS, 7).into()),
             adapter: Some(Adapter { a: Rc::clone(a), b: Rc::clone(b), scaling: 1.5, dropout, site: 3 }),
+            slot: None,
         })
     }
 

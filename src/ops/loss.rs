@@ -10,7 +10,7 @@ use crate::kernels::buffer::{elements, tensor};
 /// Weights of the terms of binary cross-entropy.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BceWeights {
-    /// What a positive counts for, one number a label; none: 1 each.
+    /// Weight of positives, one number a label; `None`: 1 each.
     pub positive: Option<Vec<f32>>,
     /// γ of the focal loss (Lin et al., 2017): a term counts `(1 − p)^γ` for the probability p of the
     /// truth, so that what is easy counts less. 0: off.

@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod adapter_routing;
 pub mod attention;
 pub mod dropout;
 pub mod layer_norm;

@@ -31,7 +31,7 @@ pub struct Value {
 
 /// The gradients of one value, as they arrive.
 ///
-/// The first to arrive is kept as it is; later ones are added, in place if nobody else holds the
+/// The first to arrive is kept as it is; later ones are added, in place if nothing else holds the
 /// tensor: both inputs of a sum receive the very same one.
 #[derive(Clone)]
 pub struct Gradient(Rc<RefCell<Option<Rc<Tensor>>>>);
@@ -71,7 +71,7 @@ impl Tape {
         self.turn.set(turn);
     }
 
-    /// Whether ops must save what their backward needs.
+    /// Returns true if ops must save what their backward needs.
     pub(crate) fn is_recording(&self) -> bool {
         self.steps.is_some()
     }
@@ -109,9 +109,6 @@ impl Tape {
     /// Runs `f` on `input`, keeping only `input`: the backward runs `f` again on a tape of its own
     /// (gradient checkpointing; Chen et al., 2016). Dropout masks come out the same, because they
     /// are functions of a counter.
-    ///
-    /// # Errors
-    /// If `f` fails.
     pub fn recompute(&self, input: &Value, f: impl Fn(&Tape, &Value) -> Result<Value> + 'static) -> Result<Value> {
         let dropout = self.dropout();
         let silent = Tape { steps: None, dropout, turn: Cell::new(0) };
@@ -147,7 +144,7 @@ impl Value {
         (Self { tensor, gradient: Some(gradient.clone()) }, gradient)
     }
 
-    /// The numbers.
+    /// The value's numbers.
     #[must_use]
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
@@ -166,7 +163,6 @@ impl Default for Gradient {
 }
 
 impl Gradient {
-    /// Adds a gradient.
     pub(crate) fn add(&self, gradient: Rc<Tensor>) -> Result<()> {
         let Some(present) = self.take() else {
             self.0.replace(Some(gradient));
@@ -189,7 +185,12 @@ impl Gradient {
         Ok(())
     }
 
-    /// Takes what has arrived.
+    /// Whether none has arrived yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_none()
+    }
+
+    /// Takes the gradient that has arrived.
     #[must_use]
     pub fn take(&self) -> Option<Rc<Tensor>> {
         self.0.take()
@@ -225,7 +226,7 @@ impl Param {
         &self.gradient
     }
 
-    /// Whether any gradient has arrived since the last [`Param::clear_gradient`].
+    /// Returns true if any gradient has arrived since the last [`Param::clear_gradient`].
     #[must_use]
     pub fn has_gradient(&self) -> bool {
         self.has_gradient.get()
@@ -244,13 +245,43 @@ impl Param {
         self.accumulate(|sum, accumulate| kernels::add_numbers(sum, accumulate, addend))
     }
 
+    /// Adds a tensor of the parameter's shape to the gradient, which must have arrived.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn add_tensor_to_gradient(&self, addend: &Tensor) -> Result<()> {
+        kernels::add_in_place(&self.gradient, addend)
+    }
+
+    /// Replaces the gradient by these numbers, bit for bit.
+    ///
+    /// # Errors
+    /// If there are more or fewer of them than the parameter has.
+    pub fn set_gradient(&self, numbers: &[f32]) -> Result<()> {
+        if numbers.len() != self.gradient.elem_count() {
+            bail!("{} numbers for a gradient of shape {:?}", numbers.len(), self.gradient.shape());
+        }
+        self.accumulate(|gradient, _| kernels::buffer::modify(gradient, |gradient| gradient.copy_from_slice(numbers)))
+    }
+
+    /// Replaces the value by these numbers.
+    ///
+    /// # Errors
+    /// If there are more or fewer of them than the parameter has.
+    pub fn set_value(&self, numbers: &[f32]) -> Result<()> {
+        if numbers.len() != self.value.elem_count() {
+            bail!("{} numbers for a parameter of shape {:?}", numbers.len(), self.value.shape());
+        }
+        kernels::buffer::modify(&self.value, |value| value.copy_from_slice(numbers))
+    }
+
     /// Lets a kernel add to the gradient: `f(gradient, accumulate)` must overwrite it, or add to it.
     pub(crate) fn accumulate(&self, f: impl FnOnce(&Tensor, bool) -> Result<()>) -> Result<()> {
         f(&self.gradient, self.has_gradient.replace(true))
     }
 }
 
-/// A gradient that may be changed: itself if nobody else holds it, else a copy.
+/// A gradient that may be changed: itself if nothing else holds it, else a copy.
 pub(crate) fn owned(gradient: Rc<Tensor>) -> Result<Tensor> {
     Rc::try_unwrap(gradient).or_else(|shared| shared.copy())
 }

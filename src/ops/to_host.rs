@@ -8,9 +8,6 @@ use super::tape::{Tape, Value};
 use crate::kernels;
 
 /// `x` in f32 on the CPU, where it may be already; its gradient goes back to where `x` is.
-///
-/// # Errors
-/// If it cannot be copied.
 pub fn to_host(tape: &Tape, x: Value) -> Result<Value> {
     let output = kernels::to_host(x.tensor())?;
     if kernels::are_together(&output, x.tensor()) {

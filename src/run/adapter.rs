@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::adapter_config::AdapterConfig;
 pub use super::adapter_config::CONFIG;
 use crate::atomic_file;
+use crate::embedded;
 use crate::kernels::buffer::elements;
 use crate::model::classifier::Classifier;
 use crate::model::lora::{LoraOptions, ModulePattern, Targets};
@@ -18,7 +19,7 @@ use crate::ops::tape::Param;
 
 /// The file with the tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// Comes before a parameter's name in peft's files.
+/// Prefix of a parameter's name in peft's files.
 const PREFIX: &str = "base_model.model.";
 
 /// A base as an adapter's configuration names it.
@@ -31,9 +32,6 @@ pub struct BaseName<'a> {
 }
 
 /// Writes adapters and head into a directory.
-///
-/// # Errors
-/// If a file cannot be written.
 pub fn save(directory: &Path, classifier: &Classifier, lora: &LoraOptions, base: BaseName<'_>) -> Result<()> {
     let mut data = BTreeMap::new();
     for param in classifier.params() {
@@ -56,6 +54,7 @@ fn config(lora: &LoraOptions, base: BaseName<'_>, classifier: &Classifier) -> Va
     let adapted = || classifier.modules().iter().filter(|module| lora.shape_of(module).is_some()).collect::<Vec<_>>();
     let targets = match &lora.targets {
         _ if lora.layers.is_some() || lora.exclude.is_some() => json!(adapted()),
+        Targets::Nothing => json!([]),
         Targets::AllLinear => json!("all-linear"),
         Targets::Names(names) => json!(names),
         Targets::Pattern(full) => json!(full.pattern),
@@ -91,10 +90,10 @@ fn mapping<T: Copy + Into<Value>>(patterns: &[ModulePattern<T>]) -> Map<String, 
     patterns.iter().map(|pattern| (pattern.pattern.clone(), pattern.value.into())).collect()
 }
 
-/// Whether this is a directory that peft, or llmcls, saved an adapter to.
+/// Returns true if peft or llmcls saved an adapter in this directory.
 #[must_use]
 pub fn is_adapter(directory: &Path) -> bool {
-    directory.join(CONFIG).is_file()
+    embedded::is_file(&directory.join(CONFIG))
 }
 
 /// Reads `adapter_config.json`: the adapters' shape, and the base's name if there is one.
@@ -103,7 +102,7 @@ pub fn is_adapter(directory: &Path) -> bool {
 /// If the file cannot be read, or asks for a kind of adapter that llmcls does not compute.
 pub fn read_config(directory: &Path) -> Result<(LoraOptions, Option<String>)> {
     let path = directory.join(CONFIG);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = embedded::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
     let parse = || AdapterConfig::parse(&text)?.resolve();
     parse().with_context(|| format!("{}: not a usable adapter configuration", path.display()))
 }
@@ -131,7 +130,7 @@ impl Stored {
     /// If there are none, or two have the same name.
     pub fn open(directory: &Path) -> Result<Self> {
         let path = directory.join(WEIGHTS);
-        if !path.is_file() && directory.join("adapter_model.bin").is_file() {
+        if !embedded::is_file(&path) && directory.join("adapter_model.bin").is_file() {
             bail!(
                 "{}: only a pickled adapter_model.bin is there, which is not read because loading one can run any code; \
                  save it again from peft with safe_serialization=True",

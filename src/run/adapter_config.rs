@@ -64,7 +64,6 @@ const KNOWN: [&str; 29] = [
     "use_rslora",
 ];
 
-/// The file.
 pub(super) struct AdapterConfig {
     keys: Map<String, Value>,
     rank_pattern: Vec<(String, Value)>,

@@ -1,16 +1,16 @@
-//! What a model card says of the base: its name and licence, and no path of this machine.
+//! The base in a model card: its name and licence, without paths of this machine.
 
 use std::path::Path;
 
 use super::classifier_file::ClassifierFile;
 
-/// The base as others can know it: nothing of where it lies on this machine.
+/// Facts about the base that are true on any machine.
 pub(super) struct BaseFacts {
     /// On the Hub.
     pub(super) hub_name: Option<String>,
     /// Without the directories above it.
     pub(super) short: String,
-    /// As the Hub's metadata name it.
+    /// Licence by its name in the Hub's metadata.
     pub(super) license: Option<String>,
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::config::model::ModelConfig;
+use crate::embedded;
 use crate::model::fingerprint::Fingerprint;
 
 /// The file's name.
@@ -40,19 +41,18 @@ pub struct ClassifierFile {
     pub label_separator: Option<String>,
     /// Tokens after which a text is cut.
     pub max_length: usize,
-    /// The frozen model.
     pub base: Base,
-    /// Whether the base is made from `init_seed`.
+    /// True if the base is made from `init_seed`.
     pub random_init: bool,
     /// Seed of a random base.
     pub init_seed: u32,
-    /// How frozen weights were held in training.
+    /// Storage of frozen weights in training.
     pub torch_dtype: String,
     /// In what products with frozen weights were computed on the CPU; `auto` if training was on a GPU. Files
     /// from before the key stand for float32.
     #[serde(default = "float32")]
     pub compute: String,
-    /// Whether linear layers were held in 4 bits.
+    /// True if linear layers were stored in 4 bits.
     pub use_4bit: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct Base {
     pub name: String,
     /// On the Hub, if one was asked for.
     pub revision: Option<String>,
-    /// Of the Hub: the commit whose files were used.
+    /// The Hub's commit whose files were used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// Tells whether the base is still the same.
@@ -76,7 +76,7 @@ pub struct Base {
 pub enum RecordedFingerprint {
     /// Over all of the base.
     Whole(Fingerprint),
-    /// Of format version 1: over the configuration's bytes and the beginnings of the tensors.
+    /// Fingerprint of format version 1: over the configuration's bytes and the beginnings of the tensors.
     Sampled(String),
 }
 
@@ -96,19 +96,15 @@ fn float32() -> String {
 }
 
 impl ClassifierFile {
-    /// The current format.
     pub const VERSION: u32 = FORMAT_VERSION;
 
-    /// The base's name for titles: weights that were made from a seed are said to be random.
+    /// The base's name for titles: random weights are marked as such.
     #[must_use]
     pub fn base_title(&self) -> String {
         if self.random_init { format!("{} (random weights)", self.base.name) } else { self.base.name.clone() }
     }
 
     /// The `model` section that the file stands for.
-    ///
-    /// # Errors
-    /// If a value is not valid.
     pub fn model_config(&self) -> Result<ModelConfig> {
         ModelConfig::from_pairs(&[
             ("model_name", self.base.exact_name().into()),
@@ -122,24 +118,24 @@ impl ClassifierFile {
     }
 
     /// Writes the file into a directory, replacing the old one whole.
-    ///
-    /// # Errors
-    /// If it cannot be written.
     pub fn save(&self, directory: &Path) -> Result<()> {
         atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
+    /// Whether a directory has the file.
+    #[must_use]
+    pub fn is_in(directory: &Path) -> bool {
+        embedded::is_file(&directory.join(NAME))
+    }
+
     /// Reads the file of a directory; `None` if there is none.
-    ///
-    /// # Errors
-    /// If it is there and not valid.
     pub fn load(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(NAME);
-        if !path.is_file() {
+        if !embedded::is_file(&path) {
             return Ok(None);
         }
         let read = || -> Result<Self> {
-            let file: Self = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+            let file: Self = serde_json::from_str(&embedded::read_to_string(&path)?)?;
             ensure!(
                 (OLDEST_VERSION..=FORMAT_VERSION).contains(&file.format_version),
                 "format_version is {}, and this llmcls reads {OLDEST_VERSION} to {FORMAT_VERSION}; use the version that \

@@ -9,28 +9,33 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::{adapter, manifest};
+use super::{adapter, manifest, model_directory};
 use crate::console::complain;
+use crate::embedded;
 use crate::exit::Resumable;
 
-const CONFIG: &str = "config.yaml";
-const SUMMARY: &str = "summary.json";
+/// The resolved configuration.
+pub const CONFIG: &str = "config.yaml";
+/// A run is finished when this file exists.
+pub(super) const SUMMARY: &str = "summary.json";
+/// A line for each step that was logged; in the directory of a seed.
+pub const HISTORY: &str = "history.jsonl";
+/// The trained classifier in the directory of a seed.
+const BEST: &str = "best";
+/// A report, of a run or of an evaluation.
+pub const REPORT: &str = "report.html";
 /// The message of the error that ended the last attempt.
 pub(super) const ERROR: &str = "error.txt";
 
-/// A run's directory.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
-    /// Held while a process trains here.
-    lock: Arc<File>,
+    /// Held while a process trains here, by that process.
+    lock: Option<Arc<File>>,
 }
 
 impl RunDir {
     /// Makes the directory of a new run; no other run can get the same one.
-    ///
-    /// # Errors
-    /// If it cannot be created.
     pub fn create(root: &Path, model: &str, dataset: &str) -> Result<Self> {
         let parent = root.join(model_component(model)).join(safe_component(dataset));
         fs::create_dir_all(&parent).with_context(|| format!("{}: cannot create", parent.display()))?;
@@ -47,7 +52,7 @@ impl RunDir {
         unreachable!("some number is free")
     }
 
-    /// Opens the directory of an unfinished run, to go on with it.
+    /// Opens the directory of an unfinished run to resume it.
     ///
     /// # Errors
     /// If it is no run, is finished, or another process trains there.
@@ -57,17 +62,31 @@ impl RunDir {
         Self::lock(path.to_owned())
     }
 
+    /// The directory of a run that another rank of the same job has locked.
+    ///
+    /// # Errors
+    /// If it is not there on this machine.
+    pub fn of_leader(path: PathBuf) -> Result<Self> {
+        ensure!(
+            path.is_dir(),
+            "{}: rank 0 trains there, and this machine does not see it: the output root must be on a file system that \
+             all machines share, under the same path",
+            path.display()
+        );
+        Ok(Self { path, lock: None })
+    }
+
     fn lock(path: PathBuf) -> Result<Self> {
         let file = path.join(".lock");
         let lock = File::create(&file).with_context(|| format!("{}: cannot create", file.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock: Arc::new(lock) }),
+            Ok(()) => Ok(Self { path, lock: Some(Arc::new(lock)) }),
             Err(TryLockError::Error(error)) => {
                 complain(format!(
                     "warning: {}: this filesystem cannot lock ({error}); do not train or resume this run twice at once",
                     path.display()
                 ));
-                Ok(Self { path, lock: Arc::new(lock) })
+                Ok(Self { path, lock: Some(Arc::new(lock)) })
             }
             Err(TryLockError::WouldBlock) => bail!("{}: another process trains there", path.display()),
         }
@@ -75,19 +94,19 @@ impl RunDir {
 
     /// Lets others train here, and removes the trace of the lock: the run is finished.
     pub fn unlock(self) {
-        // A file that stays is in nobody's way.
+        // A file that stays does no harm.
         let _ = fs::remove_file(self.path.join(".lock"));
         drop(self.lock);
     }
 
-    /// Whether a process trains in this directory.
+    /// Returns true if a process trains in this directory.
     #[must_use]
     pub fn is_locked(path: &Path) -> bool {
         let lock = File::open(path.join(".lock"));
         lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
-    /// What ended the last attempt, if it was an error and not a signal.
+    /// The error that ended the last attempt; signals leave none.
     #[must_use]
     pub fn error(&self) -> PathBuf {
         self.path.join(ERROR)
@@ -99,28 +118,26 @@ impl RunDir {
         newest_checkpoint(&self.path)
     }
 
-    /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The resolved configuration.
     #[must_use]
     pub fn config(&self) -> PathBuf {
         self.path.join(CONFIG)
     }
 
-    /// What ran where.
+    /// Version, machine and command line.
     #[must_use]
     pub fn environment(&self) -> PathBuf {
         self.path.join("environment.json")
     }
 
-    /// What the best seed is worth, for a browser.
+    /// Report on the best seed, for a browser.
     #[must_use]
     pub fn report(&self) -> PathBuf {
-        self.path.join("report.html")
+        self.path.join(REPORT)
     }
 
     /// The results; written last.
@@ -130,9 +147,6 @@ impl RunDir {
     }
 
     /// The directory of one seed, made if it is not there.
-    ///
-    /// # Errors
-    /// If it cannot be created.
     pub fn seed(&self, seed: u32) -> Result<SeedDir> {
         let path = self.path.join(format!("seed_{seed}"));
         fs::create_dir_all(&path).with_context(|| format!("{}: cannot create", path.display()))?;
@@ -147,7 +161,6 @@ pub struct SeedDir {
 }
 
 impl SeedDir {
-    /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -156,7 +169,7 @@ impl SeedDir {
     /// A line for each step that was logged.
     #[must_use]
     pub fn history(&self) -> PathBuf {
-        self.path.join("history.jsonl")
+        self.path.join(HISTORY)
     }
 
     /// The same as a table.
@@ -174,7 +187,7 @@ impl SeedDir {
     /// The trained classifier.
     #[must_use]
     pub fn best(&self) -> PathBuf {
-        self.path.join("best")
+        self.path.join(BEST)
     }
 
     /// TensorBoard's event files.
@@ -195,7 +208,6 @@ impl SeedDir {
         self.path.join("test_metrics.json")
     }
 
-    /// Predictions of a split.
     #[must_use]
     pub fn predictions(&self, split: &str) -> PathBuf {
         self.path.join(format!("predictions_{split}.jsonl"))
@@ -205,7 +217,7 @@ impl SeedDir {
 /// A trained classifier on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trained {
-    /// The directory with adapter, tokenizer and `classifier.json`.
+    /// The directory with tokenizer, `classifier.json`, and an adapter or a complete model.
     pub adapter: PathBuf,
     /// The directory of its seed, or the adapter's own if it belongs to no run.
     pub home: PathBuf,
@@ -214,34 +226,41 @@ pub struct Trained {
 }
 
 impl Trained {
+    /// Whether it needs no base.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        model_directory::is_complete(&self.adapter)
+    }
+
     /// The files that it is read from, and the records of its training: no output may replace them.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        const RECORDS: [&str; 4] =
-            ["history.jsonl", "history.csv", "predictions_validation.jsonl", "predictions_test.jsonl"];
+        const RECORDS: [&str; 4] = [HISTORY, "history.csv", "predictions_validation.jsonl", "predictions_test.jsonl"];
         let inside = fs::read_dir(&self.adapter).into_iter().flatten().flatten().map(|entry| entry.path());
         let records = RECORDS.into_iter().map(|name| self.home.join(name));
         inside.chain(self.config.clone()).chain(records).collect()
     }
 }
 
+/// Whether a directory holds a trained classifier: an adapter, or a complete model.
+fn is_classifier(directory: &Path) -> bool {
+    adapter::is_adapter(directory) || model_directory::is_complete(directory)
+}
+
 /// Finds the classifier that `--run` names: a run (then its seed with the best validation metric),
-/// a seed's directory, or a peft directory.
-///
-/// # Errors
-/// If there is none.
+/// a seed's directory, a peft directory, or a directory with a complete model.
 pub fn find_trained(path: &Path) -> Result<Trained> {
-    ensure!(path.is_dir(), "{}: no such run directory", path.display());
-    if adapter::is_adapter(path) {
+    ensure!(embedded::is_dir(path), "{}: no such run directory", path.display());
+    if is_classifier(path) {
         let seed = fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
         let config = seed.as_deref().and_then(Path::parent).map(|run| run.join(CONFIG));
-        let is_best = path.ends_with("best") && config.as_ref().is_some_and(|config| config.is_file());
+        let is_best = path.ends_with(BEST) && config.as_ref().is_some_and(|config| config.is_file());
         let home = seed.filter(|_| is_best).unwrap_or_else(|| path.to_owned());
         return Ok(Trained { adapter: path.to_owned(), home, config: config.filter(|_| is_best) });
     }
-    let best = path.join("best");
-    if adapter::is_adapter(&best) {
-        let config = path.join("../config.yaml");
+    let best = path.join(BEST);
+    if is_classifier(&best) {
+        let config = path.join("..").join(CONFIG);
         return Ok(Trained { adapter: best, home: path.to_owned(), config: config.is_file().then_some(config) });
     }
     let summary = path.join(SUMMARY);
@@ -251,8 +270,8 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
     let text = fs::read_to_string(&summary).with_context(|| format!("{}: cannot read", summary.display()))?;
     let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
     let seed = path.join(format!("seed_{seed}"));
-    ensure!(adapter::is_adapter(&seed.join("best")), "{}: its best/ directory is missing", seed.display());
-    Ok(Trained { adapter: seed.join("best"), home: seed, config: Some(path.join(CONFIG)) })
+    ensure!(is_classifier(&seed.join(BEST)), "{}: its best/ directory is missing", seed.display());
+    Ok(Trained { adapter: seed.join(BEST), home: seed, config: Some(path.join(CONFIG)) })
 }
 
 /// Finds the classifier that a path names, as [`find_trained`] does, and checks that its files are whole.
@@ -261,6 +280,10 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
 /// If there is none, or it is damaged.
 pub fn find_verified(path: &Path) -> Result<Trained> {
     let trained = find_trained(path)?;
+    // Its parts are checked when they are read.
+    if embedded::contains(&trained.adapter) {
+        return Ok(trained);
+    }
     if trained.config.is_some() {
         manifest::verify(&trained.adapter)?;
     } else {
@@ -271,7 +294,7 @@ pub fn find_verified(path: &Path) -> Result<Trained> {
 
 /// The newest finished run below a directory that is none itself.
 fn find_below(path: &Path) -> Result<Trained> {
-    let is_seed = path.join("../config.yaml").is_file() && path.join("history.jsonl").is_file();
+    let is_seed = path.join("..").join(CONFIG).is_file() && path.join(HISTORY).is_file();
     let run = if is_seed { path.parent().filter(|_| !path.ends_with("..")) } else { Some(path) };
     if let Some(run) = run.filter(|run| run.join(CONFIG).is_file()) {
         bail!("{}", unfinished(run));
@@ -286,7 +309,7 @@ fn find_below(path: &Path) -> Result<Trained> {
     }
     bail!(
         "{}: neither a finished run (no summary.json), nor a seed with a best/ directory, nor a peft directory \
-         (no adapter_config.json), nor a directory with such runs below it",
+         (no adapter_config.json), nor a complete model (config.json and model.safetensors), nor a directory with such runs below it",
         path.display()
     )
 }
@@ -295,7 +318,7 @@ fn unfinished(run: &Path) -> String {
     let resumable = Resumable { run: run.to_owned() };
     let seeds: Vec<String> = subdirectories(run)
         .into_iter()
-        .filter(|seed| adapter::is_adapter(&seed.join("best")))
+        .filter(|seed| is_classifier(&seed.join(BEST)))
         .map(|seed| seed.display().to_string())
         .collect();
     let finished = match seeds.as_slice() {
@@ -337,24 +360,15 @@ fn best_seed(summary: &str) -> Result<u32> {
 }
 
 /// The newest finished run under `root`, of one model and data set if given.
-///
-/// # Errors
-/// If there is none.
 pub fn newest_finished(root: &Path, of: Option<(&str, &str)>) -> Result<PathBuf> {
-    let mut newest: Option<((String, usize), PathBuf)> = None;
-    for model in subdirectories(root) {
-        for dataset in subdirectories(&model) {
-            let is_wanted = of.is_none_or(|(wanted_model, wanted_dataset)| {
-                model.ends_with(model_component(wanted_model)) && dataset.ends_with(safe_component(wanted_dataset))
-            });
-            for run in subdirectories(&dataset).into_iter().filter(|_| is_wanted) {
-                let Some(age) = run.file_name().and_then(|name| run_order(&name.to_string_lossy())) else { continue };
-                if run.join(SUMMARY).is_file() && newest.as_ref().is_none_or(|(best, _)| age > *best) {
-                    newest = Some((age, run));
-                }
-            }
-        }
-    }
+    let is_wanted = |run: &Path| {
+        of.is_none_or(|(model, dataset)| {
+            run.parent()
+                .is_some_and(|above| above.ends_with(Path::new(&model_component(model)).join(safe_component(dataset))))
+        })
+    };
+    let runs = runs_below(root, 2).into_iter();
+    let newest = runs.filter(|(_, run)| run.join(SUMMARY).is_file() && is_wanted(run)).max();
     match (newest, of) {
         (Some((_, run)), _) => Ok(run),
         (None, Some((model, dataset))) => bail!(
@@ -459,8 +473,9 @@ mod tests {
         ] {
             let run = root.path().join(run);
             fs::create_dir_all(&run).unwrap();
+            fs::write(run.join(CONFIG), "").unwrap();
             if is_finished {
-                fs::write(run.join("summary.json"), "{}").unwrap();
+                fs::write(run.join(SUMMARY), "{}").unwrap();
             }
         }
         assert!(newest_finished(root.path(), None).unwrap().ends_with("m/d/run_20260101-000000-10"));

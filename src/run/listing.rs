@@ -3,33 +3,57 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::directory::{ERROR, RunDir, runs_below};
+use super::directory::{CONFIG, ERROR, RunDir, SUMMARY, runs_below};
+use super::results::{RowCounts, RunSummary};
 use crate::config::Config;
+use crate::console::cell;
 
-/// A run and what is known of it.
-#[derive(Clone, Debug)]
+/// A run and what is known of it. `llmcls runs --json` prints these fields.
+#[derive(Clone, Debug, Serialize)]
 pub struct Listed {
-    /// Its directory.
-    pub path: PathBuf,
+    pub path: String,
     /// When it began, as `2026-01-02T03:04:05Z`.
     pub date: String,
-    /// The base's name.
     pub model: String,
-    /// The data set's name.
     pub dataset: String,
-    /// What became of it.
-    pub state: State,
-    seeds: Vec<u32>,
-    rows: Value,
-    scores: Value,
     run_name: Option<String>,
+    rows: Option<RowCounts>,
+    seeds: Vec<u32>,
+    pub state: State,
     error: Option<String>,
+    best: Option<BestScores>,
 }
 
-/// What became of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Scores of the best seed, on the test rows if there are any.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct BestScores {
+    split: &'static str,
+    seed: u32,
+    f1_micro: f64,
+    f1_macro: f64,
+    f1_micro_ci95: Option<[Option<f64>; 2]>,
+}
+
+impl BestScores {
+    fn of(summary: &RunSummary) -> Option<Self> {
+        let best = summary.seeds.iter().find(|seed| seed.seed == summary.best_seed)?;
+        let (split, result) = best.splits().next()?;
+        let (scores, intervals) = (&result.metrics.scores, result.metrics.intervals);
+        Some(Self {
+            split,
+            seed: best.seed,
+            f1_micro: scores.f1_micro,
+            f1_macro: scores.f1_macro,
+            f1_micro_ci95: intervals.map(|intervals| intervals.eval_f1_micro_ci95),
+        })
+    }
+}
+
+/// The state of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// It has a summary.
     Finished,
@@ -64,27 +88,10 @@ pub fn list(root: &Path) -> Vec<Listed> {
 
 impl Listed {
     fn of(path: PathBuf, time: &str) -> Self {
-        let read = |name: &str| -> Value {
-            let text = fs::read(path.join(name)).unwrap_or_default();
-            serde_json::from_slice(&text).unwrap_or_default()
-        };
-        let summary = read("summary.json");
-        let best = summary["best_seed"].as_u64();
-        let seeds = summary["seeds"].as_array().into_iter().flatten();
-        let best = seeds.into_iter().find(|seed| seed["seed"].as_u64() == best).cloned().unwrap_or_default();
-        let split = if best["test"].is_object() { "test" } else { "validation" };
-        let number = |name: &str| best[split][format!("eval_{name}")].clone();
-        let mut scores = Value::Null;
-        if best[split].is_object() {
-            scores = json!({
-                "split": split,
-                "seed": best["seed"],
-                "f1_micro": number("f1_micro"),
-                "f1_macro": number("f1_macro"),
-                "f1_micro_ci95": number("f1_micro_ci95"),
-            });
-        }
-        let config = Config::of_run(&path.join("config.yaml")).ok();
+        // A summary of another version may lack what this one writes: the run is listed without scores.
+        let summary: Option<RunSummary> =
+            fs::read(path.join(SUMMARY)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let config = Config::of_run(&path.join(CONFIG)).ok();
         let named = |of: fn(&Config) -> String, up: usize| {
             let directory =
                 || path.ancestors().nth(up).and_then(Path::file_name).map(|name| name.to_string_lossy().into());
@@ -94,63 +101,44 @@ impl Listed {
             date: date(time),
             model: named(|config| config.model.model_name.clone(), 2),
             dataset: named(|config| config.data.dataset_name.clone(), 1),
-            state: state(&path, summary.is_object(), config.is_some()),
+            state: state(&path, config.is_some()),
             seeds: config.as_ref().map_or_else(Vec::new, |config| config.exp.seeds.clone()),
-            rows: summary["rows"].clone(),
-            scores,
+            rows: summary.as_ref().map(|summary| summary.rows),
+            best: summary.as_ref().and_then(BestScores::of),
             run_name: config.and_then(|config| config.exp.run_name),
             error: fs::read_to_string(path.join(ERROR)).ok().map(|text| text.trim().to_owned()),
-            path,
+            path: path.display().to_string(),
         }
     }
 
-    /// All of it.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        json!({
-            "path": self.path.display().to_string(),
-            "date": self.date,
-            "model": self.model,
-            "dataset": self.dataset,
-            "run_name": self.run_name,
-            "rows": self.rows,
-            "seeds": self.seeds,
-            "state": self.state.name(),
-            "error": self.error,
-            "best": self.scores,
-        })
-    }
-
-    /// A line for the eye, and its path and size on another.
+    /// Lines for a terminal: scores and state, then details, then the path.
     #[must_use]
     pub fn lines(&self) -> String {
         let date: String = self.date.chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).collect();
-        let score = |name: &str| self.scores[name].as_f64().map_or_else(|| "–".to_owned(), |f1| format!("{f1:.3}"));
+        let score =
+            |of: fn(BestScores) -> f64| self.best.map_or_else(|| "–".to_owned(), |best| format!("{:.3}", of(best)));
         let model = self.model.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        let rows = match self.rows["train"].as_u64() {
-            Some(train) => format!("{train} rows, "),
-            None => String::new(),
-        };
+        let rows = self.rows.map_or_else(String::new, |rows| format!("{} rows, ", rows.train));
         let seeds = match self.seeds.len() {
             1 => format!("seed {}", self.seeds[0]),
             count => format!("{count} seeds"),
         };
         let name = self.run_name.as_ref().map_or_else(String::new, |name| format!(", {}", cell(name, 30)));
-        let on = self.scores["split"].as_str().map_or_else(String::new, |split| format!(", scores on {split}"));
+        let on = self.best.map_or_else(String::new, |best| format!(", scores on {}", best.split));
         format!(
             "{date:<17}{:<22}{:<14}{:<11}{:>9}{:>7}\n  {rows}{seeds}{name}{on}\n  {}\n",
             cell(model, 21),
             cell(&self.dataset, 13),
             self.state.name(),
-            score("f1_micro"),
-            score("f1_macro"),
-            self.path.display()
+            score(|best| best.f1_micro),
+            score(|best| best.f1_macro),
+            self.path
         )
     }
 }
 
-fn state(path: &Path, has_summary: bool, is_readable: bool) -> State {
-    if has_summary {
+fn state(path: &Path, is_readable: bool) -> State {
+    if path.join(SUMMARY).is_file() {
         return State::Finished;
     }
     if RunDir::is_locked(path) {
@@ -170,15 +158,6 @@ fn date(time: &str) -> String {
     format!("{day}T{}:{}:{}Z", part(8..10), part(10..12), part(12..14))
 }
 
-/// Text in a cell of this width.
-fn cell(text: &str, width: usize) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().count() <= width {
-        return text;
-    }
-    text.chars().take(width - 1).chain(['…']).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +166,5 @@ mod tests {
     fn a_name_with_a_time_is_a_date() {
         assert_eq!(date("20260102-030405"), "2026-01-02T03:04:05Z");
         assert_eq!(date("later"), "later");
-        assert_eq!(cell("a long name", 6), "a lon…");
     }
 }

@@ -1,4 +1,4 @@
-//! `manifest.json`: sizes and SHA-256 of a directory's files, to tell a whole one from a damaged one.
+//! `manifest.json`: sizes and SHA-256 of a directory's files, to detect damage.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,9 +22,6 @@ struct Entry {
 }
 
 /// Writes the manifest of what is in a directory. Call it last.
-///
-/// # Errors
-/// If a file cannot be read or the manifest cannot be written.
 pub fn write(directory: &Path) -> Result<()> {
     let mut entries = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
@@ -37,9 +34,6 @@ pub fn write(directory: &Path) -> Result<()> {
 }
 
 /// Checks every file that the manifest names, where there is one: peft saves none.
-///
-/// # Errors
-/// As [`verify`].
 pub fn verify_if_present(directory: &Path) -> Result<()> {
     if directory.join(NAME).is_file() { verify(directory) } else { Ok(()) }
 }

@@ -10,16 +10,18 @@ use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::console::duration;
 
-/// What a card says beside `classifier.json`.
+/// The file's name.
+pub const NAME: &str = "README.md";
+
+/// Facts for a card in addition to `classifier.json`.
 #[derive(Clone, Debug)]
 pub struct CardFacts<'a> {
     /// Names the data set.
     pub dataset: &'a str,
     /// Names of splits and their rows.
     pub rows: &'a [(&'a str, usize)],
-    /// What it was trained with: names and values.
+    /// Settings of the training: names and values.
     pub settings: &'a [(&'a str, String)],
-    /// The seed's result.
     pub result: &'a SeedResult,
     /// CPU, and threads.
     pub hardware: &'a str,
@@ -32,19 +34,19 @@ pub struct CardFacts<'a> {
 /// Writes the card: YAML metadata, then Markdown.
 #[must_use]
 pub fn model_card(file: &ClassifierFile, facts: &CardFacts<'_>) -> String {
+    let base = BaseFacts::of(file);
     let mut card = String::from("---\n");
-    for line in metadata(file, facts) {
+    for line in metadata(file, &base, facts) {
         card.push_str(&line);
         card.push('\n');
     }
     card.push_str("---\n\n");
-    body(&mut card, file, facts).expect("a string takes all that is written");
+    body(&mut card, file, &base, facts).expect("a string takes all that is written");
     card
 }
 
 /// Lines of YAML; scalars and lists as JSON, which YAML contains.
-fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
-    let base = BaseFacts::of(file);
+fn metadata(file: &ClassifierFile, base: &BaseFacts, facts: &CardFacts<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     lines.extend(base.hub_name.as_ref().map(|name| format!("base_model: {}", json!(name))));
     lines.extend(base.license.as_ref().map(|license| format!("license: {license}")));
@@ -72,8 +74,7 @@ fn metadata(file: &ClassifierFile, facts: &CardFacts<'_>) -> Vec<String> {
     lines
 }
 
-fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std::fmt::Result {
-    let base = BaseFacts::of(file);
+fn body(card: &mut String, file: &ClassifierFile, base: &BaseFacts, facts: &CardFacts<'_>) -> std::fmt::Result {
     writeln!(card, "# {} on {}\n", escape(&base.short), escape(facts.dataset))?;
     if base.license.as_ref().is_some_and(|license| license.starts_with("llama")) {
         writeln!(
@@ -90,7 +91,7 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
         some_labels(&file.labels),
         env!("CARGO_PKG_VERSION"),
     )?;
-    usage(card, file, &base)?;
+    usage(card, file, base)?;
     thresholds(card, file)?;
     scores(card, file, facts)?;
     training(card, facts)?;
@@ -103,7 +104,7 @@ fn body(card: &mut String, file: &ClassifierFile, facts: &CardFacts<'_>) -> std:
 }
 
 /// The labels' names: as many as a reader takes in at once.
-fn some_labels(labels: &[String]) -> String {
+pub(super) fn some_labels(labels: &[String]) -> String {
     const SHOWN: usize = 20;
     let names: Vec<String> = labels.iter().take(SHOWN).map(|label| escape(label)).collect();
     match labels.len() > SHOWN {
@@ -125,8 +126,8 @@ fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts) -> std::fmt
     )
 }
 
-/// Of labels that are decided one by one.
-fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
+/// Describes the thresholds of independent labels.
+pub(super) fn thresholds(card: &mut String, file: &ClassifierFile) -> std::fmt::Result {
     if is_single(file) {
         return writeln!(card, "The predicted label is the one with the highest probability.\n");
     }
@@ -238,7 +239,7 @@ fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
     )
 }
 
-fn is_single(file: &ClassifierFile) -> bool {
+pub(super) fn is_single(file: &ClassifierFile) -> bool {
     file.problem_type.starts_with("single")
 }
 

@@ -22,7 +22,7 @@ pub struct History {
 }
 
 impl History {
-    /// Goes on after the first `lines` lines; what follows them is removed.
+    /// Continues after the first `lines` lines and removes the rest.
     ///
     /// # Errors
     /// If the file has fewer lines, or cannot be read or written.
@@ -32,7 +32,7 @@ impl History {
             let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
             kept = text.split_inclusive('\n').take(lines).collect();
             let found = kept.lines().count();
-            ensure!(found == lines, "{}: has {found} lines, and the checkpoint knows {lines}", path.display());
+            ensure!(found == lines, "{}: has {found} lines, but the checkpoint recorded {lines}", path.display());
         }
         atomic_file::write_bytes(path, kept.as_bytes())?;
         let file =
@@ -40,10 +40,6 @@ impl History {
         Ok(Self { file, lines })
     }
 
-    /// Adds a line.
-    ///
-    /// # Errors
-    /// If it cannot be written.
     pub fn push(&mut self, line: &HistoryLine) -> Result<()> {
         self.lines += 1;
         // Through a value: its keys are in alphabetical order.
@@ -51,9 +47,6 @@ impl History {
     }
 
     /// Makes sure that all lines are on disk; returns how many there are.
-    ///
-    /// # Errors
-    /// If they cannot be written.
     pub fn sync(&self) -> Result<usize> {
         self.file.sync_all().context("cannot write to history.jsonl")?;
         Ok(self.lines)
@@ -61,9 +54,6 @@ impl History {
 }
 
 /// Writes the lines of a `history.jsonl` as CSV: a column for each key, empty where a line has none.
-///
-/// # Errors
-/// If the history cannot be read, or the file not written.
 pub fn write_history_csv(history: &Path, path: &Path) -> Result<()> {
     let text = std::fs::read_to_string(history).with_context(|| format!("{}: cannot read", history.display()))?;
     let lines: Vec<Map<String, Value>> = text
@@ -87,9 +77,6 @@ pub fn write_history_csv(history: &Path, path: &Path) -> Result<()> {
 }
 
 /// The lines of a `history.jsonl`; none if there is no such file.
-///
-/// # Errors
-/// If the file cannot be read, or holds a line of another form.
 pub fn read_history(path: &Path) -> Result<Vec<HistoryLine>> {
     if !path.is_file() {
         return Ok(Vec::new());
@@ -104,7 +91,6 @@ pub fn read_history(path: &Path) -> Result<Vec<HistoryLine>> {
 /// One line of a predictions file.
 #[derive(Serialize)]
 pub struct PredictionLine<'a> {
-    /// The row's id.
     pub id: &'a str,
     /// One probability a label.
     pub probs: &'a [f32],
@@ -112,7 +98,7 @@ pub struct PredictionLine<'a> {
     pub labels: &'a [String],
     /// The labels that are predicted.
     pub predicted: Vec<&'a str>,
-    /// The labels that hold, where that is known.
+    /// The true labels, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<&'a str>>,
 }
@@ -124,9 +110,6 @@ pub fn names<'a>(labels: &'a [String], is_set: &[bool]) -> Vec<&'a str> {
 }
 
 /// Writes predictions with their targets, a line a sample.
-///
-/// # Errors
-/// If the file cannot be written.
 pub fn write_predictions(path: &Path, ids: &[String], labels: &[String], evaluation: &Evaluation) -> Result<()> {
     let predictions = &evaluation.predictions;
     atomic_file::write_file(path, |writer| {
@@ -146,9 +129,6 @@ pub fn write_predictions(path: &Path, ids: &[String], labels: &[String], evaluat
 }
 
 /// Reads what [`write_predictions`] wrote, for labels in the order of `labels`.
-///
-/// # Errors
-/// If the file cannot be read, or a line is not one of these.
 pub fn read_predictions(path: &Path, labels: &[String]) -> Result<Predictions> {
     #[derive(Deserialize)]
     struct Line {
@@ -170,7 +150,6 @@ pub fn read_predictions(path: &Path, labels: &[String]) -> Result<Predictions> {
     Ok(predictions)
 }
 
-/// A line of `errors.jsonl`.
 #[derive(Serialize)]
 struct MistakeLine<'a> {
     error: &'a str,
@@ -182,9 +161,6 @@ struct MistakeLine<'a> {
 }
 
 /// Writes the most confident mistakes of each label, a line each.
-///
-/// # Errors
-/// If the file cannot be written.
 pub fn write_mistakes(
     path: &Path,
     examples: &[Example],
@@ -192,7 +168,7 @@ pub fn write_mistakes(
     predictions: &Predictions,
     shows_texts: bool,
 ) -> Result<()> {
-    /// Of each kind and label.
+    /// The most errors of each kind and label.
     const COUNT: usize = 10;
     const CHARACTERS: usize = 240;
     atomic_file::write_file(path, |writer| {
@@ -213,23 +189,44 @@ pub fn write_mistakes(
     })
 }
 
-/// Pairs of labels that are taken for one another, and that hold together.
-#[must_use]
-pub fn label_pairs(labels: &[String], predictions: &Predictions) -> Value {
-    const COUNT: usize = 100;
-    let confused = confusions(predictions, COUNT)
-        .into_iter()
-        .map(|pair| json!({"missed": labels[pair.a], "predicted": labels[pair.b], "rows": pair.rows}));
-    let together = cooccurrences(predictions, COUNT)
-        .into_iter()
-        .map(|pair| json!({"labels": [labels[pair.a], labels[pair.b]], "rows": pair.rows}));
-    json!({"confused": confused.collect::<Vec<_>>(), "together": together.collect::<Vec<_>>()})
+/// Pairs of labels that are predicted in place of each other, and that occur together.
+#[derive(Clone, Debug, Serialize)]
+pub struct LabelPairs {
+    confused: Vec<Confused>,
+    together: Vec<Together>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Confused {
+    missed: String,
+    predicted: String,
+    rows: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Together {
+    labels: [String; 2],
+    rows: usize,
+}
+
+impl LabelPairs {
+    #[must_use]
+    pub fn new(labels: &[String], predictions: &Predictions) -> Self {
+        const COUNT: usize = 100;
+        let name = |label: usize| labels[label].clone();
+        let confused = confusions(predictions, COUNT).into_iter().map(|pair| Confused {
+            missed: name(pair.a),
+            predicted: name(pair.b),
+            rows: pair.rows,
+        });
+        let together = cooccurrences(predictions, COUNT)
+            .into_iter()
+            .map(|pair| Together { labels: [name(pair.a), name(pair.b)], rows: pair.rows });
+        Self { confused: confused.collect(), together: together.collect() }
+    }
 }
 
 /// Writes a value as indented JSON.
-///
-/// # Errors
-/// If the file cannot be written.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
@@ -254,6 +251,6 @@ pub fn score_table(scores: &Scores, loss: f64) -> String {
     ] {
         out.push_str(&format!("{name:width$}  {precision:9.3}  {recall:6.3}  {f1:6.3}  {support:7}\n"));
     }
-    out.push_str(&format!("loss {loss:.4}, all labels right {:.3}\n", scores.accuracy));
+    out.push_str(&format!("loss {loss:.4}, exact match {:.3}\n", scores.accuracy));
     out
 }

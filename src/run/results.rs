@@ -60,7 +60,7 @@ impl EvalMetrics {
 /// 95% intervals of three metrics; empty ends where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricIntervals {
-    eval_f1_micro_ci95: [Option<f64>; 2],
+    pub eval_f1_micro_ci95: [Option<f64>; 2],
     eval_f1_macro_ci95: [Option<f64>; 2],
     eval_accuracy_ci95: [Option<f64>; 2],
 }
@@ -76,6 +76,17 @@ impl From<&Intervals> for MetricIntervals {
     }
 }
 
+impl From<&MetricIntervals> for Intervals {
+    fn from(intervals: &MetricIntervals) -> Self {
+        let ends = |interval: [Option<f64>; 2]| interval.map(|end| end.unwrap_or(f64::NAN));
+        Self {
+            f1_micro: ends(intervals.eval_f1_micro_ci95),
+            f1_macro: ends(intervals.eval_f1_macro_ci95),
+            accuracy: ends(intervals.eval_accuracy_ci95),
+        }
+    }
+}
+
 /// A seed's scores on one split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SplitResult {
@@ -85,6 +96,14 @@ pub struct SplitResult {
     /// Scores with thresholds of 0.5, if others were tuned.
     #[serde(rename = "with_threshold_0.5", default, skip_serializing_if = "Option::is_none")]
     pub untuned: Option<Scores>,
+}
+
+impl SplitResult {
+    /// All scores: the file has those of labels in a list of their own.
+    #[must_use]
+    pub fn scores(&self) -> Scores {
+        Scores { per_label: self.per_label.clone(), ..self.metrics.scores.clone() }
+    }
 }
 
 /// Tuned thresholds, and what each label reaches with its own.

@@ -19,9 +19,6 @@ pub struct EventWriter {
 
 impl EventWriter {
     /// Starts a file in `directory`, which is made if it is not there.
-    ///
-    /// # Errors
-    /// If it cannot be created.
     pub fn create(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("{}: cannot create", directory.display()))?;
         let name = format!("events.out.tfevents.{}.llmcls.{}", jiff::Timestamp::now().as_second(), std::process::id());
@@ -33,9 +30,6 @@ impl EventWriter {
     }
 
     /// Adds named numbers at a step.
-    ///
-    /// # Errors
-    /// If they cannot be written.
     pub fn scalars<'a>(&mut self, step: usize, scalars: impl IntoIterator<Item = (&'a str, f64)>) -> Result<()> {
         let mut summary = Vec::new();
         for (tag, number) in scalars {
@@ -48,9 +42,6 @@ impl EventWriter {
     }
 
     /// Adds a label's curve at a step: at evenly spaced thresholds from 0 to 1.
-    ///
-    /// # Errors
-    /// If it cannot be written.
     pub fn pr_curve(&mut self, step: usize, tag: &str, curve: &[AtThreshold]) -> Result<()> {
         // One row each: counts of the four outcomes, precision, recall.
         let rows: [fn(&AtThreshold) -> f64; 6] = [
@@ -68,10 +59,7 @@ impl EventWriter {
         self.write(&event(step, &bytes_field(5, &bytes_field(1, &value))))
     }
 
-    /// Adds what was chosen before training: a row of the table of runs.
-    ///
-    /// # Errors
-    /// If it cannot be written.
+    /// Adds hyper-parameters: a row of the table of runs.
     pub fn hyperparameters(&mut self, chosen: &[(&str, Hyperparameter)]) -> Result<()> {
         let mut session = Vec::new();
         for (name, value) in chosen {
@@ -98,7 +86,7 @@ impl EventWriter {
     }
 }
 
-/// Something that was chosen before training.
+/// The value of a hyper-parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Hyperparameter {
     /// A number.

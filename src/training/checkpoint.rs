@@ -1,4 +1,4 @@
-//! `checkpoint-<step>/`: everything that training needs to go on as if it had never stopped.
+//! `checkpoint-<step>/`: everything that training needs to resume bit for bit.
 //!
 //! A checkpoint is written beside its place and renamed when it is whole and on disk; a manifest with
 //! sizes and checksums is its last file. Randomness is a function of counters, so the counters are
@@ -24,12 +24,13 @@ use crate::run::adapter::{self, BaseName};
 use crate::run::results::EvalMetrics;
 use crate::run::{manifest, records};
 
-const STATE: &str = "state.json";
+/// Written in every checkpoint.
+pub const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const METRICS: &str = "metrics.json";
 const FORMAT_VERSION: u32 = 1;
 
-/// Where training stands.
+/// Progress of a training: everything that changes from step to step, except parameters and moments.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Optimizer steps done.
@@ -42,7 +43,7 @@ pub struct Progress {
     pub examples: usize,
     /// Tokens seen.
     pub tokens: usize,
-    /// Of the micro-batches' mean losses.
+    /// Sum of the micro-batches' mean losses.
     pub loss_sum: f64,
     /// The losses since the last line of the history.
     pub logged: Window,
@@ -63,7 +64,7 @@ pub struct Progress {
 pub struct Window {
     /// Sum of the micro-batches' mean losses.
     pub loss: f64,
-    /// How many.
+    /// Number of micro-batches.
     pub micro_batches: usize,
 }
 
@@ -80,13 +81,13 @@ pub struct Best {
 #[derive(Serialize, Deserialize)]
 struct State {
     format_version: u32,
-    /// What the run was given: the configuration, and hashes of data and base.
+    /// Inputs of the run: the configuration, and hashes of data and base.
     inputs: Value,
     optimizer_steps: i32,
     progress: Progress,
 }
 
-/// What a checkpoint holds, to be saved.
+/// Contents of a checkpoint to be saved.
 pub struct TrainingState<'a> {
     /// Adapters and head.
     pub classifier: &'a Classifier,
@@ -98,7 +99,7 @@ pub struct TrainingState<'a> {
     pub optimizer: &'a AdamW,
     /// Counters.
     pub progress: &'a Progress,
-    /// What the run was given.
+    /// Inputs of the run.
     pub inputs: &'a Value,
     /// The evaluation that came with it, if one did.
     pub metrics: Option<&'a EvalMetrics>,
@@ -106,9 +107,6 @@ pub struct TrainingState<'a> {
 
 impl TrainingState<'_> {
     /// Writes the directory `path`, whole or not at all.
-    ///
-    /// # Errors
-    /// If it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         // A run that was killed while it replaced this very checkpoint.
         if path.exists() {
@@ -133,9 +131,6 @@ impl TrainingState<'_> {
 }
 
 /// The checkpoints of a seed's directory, oldest first.
-///
-/// # Errors
-/// If the directory cannot be read.
 pub fn list(directory: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| format!("{}: cannot read", directory.display()))? {
@@ -147,10 +142,7 @@ pub fn list(directory: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
-/// Whether training can go on from a checkpoint: it is whole, and so is the best one that it knows of.
-///
-/// # Errors
-/// Says what is damaged.
+/// Checks that training can resume from a checkpoint: it is whole, and so is the best one that it names.
 pub fn verify(path: &Path) -> Result<()> {
     manifest::verify(path)?;
     let progress = read_state(path)?.progress;
@@ -159,10 +151,7 @@ pub fn verify(path: &Path) -> Result<()> {
     manifest::verify(&best).context("its best checkpoint is damaged")
 }
 
-/// What the run of a checkpoint was given.
-///
-/// # Errors
-/// If the checkpoint is damaged.
+/// Inputs of the checkpoint's run.
 pub fn inputs(path: &Path) -> Result<Value> {
     Ok(read_state(path)?.inputs)
 }

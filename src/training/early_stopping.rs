@@ -11,7 +11,7 @@ pub struct EarlyStopping {
     without_improvement: usize,
 }
 
-/// What an evaluation meant.
+/// The consequence of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The best so far: strictly better than all before.

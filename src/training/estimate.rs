@@ -1,7 +1,8 @@
-//! What a training step will take of memory, told before it is taken.
+//! Estimates the peak memory of a training step before it runs.
 //!
 //! Counted from what the ops save for their backward; held to measured peaks in README.md.
 
+use super::data_parallel::sets_held;
 use crate::kernels::Compute;
 use crate::kernels::cpu::nf4;
 use crate::kernels::device::Device;
@@ -11,22 +12,22 @@ use crate::model::weights::{BaseStorage, Precision};
 /// Bytes of program, tokenizer and worker buffers, measured on small models.
 const PROGRAM: u64 = 30 << 20;
 
-/// What decides how much memory a step takes.
+/// Facts that determine the memory of a step.
 #[derive(Clone, Debug)]
 pub struct StepShape<'a> {
-    /// The model.
     pub config: &'a BackboneConfig,
-    /// How it is held.
+    /// Storage of the base.
     pub storage: BaseStorage,
     /// Trained numbers.
     pub trained: usize,
+    /// Micro-batches in a step.
+    pub accumulation: usize,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: usize,
-    /// Whether a layer is computed again in the backward.
+    /// True if layers are computed again in the backward.
     pub recompute: bool,
     /// Tokens of the largest batch.
     pub tokens: usize,
-    /// Where it runs.
     pub device: &'a Device,
 }
 
@@ -35,16 +36,15 @@ pub struct StepShape<'a> {
 pub struct MemoryEstimate {
     /// Frozen weights.
     pub base: u64,
-    /// Adapters and head, and their gradients.
+    /// Adapters and head, and the gradients that a step's sum holds at once.
     pub trained: u64,
     /// The optimizer's state.
     pub optimizer: u64,
-    /// What the forward saves for the backward, and what the backward holds at once.
+    /// Tensors that the forward saves for the backward, and buffers of the backward.
     pub activations: u64,
 }
 
 impl MemoryEstimate {
-    /// Estimates a step.
     #[must_use]
     pub fn new(shape: &StepShape<'_>) -> Self {
         let config = shape.config;
@@ -67,7 +67,7 @@ impl MemoryEstimate {
         };
         // Each layer projects the embeddings of distances for queries and for keys.
         let of_distances = 2 * config.distance_rows().min(2 * shape.tokens) * queries;
-        // The last layer goes on with the pooled tokens alone.
+        // The last layer continues with the pooled tokens only.
         let last = if config.head.pooling == Pooling::Mean { layer } else { 2 * d + 2 * keys };
         let layers = config.computed_layers();
         let saved_beside = of_distances * if shape.recompute { 1 } else { layers } * size;
@@ -84,7 +84,7 @@ impl MemoryEstimate {
         };
         Self {
             base: base_bytes(config, shape.storage, shape.device),
-            trained: 8 * shape.trained as u64,
+            trained: 4 * shape.trained as u64 * u64::from(2 + sets_held(shape.accumulation)),
             optimizer: shape.optimizer_bytes as u64,
             activations: (shape.tokens * size * (saved + in_backward) + beside + saved_beside) as u64,
         }

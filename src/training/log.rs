@@ -1,4 +1,4 @@
-//! What training writes down as it goes: `history.jsonl`, and TensorBoard's events.
+//! Records of a training: `history.jsonl`, and TensorBoard's events.
 
 use std::path::Path;
 
@@ -13,15 +13,17 @@ use crate::run::records::History;
 use crate::run::results::{EvalMetrics, HistoryLine, StepRecord};
 use crate::run::tensorboard::{EventWriter, Hyperparameter};
 
-/// Where numbers go as training proceeds.
+/// Where numbers go as training proceeds: nowhere on a rank that does not write.
+#[derive(Default)]
 pub(super) struct Log {
-    pub(super) history: History,
+    pub(super) history: Option<History>,
     pub(super) events: Option<EventWriter>,
 }
 
 impl Log {
     pub(super) fn step(&mut self, record: StepRecord, progress: &Progress) -> Result<()> {
-        self.history.push(&HistoryLine::Step(record))?;
+        let Some(history) = &mut self.history else { return Ok(()) };
+        history.push(&HistoryLine::Step(record))?;
         let Some(events) = &mut self.events else { return Ok(()) };
         let scalars = [
             ("train/loss", record.loss),
@@ -52,7 +54,8 @@ impl Log {
         /// Labels with a curve: the events of many would outgrow all else.
         const CURVES: usize = 50;
         const POINTS: usize = 127;
-        self.history.push(&HistoryLine::Evaluation(Box::new(metrics.clone())))?;
+        let Some(history) = &mut self.history else { return Ok(()) };
+        history.push(&HistoryLine::Evaluation(Box::new(metrics.clone())))?;
         let Some(events) = &mut self.events else { return Ok(()) };
         let mut scalars: Vec<(String, f64)> =
             METRICS.iter().map(|metric| (format!("eval/{}", metric.name), metrics.get(metric))).collect();

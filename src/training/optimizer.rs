@@ -50,17 +50,11 @@ impl AdamW {
     }
 
     /// The moments of each parameter, in their order.
-    ///
-    /// # Errors
-    /// If they cannot be copied from a GPU.
     pub fn moments(&self) -> impl Iterator<Item = Result<Cow<'_, Moments>>> {
         self.params.iter().map(|(_, moments)| moments.read())
     }
 
     /// Lets `f` change the moments of each parameter.
-    ///
-    /// # Errors
-    /// If `f` fails, or they cannot be copied to or from a GPU.
     pub fn restore<E: From<candle_core::Error>>(
         &mut self,
         f: impl Fn(&Param, &mut Moments) -> std::result::Result<(), E>,
@@ -85,9 +79,6 @@ impl AdamW {
     }
 
     /// One step with the parameters' gradients times `gradient_scale`.
-    ///
-    /// # Errors
-    /// If a tensor cannot be read or written.
     pub fn step(&mut self, learning_rate: f64, gradient_scale: f64) -> Result<()> {
         self.steps += 1;
         let step = Step {
@@ -108,21 +99,18 @@ impl AdamW {
     }
 }
 
-/// Whether a parameter of this name decays.
+/// Returns true if a parameter of this name decays.
 fn decays(name: &str) -> bool {
     let (module, kind) = name.rsplit_once('.').unwrap_or(("", name));
     kind != "bias" && !module.ends_with("norm")
 }
 
 /// The Euclidean norm of all gradients together.
-///
-/// # Errors
-/// If a tensor cannot be read.
 pub fn gradient_norm(params: &[Rc<Param>]) -> Result<f64> {
     Ok(sum_of_squares(params.iter().map(|param| &**param))?.sqrt())
 }
 
-/// The factor that brings gradients of norm `norm` to at most `limit`; a limit of 0 is off.
+/// The factor that scales gradients of norm `norm` to at most `limit`; a limit of 0 is off.
 #[must_use]
 pub fn clip_factor(norm: f64, limit: f64) -> f64 {
     if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }

@@ -1,6 +1,6 @@
 //! The learning rate over time, by transformers' formulas.
 
-/// How the rate changes after the warm-up.
+/// The shape of the rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decay {
     /// To 0 in a straight line.
@@ -20,7 +20,7 @@ pub struct Schedule {
     pub warmup_steps: usize,
     /// All steps, T.
     pub total_steps: usize,
-    /// What follows the warm-up.
+    /// Shape after the warm-up.
     pub decay: Decay,
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::cluster::Group;
 use crate::console::Console;
 use crate::evaluation::{Evaluation, Sample, evaluate};
 use crate::metrics::{Decision, Scores};
@@ -12,9 +13,7 @@ use crate::run::results::EvalMetrics;
 
 /// An evaluation and its scores.
 pub struct Scored {
-    /// Predictions and loss.
     pub evaluation: Evaluation,
-    /// The metrics.
     pub scores: Scores,
     /// The same with loss and times, as files have them.
     pub metrics: EvalMetrics,
@@ -29,21 +28,21 @@ impl Scored {
     }
 }
 
-/// Evaluates samples and scores them.
-///
-/// # Errors
-/// If the model fails.
+/// Evaluates samples and scores them; the ranks of `group` share the work.
 pub fn score(
     classifier: &Classifier,
     samples: &[Sample],
     labels: &[String],
     decision: &Decision,
     batch_size: usize,
+    group: &Group,
     console: Console,
 ) -> Result<Scored> {
     let started = Instant::now();
     let mut bar = console.progress("evaluating", samples.len(), "examples");
-    let evaluation = evaluate(classifier, samples, decision, batch_size, |count| bar.advance(count, String::new))?;
+    let evaluation = evaluate(classifier, samples, decision, batch_size, group, |count| {
+        bar.advance(count, String::new);
+    })?;
     bar.finish();
     let scores = Scores::new(&evaluation.predictions, labels);
     let seconds = started.elapsed().as_secs_f64();

@@ -8,17 +8,18 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::checkpoint::{self, Best, Progress, TrainingState, Window};
+use super::data_parallel::{self, TreeSum};
 use super::early_stopping::EarlyStopping;
 use super::log::Log;
 use super::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use super::schedule::Schedule;
 use super::scored::{Scored, score};
-use crate::config::train::TrainConfig;
+use crate::cluster::Group;
+use crate::config::train::{Reduction, TrainConfig};
 use crate::console::{Console, ProgressMeter};
 use crate::data::sampler::{epoch_order, group_by_length};
 use crate::evaluation::{NotFinite, Sample};
 use crate::failpoint::{self, Site};
-use crate::interrupt;
 use crate::kernels::buffer::tensor;
 use crate::metrics::{Decision, Metric};
 use crate::model::batch::Batch;
@@ -31,65 +32,35 @@ use crate::run::records::History;
 use crate::run::results::{EvalMetrics, StepRecord};
 use crate::run::tensorboard::Hyperparameter;
 
-/// What training does, in plain values.
+/// The configuration of one seed's training, and what follows from it and the number of rows.
 #[derive(Clone, Debug)]
-pub struct TrainOptions {
-    /// Of everything random.
+pub struct TrainOptions<'a> {
+    /// Seed of everything random.
     pub seed: u32,
-    /// Examples in a micro-batch.
-    pub batch_size: usize,
-    /// Micro-batches in a step.
-    pub accumulation: usize,
-    /// Divide the summed gradient by the micro-batches of its window.
-    pub averages_window: bool,
+    pub config: &'a TrainConfig,
     /// Most steps.
     pub total_steps: usize,
-    /// The learning rate.
     pub schedule: Schedule,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// How AdamW's moments are held.
+    /// Storage of AdamW's moments.
     pub moments: MomentStorage,
-    /// Clip at this norm; 0: off.
-    pub max_grad_norm: f64,
-    /// Permute the examples each epoch.
-    pub shuffle: bool,
-    /// Sort them by length within groups of batches.
-    pub group_by_length: bool,
-    /// Steps between two log lines.
-    pub logging_steps: usize,
-    /// Examples in a batch of evaluation.
-    pub eval_batch_size: usize,
     /// The metric that chooses the best epoch.
     pub metric: &'static Metric,
-    /// Epochs without improvement before stopping.
-    pub patience: Option<usize>,
-    /// Steps between two checkpoints, beside those of each epoch.
-    pub save_steps: Option<usize>,
-    /// Checkpoints kept beside the best.
-    pub save_total_limit: Option<usize>,
 }
 
-impl TrainOptions {
+impl TrainOptions<'_> {
     /// The order of the examples in an epoch.
     #[must_use]
     pub fn order(&self, samples: &[Sample], epoch: usize) -> Vec<usize> {
-        let order = epoch_order(samples.len(), self.seed, epoch, self.shuffle);
-        if !self.group_by_length {
+        let order = epoch_order(samples.len(), self.seed, epoch, self.config.shuffle);
+        if !self.config.group_by_length {
             return order;
         }
         let lengths: Vec<usize> = samples.iter().map(|sample| sample.tokens.token_ids.len()).collect();
-        group_by_length(order, &lengths, self.batch_size)
-    }
-
-    /// Optimizer steps of one pass over `examples`.
-    #[must_use]
-    pub fn steps_per_epoch(examples: usize, batch_size: usize, accumulation: usize) -> usize {
-        examples.div_ceil(batch_size).div_ceil(accumulation)
+        group_by_length(order, &lengths, self.config.batch_size)
     }
 }
 
-/// What training had to work with.
+/// A training with its model, rows and options.
 pub struct Trainer<'a> {
     /// The model; its parameters are initialized.
     pub classifier: &'a Classifier,
@@ -105,21 +76,22 @@ pub struct Trainer<'a> {
     pub lora: &'a LoraOptions,
     /// The base's name.
     pub base: BaseName<'a>,
-    /// Where results go.
-    pub directory: &'a SeedDir,
-    /// Whether to write TensorBoard's event files.
+    /// The processes that train together.
+    pub group: &'a Group,
+    /// Where results go; `None` on a rank that does not write.
+    pub directory: Option<&'a SeedDir>,
+    /// True if TensorBoard's event files are written.
     pub writes_events: bool,
-    /// A checkpoint to go on from.
+    /// A checkpoint to go on from; rank 0 reads it for all.
     pub resume_from: Option<PathBuf>,
-    /// What the run was given: recorded in checkpoints.
+    /// Inputs of the run, recorded in checkpoints.
     pub inputs: Value,
-    /// What to do.
-    pub options: TrainOptions,
+    pub options: TrainOptions<'a>,
     /// Where progress goes.
     pub console: Console,
 }
 
-/// What came of it.
+/// The result of a training.
 pub struct TrainOutcome {
     /// Mean loss over all micro-batches.
     pub train_loss: f64,
@@ -137,8 +109,8 @@ pub struct TrainOutcome {
     pub best_epoch: f64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: usize,
-    /// What the parameters that are left in the classifier give on the validation split, if that was the
-    /// last thing computed.
+    /// Scores on the validation split by the parameters that are left in the classifier, if they were the last thing
+    /// computed.
     pub validation: Option<Scored>,
 }
 
@@ -151,46 +123,45 @@ impl Trainer<'_> {
     /// [`interrupt::Interrupted`] after a signal. The last checkpoint stands.
     pub fn run(&self) -> Result<TrainOutcome> {
         let options = &self.options;
-        let mut optimizer = AdamW::new(self.classifier.params(), options.weight_decay, options.moments)?;
-        let mut progress = match &self.resume_from {
-            Some(path) => checkpoint::restore(path, self.classifier, &mut optimizer)?,
-            None => Progress {
-                stopping: EarlyStopping::new(options.patience, options.metric.lower_is_better),
-                ..Progress::default()
-            },
-        };
+        let mut optimizer = AdamW::new(self.classifier.params(), options.config.weight_decay, options.moments)?;
+        let mut progress = self.start(&mut optimizer)?;
         let started = Instant::now();
         let before = progress.elapsed;
-        let history = History::open(&self.directory.history(), progress.history_lines)?;
-        let mut log = Log { history, events: None };
-        if self.writes_events {
-            log.start_events(&self.directory.logs(), &self.hyperparameters())?;
+        let mut log = Log::default();
+        if let Some(directory) = self.directory {
+            log.history = Some(History::open(&directory.history(), progress.history_lines)?);
+            if self.writes_events {
+                log.start_events(&directory.logs(), &self.hyperparameters())?;
+            }
         }
         let mut bar = self.console.progress(format!("seed {}", options.seed), options.total_steps, "steps");
         bar.start_at(progress.step);
         let mut last = None;
         while !progress.is_finished {
             let order = options.order(self.train, progress.evaluations);
-            let batches: Vec<&[usize]> = order.chunks(options.batch_size).collect();
+            let batches: Vec<&[usize]> = order.chunks(options.config.batch_size).collect();
             let first = self.first_step(progress.evaluations);
             let (steps, done) = (self.first_step(progress.evaluations + 1) - first, progress.step - first);
-            for window in batches.chunks(options.accumulation).take(steps).skip(done) {
+            for window in batches.chunks(options.config.gradient_accumulation_steps).take(steps).skip(done) {
                 let loss = self.step(window, &mut optimizer, &mut progress, &mut log, &mut bar)?;
                 progress.elapsed = before + started.elapsed().as_secs_f64();
                 bar.advance(1, || self.describe_step(loss, &progress));
-                self.save_if_due_or_stopped(&optimizer, &mut progress, &log.history)?;
+                self.save_if_due_or_stopped(&optimizer, &mut progress, &log)?;
             }
             let (metrics, scored) = self.evaluate(&mut progress)?;
             log.evaluation(&metrics, &scored, self.labels, progress.step)?;
             // An earlier one would only take memory beside the next.
             last = progress.is_finished.then_some(scored);
             progress.elapsed = before + started.elapsed().as_secs_f64();
-            self.save(&optimizer, &mut progress, &log.history, Some(&metrics))?;
-            interrupt::check()?;
+            self.save(&optimizer, &mut progress, &log, Some(&metrics))?;
+            self.group.check_interrupt()?;
         }
         bar.finish();
         let best = progress.best.as_ref().context("no epoch was evaluated")?;
-        adapter::load(&self.directory.checkpoint(best.step), self.classifier)?;
+        if let Some(directory) = self.directory {
+            adapter::load(&directory.checkpoint(best.step), self.classifier)?;
+        }
+        data_parallel::share_values(self.group, self.classifier.params())?;
         Ok(TrainOutcome {
             train_loss: progress.loss_sum / f64::from(progress.micro_batch),
             runtime: progress.elapsed,
@@ -204,29 +175,47 @@ impl Trainer<'_> {
         })
     }
 
+    /// The state with which training begins, on all ranks.
+    fn start(&self, optimizer: &mut AdamW) -> Result<Progress> {
+        let new = || Progress {
+            stopping: EarlyStopping::new(
+                self.options.config.early_stopping_patience,
+                self.options.metric.lower_is_better,
+            ),
+            ..Progress::default()
+        };
+        let progress = self.group.from_leader(|| {
+            self.resume_from.as_ref().map(|path| checkpoint::restore(path, self.classifier, optimizer)).transpose()
+        })?;
+        if progress.is_some() {
+            data_parallel::share_values(self.group, self.classifier.params())?;
+            data_parallel::share_moments(self.group, optimizer)?;
+        }
+        Ok(progress.unwrap_or_else(new))
+    }
+
     fn describe_step(&self, loss: f64, progress: &Progress) -> String {
         let rate = progress.examples as f64 / progress.elapsed;
         format!("epoch {:.2} loss {loss:.4} {rate:.1} examples/s", self.epoch_of(progress))
     }
 
     /// Saves a checkpoint within an epoch: every `save_steps`, and before the program stops.
-    fn save_if_due_or_stopped(&self, optimizer: &AdamW, progress: &mut Progress, history: &History) -> Result<()> {
+    fn save_if_due_or_stopped(&self, optimizer: &AdamW, progress: &mut Progress, log: &Log) -> Result<()> {
         // At an epoch's end its evaluation comes first: it decides which epoch is the best.
         if progress.step == self.first_step(progress.evaluations + 1) {
             return Ok(());
         }
-        let is_due = self.options.save_steps.is_some_and(|steps| progress.step.is_multiple_of(steps));
-        let stop = interrupt::check();
+        let is_due = self.options.config.save_steps.is_some_and(|steps| progress.step.is_multiple_of(steps));
+        let stop = self.group.check_interrupt();
         if is_due || stop.is_err() {
-            self.save(optimizer, progress, history, None)?;
+            self.save(optimizer, progress, log, None)?;
         }
         Ok(stop?)
     }
 
     /// The step with which a pass starts, or with which training ends.
     fn first_step(&self, epoch: usize) -> usize {
-        let TrainOptions { batch_size, accumulation, total_steps, .. } = self.options;
-        (epoch * TrainOptions::steps_per_epoch(self.train.len(), batch_size, accumulation)).min(total_steps)
+        (epoch * self.options.config.steps_per_epoch(self.train.len())).min(self.options.total_steps)
     }
 
     /// One optimizer step over a window's micro-batches; returns their mean loss.
@@ -245,7 +234,7 @@ impl Trainer<'_> {
         let norm = self.update(optimizer, window.len(), rate, progress)?;
         progress.step += 1;
         failpoint::reached(Site::Step)?;
-        if progress.step.is_multiple_of(self.options.logging_steps) {
+        if progress.step.is_multiple_of(self.options.config.logging_steps) {
             let Window { loss, micro_batches } = std::mem::take(&mut progress.logged);
             let record = StepRecord {
                 loss: loss / micro_batches as f64,
@@ -259,24 +248,27 @@ impl Trainer<'_> {
         Ok(loss / window.len() as f64)
     }
 
-    /// Adds up the gradients of a window's micro-batches; returns the sum of their mean losses.
+    /// Sums the gradients of a window's micro-batches; returns the sum of their mean losses.
     fn accumulate(&self, window: &[&[usize]], progress: &mut Progress, bar: &mut ProgressMeter) -> Result<f64> {
-        let mut sum = 0.0;
-        for param in self.classifier.params() {
-            param.clear_gradient();
-        }
-        for (index, indices) in window.iter().enumerate() {
+        // Each rank fills in its own.
+        let mut losses = vec![0.0; window.len()];
+        TreeSum::new(self.group, self.classifier.params(), window.len()).run(|index| {
             bar.part(index, window.len(), "micro-batch");
-            let samples = indices.iter().map(|&index| &self.train[index]);
+            let samples = window[index].iter().map(|&index| &self.train[index]);
             let batch = Batch::new(samples.map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
-            let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch };
-            let value = forward_backward(self.classifier, &batch, key)
+            let key = DropoutKey { seed: self.options.seed, micro_batch: progress.micro_batch + u32::try_from(index)? };
+            losses[index] = forward_backward(self.classifier, &batch, key)
                 .map_err(|error| self.explain(error, &batch, progress))?;
-            sum += value;
-            progress.micro_batch += 1;
-            progress.examples += batch.len();
-            progress.tokens += batch.token_ids.len();
-        }
+            Ok(())
+        })?;
+        let own = losses[self.group.share(window.len())].to_vec();
+        let losses = self.group.gather_bytes(bytemuck::cast_slice(&own).to_vec());
+        let losses: Vec<f64> = losses.iter().flat_map(|own| bytemuck::pod_collect_to_vec(own)).collect();
+        let rows = window.iter().copied().flatten();
+        progress.micro_batch += u32::try_from(window.len())?;
+        progress.examples += rows.clone().count();
+        progress.tokens += rows.map(|&row| self.train[row].tokens.token_ids.len()).sum::<usize>();
+        let sum = losses.iter().sum();
         progress.loss_sum += sum;
         Ok(sum)
     }
@@ -298,7 +290,7 @@ impl Trainer<'_> {
                  model.torch_dtype=float32 and model.use_4bit=false"
             )
         } else {
-            let clip = if options.max_grad_norm > 0.0 { "" } else { ", or set train.max_grad_norm=1" };
+            let clip = if options.config.max_grad_norm > 0.0 { "" } else { ", or set train.max_grad_norm=1" };
             format!(
                 "{at}: the training diverged; train.learning_rate is {}: start again with a lower one{clip}, or with \
                  model.torch_dtype=bfloat16 if it is float16",
@@ -308,7 +300,7 @@ impl Trainer<'_> {
         NotFinite { message, sample: None }.into()
     }
 
-    /// What was being computed when a step failed: memory, above all, is a matter of the batch.
+    /// Describes the batch of a failed step: memory, above all, depends on it.
     fn describe_batch(&self, batch: &Batch, progress: &Progress) -> String {
         let longest = batch.sequences.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
         format!(
@@ -324,15 +316,22 @@ impl Trainer<'_> {
     /// Clips and steps; returns the gradient's norm before clipping.
     fn update(&self, optimizer: &mut AdamW, micro_batches: usize, rate: f64, progress: &Progress) -> Result<f64> {
         if let Some(param) = self.classifier.params().iter().find(|param| !param.has_gradient()) {
-            anyhow::bail!("`{}` is trained but received no gradient; this is a defect of llmcls", param.name());
+            anyhow::bail!(
+                "`{}` is trained but received no gradient; this is a bug in llmcls, please report it",
+                param.name()
+            );
         }
         // Divide by the micro-batches in this window: the last one may be short.
-        let scale = if self.options.averages_window { 1.0 / micro_batches as f64 } else { 1.0 };
+        let scale = match self.options.config.accumulation_reduction {
+            // Divide by the micro-batches in this window: the last one may be short.
+            Reduction::Mean => 1.0 / micro_batches as f64,
+            Reduction::Sum => 1.0,
+        };
         let norm = scale * gradient_norm(self.classifier.params())?;
         if !norm.is_finite() {
             return Err(self.not_finite(&format!("the gradient's norm is {norm}"), progress));
         }
-        optimizer.step(rate, scale * clip_factor(norm, self.options.max_grad_norm))?;
+        optimizer.step(rate, scale * clip_factor(norm, self.options.config.max_grad_norm))?;
         Ok(norm)
     }
 
@@ -343,7 +342,8 @@ impl Trainer<'_> {
             self.validation,
             self.labels,
             &Decision::above(self.thresholds),
-            self.options.eval_batch_size,
+            self.options.config.eval_batch_size(),
+            self.group,
             self.console,
         )
         .map_err(|error| match error.is::<NotFinite>() {
@@ -375,13 +375,8 @@ impl Trainer<'_> {
         Ok((metrics, scored))
     }
 
-    fn save(
-        &self,
-        optimizer: &AdamW,
-        progress: &mut Progress,
-        history: &History,
-        metrics: Option<&EvalMetrics>,
-    ) -> Result<()> {
+    fn save(&self, optimizer: &AdamW, progress: &mut Progress, log: &Log, metrics: Option<&EvalMetrics>) -> Result<()> {
+        let (Some(directory), Some(history)) = (self.directory, &log.history) else { return Ok(()) };
         progress.history_lines = history.sync()?;
         let checkpoint = TrainingState {
             classifier: self.classifier,
@@ -392,15 +387,15 @@ impl Trainer<'_> {
             inputs: &self.inputs,
             metrics,
         };
-        checkpoint.save(&self.directory.checkpoint(progress.step))?;
-        self.remove_old_checkpoints(progress.best.as_ref())
+        checkpoint.save(&directory.checkpoint(progress.step))?;
+        self.remove_old_checkpoints(directory, progress.best.as_ref())
     }
 
     /// Keeps the newest checkpoints within the limit, and the best, as transformers does: a limit
     /// of 1 keeps both the best and the newest.
-    fn remove_old_checkpoints(&self, best: Option<&Best>) -> Result<()> {
-        let Some(limit) = self.options.save_total_limit else { return Ok(()) };
-        let mut others = checkpoint::list(self.directory.path())?;
+    fn remove_old_checkpoints(&self, directory: &SeedDir, best: Option<&Best>) -> Result<()> {
+        let Some(limit) = self.options.config.save_total_limit else { return Ok(()) };
+        let mut others = checkpoint::list(directory.path())?;
         others.retain(|&(step, _)| best.is_none_or(|best| best.step != step));
         let is_newest_best = best.is_some_and(|best| others.iter().all(|&(step, _)| step < best.step));
         let kept = match best {
@@ -414,19 +409,19 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// What was chosen before training, for TensorBoard's table of runs.
+    /// Settings for TensorBoard's table of runs.
     fn hyperparameters(&self) -> Vec<(&'static str, Hyperparameter)> {
         let options = &self.options;
         let number = |value: f64| Hyperparameter::Number(value);
         vec![
             ("base", Hyperparameter::Text(self.base.name.to_owned())),
             ("seed", number(f64::from(options.seed))),
-            ("batch_size", number(options.batch_size as f64)),
-            ("gradient_accumulation_steps", number(options.accumulation as f64)),
+            ("batch_size", number(options.config.batch_size as f64)),
+            ("gradient_accumulation_steps", number(options.config.gradient_accumulation_steps as f64)),
             ("learning_rate", number(options.schedule.learning_rate)),
             ("warmup_steps", number(options.schedule.warmup_steps as f64)),
-            ("weight_decay", number(options.weight_decay)),
-            ("max_grad_norm", number(options.max_grad_norm)),
+            ("weight_decay", number(options.config.weight_decay)),
+            ("max_grad_norm", number(options.config.max_grad_norm)),
             ("steps", number(options.total_steps as f64)),
             ("lora_r", number(self.lora.rank as f64)),
             ("lora_alpha", number(self.lora.alpha)),
@@ -456,7 +451,7 @@ pub fn forward_backward(classifier: &Classifier, batch: &Batch, key: DropoutKey)
     Ok(value)
 }
 
-/// How AdamW's moments are held: in 8 bits if the base is in 4, unless that is switched off.
+/// Storage of AdamW's moments: 8 bits if the base is in 4 bits, unless that is switched off.
 #[must_use]
 pub fn moment_storage(use_4bit: bool, train: &TrainConfig) -> MomentStorage {
     if use_4bit && train.optim_8bit_when_4bit { MomentStorage::EightBit } else { MomentStorage::Float32 }

@@ -103,7 +103,7 @@ impl HeaderQuotes {
         Self { quoting, is_quoted: false, is_cell_start: true }
     }
 
-    /// Whether a byte stands outside of quotes.
+    /// Returns true if a byte is outside quotes.
     fn is_outside(&mut self, byte: u8) -> bool {
         if byte == b'"' && self.quoting == Quoting::Standard && (self.is_quoted || self.is_cell_start) {
             self.is_quoted = !self.is_quoted;
@@ -146,7 +146,7 @@ fn header(source: &mut dyn BufRead, quoting: Quoting) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What separates the cells of a header: spreadsheets write semicolons in languages with decimal commas.
+/// Finds the delimiter of a header: spreadsheets write semicolons in languages with decimal commas.
 fn delimiter(head: &[u8], quoting: Quoting) -> u8 {
     let mut quotes = HeaderQuotes::new(quoting);
     let outside: Vec<u8> = head.iter().copied().filter(|&byte| quotes.is_outside(byte)).collect();
@@ -185,7 +185,7 @@ struct Records {
     quoting: Quoting,
     breaks: u8,
     state: State,
-    /// Of the next byte.
+    /// Line of the next byte.
     line: u64,
     record_line: u64,
     /// Where the last quote opened.
@@ -223,7 +223,7 @@ impl Records {
         *counted = end;
     }
 
-    /// How many of these bytes, at least one, belong to the current record.
+    /// Counts the leading bytes, at least one, that belong to the current record.
     fn scan(&mut self, bytes: &[u8]) -> Result<usize, QuoteError> {
         let mut at = 0;
         // Lines are counted where a number is needed, not at each quote.

@@ -86,7 +86,7 @@ impl JsonRows {
         Self { objects, ahead, is_stream, keys, values: Vec::new(), lacks_keys: false, line: 0 }
     }
 
-    /// Whether rows were read that were not asked for yet.
+    /// Returns true if rows are read ahead that nobody has asked for yet.
     pub(super) fn is_ahead(&self) -> bool {
         !self.ahead.is_empty()
     }
@@ -114,7 +114,7 @@ impl JsonRows {
         Ok(true)
     }
 
-    /// Whether the current row lacks a key that others have.
+    /// Returns true if the current row lacks a key that others have.
     pub(super) fn lacks_keys(&self) -> bool {
         self.lacks_keys
     }
@@ -136,9 +136,9 @@ struct Objects {
     form: Form,
     /// The current object.
     text: Vec<u8>,
-    /// Where it begins.
+    /// Line on which it begins.
     start: u64,
-    /// Of the next byte.
+    /// Line of the next byte.
     line: u64,
     /// Objects of an array so far.
     count: usize,
@@ -179,7 +179,7 @@ impl Objects {
         if is_object { self.read_text(target).map(Some) } else { Ok(None) }
     }
 
-    /// Whether no object follows the current one.
+    /// Returns true if no object follows the current one.
     fn is_last(&mut self) -> Result<bool> {
         Ok(match self.next_byte()? {
             None => true,
@@ -325,18 +325,18 @@ impl Objects {
     }
 }
 
-/// How deep in an object the bytes so far end.
+/// Depth of nesting inside an object, after the bytes so far.
 #[derive(Debug, Default)]
 struct Nesting {
     depth: usize,
     is_string: bool,
     is_escaped: bool,
-    /// Whether a string holds a line break, which JSON does not allow.
+    /// True if a string contains a line break, which JSON does not allow.
     has_break: bool,
 }
 
 impl Nesting {
-    /// How many of the bytes belong to the object, if it ends among them.
+    /// Counts the bytes that belong to the object, if it ends among them.
     fn end(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -398,7 +398,7 @@ impl Keys {
     }
 }
 
-/// What is made of an object.
+/// A way to read an object.
 trait ReadObject {
     /// Takes a key, the `index`-th of its object, and the value that follows.
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error>;
@@ -406,7 +406,7 @@ trait ReadObject {
     /// Forgets what was read of a broken object.
     fn forget(&mut self);
 
-    /// Whether it failed only because a value has to be read as text.
+    /// True if reading failed only because a value must be read as text.
     fn wants_another_try(&self) -> bool {
         false
     }
@@ -429,7 +429,7 @@ impl ReadObject for CollectKeys<'_> {
 struct ReadValues<'a> {
     keys: &'a Keys,
     values: &'a mut [Value],
-    /// Whether values are taken as text first, which is slower and keeps digits and objects as they are.
+    /// True if values are first taken as text, which is slower but keeps digits and objects unchanged.
     is_raw: bool,
 }
 
@@ -442,7 +442,7 @@ impl ReadObject for ReadValues<'_> {
                 .map_err(|error| A::Error::custom(format!("`{}`: {error}", clip(key))))?,
         };
         if !matches!(self.values[column], Value::Missing) {
-            return Err(A::Error::custom(format!("the key `{}` stands twice in it", clip(key))));
+            return Err(A::Error::custom(format!("the key `{}` occurs twice", clip(key))));
         }
         self.values[column] = value;
         Ok(())

@@ -36,7 +36,7 @@ pub struct Rows {
     source: Source,
     count: u64,
     absences: Vec<Absence>,
-    /// Of a source that may pause.
+    /// Tells if a source that may pause has data.
     flow: Option<Flow>,
 }
 
@@ -46,7 +46,7 @@ enum Source {
     Parquet(ParquetRows),
 }
 
-/// How many rows lack a column, and where the first of them is.
+/// The number of rows without a column, and the first of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Absence {
     /// Rows without the key.
@@ -130,7 +130,6 @@ impl Rows {
         Self { path, columns, source, count: 0, absences, flow: None }
     }
 
-    /// Names of the columns.
     #[must_use]
     pub fn columns(&self) -> &[String] {
         &self.columns
@@ -165,7 +164,8 @@ impl Rows {
         })
     }
 
-    /// Whether the next row may be long in coming: a program on the other end of a pipe may wait for an answer.
+    /// Returns true if the next row may take long to arrive: a program at the other end of a pipe may be waiting for
+    /// an answer.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         let is_ahead = matches!(&self.source, Source::Json(source) if source.is_ahead());
@@ -205,7 +205,7 @@ impl Rows {
         }
     }
 
-    /// How many of the rows that were read lack this column, if any does. A null is there.
+    /// Counts the rows read so far that lack this column, which then reads as null. `None` if no row does.
     #[must_use]
     pub fn absence(&self, column: usize) -> Option<&Absence> {
         self.absences.get(column).filter(|absence| absence.count > 0)
@@ -222,9 +222,6 @@ impl Rows {
     }
 
     /// A cell with its type. A CSV holds text alone.
-    ///
-    /// # Errors
-    /// If it is not valid UTF-8.
     pub fn cell(&self, column: usize) -> Result<Cell<'_>> {
         match &self.source {
             Source::Csv(source) => source.text(column, &self.columns[column]).map(Cell::Text),
@@ -284,7 +281,7 @@ fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Whether nothing here can belong to a format that is no text.
+/// Returns true if the bytes are text without control characters, which excludes every binary format.
 fn is_plain_text(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok_and(|text| text.chars().all(|c| !c.is_control() || "\t\r\n".contains(c)))
 }

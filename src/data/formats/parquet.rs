@@ -24,7 +24,7 @@ pub(super) struct ParquetRows {
     path: String,
     columns: Vec<String>,
     rows: RowIter<'static>,
-    /// Of each column, the names of its classes.
+    /// For each column, the names of its classes.
     classes: Vec<Option<Vec<String>>>,
     values: Vec<Value>,
     number: u64,
@@ -79,7 +79,7 @@ impl ParquetRows {
         self.values[column].cell()
     }
 
-    /// From 1.
+    /// The row's number, from 1.
     pub(super) fn row_number(&self) -> u64 {
         self.number
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 const CHUNKS: usize = 16;
 const CHUNK_BYTES: usize = 1 << 16;
 
-/// The source.
+/// A source that a thread of its own reads ahead.
 pub(super) struct Piped {
     chunks: Receiver<io::Result<Vec<u8>>>,
     chunk: Vec<u8>,
@@ -31,7 +31,6 @@ struct State {
 }
 
 impl Piped {
-    /// Starts to read.
     pub(super) fn start(mut source: impl Read + Send + 'static) -> io::Result<Self> {
         let (sender, chunks) = sync_channel(CHUNKS);
         let flow = Flow::default();
@@ -65,7 +64,8 @@ impl Piped {
 }
 
 impl Flow {
-    /// Whether nothing has come for a moment, and the source has not ended: the next read may wait for long.
+    /// Returns true if nothing has arrived for a moment although the source has not ended: the next read may block
+    /// for long.
     pub(super) fn is_paused(&self) -> bool {
         const LOOKS: usize = 5;
         for _ in 0..LOOKS {

@@ -91,7 +91,7 @@ fn other_format(head: &[u8], expected: &str) -> Option<(&'static str, &'static s
     None
 }
 
-/// Whether text is an object or a list of objects or lists, rather than the header of a CSV file.
+/// Returns true if text is a JSON object, or a list of objects or lists, rather than the header of a CSV file.
 pub(super) fn is_json(text: &[u8]) -> bool {
     let text = text.trim_ascii_start();
     match text.split_first() {

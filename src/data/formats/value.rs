@@ -26,33 +26,23 @@ pub enum Cell<'a> {
     List(&'a [Value]),
     /// A JSON object, as JSON text.
     Object(&'a str),
-    /// What can be neither text nor label, named: "bytes that are not UTF-8".
+    /// Neither text nor label. Named for messages: "bytes that are not UTF-8".
     Other(&'static str),
 }
 
 /// A cell that owns what it holds, such as an item of a list.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Value {
-    /// See [`Cell::Missing`].
     #[default]
     Missing,
-    /// See [`Cell::Null`].
     Null,
-    /// See [`Cell::Bool`].
     Bool(bool),
-    /// See [`Cell::Integer`].
     Integer(String),
-    /// See [`Cell::Float`].
     Float(String),
-    /// See [`Cell::Text`].
     Text(String),
-    /// See [`Cell::ClassName`].
     ClassName(String),
-    /// See [`Cell::List`].
     List(Vec<Value>),
-    /// See [`Cell::Object`].
     Object(String),
-    /// See [`Cell::Other`].
     Other(&'static str),
 }
 
@@ -77,7 +67,7 @@ impl<'a> Cell<'a> {
 }
 
 impl Value {
-    /// What it holds.
+    /// The value as a borrowed cell.
     #[must_use]
     pub fn cell(&self) -> Cell<'_> {
         match self {

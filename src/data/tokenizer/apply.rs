@@ -1,4 +1,4 @@
-//! What the constructors of transformers' fast tokenizers change in a loaded `tokenizer.json`.
+//! Changes to a loaded `tokenizer.json` that the constructors of transformers' fast tokenizers make.
 
 use std::collections::{HashMap, HashSet};
 
@@ -166,7 +166,7 @@ fn set_normalizer(tokenizer: &mut Tokenizer, state: Option<Value>) -> Result<()>
     tokenizer.with_normalizer(normalizer).map(drop).map_err(|error| anyhow!("{error}"))
 }
 
-/// Which special tokens go around a text.
+/// Sets the special tokens around a text.
 fn apply_post_processor(
     tokenizer: &mut Tokenizer,
     settings: &Settings,

@@ -87,8 +87,8 @@ impl Class {
         }
     }
 
-    /// Whether `add_bos_token` is on by default, for the classes that rebuild the post-processor from it and from
-    /// `add_eos_token`; none for the others.
+    /// The default of `add_bos_token`, for classes that rebuild the post-processor from it and from `add_eos_token`;
+    /// `None` for the others.
     pub(super) fn adds_bos_by_default(self) -> Option<bool> {
         match self {
             Self::Llama | Self::Gemma => Some(true),
@@ -97,7 +97,7 @@ impl Class {
         }
     }
 
-    /// What the class passes to a model.
+    /// Names of the inputs that the class passes to a model.
     pub(super) fn model_inputs(self, name: &str) -> &'static [&'static str] {
         match self {
             Self::Plain => &["input_ids", "token_type_ids", "attention_mask"],

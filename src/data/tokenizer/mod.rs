@@ -12,7 +12,6 @@ mod save;
 mod settings;
 mod vocabulary;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -21,6 +20,8 @@ use tokenizers::Tokenizer;
 
 pub(super) use resolved::{Resolved, unless_it_panics};
 use settings::{Settings, file_named};
+
+use crate::embedded;
 
 /// Loads the tokenizer that consists of `files`; `model_config` is the model's `config.json`.
 ///
@@ -56,12 +57,9 @@ pub(super) fn load_finished(path: &Path) -> Result<Resolved> {
 }
 
 /// Reads a `tokenizer.json`.
-///
-/// # Errors
-/// If it is not a tokenizer.
 fn read(path: &Path) -> Result<Tokenizer> {
     let read = || -> Result<Tokenizer> {
-        let bytes = fs::read(path)?;
+        let bytes = embedded::read(path)?;
         serde_json::from_slice::<IgnoredAny>(&bytes).context("not valid JSON")?;
         unless_it_panics(|| Tokenizer::from_bytes(&bytes))
     };

@@ -1,6 +1,5 @@
 //! A tokenizer's files for a trained classifier: what Python needs to give the same token ids.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -9,6 +8,7 @@ use tokenizers::Tokenizer;
 
 use super::{Resolved, read};
 use crate::atomic_file;
+use crate::embedded;
 
 /// Keys of `tokenizer_config.json` that are applied in the `tokenizer.json` beside it, or that speak of the place
 /// it came from.
@@ -51,7 +51,7 @@ impl Resolved {
         let bytes = match &self.source {
             // Nothing was changed: the base's own bytes.
             Some(path) if state(&read(path)?)? == state(&self.tokenizer)? => {
-                fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?
+                embedded::read(path).with_context(|| format!("{}: cannot read", path.display()))?
             }
             _ => {
                 let mut whole = self.tokenizer.clone();
@@ -126,7 +126,7 @@ impl Resolved {
     }
 }
 
-/// What decides the token ids, except for truncation.
+/// Everything in a tokenizer that determines token ids, except truncation.
 fn state(tokenizer: &Tokenizer) -> Result<Value> {
     let mut state = serde_json::to_value(tokenizer)?;
     state["truncation"] = Value::Null;

@@ -1,7 +1,6 @@
 //! `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`: what they say of a tokenizer.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,11 +8,12 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::class::{Class, NAMED};
+use crate::embedded;
 
-/// What the files beside `tokenizer.json` say.
+/// Settings from the files beside `tokenizer.json`.
 pub(super) struct Settings {
     pub(super) class: Class,
-    /// As the files write it.
+    /// The class name as the files spell it.
     pub(super) class_name: String,
     /// `tokenizer_config.json`; empty if there is none.
     pub(super) config: Map<String, Value>,
@@ -66,7 +66,7 @@ impl Settings {
     /// The settings of a `tokenizer.json` in which everything is applied: of the `tokenizer_config.json` beside it,
     /// if there is one, only keys count that have no place in `tokenizer.json`.
     pub(super) fn of_finished(path: &Path) -> Result<Self> {
-        let mut config = if path.is_file() { object(path)? } else { Map::new() };
+        let mut config = if embedded::is_file(path) { object(path)? } else { Map::new() };
         config.retain(|key, _| ["truncation_side", "split_special_tokens"].contains(&key.as_str()));
         Ok(Self {
             class: Class::Plain,
@@ -102,7 +102,7 @@ impl Settings {
         }
     }
 
-    /// Whether texts lose their beginning where they are too long; none if the file does not say.
+    /// True if texts that are too long lose their beginning; `None` if the file does not say.
     pub(super) fn cuts_left(&self) -> Result<Option<bool>> {
         match self.config.get("truncation_side") {
             None => Ok(None),
@@ -237,7 +237,7 @@ pub(super) fn file_named<'a>(files: &'a [PathBuf], name: &str) -> Option<&'a Pat
 }
 
 fn object(path: &Path) -> Result<Map<String, Value>> {
-    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{}: not a JSON object", path.display()))
 }
 
@@ -273,7 +273,7 @@ fn unknown_class(name: &str) -> String {
     )
 }
 
-/// How to write a directory whose `tokenizer.json` is complete.
+/// Instructions to make a directory with a complete `tokenizer.json`.
 fn how_to_make_plain() -> &'static str {
     "write one in Python: `PreTrainedTokenizerFast(tokenizer_object=AutoTokenizer.from_pretrained(DIR)\
      .backend_tokenizer).save_pretrained(DIR)`"

@@ -1,7 +1,6 @@
 //! `tokenizer.json` made from a vocabulary of WordPiece or byte-level BPE, as transformers' converters make it.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::class::Class;
 use super::settings::{Settings, file_named};
+use crate::embedded;
 
 /// Qwen2's pattern: transformers' `PRETOKENIZE_REGEX`.
 const QWEN2_PATTERN: &str =
@@ -129,6 +129,6 @@ fn pairs(class: Class, text: &str, path: &Path) -> Result<Vec<[String; 2]>> {
 
 /// A text file, with the ends of lines as Python reads them.
 fn read(path: &Path) -> Result<String> {
-    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
     Ok(text.replace("\r\n", "\n").replace('\r', "\n"))
 }

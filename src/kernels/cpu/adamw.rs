@@ -12,18 +12,33 @@ const MIN_8BIT_ELEMENTS: usize = 4096;
 /// Running means of a tensor's gradient and of its square.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Moments {
-    /// As they are.
+    /// Moments in f32.
     Float32 {
-        /// Of the gradient.
+        /// First moments: of the gradient.
         first: Vec<f32>,
-        /// Of its square.
+        /// Second moments: of its square.
         second: Vec<f32>,
     },
-    /// As codes.
+    /// Moments as 8-bit codes.
     Blockwise(BlockwiseMoments),
 }
 
 impl Moments {
+    /// All of it as bytes, for copies.
+    pub fn parts_mut(&mut self) -> Vec<&mut [u8]> {
+        match self {
+            Self::Float32 { first, second } => {
+                vec![bytemuck::cast_slice_mut(first), bytemuck::cast_slice_mut(second)]
+            }
+            Self::Blockwise(moments) => vec![
+                &mut moments.first,
+                &mut moments.second,
+                bytemuck::cast_slice_mut(&mut moments.first_scales),
+                bytemuck::cast_slice_mut(&mut moments.second_scales),
+            ],
+        }
+    }
+
     /// The moments of `len` numbers before the first step.
     pub(crate) fn zeros(len: usize, storage: MomentStorage, maps: &Maps) -> Self {
         if is_8bit(len, storage) {

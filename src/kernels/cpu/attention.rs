@@ -1,23 +1,51 @@
-//! Attention in tiles of queries, a task for each sequence and key head.
+//! Attention in tiles of queries, a task for each sequence and key head, which packs keys and values once.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::gemm::{Matrix, MatrixMut, NewMatrix, matmul};
+use super::gemm::{ALIGNMENT, Matrix, MatrixMut, NewMatrix, Reused, matmul};
 use super::math::{dot, exp, simd, tanh};
-use super::relative::{Block, Slopes, Tables, sum_tables};
+use super::relative::{Block, OfHead, Slopes, Tables, sum_tables};
 use crate::kernels::attention::Plan;
 use crate::kernels::buffer::{elements, tensor};
 use crate::kernels::mask::Choice;
 
-/// Queries handled together: their scores against 2,048 keys take 256 KiB.
-const TILE: usize = 32;
+/// Queries handled together: a panel or two of the products, whose scores stay in L1 or L2.
+const PANEL: usize = 12;
+/// Queries whose gradients reach keys and values together: their scores against 2,048 keys take 576 KiB.
+const TILE: usize = 6 * PANEL;
+
+/// What a task packs and computes on its way, kept for the thread's next task.
+struct Scratch {
+    keys: Reused,
+    values: Reused,
+    /// Keys, packed for the gradient of queries.
+    key_rows: Reused,
+    scores: Vec<f32>,
+    slopes: Vec<f32>,
+}
+
+impl Scratch {
+    const EMPTY: Self = Self {
+        keys: Reused::EMPTY,
+        values: Reused::EMPTY,
+        key_rows: Reused::EMPTY,
+        scores: Vec::new(),
+        slopes: Vec::new(),
+    };
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
 
 thread_local! {
-    static SCORES: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static SCRATCH: Cell<Scratch> = const { Cell::new(Scratch::EMPTY) };
 }
 
 /// Attends: `q` `(Q, H·d)`, `k` and `v` `(N, K·d)` give `(Q, H·d)`, and of each query and head the log of
@@ -93,15 +121,14 @@ struct BackwardInputs<'a> {
     tables: Option<&'a Tables<'a>>,
 }
 
-/// Some queries of one head, and the keys that they may see.
+/// Some queries of one head, and the keys that any of them may see.
 struct Tile {
     /// First row of q, and how many.
     query: usize,
     queries: usize,
     /// The position of the first query in its sequence.
     position: usize,
-    /// First row of k and v, its position in its sequence, and how many rows are seen by any query of
-    /// the tile.
+    /// First row of k and v, its position in its sequence, and how many rows.
     key: usize,
     first_key: usize,
     keys: usize,
@@ -113,32 +140,53 @@ impl Tile {
     fn block(&self) -> Block {
         Block { queries: self.queries, position: self.position, first_key: self.first_key, keys: self.keys }
     }
+
+    /// The keys' positions in their sequence.
+    fn positions(&self) -> Range<usize> {
+        self.first_key..self.first_key + self.keys
+    }
+}
+
+/// Parts of `count`, as equal as they can be, of at most `most`.
+fn parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let number = count.div_ceil(most);
+    (0..number).map(move |part| part * count / number..(part + 1) * count / number)
 }
 
 impl Plan {
-    /// The tiles of one task, head by head.
-    fn tiles(&self, task: usize) -> impl Iterator<Item = Tile> + '_ {
+    /// The tiles of one task, head by head, of at most `most` queries.
+    fn tiles(&self, task: usize, most: usize) -> impl Iterator<Item = Tile> + '_ {
         let (b, key_head) = (task / self.kind.key_value_heads, task % self.kind.key_value_heads);
-        let length = self.offsets[b + 1] - self.offsets[b];
         let queries = self.query_offsets[b + 1] - self.query_offsets[b];
         (0..self.group()).flat_map(move |member| {
-            (0..queries).step_by(TILE).map(move |start| {
-                let count = TILE.min(queries - start);
-                let position = self.first_positions[b] + start;
-                let first_key = self.first_seen(position);
-                let end = self.end_of_seen(position + count - 1, length);
-                Tile {
-                    query: self.query_offsets[b] + start,
-                    queries: count,
-                    position,
-                    key: self.offsets[b] + first_key,
-                    first_key,
-                    keys: end - first_key,
-                    head: key_head * self.group() + member,
-                    key_head,
-                }
-            })
+            parts(queries, most).map(move |part| self.tile(b, key_head * self.group() + member, key_head, part))
         })
+    }
+
+    /// Some queries of sequence `b`.
+    fn tile(&self, b: usize, head: usize, key_head: usize, queries: Range<usize>) -> Tile {
+        let length = self.offsets[b + 1] - self.offsets[b];
+        let position = self.first_positions[b] + queries.start;
+        // Packed keys are taken from whole strips on.
+        let first_key = self.first_seen(position) / ALIGNMENT * ALIGNMENT;
+        let end = self.end_of_seen(position + queries.len() - 1, length);
+        Tile {
+            query: self.query_offsets[b] + queries.start,
+            queries: queries.len(),
+            position,
+            key: self.offsets[b] + first_key,
+            first_key,
+            keys: end - first_key,
+            head,
+            key_head,
+        }
+    }
+
+    /// Some queries of a tile.
+    fn part(&self, tile: &Tile, queries: &Range<usize>) -> Tile {
+        let b = self.offsets.partition_point(|&offset| offset <= tile.key) - 1;
+        let start = tile.query - self.query_offsets[b];
+        self.tile(b, tile.head, tile.key_head, start + queries.start..start + queries.end)
     }
 
     /// The tile's rows of a matrix with all query heads side by side.
@@ -147,10 +195,11 @@ impl Plan {
         Matrix::new(&data[start..], tile.queries, self.kind.head_size, self.query_width())
     }
 
-    /// The tile's rows of a matrix with all key heads side by side.
-    fn of_keys<'a>(&self, data: &'a [f32], tile: &Tile) -> Matrix<'a> {
-        let start = tile.key * self.key_width() + tile.key_head * self.kind.head_size;
-        Matrix::new(&data[start..], tile.keys, self.kind.head_size, self.key_width())
+    /// A sequence's rows of one head of a matrix with all key heads side by side.
+    fn of_keys<'a>(&self, data: &'a [f32], task: usize) -> Matrix<'a> {
+        let (b, key_head) = (task / self.kind.key_value_heads, task % self.kind.key_value_heads);
+        let start = self.offsets[b] * self.key_width() + key_head * self.kind.head_size;
+        Matrix::new(&data[start..], self.offsets[b + 1] - self.offsets[b], self.kind.head_size, self.key_width())
     }
 
     /// The position of the first key that a query sees.
@@ -167,7 +216,7 @@ impl Plan {
         }
     }
 
-    /// Which of the tile's keys its query `row` sees.
+    /// The tile's keys that its query `row` sees.
     fn seen(&self, tile: &Tile, row: usize) -> Range<usize> {
         let position = tile.position + row;
         let end = self.end_of_seen(position, tile.first_key + tile.keys);
@@ -185,12 +234,10 @@ impl Plan {
         true
     }
 
-    /// All keys of a task.
-    fn keys_of<'a>(&self, data: &'a [f32], task: usize) -> (Matrix<'a>, usize) {
-        let (b, head) = (task / self.kind.key_value_heads, task % self.kind.key_value_heads);
-        let length = self.offsets[b + 1] - self.offsets[b];
-        let start = self.offsets[b] * self.key_width() + head * self.kind.head_size;
-        (Matrix::new(&data[start..], length, self.kind.head_size, self.key_width()), length)
+    /// What a task adds to its scores by distance.
+    fn by_distance<'a>(&self, tables: Option<&'a Tables<'_>>, k: &[f32], task: usize) -> Option<OfHead<'a>> {
+        let keys = self.of_keys(k, task);
+        tables.map(|tables| tables.of_head(self, task % self.kind.key_value_heads, keys))
     }
 
     fn forward(
@@ -202,43 +249,45 @@ impl Plan {
         log_sums: &mut MatrixMut<'_>,
     ) {
         let (d, b) = (self.kind.head_size, task / self.kind.key_value_heads);
-        let (keys, length) = self.keys_of(k, task);
-        let by_distance = tables.map(|tables| tables.of_head(self, task % self.kind.key_value_heads, keys, length));
-        for tile in self.tiles(task) {
+        let by_distance = self.by_distance(tables, k, task);
+        let mut scratch = SCRATCH.take();
+        let Scratch { keys, values, scores, .. } = &mut scratch;
+        keys.pack(self.of_keys(k, task).transposed());
+        values.pack(self.of_keys(v, task));
+        for tile in self.tiles(task, PANEL) {
             let (row, member) = (tile.query - self.query_offsets[b], tile.head - tile.key_head * self.group());
-            SCORES.with_borrow_mut(|[scores, _]| {
-                scores.resize(scores.len().max(tile.queries * tile.keys), 0.0);
-                let scores = &mut scores[..tile.queries * tile.keys];
-                let (qs, ks) = (self.of_queries(q, &tile), self.of_keys(k, &tile).transposed());
-                matmul(&mut MatrixMut::new(scores, tile.queries, tile.keys, tile.keys), false, self.kind.scale, qs, ks);
-                if let Some(by_distance) = &by_distance {
-                    by_distance.add(scores, qs, &tile.block());
+            scores.resize(scores.len().max(tile.queries * tile.keys), 0.0);
+            let scores = &mut scores[..tile.queries * tile.keys];
+            let mut view = MatrixMut::new(scores, tile.queries, tile.keys, tile.keys);
+            keys.multiply(&mut view, false, self.kind.scale, self.of_queries(q, &tile), (tile.positions(), 0..d));
+            if let Some(by_distance) = &by_distance {
+                by_distance.add(scores, tile.keys, self.of_queries(q, &tile), &tile.block());
+            }
+            let mut sums = [0.0; PANEL];
+            let mut factors = Vec::new();
+            for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
+                let seen = self.seen(&tile, index);
+                if let Some(cap) = self.kind.soft_cap {
+                    bend(&mut scores[seen.clone()], cap);
                 }
-                let mut sums = [0.0; TILE];
-                let mut factors = Vec::new();
-                for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
-                    let seen = self.seen(&tile, index);
-                    if let Some(cap) = self.kind.soft_cap {
-                        bend(&mut scores[seen.clone()], cap);
-                    }
-                    let (max, sum) = exponentials(&mut scores[seen.clone()]);
-                    clear_unseen(scores, &seen);
-                    if self.draws(&tile, index, &seen, &mut factors) {
-                        multiply(&mut scores[seen], &factors);
-                    }
-                    sums[index] = sum;
-                    log_sums.row(row + index)[member] = max + sum.ln();
+                let (max, sum) = exponentials(&mut scores[seen.clone()]);
+                clear_unseen(scores, &seen);
+                if self.draws(&tile, index, &seen, &mut factors) {
+                    multiply(&mut scores[seen], &factors);
                 }
-                let mut block = output.block(row, tile.queries, member * d, d);
-                let scores = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
-                matmul(&mut block, false, 1.0, scores, self.of_keys(v, &tile));
-                for (index, sum) in sums[..tile.queries].iter().enumerate() {
-                    for value in block.row(index) {
-                        *value /= sum;
-                    }
+                sums[index] = sum;
+                log_sums.row(row + index)[member] = max + sum.ln();
+            }
+            let mut block = output.block(row, tile.queries, member * d, d);
+            let scores = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
+            values.multiply(&mut block, false, 1.0, scores, (0..d, tile.positions()));
+            for (index, sum) in sums[..tile.queries].iter().enumerate() {
+                for value in block.row(index) {
+                    *value /= sum;
                 }
-            });
+            }
         }
+        SCRATCH.set(scratch);
     }
 
     /// With P the probabilities and δ = Σ ∂L/∂o · o: `∂L/∂S = P ∘ (∂L/∂o vᵀ − δ)`.
@@ -252,74 +301,84 @@ impl Plan {
         let [q, k, v] = inputs.qkv;
         gk.clear();
         gv.clear();
-        let (keys, length) = self.keys_of(k, task);
-        let by_distance =
-            inputs.tables.map(|tables| tables.of_head(self, task % self.kind.key_value_heads, keys, length));
-        let mut of_tables = by_distance.as_ref().map(|by_distance| by_distance.slopes());
-        for tile in self.tiles(task) {
+        let by_distance = self.by_distance(inputs.tables, k, task);
+        let mut of_tables = by_distance.as_ref().map(OfHead::slopes);
+        let mut scratch = SCRATCH.take();
+        let Scratch { keys, values, key_rows, scores, slopes } = &mut scratch;
+        keys.pack(self.of_keys(k, task).transposed());
+        values.pack(self.of_keys(v, task).transposed());
+        key_rows.pack(self.of_keys(k, task));
+        for tile in self.tiles(task, TILE) {
             let (row, member) = (tile.query - self.query_offsets[b], tile.head - tile.key_head * self.group());
-            SCORES.with_borrow_mut(|[scores, slopes]| {
-                let size = tile.queries * tile.keys;
-                scores.resize(scores.len().max(size), 0.0);
-                slopes.resize(slopes.len().max(size), 0.0);
-                let (scores, slopes) = (&mut scores[..size], &mut slopes[..size]);
-                let (qs, go) = (self.of_queries(q, &tile), self.of_queries(inputs.incoming, &tile));
-                let (ks, vs) = (self.of_keys(k, &tile), self.of_keys(v, &tile));
-                let mut products = MatrixMut::new(scores, tile.queries, tile.keys, tile.keys);
-                matmul(&mut products, false, self.kind.scale, qs, ks.transposed());
+            let size = tile.queries * tile.keys;
+            scores.resize(scores.len().max(size), 0.0);
+            slopes.resize(slopes.len().max(size), 0.0);
+            let (scores, slopes) = (&mut scores[..size], &mut slopes[..size]);
+            for rows in parts(tile.queries, PANEL) {
+                let part = self.part(&tile, &rows);
+                // The part may see fewer keys than the tile.
+                let first = part.first_key - tile.first_key;
+                let of_part = |data| {
+                    MatrixMut::new(data, tile.queries, tile.keys, tile.keys)
+                        .into_block(rows.clone(), first..first + part.keys)
+                };
+                let (qs, go) = (self.of_queries(q, &part), self.of_queries(inputs.incoming, &part));
+                keys.multiply(&mut of_part(scores), false, self.kind.scale, qs, (part.positions(), 0..d));
+                values.multiply(&mut of_part(slopes), false, 1.0, go, (part.positions(), 0..d));
+                let start = rows.start * tile.keys + first;
                 if let Some(by_distance) = &by_distance {
-                    by_distance.add(scores, qs, &tile.block());
+                    by_distance.add(&mut scores[start..], tile.keys, qs, &part.block());
                 }
-                let mut products = MatrixMut::new(slopes, tile.queries, tile.keys, tile.keys);
-                matmul(&mut products, false, 1.0, go, vs.transposed());
-                let mut factors = Vec::new();
-                for (index, (p, slope)) in
-                    scores.chunks_exact_mut(tile.keys).zip(slopes.chunks_exact_mut(tile.keys)).enumerate()
-                {
-                    let at = (tile.query + index) * self.query_width() + tile.head * d;
-                    let log_sum = inputs.log_sums[(tile.query + index) * self.kind.heads + tile.head];
-                    let seen = self.seen(&tile, index);
-                    clear_unseen(p, &seen);
-                    clear_unseen(slope, &seen);
-                    let of_output = (&inputs.incoming[at..at + d], &inputs.output[at..at + d]);
-                    let (p, slope) = (&mut p[seen.clone()], &mut slope[seen.clone()]);
-                    let is_masked = self.draws(&tile, index, &seen, &mut factors);
-                    if is_masked {
-                        multiply(slope, &factors);
-                    }
-                    match self.kind.soft_cap {
-                        None => score_slopes(p, slope, log_sum, of_output),
-                        Some(cap) => bent_score_slopes(p, slope, log_sum, of_output, cap),
-                    }
-                    if is_masked {
-                        multiply(p, &factors);
-                    }
+                for index in rows.clone() {
+                    let at = index * tile.keys..(index + 1) * tile.keys;
+                    self.slopes(&tile, index, &mut scores[at.clone()], &mut slopes[at], inputs);
                 }
-                let p = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
-                let by_score = Matrix::new(slopes, tile.queries, tile.keys, tile.keys);
-                matmul(&mut gv.block(tile.first_key, tile.keys, 0, d), true, 1.0, p.transposed(), go);
-                matmul(
-                    &mut gk.block(tile.first_key, tile.keys, 0, d),
-                    true,
-                    self.kind.scale,
-                    by_score.transposed(),
-                    qs,
-                );
-                let mut gq = gq.block(row, tile.queries, member * d, d);
-                matmul(&mut gq, false, self.kind.scale, by_score, ks);
+                let of_scores = Matrix::new(&slopes[start..], rows.len(), part.keys, tile.keys);
+                let mut block = gq.block(row + rows.start, rows.len(), member * d, d);
+                key_rows.multiply(&mut block, false, self.kind.scale, of_scores, (0..d, part.positions()));
                 if let (Some(by_distance), Some(of_tables)) = (&by_distance, &mut of_tables) {
-                    by_distance.add_slopes(of_tables, slopes, (qs, &mut gq), &tile.block());
+                    by_distance.add_slopes(of_tables, (&slopes[start..], tile.keys), (qs, &mut block), &part.block());
                 }
-            });
+            }
+            let (qs, go) = (self.of_queries(q, &tile), self.of_queries(inputs.incoming, &tile));
+            let p = Matrix::new(scores, tile.queries, tile.keys, tile.keys).transposed();
+            let slopes = Matrix::new(slopes, tile.queries, tile.keys, tile.keys).transposed();
+            matmul(&mut gv.block(tile.first_key, tile.keys, 0, d), true, 1.0, p, go);
+            matmul(&mut gk.block(tile.first_key, tile.keys, 0, d), true, self.kind.scale, slopes, qs);
         }
+        SCRATCH.set(scratch);
         if let (Some(by_distance), Some(of_tables)) = (&by_distance, &mut of_tables) {
-            by_distance.finish(of_tables, keys, &mut gk);
+            by_distance.finish(of_tables, self.of_keys(k, task), &mut gk);
         }
         of_tables
     }
+
+    /// Turns a query's scores into what its values count, and ∂L/∂P into ∂L/∂S.
+    fn slopes(&self, tile: &Tile, index: usize, p: &mut [f32], slope: &mut [f32], inputs: &BackwardInputs<'_>) {
+        let d = self.kind.head_size;
+        let at = (tile.query + index) * self.query_width() + tile.head * d;
+        let log_sum = inputs.log_sums[(tile.query + index) * self.kind.heads + tile.head];
+        let seen = self.seen(tile, index);
+        clear_unseen(p, &seen);
+        clear_unseen(slope, &seen);
+        let of_output = (&inputs.incoming[at..at + d], &inputs.output[at..at + d]);
+        let (p, slope) = (&mut p[seen.clone()], &mut slope[seen.clone()]);
+        let mut factors = Vec::new();
+        let is_masked = self.draws(tile, index, &seen, &mut factors);
+        if is_masked {
+            multiply(slope, &factors);
+        }
+        match self.kind.soft_cap {
+            None => score_slopes(p, slope, log_sum, of_output),
+            Some(cap) => bent_score_slopes(p, slope, log_sum, of_output, cap),
+        }
+        if is_masked {
+            multiply(p, &factors);
+        }
+    }
 }
 
-/// What is not seen has no weight.
+/// Unseen keys have no weight.
 fn clear_unseen(scores: &mut [f32], seen: &Range<usize>) {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);

@@ -1,8 +1,11 @@
 //! Dropout with a mask that is drawn once, a bit for each element.
 
+#![expect(unsafe_code, reason = "calls code compiled for a CPU feature")]
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use super::lanes::{Lanes, for_each_cpu};
 use super::math::simd;
 use super::par_rows;
 use crate::kernels::buffer::{elements, modify, new_rows, tensor};
@@ -14,7 +17,7 @@ pub(crate) fn dropout(x: &Tensor, mask: &Mask) -> Result<Tensor> {
     tensor(keep_and_scale(&elements(x)?, mask.width, mask.bits(), mask.choice.scale()), x.shape().clone())
 }
 
-/// The same, in place.
+/// [`dropout`] in place.
 pub(crate) fn dropout_in_place(x: &Tensor, mask: &Mask) -> Result<()> {
     modify(x, |x| keep_and_scale_in_place(x, mask.width, mask.bits(), mask.choice.scale()))
 }
@@ -46,7 +49,7 @@ simd! {
 }
 
 impl Mask {
-    /// What is kept, drawn when it is first asked for.
+    /// The kept elements, drawn on first use.
     pub(super) fn bits(&self) -> &Bits {
         self.bits.get_or_init(|| {
             let bytes_per_row = self.width.div_ceil(8);
@@ -93,31 +96,55 @@ fn keep(x: &mut [f32; 8], byte: u8) {
     }
 }
 
-simd! {
-    /// Sets the bits of the elements whose random number is at least `threshold`.
-    fn draw_bits(bits: &mut [u8], stream: &Stream, threshold: u32, width: usize) {
-        const PIECE: usize = 256;
-        let bytes_per_row = width.div_ceil(8);
-        // A few rows a task: drawing is slow enough to be worth one.
-        let rows = (16_384 / width).max(1);
-        bits.par_chunks_mut(rows * bytes_per_row).enumerate().for_each(|(index, block)| {
-            let (mut numbers, mut flags) = ([0; PIECE], [0u8; PIECE]);
-            for (row, bits) in (index * rows..).zip(block.chunks_exact_mut(bytes_per_row)) {
-                for (piece, bits) in bits.chunks_mut(PIECE / 8).enumerate() {
-                    let column = piece * PIECE;
-                    let numbers = &mut numbers[..PIECE.min(width - column)];
-                    stream.fill((row * width + column) as u64, numbers);
-                    for (flag, &number) in flags.iter_mut().zip(numbers.iter()) {
-                        *flag = u8::from(number >= threshold);
-                    }
-                    for (byte, flags) in bits.iter_mut().zip(flags.as_chunks::<8>().0) {
-                        // The product moves bit 8i to bit 56 + i.
-                        *byte = (u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
-                    }
-                }
-            }
-        });
+/// Sets the bits of the elements whose random number is at least `threshold`.
+fn draw_bits(bits: &mut [u8], stream: &Stream, threshold: u32, width: usize) {
+    let bytes_per_row = width.div_ceil(8);
+    // A few rows a task: drawing is slow enough to be worth one.
+    let rows = (16_384 / width).max(1);
+    bits.par_chunks_mut(rows * bytes_per_row).enumerate().for_each(|(index, block)| {
+        for (row, bits) in (index * rows..).zip(block.chunks_exact_mut(bytes_per_row)) {
+            // SAFETY: needs nothing but the instructions that are chosen for this CPU.
+            unsafe { draw_row(bits, stream, threshold, (row * width) as u64, width) }
+        }
+    });
+}
+
+for_each_cpu! {
+    /// The bits of `width` elements from `first` on.
+    fn draw_row(bits: &mut [u8], stream: &Stream, threshold: u32, first: u64, width: usize) = draw_lanes<;>;
+}
+
+#[inline(always)]
+unsafe fn draw_lanes<L: Lanes>(bits: &mut [u8], stream: &Stream, threshold: u32, first: u64, width: usize) {
+    let skip = first % 4;
+    let draw = |block: u64| {
+        let words = stream.sixteen_blocks(block);
+        words.iter().enumerate().fold(0, |all, (word, numbers)| {
+            // SAFETY: the caller chose lanes that the CPU has.
+            all | every_fourth(unsafe { L::at_least(numbers, threshold) }) << word
+        })
+    };
+    let mut next = draw(first / 4);
+    for (piece, bytes) in bits.chunks_mut(8).enumerate() {
+        let mut kept = next >> skip;
+        if skip > 0 || 64 * (piece + 1) < width {
+            next = draw(first / 4 + 16 * (piece as u64 + 1));
+        }
+        if skip > 0 {
+            kept |= next << (64 - skip);
+        }
+        bytes.copy_from_slice(&kept.to_le_bytes()[..bytes.len()]);
     }
+}
+
+/// Moves bit i to bit 4 i.
+#[inline(always)]
+fn every_fourth(bits: u16) -> u64 {
+    let spread = u64::from(bits);
+    let spread = (spread | spread << 24) & 0x0000_00ff_0000_00ff;
+    let spread = (spread | spread << 12) & 0x000f_000f_000f_000f;
+    let spread = (spread | spread << 6) & 0x0303_0303_0303_0303;
+    (spread | spread << 3) & 0x1111_1111_1111_1111
 }
 
 #[cfg(test)]
@@ -133,6 +160,14 @@ mod tests {
         Mask::new(choice, (1, ones.len())).bits().apply(0, 0, &mut ones);
         let share = ones.iter().filter(|&&x| x > 0.0).count() as f64 / 1e5;
         assert!((share - 0.7).abs() < 0.01, "{share}");
+        // Bit by bit what the stream says, at rows that start inside a block.
+        let mut numbers = vec![0; 7 * 333];
+        choice.stream.fill(0, &mut numbers);
+        let mask = Mask::new(choice, (7, 333));
+        for (element, &number) in numbers.iter().enumerate() {
+            let bit = mask.bits().of(element / 333, element % 333) & 1;
+            assert_eq!(bit == 1, number >= choice.threshold(), "element {element}");
+        }
         let mut part = vec![1.0; 301];
         Mask::new(choice, (10, 333)).bits().apply(7, 32, &mut part);
         assert_eq!(part, ones[7 * 333 + 32..8 * 333]);

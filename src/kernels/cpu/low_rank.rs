@@ -1,21 +1,26 @@
-//! Products with A and B are r numbers wide: they are done row by row, while the row is in cache.
+//! Products with A and B are r numbers wide: row by row while a row is in cache, or, for their gradients,
+//! a few columns at a time with the sums in registers.
 
-use candle_core::{Result, Tensor};
+#![expect(unsafe_code, reason = "vector loads and stores take raw pointers")]
+
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::gemm::MatrixMut;
-use super::math::{add_rows, dot_rows, simd};
-use super::par_rows;
-use crate::kernels::buffer::{elements, modify, tensor};
+use super::lanes::{Lanes, WIDTH, for_each_cpu};
+use crate::kernels::buffer::elements;
+use crate::kernels::constant::Constant;
 use crate::kernels::low_rank::LowRank;
 use crate::kernels::mask::{Bits, Mask};
+use candle_core::{Result, Tensor};
 
-/// Columns of a gradient that one task sums: with 16 ranks, 32 KiB of sums.
-const COLUMNS: usize = 512;
+/// Columns of a gradient that one task sums.
+const COLUMNS: usize = 128;
 
 /// A and B for products with rows like `x`.
 pub(crate) fn low_rank(_x: &Tensor, a: &Tensor, b: &Tensor, scaling: f32, mask: Option<Mask>) -> Result<LowRank> {
-    let ((rank, inputs), outputs) = (a.dims2()?, b.dim(0)?);
+    let (rank, outputs) = (a.dim(0)?, b.dim(0)?);
     let numbers = elements(b)?;
     let mut transposed = vec![0.0; rank * outputs];
     for (r, row) in transposed.chunks_exact_mut(outputs).enumerate() {
@@ -23,157 +28,384 @@ pub(crate) fn low_rank(_x: &Tensor, a: &Tensor, b: &Tensor, scaling: f32, mask: 
             *value = numbers[out * rank + r];
         }
     }
-    Ok(LowRank { a: a.clone(), b: tensor(transposed, (rank, outputs))?, inputs, outputs, rank, scaling, mask })
-}
-
-/// `y += s · drop(x) Aᵀ Bᵀ`; gives u = drop(x) Aᵀ, `(N, r)`.
-pub(crate) fn low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRank) -> Result<Tensor> {
-    let (rows, x) = (x.dim(0)?, elements(x)?);
-    let mut u = vec![0.0; rows * pair.rank];
-    dot_all(&mut u, &x, &elements(&pair.a)?, pair.inputs, pair.kept_scale(), pair.bits());
-    let b = elements(&pair.b)?;
-    modify(y, |y| add_all(y, &u, &b, pair.outputs, pair.scaling, None))?;
-    tensor(u, (rows, pair.rank))
-}
-
-/// ∂L/∂u = s · g B, `(N, r)`.
-pub(crate) fn gradient_of_u(g: &Tensor, pair: &LowRank) -> Result<Tensor> {
-    let (rows, g) = (g.dim(0)?, elements(g)?);
-    let mut of_u = vec![0.0; rows * pair.rank];
-    dot_all(&mut of_u, &g, &elements(&pair.b)?, pair.outputs, pair.scaling, None);
-    tensor(of_u, (rows, pair.rank))
-}
-
-/// ∂L/∂B = s · gᵀ u, `(out, r)`, to `sum`.
-pub(crate) fn sum_gradient_of_b(g: &Tensor, sum: &Tensor, accumulate: bool, u: &Tensor, pair: &LowRank) -> Result<()> {
-    let mut transposed = vec![0.0; pair.rank * pair.outputs];
-    sum_outer(&mut transposed, &elements(g)?, &elements(u)?, pair.outputs, pair.scaling, None);
-    modify(sum, |sum| {
-        for (out, sum) in sum.chunks_exact_mut(pair.rank).enumerate() {
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let before = if accumulate { *sum } else { 0.0 };
-                *sum = before + transposed[r * pair.outputs + out];
-            }
-        }
-    })
-}
-
-/// ∂L/∂A = (∂L/∂u)ᵀ drop(x), `(r, in)`, to `sum`.
-pub(crate) fn sum_gradient_of_a(
-    of_u: &Tensor,
-    sum: &Tensor,
-    accumulate: bool,
-    x: &Tensor,
-    pair: &LowRank,
-) -> Result<()> {
-    let mut new = vec![0.0; pair.rank * pair.inputs];
-    sum_outer(&mut new, &elements(x)?, &elements(of_u)?, pair.inputs, pair.kept_scale(), pair.bits());
-    modify(sum, |sum| {
-        for (sum, new) in sum.iter_mut().zip(&new) {
-            let before = if accumulate { *sum } else { 0.0 };
-            *sum = before + new;
-        }
-    })
-}
-
-/// `∂L/∂x += mask(∂L/∂u · A)`
-pub(crate) fn add_gradient_of_x(of_u: &Tensor, sum: &Tensor, pair: &LowRank) -> Result<()> {
-    let (of_u, a) = (elements(of_u)?, elements(&pair.a)?);
-    modify(sum, |sum| add_all(sum, &of_u, &a, pair.inputs, pair.kept_scale(), pair.bits()))
+    let b = crate::kernels::buffer::tensor(transposed, (rank, outputs))?;
+    Ok(LowRank { a: a.clone(), b, rank, scaling, mask })
 }
 
 impl LowRank {
-    fn bits(&self) -> Option<&Bits> {
+    pub(super) fn bits(&self) -> Option<&Bits> {
         self.mask.as_ref().map(Mask::bits)
     }
 
-    /// What is kept counts for what is not.
-    fn kept_scale(&self) -> f32 {
+    /// Scales kept elements up, so that the expected sum stays the same.
+    pub(super) fn kept_scale(&self) -> f32 {
         self.mask.as_ref().map_or(1.0, |mask| mask.choice.scale())
     }
 }
 
-simd! {
-    /// `out = scale · mask(x) · matrixᵀ`: `x` `(N, width)`, `matrix` `(r, width)`, `out` `(N, r)`.
-    fn dot_all(out: &mut [f32], x: &[f32], matrix: &[f32], width: usize, scale: f32, bits: Option<&Bits>) {
-        let rank = matrix.len() / width;
-        // Blocks of rows by the work they are, not by the size of the output.
-        let rows = (16_384 / width).max(1);
-        out.par_chunks_mut(rows * rank).enumerate().for_each(|(index, block)| {
-            let mut kept = vec![0.0; if bits.is_some() { width } else { 0 }];
-            for (row, out) in (index * rows..).zip(block.chunks_exact_mut(rank)) {
-                let mut x = &x[row * width..][..width];
-                if let Some(bits) = bits {
-                    kept.copy_from_slice(x);
-                    bits.apply(row, 0, &mut kept);
-                    x = &kept;
-                }
-                dot_rows(matrix, x, out);
-                for out in out {
-                    *out *= scale;
+/// `out = scale · mask(x) · matrixᵀ` for some rows of x: `x` `(N, width)`, `matrix` `(r, width)`, `out`
+/// `(rows, r)`.
+pub(super) fn dots(out: &mut [f32], x: &[f32], rows: Range<usize>, matrix: &[f32], scale: f32, bits: Option<&Bits>) {
+    if rows.is_empty() {
+        return;
+    }
+    let rank = out.len() / rows.len();
+    let width = matrix.len() / rank;
+    assert!(out.len() == rows.len() * rank && matrix.len() == rank * width && rows.end * width <= x.len());
+    assert!(bits.is_none_or(|bits| bits.covers(rows.end, width)));
+    let job = Dots { out: out.as_mut_ptr(), x, rows, matrix, rank, width, scale, bits };
+    // SAFETY: the rows are inside x, and `out` has a number for each of them and each rank.
+    unsafe { dots_of(&job) }
+}
+
+struct Dots<'a> {
+    out: *mut f32,
+    x: &'a [f32],
+    rows: Range<usize>,
+    matrix: &'a [f32],
+    rank: usize,
+    width: usize,
+    scale: f32,
+    bits: Option<&'a Bits>,
+}
+
+for_each_cpu! {
+    fn dots_of(job: &Dots<'_>) = all_dots<4, 4; 2, 2>;
+}
+
+/// R rows and C ranks at a time, so that enough sums are under way.
+#[inline(always)]
+unsafe fn all_dots<L: Lanes, const R: usize, const C: usize>(job: &Dots<'_>) {
+    let mut row = job.rows.start;
+    while row < job.rows.end {
+        let is_whole = row + R <= job.rows.end;
+        let mut r = 0;
+        while r < job.rank {
+            unsafe {
+                match (is_whole, job.rank - r) {
+                    (true, rest) if rest >= C => some_dots::<L, R, C>(job, row, r),
+                    (true, rest) if rest >= 2 => some_dots::<L, R, 2>(job, row, r),
+                    (true, _) => some_dots::<L, R, 1>(job, row, r),
+                    (false, rest) if rest >= C => some_dots::<L, 1, C>(job, row, r),
+                    (false, rest) if rest >= 2 => some_dots::<L, 1, 2>(job, row, r),
+                    (false, _) => some_dots::<L, 1, 1>(job, row, r),
                 }
             }
-        });
+            r += if job.rank - r >= C {
+                C
+            } else if job.rank - r >= 2 {
+                2
+            } else {
+                1
+            };
+        }
+        row += if is_whole { R } else { 1 };
     }
 }
 
-simd! {
-    /// `y += mask(scale · c · matrix)`: `c` `(N, r)`, `matrix` `(r, width)`, `y` `(N, width)`.
-    fn add_all(y: &mut [f32], c: &[f32], matrix: &[f32], width: usize, scale: f32, bits: Option<&Bits>) {
-        let rank = matrix.len() / width;
-        par_rows(y, width, |first, block| {
-            let mut scaled = vec![0.0; rank];
-            let mut product = vec![0.0; if bits.is_some() { width } else { 0 }];
-            for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
-                for (scaled, c) in scaled.iter_mut().zip(&c[row * rank..]) {
-                    *scaled = scale * c;
-                }
-                let Some(bits) = bits else {
-                    add_rows(y, &scaled, matrix, width);
-                    continue;
-                };
-                product.fill(0.0);
-                add_rows(&mut product, &scaled, matrix, width);
-                bits.apply(row, 0, &mut product);
-                for (y, product) in y.iter_mut().zip(&product) {
-                    *y += product;
-                }
+#[inline(always)]
+unsafe fn some_dots<L: Lanes, const R: usize, const C: usize>(job: &Dots<'_>, row: usize, r: usize) {
+    let width = job.width;
+    let (x, matrix) = unsafe { (job.x.as_ptr().add(row * width), job.matrix.as_ptr().add(r * width)) };
+    let mut sums = [[unsafe { L::splat(0.0) }; C]; R];
+    let mut at = 0;
+    while at < width {
+        let count = (width - at).min(WIDTH);
+        let load = |from: *const f32| unsafe {
+            if count == WIDTH { L::load(from.add(at)) } else { L::load_first(from.add(at), count) }
+        };
+        let a: [L; C] = std::array::from_fn(|c| load(unsafe { matrix.add(c * width) }));
+        for member in 0..R {
+            let mut x = load(unsafe { x.add(member * width) });
+            if let Some(bits) = job.bits {
+                x = unsafe { x.keep(bits.of(row + member, at)) };
             }
-        });
+            for c in 0..C {
+                sums[member][c] = unsafe { sums[member][c].multiply_add(x, a[c]) };
+            }
+        }
+        at += WIDTH;
+    }
+    for member in 0..R {
+        for c in 0..C {
+            unsafe {
+                let out = job.out.add((row + member - job.rows.start) * job.rank + r + c);
+                *out = job.scale * sums[member][c].total();
+            }
+        }
     }
 }
 
-simd! {
-    /// `sums += scale · cᵀ · mask(x)`: `c` `(N, r)`, `x` `(N, width)`, `sums` `(r, width)`. Each task
-    /// sums its own columns over all rows, so that the order of every sum is fixed.
-    fn sum_outer(sums: &mut [f32], x: &[f32], c: &[f32], width: usize, scale: f32, bits: Option<&Bits>) {
-        /// Rows taken together: each sum is loaded and stored once for all of them.
-        const GROUP: usize = 4;
-        let (count, rank) = (x.len() / width, sums.len() / width);
-        MatrixMut::new(sums, rank, width, width).par_columns(COLUMNS, |column, mut sums| {
-            let columns = COLUMNS.min(width - column);
-            let mut kept = [0.0; GROUP * COLUMNS];
-            for first in (0..count).step_by(GROUP) {
-                let members = GROUP.min(count - first);
-                let source = &x[first * width + column..];
-                let (data, stride) = if let Some(bits) = bits {
-                    for member in 0..members {
-                        let out = &mut kept[member * COLUMNS..][..columns];
-                        out.copy_from_slice(&source[member * width..][..columns]);
-                        bits.apply(first + member, column, out);
-                    }
-                    (&kept[..], COLUMNS)
-                } else {
-                    (source, width)
-                };
-                for r in 0..rank {
-                    let mut scaled = [0.0; GROUP];
-                    for (member, scaled) in scaled[..members].iter_mut().enumerate() {
-                        *scaled = scale * c[(first + member) * rank + r];
-                    }
-                    add_rows(sums.row(r), &scaled[..members], data, stride);
+/// The sums of `scale · cᵀ · mask(x)` over all rows: `c` `(N, r)`, `x` `(N, width)`; gives `(r, width)`.
+/// Several such are computed together.
+///
+/// A sum runs over the rows in their order, whatever the tasks.
+pub(super) fn outer_sums<const K: usize>(jobs: [OuterSum<'_>; K]) -> [Vec<f32>; K] {
+    let mut outputs = jobs.each_ref().map(|job| vec![0.0; job.rank() * job.width]);
+    let mut tasks = Vec::new();
+    for (job, out) in jobs.iter().zip(&mut outputs) {
+        let blocks = MatrixMut::new(out, job.rank(), job.width, job.width).grid(&[job.rank()], COLUMNS);
+        tasks.extend(blocks.into_iter().enumerate().map(|(index, block)| (job, index * COLUMNS, block)));
+    }
+    tasks.into_par_iter().with_max_len(1).for_each(|(job, column, mut block)| {
+        let (columns, (out, stride)) = (block.shape().1, block.raw());
+        // SAFETY: a block has a row for each rank and is this wide; rows of x and c were checked.
+        unsafe { sums_of(job, column, columns, out, stride) }
+    });
+    outputs
+}
+
+/// One of the [`outer_sums`].
+pub(super) struct OuterSum<'a> {
+    x: &'a [f32],
+    scaled: Vec<f32>,
+    rows: usize,
+    width: usize,
+    bits: Option<&'a Bits>,
+}
+
+impl<'a> OuterSum<'a> {
+    /// # Panics
+    /// If the matrices have different numbers of rows.
+    pub(super) fn new(c: &[f32], x: &'a [f32], width: usize, scale: f32, bits: Option<&'a Bits>) -> Self {
+        let rows = x.len() / width;
+        assert!(x.len() == rows * width && rows > 0 && c.len().is_multiple_of(rows), "rows of unequal matrices");
+        assert!(bits.is_none_or(|bits| bits.covers(rows, width)));
+        Self { x, scaled: c.iter().map(|c| scale * c).collect(), rows, width, bits }
+    }
+
+    fn rank(&self) -> usize {
+        self.scaled.len() / self.rows
+    }
+}
+
+for_each_cpu! {
+    fn sums_of(job: &OuterSum<'_>, column: usize, columns: usize, out: *mut f32, stride: usize)
+        = all_sums<4, 4; 2, 2>;
+}
+
+/// C ranks and V times sixteen columns at a time.
+#[inline(always)]
+unsafe fn all_sums<L: Lanes, const C: usize, const V: usize>(
+    job: &OuterSum<'_>,
+    column: usize,
+    columns: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    let rank = job.rank();
+    let mut at = 0;
+    while at < columns {
+        let is_wide = at + V * WIDTH <= columns;
+        let mut r = 0;
+        while r < rank {
+            let to = unsafe { out.add(r * stride + at) };
+            let count = (columns - at).min(WIDTH);
+            unsafe {
+                match (is_wide, rank - r) {
+                    (true, rest) if rest >= C => some_sums::<L, C, V>(job, column + at, WIDTH, r, to, stride),
+                    (true, rest) if rest >= 2 => some_sums::<L, 2, V>(job, column + at, WIDTH, r, to, stride),
+                    (true, _) => some_sums::<L, 1, V>(job, column + at, WIDTH, r, to, stride),
+                    (false, rest) if rest >= C => some_sums::<L, C, 1>(job, column + at, count, r, to, stride),
+                    (false, rest) if rest >= 2 => some_sums::<L, 2, 1>(job, column + at, count, r, to, stride),
+                    (false, _) => some_sums::<L, 1, 1>(job, column + at, count, r, to, stride),
                 }
             }
+            r += if rank - r >= C {
+                C
+            } else if rank - r >= 2 {
+                2
+            } else {
+                1
+            };
+        }
+        at += if is_wide { V * WIDTH } else { WIDTH };
+    }
+}
+
+#[inline(always)]
+unsafe fn some_sums<L: Lanes, const C: usize, const V: usize>(
+    job: &OuterSum<'_>,
+    column: usize,
+    count: usize,
+    r: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    let rank = job.rank();
+    let mut sums = [[unsafe { L::splat(0.0) }; V]; C];
+    for row in 0..job.rows {
+        let x: [L; V] = std::array::from_fn(|v| unsafe {
+            let from = job.x.as_ptr().add(row * job.width + column + v * WIDTH);
+            let x = if count == WIDTH { L::load(from) } else { L::load_first(from, count) };
+            match job.bits {
+                Some(bits) => x.keep(bits.of(row, column + v * WIDTH)),
+                None => x,
+            }
         });
+        for c in 0..C {
+            let factor = unsafe { L::splat(*job.scaled.as_ptr().add(row * rank + r + c)) };
+            for v in 0..V {
+                sums[c][v] = unsafe { sums[c][v].multiply_add(factor, x[v]) };
+            }
+        }
+    }
+    for c in 0..C {
+        for v in 0..V {
+            unsafe {
+                let to = out.add(c * stride + v * WIDTH);
+                if count == WIDTH { sums[c][v].store(to) } else { sums[c][v].store_first(to, count) }
+            }
+        }
+    }
+}
+
+/// What rows of an output start at, before a frozen product is added.
+pub(super) struct Opening<'a> {
+    /// A matrix of the output's shape to add.
+    pub(super) residual: Option<&'a [f32]>,
+    /// Numbers to add to each row.
+    pub(super) bias: Option<&'a Constant>,
+    /// Products to add, each to some rows.
+    pub(super) products: Vec<Product<'a>>,
+    /// What of the products is kept, if not all is.
+    pub(super) bits: Option<&'a Bits>,
+    /// Whether to add to what the output holds.
+    pub(super) accumulate: bool,
+    /// The output's columns.
+    pub(super) width: usize,
+}
+
+/// A product `c · matrix` of some rows.
+pub(super) struct Product<'a> {
+    pub(super) rows: Range<usize>,
+    /// c, `(rows, r)`.
+    pub(super) factors: Vec<f32>,
+    /// `(r, width)`
+    pub(super) matrix: &'a [f32],
+}
+
+impl Opening<'_> {
+    /// Writes a block of the output that starts at `row` and `column`, a multiple of 16.
+    pub(super) fn write(&self, row: usize, column: usize, mut block: MatrixMut<'_>) {
+        let (rows, columns) = block.shape();
+        let width = self.width;
+        assert!(column + columns <= width && column.is_multiple_of(WIDTH));
+        assert!(self.residual.is_none_or(|residual| (row + rows) * width <= residual.len()));
+        assert!(self.bias.is_none_or(|bias| bias.len() == width));
+        let fits = |product: &Product<'_>| product.factors.len() == product.rows.len() * (product.matrix.len() / width);
+        assert!(self.products.iter().all(fits));
+        assert!(self.bits.is_none_or(|bits| bits.covers(row + rows, width)));
+        let (to, stride) = block.raw();
+        for index in 0..rows {
+            let row = row + index;
+            let product = self.products.iter().find(|product| product.rows.contains(&row));
+            let product = product.map(|product| {
+                let rank = product.matrix.len() / width;
+                (&product.factors[(row - product.rows.start) * rank..][..rank], product.matrix)
+            });
+            // SAFETY: a row of the block; all else was checked.
+            unsafe { opening_row(self, product, row, column, columns, to.add(index * stride)) }
+        }
+    }
+}
+
+for_each_cpu! {
+    fn opening_row(
+        opening: &Opening<'_>,
+        product: Option<(&[f32], &[f32])>,
+        row: usize,
+        column: usize,
+        columns: usize,
+        to: *mut f32,
+    )
+        = open_row<;>;
+}
+
+#[inline(always)]
+unsafe fn open_row<L: Lanes>(
+    opening: &Opening<'_>,
+    product: Option<(&[f32], &[f32])>,
+    row: usize,
+    column: usize,
+    columns: usize,
+    to: *mut f32,
+) {
+    let width = opening.width;
+    let (c, matrix) = product.unwrap_or((&[], &[]));
+    let mut at = 0;
+    while at < columns {
+        let count = (columns - at).min(WIDTH);
+        let load =
+            |from: *const f32| unsafe { if count == WIDTH { L::load(from) } else { L::load_first(from, count) } };
+        unsafe {
+            let column = column + at;
+            let mut product = L::splat(0.0);
+            for (r, &factor) in c.iter().enumerate() {
+                let factor = L::splat(factor);
+                product = product.multiply_add(factor, load(matrix.as_ptr().add(r * width + column)));
+            }
+            if let Some(bits) = opening.bits {
+                product = product.keep(bits.of(row, column));
+            }
+            if let Some(bias) = opening.bias {
+                product = product.add(load(bias.as_ptr().add(column)));
+            }
+            if let Some(residual) = opening.residual {
+                product = product.add(load(residual.as_ptr().add(row * width + column)));
+            }
+            if opening.accumulate {
+                product = product.add(load(to.add(at)));
+            }
+            if count == WIDTH { product.store(to.add(at)) } else { product.store_first(to.add(at), count) }
+        }
+        at += WIDTH;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::mask::Choice;
+    use crate::ops::finite_differences::numbers;
+    use crate::rng::{Purpose, Stream};
+
+    /// Widths and ranks that do not divide into registers, with and without a mask.
+    #[test]
+    fn products_and_sums_match_plain_loops() {
+        for (rows, width, rank) in [(1, 5, 1), (7, 37, 2), (9, 200, 3), (13, 133, 9), (6, 64, 4)] {
+            let choice = Choice { stream: Stream::new(1, 2, 3, Purpose::Dropout), p: 0.3 };
+            let mask = Mask::new(choice, (rows, width));
+            let (x, matrix, c) = (numbers(rows * width, 1), numbers(rank * width, 2), numbers(rows * rank, 3));
+            for bits in [None, Some(mask.bits())] {
+                let is_kept = |row: usize, k: usize| bits.is_none_or(|bits| bits.of(row, k) & 1 == 1);
+                let kept = |row: usize, k: usize| if is_kept(row, k) { x[row * width + k] } else { 0.0 };
+                let near = |got: f32, expected: f32| assert!((got - expected).abs() < 1e-5, "{got}, not {expected}");
+                let mut out = vec![0.0; (rows - rows / 2) * rank];
+                dots(&mut out, &x, rows / 2..rows, &matrix, 1.5, bits);
+                for (index, out) in out.iter().enumerate() {
+                    let (row, r) = (rows / 2 + index / rank, index % rank);
+                    near(*out, 1.5 * (0..width).map(|k| kept(row, k) * matrix[r * width + k]).sum::<f32>());
+                }
+                let [sums] = outer_sums([OuterSum::new(&c, &x, width, 0.5, bits)]);
+                for (index, sum) in sums.iter().enumerate() {
+                    let (r, k) = (index / width, index % width);
+                    near(*sum, 0.5 * (0..rows).map(|row| c[row * rank + r] * kept(row, k)).sum::<f32>());
+                }
+                let bias = Constant::from(numbers(width, 4));
+                let (mut y, column) = (numbers(rows * width, 5), if width > 32 { 32 } else { 0 });
+                let before = y.clone();
+                let products = vec![Product { rows: 0..rows, factors: c.clone(), matrix: &matrix }];
+                let opening =
+                    Opening { residual: Some(&x), bias: Some(&bias), products, bits, accumulate: true, width };
+                opening.write(0, column, MatrixMut::new(&mut y[column..], rows, width - column, width));
+                for (index, (y, before)) in y.iter().zip(before).enumerate() {
+                    let (row, k) = (index / width, index % width);
+                    let low_rank: f32 = (0..rank).map(|r| c[row * rank + r] * matrix[r * width + k]).sum();
+                    let added = x[index] + bias[k] + if is_kept(row, k) { low_rank } else { 0.0 };
+                    near(*y, before + if k < column { 0.0 } else { added });
+                }
+            }
+        }
     }
 }

@@ -57,7 +57,7 @@ pub(crate) enum Level {
 
 #[cfg(target_arch = "x86_64")]
 impl Level {
-    /// What this CPU has, or less if the environment says so. Read once.
+    /// The features of this CPU, or fewer if the environment says so. Read once.
     pub(crate) fn of_this_cpu() -> Self {
         static LEVEL: OnceLock<Level> = OnceLock::new();
         *LEVEL.get_or_init(|| match std::env::var(LIMIT).as_deref() {
@@ -178,106 +178,6 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     total(sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// Σ aᵢ·b for four rows at once, so that `b` is loaded once.
-#[inline(always)]
-fn four_dots(a: [&[f32]; 4], b: &[f32]) -> [f32; 4] {
-    #[cfg(target_arch = "x86_64")]
-    if Level::of_this_cpu() != Level::Baseline {
-        // SAFETY: the features were detected.
-        #[expect(unsafe_code, reason = "calls code compiled for a CPU feature")]
-        return unsafe { x86::four_dots(a, b) };
-    }
-    a.map(|a| dot(a, b))
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    /// With intrinsics: from arrays of sums the compiler makes code on two lanes that keeps the sums
-    /// in memory, ten times slower.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn four_dots(a: [&[f32]; 4], b: &[f32]) -> [f32; 4] {
-        let (b_lanes, b_rest) = b.as_chunks::<16>();
-        let n = b_lanes.len();
-        let [a0, a1, a2, a3] = a.map(|row| &row[..b.len()].as_chunks::<16>().0[..n]);
-        let zero = _mm256_setzero_ps();
-        let (mut s0, mut s1, mut s2, mut s3) = ([zero; 2], [zero; 2], [zero; 2], [zero; 2]);
-        for index in 0..n {
-            let b: [__m256; 2] = bytemuck::cast(b_lanes[index]);
-            s0 = add(s0, &a0[index], b);
-            s1 = add(s1, &a1[index], b);
-            s2 = add(s2, &a2[index], b);
-            s3 = add(s3, &a3[index], b);
-        }
-        let mut out = [total(s0), total(s1), total(s2), total(s3)];
-        for (out, a) in out.iter_mut().zip(a) {
-            *out += a[16 * n..].iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>();
-        }
-        out
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn add(sums: [__m256; 2], a: &[f32; 16], b: [__m256; 2]) -> [__m256; 2] {
-        let a: [__m256; 2] = bytemuck::cast(*a);
-        [_mm256_fmadd_ps(a[0], b[0], sums[0]), _mm256_fmadd_ps(a[1], b[1], sums[1])]
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn total(sums: [__m256; 2]) -> f32 {
-        let eight = _mm256_add_ps(sums[0], sums[1]);
-        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)))
-    }
-}
-
-/// y += Σ cᵢ·xᵢ over several rows at once, so that `y` is loaded and stored once.
-#[inline(always)]
-pub(crate) fn add_scaled<const ROWS: usize>(y: &mut [f32], c: [f32; ROWS], x: [&[f32]; ROWS]) {
-    let x = x.map(|row| &row[..y.len()]);
-    for (index, y) in y.iter_mut().enumerate() {
-        let mut sum = *y;
-        for row in 0..ROWS {
-            sum = c[row].mul_add(x[row][index], sum);
-        }
-        *y = sum;
-    }
-}
-
-/// out[r] = Σ rows[r]·b over the `R` rows of a row-major matrix, `R = out.len()`.
-#[inline(always)]
-pub(crate) fn dot_rows(rows: &[f32], b: &[f32], out: &mut [f32]) {
-    let width = b.len();
-    let (quads, rest) = out.as_chunks_mut::<4>();
-    let row = |r: usize| &rows[r * width..(r + 1) * width];
-    let done = 4 * quads.len();
-    for (index, quad) in quads.iter_mut().enumerate() {
-        *quad = four_dots([row(4 * index), row(4 * index + 1), row(4 * index + 2), row(4 * index + 3)], b);
-    }
-    for (index, out) in rest.iter_mut().enumerate() {
-        *out = dot(row(done + index), b);
-    }
-}
-
-/// y += Σ c[r]·rows[r] over the rows of a row-major matrix whose rows are `stride` apart.
-#[inline(always)]
-pub(crate) fn add_rows(y: &mut [f32], c: &[f32], rows: &[f32], stride: usize) {
-    let width = y.len();
-    let row = |r: usize| &rows[r * stride..r * stride + width];
-    let (quads, rest) = c.as_chunks::<4>();
-    for (index, &quad) in quads.iter().enumerate() {
-        let r = 4 * index;
-        add_scaled(y, quad, [row(r), row(r + 1), row(r + 2), row(r + 3)]);
-    }
-    for (index, &c) in rest.iter().enumerate() {
-        add_scaled(y, [c], [row(4 * quads.len() + index)]);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,27 +193,5 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(-1e9) < 1e-37);
-    }
-
-    #[test]
-    fn dot_products_and_sums_match_plain_loops_at_odd_widths() {
-        for width in [1, 15, 16, 37, 64] {
-            for ranks in [1, 3, 4, 6] {
-                let rows: Vec<f32> = (0..ranks * width).map(|i| ((i * 37) % 11) as f32 - 5.0).collect();
-                let b: Vec<f32> = (0..width).map(|i| ((i * 13) % 7) as f32 - 3.0).collect();
-                let mut out = vec![0.0; ranks];
-                dot_rows(&rows, &b, &mut out);
-                let mut y = b.clone();
-                add_rows(&mut y, &out, &rows, width);
-                for r in 0..ranks {
-                    let expected: f32 = (0..width).map(|i| rows[r * width + i] * b[i]).sum();
-                    assert_eq!(out[r], expected);
-                }
-                for i in 0..width {
-                    let expected = b[i] + (0..ranks).map(|r| out[r] * rows[r * width + i]).sum::<f32>();
-                    assert!((y[i] - expected).abs() < 1e-3, "{} {expected}", y[i]);
-                }
-            }
-        }
     }
 }

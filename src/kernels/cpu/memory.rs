@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytemuck::Pod;
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
+
+use crate::embedded;
 
 /// Numbers that are ours, or a range of a mapped file.
 #[derive(Clone, Debug)]
 pub enum Buffer<T> {
-    /// Our own.
+    /// Memory of our own.
     Owned(Vec<T>),
     /// A byte range of a file.
     Mapped(Arc<Mmap>, Range<usize>),
@@ -48,15 +50,23 @@ impl<T: Pod> Deref for Buffer<T> {
 
 /// Maps a file for reading. Nobody may change the file while it is mapped; llmcls itself only
 /// ever replaces files, never rewrites them.
-///
-/// # Errors
-/// If the file cannot be opened or mapped.
 pub fn map_file(path: &Path) -> std::io::Result<Arc<Mmap>> {
-    let file = File::open(path)?;
+    let embedded = embedded::location(path);
+    let mut options = MmapOptions::new();
+    let file = match &embedded {
+        Some(location) => {
+            options.offset(location.offset).len(location.bytes as usize);
+            File::open(&location.path)?
+        }
+        None => File::open(path)?,
+    };
     // SAFETY: sound as long as nobody truncates or rewrites the file under us; every reader of
     // safetensors rests on that.
     #[expect(unsafe_code, reason = "memory maps cannot be proven safe")]
-    let map = unsafe { Mmap::map(&file)? };
+    let map = unsafe { options.map(&file)? };
+    if let Some(location) = &embedded {
+        location.check(&map)?;
+    }
     Ok(Arc::new(map))
 }
 
@@ -91,21 +101,31 @@ pub fn keep_large_blocks() {
 /// The most memory this process has used so far, in bytes, where the system tells.
 #[must_use]
 pub fn peak_bytes() -> Option<u64> {
+    status_bytes("VmHWM:")
+}
+
+/// The memory of this process that is resident now, in bytes, where the system tells.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Memory for this process: all that it may ever have, and what is free now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of the machine, swap included, or of the process's control group.
+    /// Memory and swap of the machine, or the limit of the process's control group.
     pub total: u64,
-    /// Of that, not in use.
+    /// The unused part of `total`.
     pub available: u64,
 }
 
-/// What this process may use, where the system tells.
+/// The memory that this process may use, if the system tells.
 #[must_use]
 pub fn limits() -> Option<Limits> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;

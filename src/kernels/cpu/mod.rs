@@ -1,7 +1,8 @@
-//! What the CPU kernels share: vector arithmetic, matrix products, and the split over cores.
+//! Kernels for the CPU, and the parts they share: vector arithmetic, matrix products, work split over cores.
 
 pub(crate) mod activation;
 pub(crate) mod adamw;
+pub(crate) mod adapted;
 pub(crate) mod attention;
 pub mod blockwise;
 pub(crate) mod dropout;
@@ -9,6 +10,7 @@ pub mod dynamic_map;
 pub(crate) mod elementwise;
 pub mod flops;
 pub(crate) mod gemm;
+mod lanes;
 pub(crate) mod linear;
 pub(crate) mod low_rank;
 pub(crate) mod math;

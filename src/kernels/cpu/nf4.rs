@@ -43,7 +43,7 @@ pub struct Nf4 {
     pub codes: Vec<u8>,
     /// One 8-bit code a block of weights.
     pub absmax: Vec<u8>,
-    /// What the codes in `absmax` stand for.
+    /// The numbers that the codes in `absmax` stand for.
     pub nested_map: Box<DynamicMap>,
     /// One scale a block of `absmax`.
     pub nested_absmax: Vec<f32>,

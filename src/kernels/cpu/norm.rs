@@ -3,16 +3,15 @@
 use candle_core::{Result, Tensor};
 
 use super::math::{dot, simd};
-use super::par_rows;
-use crate::kernels::buffer::{elements, new_rows, sum_rows, tensor};
+use crate::kernels::buffer::{Shared, elements, new_rows, sum_rows, tensor};
 use crate::kernels::constant::Constant;
 
 /// Normalises each D-wide part of `x`; gives `1/√(mean(x²) + ε)` of each beside it.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Constant, epsilon: f32) -> Result<(Tensor, Tensor)> {
     let data = elements(x)?;
-    let inverse = inverse_roots(&data, weight.len(), epsilon);
-    let output = scaled_rows(&data, weight, &inverse);
-    let rows = inverse.len();
+    let rows = data.len() / weight.len();
+    let mut inverse = vec![0.0; rows];
+    let output = scaled_rows(&data, weight, epsilon, &Shared::new(&mut inverse));
     Ok((tensor(output, x.shape().clone())?, tensor(inverse, rows)?))
 }
 
@@ -35,10 +34,9 @@ pub(crate) fn layer_norm(
     epsilon: f32,
 ) -> Result<(Tensor, [Tensor; 2])> {
     let data = elements(x)?;
-    let (rows, width) = (data.len() / weight.len(), weight.len());
-    let means = means(&data, width);
-    let inverse = inverse_deviations(&data, &means, width, epsilon);
-    let output = normalized_rows(&data, [&means, &inverse], weight, bias);
+    let rows = data.len() / weight.len();
+    let (mut means, mut inverse) = (vec![0.0; rows], vec![0.0; rows]);
+    let output = normalized_rows(&data, [&Shared::new(&mut means), &Shared::new(&mut inverse)], epsilon, weight, bias);
     Ok((tensor(output, x.shape().clone())?, [tensor(means, rows)?, tensor(inverse, rows)?]))
 }
 
@@ -54,26 +52,18 @@ pub(crate) fn layer_norm_backward(
 }
 
 simd! {
-    fn inverse_roots(x: &[f32], width: usize, epsilon: f32) -> Vec<f32> {
-        let mut inverse = vec![0.0; x.len() / width];
-        par_rows(&mut inverse, 1, |first, inverse| {
-            for (row, inverse) in (first..).zip(inverse) {
-                let x = &x[row * width..][..width];
-                *inverse = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
-            }
-        });
-        inverse
-    }
-}
-
-simd! {
-    fn scaled_rows(x: &[f32], weight: &[f32], inverse: &[f32]) -> Vec<f32> {
+    /// Also writes `1/√(mean(x²) + ε)` of each row.
+    fn scaled_rows(x: &[f32], weight: &[f32], epsilon: f32, inverse: &Shared<'_>) -> Vec<f32> {
         let width = weight.len();
         new_rows(x.len(), width, |first, block| {
-            for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
+            // SAFETY: blocks have rows of their own.
+            #[expect(unsafe_code, reason = "written by all cores")]
+            let inverse = unsafe { inverse.part(first..first + block.len() / width) };
+            for ((row, inverse), y) in (first..).zip(inverse).zip(block.chunks_exact_mut(width)) {
                 let x = &x[row * width..][..width];
+                *inverse = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
                 for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-                    *y = x * inverse[row] * weight;
+                    *y = x * *inverse * weight;
                 }
             }
         })
@@ -109,41 +99,28 @@ simd! {
 }
 
 simd! {
-    fn means(x: &[f32], width: usize) -> Vec<f32> {
-        let mut means = vec![0.0; x.len() / width];
-        par_rows(&mut means, 1, |first, block| {
-            for (row, mean) in (first..).zip(block) {
-                *mean = total(&x[row * width..][..width]) / width as f32;
-            }
-        });
-        means
-    }
-}
-
-simd! {
-    fn inverse_deviations(x: &[f32], means: &[f32], width: usize, epsilon: f32) -> Vec<f32> {
-        let mut inverse = vec![0.0; means.len()];
-        par_rows(&mut inverse, 1, |first, block| {
-            let mut centered = vec![0.0; width];
-            for (row, inverse) in (first..).zip(block) {
-                for (centered, x) in centered.iter_mut().zip(&x[row * width..]) {
-                    *centered = x - means[row];
-                }
-                *inverse = 1.0 / (dot(&centered, &centered) / width as f32 + epsilon).sqrt();
-            }
-        });
-        inverse
-    }
-}
-
-simd! {
-    fn normalized_rows(x: &[f32], moments: [&[f32]; 2], weight: &[f32], bias: Option<&Constant>) -> Vec<f32> {
+    /// Also writes the mean of each row, and `1/√(var(x) + ε)`.
+    fn normalized_rows(
+        x: &[f32],
+        moments: [&Shared<'_>; 2],
+        epsilon: f32,
+        weight: &[f32],
+        bias: Option<&Constant>,
+    ) -> Vec<f32> {
         let width = weight.len();
         new_rows(x.len(), width, |first, block| {
-            for (row, y) in (first..).zip(block.chunks_exact_mut(width)) {
-                let [mean, inverse] = moments.map(|moments| moments[row]);
-                for ((y, x), weight) in y.iter_mut().zip(&x[row * width..]).zip(weight) {
-                    *y = (x - mean) * inverse * weight;
+            // SAFETY: blocks have rows of their own.
+            #[expect(unsafe_code, reason = "written by all cores")]
+            let [means, inverse] = moments.map(|moments| unsafe { moments.part(first..first + block.len() / width) });
+            for (((row, mean), inverse), y) in (first..).zip(means).zip(inverse).zip(block.chunks_exact_mut(width)) {
+                let x = &x[row * width..][..width];
+                *mean = total(x) / width as f32;
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = x - *mean;
+                }
+                *inverse = 1.0 / (dot(y, y) / width as f32 + epsilon).sqrt();
+                for (y, weight) in y.iter_mut().zip(weight) {
+                    *y = *y * *inverse * weight;
                 }
                 for (y, bias) in y.iter_mut().zip(bias.iter().flat_map(|bias| bias.iter())) {
                     *y += bias;

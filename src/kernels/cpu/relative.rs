@@ -26,7 +26,8 @@ impl<'a> Tables<'a> {
     }
 
     /// What the head of one task adds to its scores; `keys` are the sequence's, `(n, d)`.
-    pub(super) fn of_head<'s>(&'s self, plan: &Plan, head: usize, keys: Matrix<'_>, length: usize) -> OfHead<'s> {
+    pub(super) fn of_head<'s>(&'s self, plan: &Plan, head: usize, keys: Matrix<'_>) -> OfHead<'s> {
+        let length = keys.rows();
         let rows = self.relative.distances.rows_within(length);
         let (d, width) = (plan.kind.head_size, plan.query_width());
         let part = |table: &'s Elements<'a>| Matrix::new(&table[rows.start * width + head * d..], rows.len(), d, width);
@@ -87,8 +88,8 @@ impl Block {
 }
 
 impl OfHead<'_> {
-    /// Adds to the scores `(queries, keys)` of a block.
-    pub(super) fn add(&self, scores: &mut [f32], queries: Matrix<'_>, block: &Block) {
+    /// Adds to the scores `(queries, keys)` of a block, whose rows are `stride` numbers apart.
+    pub(super) fn add(&self, scores: &mut [f32], stride: usize, queries: Matrix<'_>, block: &Block) {
         let count = self.rows.len();
         let mut of_queries = vec![0.0; if self.of_queries.is_some() { block.queries * count } else { 0 }];
         if let Some(table) = self.of_queries {
@@ -96,7 +97,8 @@ impl OfHead<'_> {
             matmul(&mut products, false, self.scale, queries, table.transposed());
         }
         let distances = &self.relative.distances.rows;
-        for (row, scores) in scores.chunks_exact_mut(block.keys).enumerate() {
+        for (row, scores) in scores.chunks_mut(stride).take(block.queries).enumerate() {
+            let scores = &mut scores[..block.keys];
             let start = block.start(self.relative, row);
             // Distances fall as keys advance.
             let distances = distances[start + 1 - block.keys..=start].iter().rev().map(|&at| at as usize);
@@ -134,14 +136,15 @@ impl OfHead<'_> {
     pub(super) fn add_slopes(
         &self,
         to: &mut Slopes,
-        slopes: &[f32],
+        (slopes, stride): (&[f32], usize),
         (queries, of_queries): (Matrix<'_>, &mut MatrixMut<'_>),
         block: &Block,
     ) {
         let count = self.rows.len();
         let distances = &self.relative.distances.rows;
         let mut by_row = vec![0.0; if self.of_queries.is_some() { block.queries * count } else { 0 }];
-        for (row, slopes) in slopes.chunks_exact(block.keys).enumerate() {
+        for (row, slopes) in slopes.chunks(stride).take(block.queries).enumerate() {
+            let slopes = &slopes[..block.keys];
             let start = block.start(self.relative, row);
             let distances = distances[start + 1 - block.keys..=start].iter().rev().map(|&at| at as usize);
             if !by_row.is_empty() {

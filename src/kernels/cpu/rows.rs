@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::par_rows;
 use crate::kernels::buffer::{elements, modify, new_rows, sum_rows, tensor};
 use crate::kernels::constant::Constant;
 
@@ -30,6 +29,11 @@ pub(crate) fn scatter(g: &Tensor, sum: Option<Tensor>, indices: &Constant<u32>, 
             }
         }
     };
+    sum_or_new(sum, (rows, width), add)
+}
+
+/// Lets `add` add to `sum`, or to the zeros of a new tensor.
+fn sum_or_new(sum: Option<Tensor>, (rows, width): (usize, usize), add: impl Fn(&mut [f32])) -> Result<Tensor> {
     let Some(sum) = sum else {
         let mut data = vec![0.0; rows * width];
         add(&mut data);
@@ -65,13 +69,7 @@ pub(crate) fn mean_rows_backward(g: &Tensor, sum: Option<Tensor>, sequences: &[R
             }
         }
     };
-    let Some(sum) = sum else {
-        let mut data = vec![0.0; rows * width];
-        add(&mut data);
-        return tensor(data, (rows, width));
-    };
-    modify(&sum, add)?;
-    Ok(sum)
+    sum_or_new(sum, (rows, width), add)
 }
 
 /// Some columns of `x`.
@@ -94,18 +92,5 @@ pub(crate) fn columns_backward(g: &Tensor, sum: Option<Tensor>, columns: Range<u
         for (row, sum) in (first..).zip(block.chunks_exact_mut(width)) {
             sum[columns.clone()].iter_mut().zip(&g[row * count..]).for_each(|(sum, g)| *sum += g);
         }
-    })
-}
-
-/// `y += bias`, row by row.
-pub(crate) fn add_bias(y: &Tensor, bias: &Constant) -> Result<()> {
-    modify(y, |y| {
-        par_rows(y, bias.len(), |_, block| {
-            for y in block.chunks_exact_mut(bias.len()) {
-                for (y, bias) in y.iter_mut().zip(bias.iter()) {
-                    *y += bias;
-                }
-            }
-        });
     })
 }

@@ -68,6 +68,11 @@ pub(in crate::kernels) fn activate_backward(
     Ok(sum)
 }
 
+/// The gradients of `gate` and of `up` in `f(gate) ∘ up`, new ones.
+pub(in crate::kernels) fn gated_backward(g: &Tensor, gate: &Tensor, up: &Tensor, f: Activation) -> Result<[Tensor; 2]> {
+    Ok([activate_backward(g, None, gate, Some(up), f)?, gate_backward(g, None, gate, f)?])
+}
+
 /// The gradient of `up` in `f(gate) ∘ up`.
 pub(in crate::kernels) fn gate_backward(
     g: &Tensor,

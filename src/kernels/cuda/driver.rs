@@ -48,7 +48,7 @@ pub(in crate::kernels) fn open(ordinal: usize) -> Result<Device> {
         gpu.disable_event_tracking();
     }
     keep_memory(context.cu_device())?;
-    // The kernels are loaded now, so that a card that cannot run them is told at once.
+    // The kernels are loaded now, so that a GPU that cannot run them is reported at once.
     super::elementwise::load(gpu).map_err(|error| {
         error.context(format!("cuda:{ordinal}: this build's kernels do not run on it; see the README's GPU section"))
     })?;

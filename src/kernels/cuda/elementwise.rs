@@ -14,7 +14,7 @@ kernels! { CODE:
     fn narrow<T>(out: Address<Activations>, x: Address<f32>, n: usize);
 }
 
-/// Loads a kernel, so that a card that cannot run them is told at once.
+/// Loads a kernel, so that a GPU that cannot run them is reported at once.
 pub(super) fn load(device: &CudaDevice) -> Result<()> {
     function(device, CODE, "add_f32").map(drop)
 }
@@ -29,9 +29,8 @@ pub(in crate::kernels) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// `sum += x`
 pub(in crate::kernels) fn add_in_place(sum: &Tensor, x: &Tensor) -> Result<()> {
-    let x = from_host(x, sum)?;
     let (n, address) = (sum.elem_count(), activations(sum)?);
-    kernel::add(&device_of(sum)?, sum.dtype(), Grid::over(n / 4), address, address, activations(&x)?, n)
+    kernel::add(&device_of(sum)?, sum.dtype(), Grid::over(n / 4), address, address, activations(x)?, n)
 }
 
 /// `scale · x`, or `sum + scale · x`.

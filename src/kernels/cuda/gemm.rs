@@ -16,7 +16,7 @@ use crate::kernels::cpu::flops;
 pub(super) struct Operand {
     address: u64,
     dtype: DType,
-    /// As stored.
+    /// Rows as stored.
     rows: usize,
     columns: usize,
     is_transposed: bool,
@@ -49,7 +49,7 @@ impl Operand {
         Self { address, columns, ..self }
     }
 
-    /// As multiplied.
+    /// Rows and columns as multiplied.
     fn shape(&self) -> (usize, usize) {
         if self.is_transposed { (self.columns, self.rows) } else { (self.rows, self.columns) }
     }

@@ -20,9 +20,9 @@ pub(in crate::kernels) fn low_rank(
     scaling: f32,
     mask: Option<Mask>,
 ) -> Result<LowRank> {
-    let ((rank, inputs), outputs) = (a.dims2()?, b.dim(0)?);
+    let rank = a.dim(0)?;
     let (a, b) = (narrowed(a, x.dtype())?, narrowed(b, x.dtype())?);
-    Ok(LowRank { a, b, inputs, outputs, rank, scaling, mask })
+    Ok(LowRank { a, b, rank, scaling, mask })
 }
 
 /// `y += s · drop(x) Aᵀ Bᵀ`; gives u = drop(x) Aᵀ, `(N, r)`.

@@ -26,7 +26,7 @@ pub struct DeviceMatrix {
     held: Held,
     shape: (usize, usize),
     device: CudaDevice,
-    /// Of the activations that it is multiplied with.
+    /// Dtype of the activations that it is multiplied with.
     dtype: DType,
 }
 

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use bytemuck::AnyBitPattern;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, sys};
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
@@ -98,11 +99,8 @@ pub(super) fn scratch(device: &CudaDevice, dtype: DType, shape: impl Into<Shape>
     }
 }
 
-/// A buffer beside tensors, as [`scratch`].
-pub(super) fn scratch_buffer<T: candle_core::cuda_backend::cudarc::driver::DeviceRepr>(
-    device: &CudaDevice,
-    len: usize,
-) -> Result<CudaSlice<T>> {
+/// A buffer beside tensors, as [`scratch`]. Its type has no bit pattern that is not a value.
+pub(super) fn scratch_buffer<T: DeviceRepr + AnyBitPattern>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
     // SAFETY: as above.
     #[expect(unsafe_code, reason = "an output is written once")]
     unsafe {

@@ -5,6 +5,7 @@
 //! uses it is queued.
 
 pub(super) mod activation;
+pub(super) mod adapted;
 pub(super) mod attention;
 pub(super) mod driver;
 pub(super) mod dropout;

@@ -220,6 +220,7 @@ fn lora_linear_matches_the_cpu() {
                         dropout,
                         site: 3,
                     }),
+                    slot: None,
                 })
             };
             compare_with_params("lora_linear", &given, &make, &|tape, x, device, params| {
@@ -317,7 +318,8 @@ fn nf4_widens_to_the_same_bits() {
         let identity: Vec<f32> =
             (0..columns * columns).map(|at| f32::from(u8::from(at % (columns + 1) == 0))).collect();
         let product = |device: &Device| {
-            let layer = LoraLinear { weight: matrix(device, rows, columns, true), bias: None, adapter: None };
+            let layer =
+                LoraLinear { weight: matrix(device, rows, columns, true), bias: None, adapter: None, slot: None };
             let x = Value::constant(device.put(tensor(identity.clone(), (columns, columns)).unwrap()).unwrap());
             let y = lora_linear(&Tape::off(), &x, &Rc::new(layer), None).unwrap();
             elements(y.tensor()).unwrap().to_vec()

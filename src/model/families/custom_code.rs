@@ -1,4 +1,4 @@
-//! `auto_map`: the Python classes a repository brings. Some name classes that transformers has built in by now.
+//! `auto_map`: the Python classes in a repository. Some are built into transformers by now.
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -62,7 +62,7 @@ mod tests {
         check(&auto_map, "phi3", "Phi3").is_ok()
     }
 
-    /// As in microsoft/Phi-3-mini-4k-instruct and models fine-tuned from it.
+    /// The forms in microsoft/Phi-3-mini-4k-instruct and models fine-tuned from it.
     #[test]
     fn classes_that_transformers_has_built_in_are_accepted_in_every_form() {
         for entry in [

@@ -95,7 +95,7 @@ impl ConfigFile {
         Ok(())
     }
 
-    /// Which layers have a window, by `layer_types`.
+    /// For each layer, true if it has a window, by `layer_types`.
     pub(super) fn layer_types(&self, layers: usize) -> Result<Option<Vec<bool>>> {
         let Some(value) = self.value("layer_types") else { return Ok(None) };
         let list = value.as_array().with_context(|| format!("`layer_types` is {value}, expected a list"))?;

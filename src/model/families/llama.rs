@@ -47,7 +47,7 @@ pub(super) struct Defaults {
     pub(super) padding: Option<u32>,
     /// Context of pretraining of a LongRoPE, where the family has a key for it.
     pub(super) original_max_positions: Option<usize>,
-    /// Whether a part of each head may be rotated.
+    /// True if a part of each head may be rotated.
     pub(super) may_rotate_partly: bool,
     /// `rope_theta`.
     pub(super) theta: f64,

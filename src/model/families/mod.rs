@@ -29,6 +29,7 @@ use serde_json::Value;
 
 use self::file::ConfigFile;
 use super::config::BackboneConfig;
+use crate::embedded;
 
 /// An architecture that llmcls computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +129,15 @@ impl Family {
         }
     }
 
+    fn of(file: &ConfigFile) -> Result<Self> {
+        let supported = || FAMILIES.map(Self::model_type).join(", ");
+        let Some(model_type) = file.text("model_type")? else { bail!("no model_type; supported: {}", supported()) };
+        FAMILIES
+            .into_iter()
+            .find(|family| family.model_type() == model_type)
+            .with_context(|| format!("model_type `{model_type}` is not supported; supported: {}", supported()))
+    }
+
     fn read(self, file: &ConfigFile) -> Result<BackboneConfig> {
         match self {
             Self::Llama => llama::read(file),
@@ -155,21 +165,24 @@ impl Family {
 
 impl BackboneConfig {
     /// Reads `config.json`.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
+    }
+
+    /// The class in transformers that a `config.json` with a classification head stands for.
     ///
     /// # Errors
-    /// If it is not valid, or asks for something that llmcls does not compute.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
+    /// If the file cannot be read, or its family is not supported.
+    pub fn classifier_class(path: &Path) -> Result<String> {
+        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        let family = Family::of(&ConfigFile::parse(&text)?)?;
+        Ok(format!("{}ForSequenceClassification", family.class_prefix()))
     }
 
     fn from_json(text: &str) -> Result<Self> {
         let file = ConfigFile::parse(text)?;
-        let supported = || FAMILIES.map(Family::model_type).join(", ");
-        let Some(model_type) = file.text("model_type")? else { bail!("no model_type; supported: {}", supported()) };
-        let family = FAMILIES.into_iter().find(|family| family.model_type() == model_type);
-        let family = family
-            .with_context(|| format!("model_type `{model_type}` is not supported; supported: {}", supported()))?;
+        let family = Family::of(&file)?;
         if let Some(auto_map) = file.value("auto_map") {
             custom_code::check(auto_map, family.model_type(), family.class_prefix())?;
         }

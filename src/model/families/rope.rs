@@ -16,7 +16,7 @@ pub(super) struct RopeDefaults {
     pub(super) longest: usize,
     /// Context of pretraining of a LongRoPE, if the family tells it beside its scaling.
     pub(super) original: Option<usize>,
-    /// Whether a part of each head may be rotated.
+    /// True if a part of each head may be rotated.
     pub(super) may_be_partial: bool,
 }
 

@@ -1,8 +1,6 @@
 //! Small charts as SVG. Colours come from the report's style sheet.
 
-use std::fmt::Write;
-
-use super::html::escape;
+use maud::{Markup, html};
 
 /// A line through points.
 #[derive(Clone)]
@@ -11,14 +9,13 @@ pub(super) struct Series {
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// What a chart shows, with its axes.
+/// A chart with its axes.
 pub(super) struct Chart<'a> {
     pub(super) title: &'a str,
     pub(super) x: Axis<'a>,
     pub(super) y: Axis<'a>,
 }
 
-/// An axis.
 pub(super) struct Axis<'a> {
     pub(super) name: &'a str,
     pub(super) from: f64,
@@ -71,67 +68,47 @@ impl<'a> Axis<'a> {
 
 impl Chart<'_> {
     /// Lines, with a legend if they are several; `ideal` adds the diagonal.
-    pub(super) fn lines(&self, series: &[Series], has_diagonal: bool) -> String {
-        let mut svg = self.frame();
-        if has_diagonal {
-            let (from, to) = (self.at(self.x.from, self.y.from), self.at(self.x.to, self.y.to));
-            put(&mut svg, format_args!(r#"<path class="ideal" d="M{} {}L{} {}"/>"#, from.0, from.1, to.0, to.1));
-        }
-        for (index, line) in series.iter().enumerate() {
-            let points: Vec<String> = line
-                .points
-                .iter()
-                .filter(|(x, y)| x.is_finite() && y.is_finite())
-                .map(|&(x, y)| {
-                    let (x, y) = self.at(x, y);
-                    format!("{x:.1},{y:.1}")
-                })
-                .collect();
-            let colour = index % COLOURS;
-            put(&mut svg, format_args!(r#"<polyline class="line s{colour}" points="{}"/>"#, points.join(" ")));
-            if points.len() == 1 {
-                let (x, y) = points[0].split_once(',').expect("made above");
-                put(&mut svg, format_args!(r#"<circle class="f{colour}" cx="{x}" cy="{y}" r="3"/>"#));
+    pub(super) fn lines(&self, series: &[Series], has_diagonal: bool) -> Markup {
+        let (from, to) = (self.at(self.x.from, self.y.from), self.at(self.x.to, self.y.to));
+        self.figure(html! {
+            @if has_diagonal {
+                path class="ideal" d=(format_args!("M{} {}L{} {}", from.0, from.1, to.0, to.1)) {}
+            }
+            @for (index, line) in series.iter().enumerate() {
+                (self.line(line, index % COLOURS))
+            }
+            @if series.len() > 1 {
+                (legend(series))
+            }
+        })
+    }
+
+    fn line(&self, line: &Series, colour: usize) -> Markup {
+        let points: Vec<(f64, f64)> =
+            line.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).map(|&(x, y)| self.at(x, y)).collect();
+        let text: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        html! {
+            polyline class={ "line s" (colour) } points=(text.join(" ")) {}
+            // One point makes no line.
+            @if let [(x, y)] = points[..] {
+                circle class={ "f" (colour) } cx=(tenths(x)) cy=(tenths(y)) r="3" {}
             }
         }
-        if series.len() > 1 {
-            let mut x = LEFT + 6.0;
-            for (index, line) in series.iter().take(COLOURS).enumerate() {
-                put(
-                    &mut svg,
-                    format_args!(
-                        r#"<rect class="f{index}" x="{x:.0}" y="{}" width="9" height="3"/><text x="{:.0}" y="{}">{}</text>"#,
-                        8.0,
-                        x + 12.0,
-                        13.0,
-                        escape(&line.name)
-                    ),
-                );
-                x += 24.0 + 6.2 * line.name.chars().count() as f64;
-            }
-        }
-        self.figure(&svg)
     }
 
     /// Bars between the edges of a histogram, and a mark at `mark`.
-    pub(super) fn bars(&self, bars: &[(f64, f64, f64)], mark: Option<f64>) -> String {
-        let mut svg = self.frame();
-        for &(from, to, height) in bars {
-            let ((x, y), (right, floor)) = (self.at(from, height), self.at(to, 0.0));
-            put(
-                &mut svg,
-                format_args!(
-                    r#"<rect class="bar" x="{x:.1}" y="{y:.1}" width="{:.1}" height="{:.1}"/>"#,
-                    (right - x - 1.0).max(0.5),
-                    floor - y
-                ),
-            );
-        }
-        if let Some(mark) = mark {
-            let ((x, top), (_, floor)) = (self.at(mark, self.y.to), self.at(mark, self.y.from));
-            put(&mut svg, format_args!(r#"<path class="mark" d="M{x:.1} {top:.1}V{floor:.1}"/>"#));
-        }
-        self.figure(&svg)
+    pub(super) fn bars(&self, bars: &[(f64, f64, f64)], mark: Option<f64>) -> Markup {
+        self.figure(html! {
+            @for &(from, to, height) in bars {
+                @let ((x, y), (right, floor)) = (self.at(from, height), self.at(to, 0.0));
+                @let width = (right - x - 1.0).max(0.5);
+                rect class="bar" x=(tenths(x)) y=(tenths(y)) width=(tenths(width)) height=(tenths(floor - y)) {}
+            }
+            @if let Some(mark) = mark {
+                @let ((x, top), (_, floor)) = (self.at(mark, self.y.to), self.at(mark, self.y.from));
+                path class="mark" d=(format_args!("M{x:.1} {top:.1}V{floor:.1}")) {}
+            }
+        })
     }
 
     fn at(&self, x: f64, y: f64) -> (f64, f64) {
@@ -141,58 +118,56 @@ impl Chart<'_> {
     }
 
     /// Axes with their ticks and names.
-    fn frame(&self) -> String {
-        let mut svg = String::new();
-        for tick in self.y.ticks() {
-            let (_, y) = self.at(self.x.from, tick);
-            put(
-                &mut svg,
-                format_args!(
-                    r#"<path class="axis" d="M{LEFT} {y:.1}H{}"/><text x="{}" y="{:.1}" text-anchor="end">{}</text>"#,
-                    WIDTH - RIGHT,
-                    LEFT - 6.0,
-                    y + 4.0,
-                    short(tick)
-                ),
-            );
+    fn frame(&self) -> Markup {
+        let (right, floor) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        let (centre, middle) = ((LEFT + right) / 2.0, (TOP + floor) / 2.0);
+        html! {
+            @for tick in self.y.ticks() {
+                @let (_, y) = self.at(self.x.from, tick);
+                path class="axis" d=(format_args!("M{LEFT} {y:.1}H{right}")) {}
+                text x=(LEFT - 6.0) y=(tenths(y + 4.0)) text-anchor="end" { (short(tick)) }
+            }
+            @for tick in self.x.ticks() {
+                @let (x, _) = self.at(tick, self.y.from);
+                path class="axis" d=(format_args!("M{x:.1} {floor}v4")) {}
+                text x=(tenths(x)) y=(floor + 16.0) text-anchor="middle" { (short(tick)) }
+            }
+            text x=(centre) y=(HEIGHT - 6.0) text-anchor="middle" { (self.x.name) }
+            text x="12" y=(middle) text-anchor="middle" transform={ "rotate(-90 12 " (middle) ")" } { (self.y.name) }
         }
-        let floor = HEIGHT - BOTTOM;
-        for tick in self.x.ticks() {
-            let (x, _) = self.at(tick, self.y.from);
-            put(
-                &mut svg,
-                format_args!(
-                    r#"<path class="axis" d="M{x:.1} {floor}v4"/><text x="{x:.1}" y="{}" text-anchor="middle">{}</text>"#,
-                    floor + 16.0,
-                    short(tick)
-                ),
-            );
-        }
-        put(
-            &mut svg,
-            format_args!(
-                r#"<text x="{}" y="{}" text-anchor="middle">{}</text><text x="12" y="{}" text-anchor="middle" transform="rotate(-90 12 {})">{}</text>"#,
-                (LEFT + WIDTH - RIGHT) / 2.0,
-                HEIGHT - 6.0,
-                escape(self.x.name),
-                (TOP + floor) / 2.0,
-                (TOP + floor) / 2.0,
-                escape(self.y.name)
-            ),
-        );
-        svg
     }
 
-    fn figure(&self, inside: &str) -> String {
-        let title = escape(self.title);
-        format!(
-            r#"<figure><figcaption>{title}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{inside}</svg></figure>"#
-        )
+    fn figure(&self, inside: Markup) -> Markup {
+        html! {
+            figure {
+                figcaption { (self.title) }
+                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(self.title) {
+                    (self.frame())
+                    (inside)
+                }
+            }
+        }
     }
 }
 
-fn put(svg: &mut String, part: std::fmt::Arguments<'_>) {
-    svg.write_fmt(part).expect("a string takes all that is written");
+/// Names of the lines, as many as there are colours.
+fn legend(series: &[Series]) -> Markup {
+    let lines = series.iter().take(COLOURS).scan(LEFT + 6.0, |next, line| {
+        let x = *next;
+        *next += 24.0 + 6.2 * line.name.chars().count() as f64;
+        Some((x, line))
+    });
+    html! {
+        @for (index, (x, line)) in lines.enumerate() {
+            rect class={ "f" (index) } x=(format_args!("{x:.0}")) y="8" width="9" height="3" {}
+            text x=(format_args!("{:.0}", x + 12.0)) y="13" { (line.name) }
+        }
+    }
+}
+
+/// A length in the chart: a tenth of a pixel is precise enough.
+fn tenths(length: f64) -> String {
+    format!("{length:.1}")
 }
 
 /// A tick's number, as short as it can be said.
@@ -225,7 +200,7 @@ mod tests {
     fn names_are_escaped_and_numbers_that_are_none_left_out() {
         let chart = Chart { title: "<b>", x: Axis::unit("x"), y: Axis::unit("\"y\"") };
         let line = |name: &str| Series { name: name.to_owned(), points: vec![(0.0, f64::NAN), (0.5, 0.5), (1.0, 1.0)] };
-        let svg = chart.lines(&[line("<i>"), line("b")], true);
+        let svg = chart.lines(&[line("<i>"), line("b")], true).into_string();
         assert!(!svg.contains("<b>") && !svg.contains("<i>") && !svg.contains("NaN"), "{svg}");
         assert!(svg.contains("&lt;i&gt;") && svg.contains("&quot;y&quot;"));
     }

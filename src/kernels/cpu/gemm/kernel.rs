@@ -6,6 +6,9 @@ use std::cell::RefCell;
 
 use super::weights::Source;
 
+/// Units of a chain done before the next columns: a panel of 14 rows takes 14 KiB of L1.
+pub(super) const DEPTH: usize = 256;
+
 /// An instruction set for one kind of number.
 ///
 /// Packed operands are made of units: `TERMS` neighbours along k in `WORDS` words of 32 bits.

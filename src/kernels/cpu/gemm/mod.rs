@@ -9,13 +9,16 @@
 //! |---|---|---|
 //! | f32 | AVX-512; AVX2 and FMA | 14 × 32 or 6 × 16 sums in registers |
 //! | bf16 | AVX512_BF16 | `VDPBF16PS`, two multiply-adds an instruction and lane |
+//! | bf16 | AMX, and `LLMCLS_AMX=1` | tiles, with an order of sums of their own |
 //! | bf16 | AVX2 and FMA | the same chain of f32 multiply-adds on widened operands, the same bits |
 //! | either | anything else | plain loops |
 //!
-//! x is packed once a call, into panels of a few rows. Tasks share the columns of y. A task walks
+//! x is packed once, into panels of a few rows. Tasks share the columns of y. A task walks
 //! along k in blocks: it packs a tile of weights that stays in its core's L2 cache, and multiplies
 //! every panel by it. A panel's part of the block stays in L1 meanwhile.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod arithmetic;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -27,38 +30,50 @@ mod packed;
 mod panels;
 mod path;
 mod portable;
+mod reused;
 mod strided;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod views;
 mod weights;
 
-use panels::Panels;
+use std::ops::Range;
+
 use tasks::{for_each_task, multiply_part, rows_of, with_kernel};
 
 pub(crate) use packed::Packed;
+pub(crate) use panels::{Packing, Start};
 pub use path::Compute;
 pub(crate) use path::Path;
-pub(crate) use strided::{Matrix, MatrixMut, NewMatrix, matmul};
+pub(crate) use reused::{ALIGNMENT, Reused};
+pub(crate) use strided::matmul;
+pub(crate) use views::{Matrix, MatrixMut, NewMatrix};
 pub(crate) use weights::{Direction, Source, Weights};
 
-/// `y = x Wᵀ` or `g W`, by the direction of `weights`, or `y +=` if `accumulate`; packs the weights as
-/// it goes, on all threads. `x` is `(n, depth)`, `y` `(n, outputs)`.
-pub(crate) fn product(compute: Compute, weights: &Weights<'_>, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
-    product_on(Path::of_this_cpu(compute), compute, weights, x, y, accumulate);
+/// Packs `x` `(n, depth)` for products in `compute`, on all threads; `also` hears of rows as soon as they
+/// were read, while they are in the cache.
+pub(crate) fn pack(compute: Compute, x: &[f32], depth: usize, also: &(dyn Fn(Range<usize>) + Sync)) -> Packing {
+    pack_on(Path::of_this_cpu(compute), compute, x, depth, also)
 }
 
-/// The same by given instructions, which this CPU must have.
-fn product_on(path: Path, compute: Compute, weights: &Weights<'_>, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
-    let (outputs, depth) = (weights.outputs(), weights.depth());
+/// The same for given instructions, which this CPU must have.
+fn pack_on(path: Path, compute: Compute, x: &[f32], depth: usize, also: &(dyn Fn(Range<usize>) + Sync)) -> Packing {
     let x = rows_of(x, depth);
-    assert!(depth > 0, "products of nothing");
-    let y = y.shared(x.rows, outputs);
-    with_kernel!(compute, path, K => {
-        let panels = Panels::<K>::pack(x, true);
+    with_kernel!(compute, path, K => Packing::new::<K>((compute, path), x, true, also))
+}
+
+/// `y = start + x Wᵀ` or `start + g W`, by the direction of `weights`; packs the weights as it goes, on all
+/// threads. `y` is `(n, outputs)`.
+pub(crate) fn product(weights: &Weights<'_>, x: &Packing, y: MatrixMut<'_>, starts: Start<'_>) {
+    let (outputs, depth) = (weights.outputs(), weights.depth());
+    assert!(depth > 0 && x.depth == depth, "a product of depths {} and {depth}", x.depth);
+    let y = y.shared(x.rows(), outputs);
+    with_kernel!(x.compute, x.path, K => {
+        let panels = x.panels::<K>();
         for_each_task(&panels, outputs, y, |part| {
-            multiply_part(&panels, weights, &part, accumulate);
+            multiply_part(&panels, weights, &part, starts);
         });
     });
 }

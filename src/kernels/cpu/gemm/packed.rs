@@ -6,12 +6,12 @@ use std::fmt;
 
 use rayon::prelude::*;
 
-use super::kernel::{Kernel, Words};
-use super::panels::{Panels, Tile};
+use super::kernel::{DEPTH, Kernel, Words};
+use super::panels::{Packing, Start, Tile};
 use super::path::{Compute, Path};
-use super::strided::MatrixMut;
-use super::tasks::{DEPTH, for_each_task, rows_of, with_kernel};
+use super::tasks::{for_each_task, with_kernel};
 use super::tile;
+use super::views::MatrixMut;
 use super::weights::Weights;
 
 /// A matrix as the micro-kernels read it.
@@ -55,13 +55,13 @@ impl Packed {
         self.strips.bytes()
     }
 
-    /// The product it was packed for.
-    pub(crate) fn product(&self, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
-        let x = rows_of(x, self.depth);
-        assert!(self.depth > 0, "products of nothing");
-        let y = y.shared(x.rows, self.outputs);
+    /// The product it was packed for; x was packed for the same kind of number and path.
+    pub(crate) fn product(&self, x: &Packing, y: MatrixMut<'_>, starts: Start<'_>) {
+        assert!((x.compute, x.path) == (self.compute, self.path), "operands that were packed for different products");
+        assert!(self.depth > 0 && x.depth == self.depth, "a product of depths {} and {}", x.depth, self.depth);
+        let y = y.shared(x.rows(), self.outputs);
         with_kernel!(self.compute, self.path, K => {
-            let panels = Panels::<K>::pack(x, true);
+            let panels = x.panels::<K>();
             let strip_words = strip_words::<K>(self.depth);
             for_each_task(&panels, self.outputs, y, |part| {
                 let first = part.columns.start / K::STRIP * strip_words;
@@ -71,7 +71,7 @@ impl Packed {
                     // SAFETY: tasks have parts of their own; the strips were packed so.
                     unsafe {
                         let tile = Tile::packed::<K>(self.strips.as_ptr().add(at), strip_words);
-                        panels.multiply(start, units, tile, &part, accumulate || start > 0);
+                        panels.multiply(start, units, tile, &part, starts.at(start));
                     }
                 }
             });

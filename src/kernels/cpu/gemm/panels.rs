@@ -9,6 +9,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::kernel::{Kernel, Number, Shared, Strips, Words};
+use super::path::{Compute, Path};
+use super::views::MatrixMut;
 use super::weights::Source;
 
 /// Terms that are narrowed at a time.
@@ -31,12 +33,41 @@ pub(super) struct Input<'a> {
     pub(super) scale: f32,
 }
 
-/// For each panel, for each unit along k, its rows.
-pub(super) struct Panels<K> {
-    kernel: PhantomData<K>,
+/// The first factor of products, packed for one kind of number and one path.
+pub(crate) struct Packing {
     words: Words,
-    pub(super) rows: usize,
+    rows: usize,
+    pub(super) depth: usize,
+    pub(super) compute: Compute,
+    pub(super) path: Path,
     panel_words: usize,
+}
+
+/// For each panel, for each unit along k, its rows.
+#[derive(Clone, Copy)]
+pub(super) struct Panels<'a, K> {
+    kernel: PhantomData<K>,
+    packing: &'a Packing,
+    pub(super) rows: usize,
+}
+
+/// What the chains of a product start at.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// At zero: what the output holds is overwritten.
+    Zero,
+    /// At what the output holds.
+    Sum,
+    /// At what a function makes of the output's rows and columns from the given ones on, just before they are
+    /// needed: so it costs no pass over memory.
+    Written(&'a (dyn Fn(usize, usize, MatrixMut<'_>) + Sync)),
+}
+
+impl Start<'_> {
+    /// Of a chain's terms from `term` on.
+    pub(super) fn at(self, term: usize) -> Self {
+        if term == 0 { self } else { Self::Sum }
+    }
 }
 
 /// Columns of y that a task computes, and where y is.
@@ -64,9 +95,14 @@ impl Tile {
     }
 }
 
-impl<K: Kernel> Panels<K> {
-    /// Packs all rows, on all threads if `is_parallel`.
-    pub(super) fn pack(x: Input<'_>, is_parallel: bool) -> Self {
+impl Packing {
+    /// Packs all rows, on all threads if `is_parallel`; `also` hears of rows as soon as they were read.
+    pub(super) fn new<K: Kernel>(
+        (compute, path): (Compute, Path),
+        x: Input<'_>,
+        is_parallel: bool,
+        also: &(dyn Fn(Range<usize>) + Sync),
+    ) -> Self {
         let Input { rows, depth, stride, .. } = x;
         let (lines, length) = if x.is_transposed { (depth, rows) } else { (rows, depth) };
         assert!(lines == 0 || (lines - 1) * stride + length <= x.data.len(), "the matrix exceeds its slice");
@@ -76,8 +112,10 @@ impl<K: Kernel> Panels<K> {
         let mut words = PANELS.take();
         let to = Shared(words.of(panel_count::<K>(rows) * panel_words).as_mut_ptr());
         let pack = |index: usize| {
+            let range = panel::<K>(rows, index);
             // SAFETY: each panel has its own words, as many as were reserved, and x was checked above.
-            unsafe { pack_panel::<K>(&x, panel::<K>(rows, index), to.get().add(index * panel_words)) }
+            unsafe { pack_panel::<K>(&x, range.clone(), to.get().add(index * panel_words)) }
+            also(range);
         };
         let count = panel_count::<K>(rows);
         if is_parallel && count >= 8 {
@@ -85,43 +123,60 @@ impl<K: Kernel> Panels<K> {
         } else {
             (0..count).for_each(pack);
         }
-        Self { kernel: PhantomData, words, rows, panel_words }
+        Self { words, rows, depth, compute, path, panel_words }
     }
 
+    /// Rows of x.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The panels, by the kernel that they were packed for.
+    pub(super) fn panels<K: Kernel>(&self) -> Panels<'_, K> {
+        Panels { kernel: PhantomData, packing: self, rows: self.rows }
+    }
+}
+
+impl Drop for Packing {
+    fn drop(&mut self) {
+        PANELS.set(std::mem::take(&mut self.words));
+    }
+}
+
+impl<K: Kernel> Panels<'_, K> {
     pub(super) fn count(&self) -> usize {
         panel_count::<K>(self.rows)
     }
 
-    /// y's part (+)= x's terms from `start` on times the packed tile of them, `units` long.
+    /// y's part = its start + x's terms from `term` on times the packed tile of them, `units` long.
     ///
     /// # Safety
     /// The tile was packed so, and nobody else touches the part of y, which exists.
-    pub(super) unsafe fn multiply(&self, start: usize, units: usize, tile: Tile, part: &Part, add: bool) {
+    pub(super) unsafe fn multiply(&self, term: usize, units: usize, tile: Tile, part: &Part, start: Start<'_>) {
         for index in part.panels.clone() {
             let range = panel::<K>(self.rows, index);
             let width = K::panel_width(range.len());
             // SAFETY: as the caller promised; the panel was packed for this many units.
             unsafe {
-                let x = self.words.as_ptr().add(index * self.panel_words + start / K::TERMS * K::WORDS * width);
+                let words = self.packing.words.as_ptr().add(index * self.packing.panel_words);
+                let y = part.y.get().add(range.start * part.y_stride + part.columns.start);
+                if let Start::Written(write) = start {
+                    let block = MatrixMut::from_raw(y, range.len(), part.columns.len(), part.y_stride);
+                    write(range.start, part.columns.start, block);
+                }
                 let strips = Strips {
                     weights: tile.weights,
                     strip_words: tile.strip_words,
                     unit_words: tile.unit_words,
                     strip: K::STRIP,
                     columns: part.columns.len(),
-                    y: part.y.get().add(range.start * part.y_stride + part.columns.start),
+                    y,
                     y_stride: part.y_stride,
-                    add,
+                    add: !matches!(start, Start::Zero),
                 };
-                K::panel(range.len(), units, x, &strips);
+                K::panel(range.len(), units, words.add(term / K::TERMS * K::WORDS * width), &strips);
             }
         }
-    }
-}
-
-impl<K> Drop for Panels<K> {
-    fn drop(&mut self) {
-        PANELS.set(std::mem::take(&mut self.words));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which instructions compute a product, and in what numbers.
+//! Choice of the instructions and number types of a product.
 
 /// In what products with frozen weights are computed on the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,7 @@ impl Compute {
     #[must_use]
     pub fn instructions(self) -> &'static str {
         match (Path::of_this_cpu(self), self) {
+            (Path::Amx, _) => "AMX",
             (Path::Avx512, Self::Bfloat16) => "AVX512_BF16",
             (Path::Avx512, Self::Float32) => "AVX-512",
             (Path::Avx2, _) => "AVX2",
@@ -31,19 +32,21 @@ impl Compute {
         }
     }
 
-    /// Whether this CPU has an instruction for it, and it is fast therefore.
+    /// Returns true if this CPU has an instruction for it, which makes it fast.
     #[must_use]
     pub fn is_native(self) -> bool {
         match self {
             Self::Float32 => true,
-            Self::Bfloat16 => Path::of_this_cpu(self) == Path::Avx512,
+            Self::Bfloat16 => matches!(Path::of_this_cpu(self), Path::Avx512 | Path::Amx),
         }
     }
 }
 
-/// Which instructions compute a product. The result is the same, but for f32 on a portable path.
+/// Which instructions compute a product. The result is the same, but for f32 on a portable path and for tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
+    /// Tiles, for bf16 alone, where they are asked for.
+    Amx,
     Avx512,
     Avx2,
     Portable,
@@ -57,6 +60,9 @@ impl Path {
             use crate::kernels::cpu::math::Level;
             let level = Level::of_this_cpu();
             let has_avx512 = level == Level::V4 && (compute == Compute::Float32 || has_avx512_bf16());
+            if compute == Compute::Bfloat16 && has_avx512 && super::amx::is_on() {
+                return Self::Amx;
+            }
             match level {
                 Level::V4 | Level::V3 if !has_avx512 => Self::Avx2,
                 Level::V4 | Level::V3 => Self::Avx512,
@@ -71,7 +77,7 @@ impl Path {
     }
 }
 
-/// Whether this CPU has `VDPBF16PS`, and may use it.
+/// Returns true if this CPU has `VDPBF16PS` and the environment permits it.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn has_avx512_bf16() -> bool {
     use crate::kernels::cpu::math::Level;

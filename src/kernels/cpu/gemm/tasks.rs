@@ -4,13 +4,11 @@
 
 use rayon::prelude::*;
 
-use super::kernel::{Kernel, Shared};
-use super::panels::{Input, Panels, Part, Tile};
+use super::kernel::{DEPTH, Kernel, Shared};
+use super::panels::{Input, Panels, Part, Start, Tile};
 use super::tile::{self, COLUMNS};
 use super::weights::{Direction, Source, Weights};
 
-/// Units of a chain done before the next columns: a panel of 14 rows takes 14 KiB of L1.
-pub(super) const DEPTH: usize = 256;
 /// The same where x is one panel: the tile is read once, and is to stay in L1.
 const SHALLOW: usize = 32;
 /// Words between two strips of a tile.
@@ -27,6 +25,11 @@ macro_rules! with_kernel {
             #[cfg(target_arch = "x86_64")]
             ($crate::kernels::cpu::gemm::path::Compute::Bfloat16, $crate::kernels::cpu::gemm::path::Path::Avx512) => {
                 type $kernel = $crate::kernels::cpu::gemm::avx512::Bfloat16;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            ($crate::kernels::cpu::gemm::path::Compute::Bfloat16, $crate::kernels::cpu::gemm::path::Path::Amx) => {
+                type $kernel = $crate::kernels::cpu::gemm::amx::Bfloat16;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
@@ -60,9 +63,9 @@ pub(super) fn rows_of(x: &[f32], depth: usize) -> Input<'_> {
 }
 
 /// A part of y, block by block along k.
-pub(super) fn multiply_part<K: Kernel>(panels: &Panels<K>, weights: &Weights<'_>, part: &Part, accumulate: bool) {
+pub(super) fn multiply_part<K: Kernel>(panels: &Panels<'_, K>, weights: &Weights<'_>, part: &Part, starts: Start<'_>) {
     let depth = weights.depth();
-    let in_place = columns_in_place(panels, weights, part, accumulate);
+    let in_place = columns_in_place(panels, weights, part, starts);
     let part = &Part { columns: part.columns.start + in_place..part.columns.end, ..part.clone() };
     if part.columns.is_empty() {
         return;
@@ -78,7 +81,7 @@ pub(super) fn multiply_part<K: Kernel>(panels: &Panels<K>, weights: &Weights<'_>
             // SAFETY: tasks have parts of their own; the tile was just packed.
             unsafe {
                 let tile = Tile::packed::<K>(tile.as_ptr(), strip_words);
-                panels.multiply(start, units, tile, part, accumulate || start > 0);
+                panels.multiply(start, units, tile, part, starts.at(start));
             }
         }
     });
@@ -86,7 +89,7 @@ pub(super) fn multiply_part<K: Kernel>(panels: &Panels<K>, weights: &Weights<'_>
 
 /// Multiplies few rows by whole strips of weights where they lie: packing would cost more than it gives.
 /// Returns how many columns of the part that were.
-fn columns_in_place<K: Kernel>(panels: &Panels<K>, weights: &Weights<'_>, part: &Part, accumulate: bool) -> usize {
+fn columns_in_place<K: Kernel>(panels: &Panels<'_, K>, weights: &Weights<'_>, part: &Part, starts: Start<'_>) -> usize {
     /// Rows from which on packed weights are faster.
     const MANY: usize = 9;
     let Source::F32(data) = weights.source else { return 0 };
@@ -101,13 +104,18 @@ fn columns_in_place<K: Kernel>(panels: &Panels<K>, weights: &Weights<'_>, part: 
         Tile { weights: data[columns.start..].as_ptr().cast(), strip_words: K::STRIP, unit_words: weights.stride };
     let count = columns.len();
     // SAFETY: tasks have parts of their own; whole strips of every row are inside the matrix.
-    unsafe { panels.multiply(0, weights.rows, tile, &Part { columns, ..part.clone() }, accumulate) };
+    unsafe { panels.multiply(0, weights.rows, tile, &Part { columns, ..part.clone() }, starts) };
     count
 }
 
 /// Shares y evenly: whole strips of its columns, and where there are too few for the threads, its rows
 /// too.
-pub(super) fn for_each_task<K: Kernel>(panels: &Panels<K>, outputs: usize, y: Shared<f32>, f: impl Fn(Part) + Sync) {
+pub(super) fn for_each_task<K: Kernel>(
+    panels: &Panels<'_, K>,
+    outputs: usize,
+    y: Shared<f32>,
+    f: impl Fn(Part) + Sync,
+) {
     let threads = rayon::current_num_threads();
     let (strips, count) = (outputs.div_ceil(K::STRIP), panels.count());
     let across = outputs.div_ceil(COLUMNS).next_multiple_of(threads).min(strips);

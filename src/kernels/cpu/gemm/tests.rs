@@ -12,6 +12,11 @@ fn whole(y: &mut [f32], columns: usize) -> MatrixMut<'_> {
     MatrixMut::new(y, rows, columns, columns)
 }
 
+fn product_on(path: Path, compute: Compute, weights: &Weights<'_>, x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
+    let packed = pack_on(path, compute, x, weights.depth(), &|_| {});
+    product(weights, &packed, y, if accumulate { Start::Sum } else { Start::Zero });
+}
+
 struct Random(u64);
 
 impl Random {
@@ -124,8 +129,22 @@ fn check(random: &mut Random, compute: Compute, (n, rows, columns): (usize, usiz
                     product_on(path, compute, &weights, &x, whole(&mut y, outputs), accumulate);
                     assert_same_bits(compute, &y, &expected, &what);
                     let mut y = start.clone();
-                    Packed::on(path, compute, &weights).product(&x, whole(&mut y, outputs), accumulate);
+                    let (packed, starts) =
+                        (pack_on(path, compute, &x, depth, &|_| {}), if accumulate { Start::Sum } else { Start::Zero });
+                    Packed::on(path, compute, &weights).product(&packed, whole(&mut y, outputs), starts);
                     assert_same_bits(compute, &y, &expected, &format!("{what} packed"));
+                    if accumulate {
+                        let mut y = vec![f32::NAN; start.len()];
+                        let write = |row: usize, column: usize, mut block: MatrixMut<'_>| {
+                            let (rows, columns) = block.shape();
+                            for index in 0..rows {
+                                let from = (row + index) * outputs + column;
+                                block.row(index).copy_from_slice(&start[from..from + columns]);
+                            }
+                        };
+                        product(&weights, &packed, whole(&mut y, outputs), Start::Written(&write));
+                        assert_same_bits(compute, &y, &expected, &format!("{what} written"));
+                    }
                 }
             }
         }
