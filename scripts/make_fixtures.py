@@ -234,14 +234,21 @@ MODELS |= {
         "lora": dict(r=3, lora_alpha=5, target_modules="all-linear"),
         "labels": 4, "problem": "multi_label_classification", "lengths": [19, 2, 33],
     },
-    "albert": {  # two groups of two layers, used again and again; the pooler has an adapter
+    "albert": {  # two groups, each used twice; the pooler has an adapter
         "class": "Albert",
         "config": dict(
-            **(BERT | dict(num_hidden_layers=4, initializer_range=0.05)), embedding_size=14, num_hidden_groups=2, inner_group_num=2,
-            classifier_dropout_prob=0.0,
+            **(BERT | dict(num_hidden_layers=4)), embedding_size=14, num_hidden_groups=2, classifier_dropout_prob=0.0,
         ),
         "lora": dict(r=2, lora_alpha=5, target_modules="all-linear"),
         "labels": 3, "problem": "multi_label_classification", "lengths": [23, 4],
+    },
+    "albert_inner": {  # a group of two layers, used twice
+        "class": "Albert",
+        "config": dict(
+            **(BERT | dict(num_hidden_layers=2)), embedding_size=36, inner_group_num=2, classifier_dropout_prob=0.0,
+        ),
+        "lora": dict(r=3, lora_alpha=4, target_modules=["query", "value", "attention.dense", "ffn"]),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [12, 30],
     },
     "mpnet": {  # a number for each head and distance
         "class": "MPNet",

@@ -110,7 +110,7 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 
 const BASE: BaseName<'static> = BaseName { name: "base", revision: None };
 
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 28] = [
     "llama_tied",
     "llama_untied",
     "mistral",
@@ -132,6 +132,7 @@ const NAMES: [&str; 27] = [
     "distilbert",
     "electra",
     "albert",
+    "albert_inner",
     "mpnet",
     "deberta_v3",
     "deberta_v2",
