@@ -2,7 +2,7 @@
 
 pub mod cache;
 mod download;
-pub(crate) mod environment;
+mod environment;
 pub mod model_files;
 mod names;
 mod requests;

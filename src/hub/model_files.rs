@@ -9,11 +9,11 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::cache::HubRepo;
-use super::environment::user_cache;
 use super::names::{check_file, parse_repository};
 use crate::atomic_file::{self, hex};
 use crate::console::Console;
 use crate::embedded;
+use crate::file_identity;
 use crate::gguf::{self, GgufFile};
 
 /// The files of a pretrained model.
@@ -41,6 +41,16 @@ pub const TOKENIZER_FILES: [&str; 4] =
 const VOCABULARIES: [&str; 3] = ["vocab.txt", "vocab.json", "merges.txt"];
 
 impl ModelFiles {
+    /// All files of the model, and those beside them that Python reads.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        const OTHERS: [&str; 3] = [INDEX, "generation_config.json", "chat_template.jinja"];
+        let names = TOKENIZER_FILES.iter().chain(&VOCABULARIES).chain(&OTHERS);
+        let beside = names.map(|name| self.config.with_file_name(name));
+        let found = [&self.config].into_iter().chain(&self.tokenizer).chain(&self.weights).cloned();
+        found.chain(beside).collect()
+    }
+
     /// Finds the files of `name`: a directory, or `org/name[@revision]` in the Hub's cache, or else
     /// on the Hub. With `needs_weights` off, weights are neither looked for nor downloaded.
     ///
@@ -77,7 +87,7 @@ impl ModelFiles {
         let has_tokenizer = own.first().is_some_and(|path| path.ends_with(TOKENIZER_FILES[0]));
         let made = GgufFile::open(path)?.model_files(has_tokenizer)?;
         let digest = hex(&Sha256::digest(made.iter().flat_map(|(_, text)| text.bytes()).collect::<Vec<_>>()));
-        let cache = user_cache().context("there is no directory for a cache; set XDG_CACHE_HOME")?;
+        let cache = file_identity::user_cache().context("there is no directory for a cache; set XDG_CACHE_HOME")?;
         let directory = cache.join("llmcls").join("gguf").join(&digest[..32]);
         fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
         for (file, text) in &made {

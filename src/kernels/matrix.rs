@@ -92,6 +92,16 @@ impl FrozenMatrix {
         self.weights(Direction::Forward).source.read(first, out);
     }
 
+    /// Gives the pages of a mapped file back until the numbers are looked at again.
+    pub fn release(&self) {
+        match &self.storage {
+            Storage::F32(data) => data.release(),
+            Storage::Bf16(data) => data.release(),
+            Storage::F16(data) => data.release(),
+            _ => {}
+        }
+    }
+
     /// The same matrix, whose products on the CPU are computed in `compute`.
     #[must_use]
     pub fn computed_in(self, compute: Compute) -> Self {
@@ -102,12 +112,7 @@ impl FrozenMatrix {
     /// fast.
     pub fn pack(&mut self) {
         self.packed = Some(Packed::new(self.compute, &self.weights(Direction::Forward)));
-        match &self.storage {
-            Storage::F32(data) => data.release(),
-            Storage::Bf16(data) => data.release(),
-            Storage::F16(data) => data.release(),
-            _ => {}
-        }
+        self.release();
     }
 
     /// The same matrix on a GPU, for activations of `dtype`.

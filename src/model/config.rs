@@ -28,6 +28,8 @@ pub struct BackboneConfig {
     pub initializer_range: f32,
     /// The token that stands for a text without any.
     pub empty_token: Option<u32>,
+    /// `pad_token_id`, whose embedding torch never trains.
+    pub padding_token: Option<u32>,
     /// The function inside the MLP.
     pub activation: Activation,
     /// The model's own dropout in training.
@@ -356,6 +358,27 @@ impl BackboneConfig {
             }
         }
         Ok(())
+    }
+
+    /// Whether a token sees those behind it: an encoder, such as BERT.
+    #[must_use]
+    pub fn is_encoder(&self) -> bool {
+        match &self.layers {
+            LayersConfig::PreNorm(layers) => !layers.is_causal,
+            LayersConfig::PostNorm(_) => true,
+        }
+    }
+
+    /// Whether every weight can be trained: layers are not shared, and neither distances nor widths are projected.
+    #[must_use]
+    pub fn has_plain_layers(&self) -> bool {
+        match &self.layers {
+            LayersConfig::PreNorm(layers) => matches!(layers.norm, NormKind::Layer { .. }),
+            LayersConfig::PostNorm(layers) => {
+                let is_shared = layers.order.iter().copied().ne(0..layers.stored.len());
+                layers.relative.is_none() && layers.embeddings.projection.is_none() && !is_shared
+            }
+        }
     }
 
     /// Weights of the linear layers.

@@ -6,13 +6,11 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 
 use super::batch::Batch;
-use super::builder::{Builder, Norm, embed};
+use super::builder::Builder;
 use super::config::{BackboneConfig, EmbeddingsConfig, NormKind};
-use crate::kernels::buffer;
+use super::modules::{Embedding, Linear, Norm, embed};
 use crate::kernels::device::Device;
-use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::lora_linear::{LoraLinear, lora_linear};
 use crate::ops::tape::{Tape, Value};
 
 /// The name of the token embeddings.
@@ -20,16 +18,16 @@ pub(super) const WORDS: &str = "embeddings.word_embeddings";
 /// The norm of BERT and its kin.
 pub(super) const NORM: NormKind = NormKind::Layer { has_bias: true };
 
-/// Frozen tables, and what may follow them.
+/// Tables, and the modules that may follow them.
 pub(super) struct Embeddings {
-    words: FrozenMatrix,
-    positions: Option<FrozenMatrix>,
+    words: Embedding,
+    positions: Option<Embedding>,
     first_position: usize,
-    /// The embedding of the one type of token that there is.
-    token_type: Option<Vec<f32>>,
+    /// The types of tokens: all are of the first.
+    token_types: Option<Embedding>,
     norm: Norm,
     dropout: Dropout,
-    projection: Option<Rc<LoraLinear>>,
+    projection: Option<Linear>,
     /// Whether the projection comes before the norm and its dropout.
     projects_first: bool,
     device: Device,
@@ -43,17 +41,13 @@ impl Embeddings {
         epsilon: f32,
     ) -> Result<Self> {
         let (d, width) = (config.hidden_size, embeddings.width);
-        let words = builder.embedding(WORDS, config.vocab_size, width)?;
-        let table = |rows: usize| builder.embedding("embeddings.position_embeddings", rows, width);
+        let words = builder.embedding(WORDS, config.vocab_size, width, config.padding_token)?;
+        // RoBERTa counts from behind its padding row.
+        let padding = embeddings.first_position.checked_sub(1).map(|row| row as u32);
+        let table = |rows: usize| builder.embedding("embeddings.position_embeddings", rows, width, padding);
         let positions = embeddings.positions.map(table).transpose()?;
-        let token_type = match embeddings.token_types {
-            None => None,
-            Some(types) => {
-                let mut first = vec![0.0; width];
-                builder.embedding("embeddings.token_type_embeddings", types, width)?.read(0, &mut first);
-                Some(first)
-            }
-        };
+        let table = |types: usize| builder.embedding("embeddings.token_type_embeddings", types, width, None);
+        let token_types = embeddings.token_types.map(table).transpose()?;
         let projects_first = embeddings.projection.is_some_and(|projection| projection.is_before_norm);
         let normed = if projects_first { d } else { width };
         let projection = embeddings.projection.map(|p| builder.linear(p.name, d, width, p.has_bias)).transpose()?;
@@ -61,7 +55,7 @@ impl Embeddings {
             words,
             positions,
             first_position: embeddings.first_position,
-            token_type,
+            token_types,
             norm: builder.norm("embeddings.LayerNorm", normed, NORM, epsilon)?,
             dropout: builder.dropout(config.dropouts.embedding),
             projection,
@@ -70,26 +64,17 @@ impl Embeddings {
         })
     }
 
-    /// What the first layer gets, `(N, D)`.
+    /// The table of words, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        (&self.words, 1.0)
+    }
+
+    /// The sum of the tables' rows, `(N, width)`.
     ///
     /// # Errors
     /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
-    pub(super) fn forward(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
-        let mut x = Value::constant(self.device.put(self.embed(batch)?)?);
-        if let Some(projection) = self.projection.as_ref().filter(|_| self.projects_first) {
-            x = lora_linear(tape, &x, projection, None)?;
-        }
-        x = dropout(tape, self.norm.forward(tape, &x)?, &self.dropout)?;
-        if let Some(projection) = self.projection.as_ref().filter(|_| !self.projects_first) {
-            x = lora_linear(tape, &x, projection, None)?;
-        }
-        Ok(x)
-    }
-
-    fn embed(&self, batch: &Batch) -> Result<candle_core::Tensor> {
-        let x = embed(&self.words, &batch.token_ids, 1.0)?;
-        let width = self.words.columns();
-        let mut position = vec![0.0; width];
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        let mut parts = vec![(&self.words, Rc::clone(&batch.token_ids))];
         if let Some(positions) = &self.positions {
             let longest = batch.positions.iter().max().map_or(0, |&last| last as usize) + self.first_position;
             ensure!(
@@ -98,17 +83,22 @@ impl Embeddings {
                 longest + 1 - self.first_position,
                 positions.rows() - self.first_position
             );
+            parts.push((positions, position_rows(batch, self.first_position).map(|row| row as u32).collect()));
         }
-        buffer::modify(&x, |x| {
-            for (x, row) in x.chunks_exact_mut(width).zip(position_rows(batch, self.first_position)) {
-                if let Some(positions) = &self.positions {
-                    positions.read(row * width, &mut position);
-                    x.iter_mut().zip(&position).for_each(|(x, position)| *x += position);
-                }
-                x.iter_mut().zip(self.token_type.iter().flatten()).for_each(|(x, of_type)| *x += of_type);
-            }
-        })?;
-        Ok(x)
+        parts.extend(self.token_types.as_ref().map(|types| (types, vec![0; batch.token_ids.len()].into())));
+        embed(tape, &self.device, 1.0, &parts)
+    }
+
+    /// The first layer's input, `(N, D)`, of that sum.
+    pub(super) fn forward(&self, tape: &Tape, embedded: &Value) -> candle_core::Result<Value> {
+        let project = |x: &Value, is_first: bool| match &self.projection {
+            Some(projection) if is_first == self.projects_first => projection.forward(tape, x, None).map(Some),
+            _ => Ok(None),
+        };
+        let projected = project(embedded, true)?;
+        let x = self.norm.forward(tape, projected.as_ref().unwrap_or(embedded))?;
+        let x = dropout(tape, x, &self.dropout)?;
+        Ok(project(&x, false)?.unwrap_or(x))
     }
 }
 

@@ -14,14 +14,14 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
-use super::builder::{Builder, Norm, add_linear};
+use super::builder::Builder;
 use super::config::{BackboneConfig, PostNormConfig, RelativeConfig};
 use super::embeddings::{Embeddings, NORM};
+use super::modules::{Embedding, Linear, Norm};
 use super::relative::{Reach, Relative};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::attention::{AttentionKind, ByDistance, Sequences, attention, relative_attention};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::lora_linear::{LoraLinear, lora_linear, lora_linears};
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
@@ -35,19 +35,19 @@ pub(super) struct PostNorm {
 }
 
 struct Layer {
-    query: Rc<LoraLinear>,
-    key: Rc<LoraLinear>,
-    value: Rc<LoraLinear>,
+    query: Linear,
+    key: Linear,
+    value: Linear,
     /// What makes a table for queries, and one for keys, of the embeddings of distances.
-    by_distance: [Option<Rc<LoraLinear>>; 2],
+    by_distance: [Option<Linear>; 2],
     distance_dropout: Dropout,
     attention: AttentionKind,
-    output: Rc<LoraLinear>,
+    output: Linear,
     output_dropout: Dropout,
     attention_norm: Norm,
-    up: Rc<LoraLinear>,
+    up: Linear,
     activation: Activation,
-    down: Rc<LoraLinear>,
+    down: Linear,
     down_dropout: Dropout,
     mlp_norm: Norm,
 }
@@ -84,12 +84,31 @@ impl PostNorm {
         self.layers.iter().all(|(layer, _)| layer.by_distance.iter().all(Option::is_none))
     }
 
+    /// The table of words, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        self.embeddings.words()
+    }
+
+    /// What [`PostNorm::forward`] takes, `(N, width)`.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        self.embeddings.embed(tape, batch)
+    }
+
     /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
     ///
     /// # Errors
     /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
-    pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        let mut x = self.embeddings.forward(tape, batch)?;
+    pub(super) fn forward(
+        &self,
+        tape: &Tape,
+        embedded: &Value,
+        batch: &Batch,
+        pooled: Option<&Rc<Pooled>>,
+    ) -> Result<Value> {
+        let mut x = self.embeddings.forward(tape, embedded)?;
         let reach = self.relative.as_ref().map(|relative| relative.up_to(batch)).transpose()?;
         let pass = Rc::new(Pass { sequences: Rc::clone(&batch.sequences), reach });
         for (index, (layer, turn)) in self.layers.iter().enumerate() {
@@ -120,8 +139,8 @@ impl Layer {
         ];
         let by_distance = match &layers.relative {
             Some(RelativeConfig::Disentangled(tables)) => {
-                let mut projection = |module: Option<&str>, shared: &Rc<LoraLinear>| match module {
-                    Some(_) if tables.is_shared => Ok(Some(Rc::clone(shared))),
+                let mut projection = |module: Option<&str>, shared: &Linear| match module {
+                    Some(_) if tables.is_shared => Ok(Some(shared.clone())),
                     Some(module) => builder.linear(&name(module), d, d, true).map(Some),
                     None => Ok(None),
                 };
@@ -164,10 +183,10 @@ impl Layer {
     fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
         let picked = pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose()?;
         let [q, k, v] = match &picked {
-            None => lora_linears(tape, x, [&self.query, &self.key, &self.value])?,
+            None => Linear::all(tape, x, [&self.query, &self.key, &self.value])?,
             Some(picked) => {
-                let [k, v] = lora_linears(tape, x, [&self.key, &self.value])?;
-                [lora_linear(tape, picked, &self.query, None)?, k, v]
+                let [k, v] = Linear::all(tape, x, [&self.key, &self.value])?;
+                [self.query.forward(tape, picked, None)?, k, v]
             }
         };
         let x = picked.as_ref().unwrap_or(x);
@@ -176,9 +195,9 @@ impl Layer {
             None => attention(tape, [&q, &k, &v], self.attention, sequences)?,
             Some(reach) => self.attend_by_distance(tape, [&q, &k, &v], reach, sequences)?,
         };
-        let x = self.attention_norm.forward(tape, &add_linear(tape, &o, &self.output, &self.output_dropout, x)?)?;
-        let h = activate(tape, &lora_linear(tape, &x, &self.up, None)?, self.activation)?;
-        self.mlp_norm.forward(tape, &add_linear(tape, &h, &self.down, &self.down_dropout, &x)?)
+        let x = self.attention_norm.forward(tape, &self.output.add_to(tape, &o, &self.output_dropout, x)?)?;
+        let h = activate(tape, &self.up.forward(tape, &x, None)?, self.activation)?;
+        self.mlp_norm.forward(tape, &self.down.add_to(tape, &h, &self.down_dropout, &x)?)
     }
 
     fn attend_by_distance(
@@ -192,7 +211,7 @@ impl Layer {
         if let Some(table) = &reach.table {
             let table = dropout(tape, Value::constant(table.clone()), &self.distance_dropout)?;
             for (projected, layer) in tables.iter_mut().zip(&self.by_distance) {
-                *projected = layer.as_ref().map(|layer| lora_linear(tape, &table, layer, None)).transpose()?;
+                *projected = layer.as_ref().map(|layer| layer.forward(tape, &table, None)).transpose()?;
             }
         }
         let by_distance = ByDistance {

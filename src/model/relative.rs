@@ -10,6 +10,7 @@ use super::batch::Batch;
 use super::builder::Builder;
 use super::config::{BackboneConfig, Disentangled, RelativeConfig};
 use super::embeddings::NORM;
+use super::modules::Embedding;
 use crate::kernels::buffer;
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
@@ -54,7 +55,7 @@ impl Relative {
             RelativeConfig::Disentangled(disentangled) => {
                 let (rows, width) = (2 * disentangled.span(), config.hidden_size);
                 let mut table = vec![0.0; rows * width];
-                builder.embedding(disentangled.table, rows, width)?.read(0, &mut table);
+                read(&builder.embedding(disentangled.table, rows, width, None)?, width, &mut table)?;
                 if let Some(norm) = disentangled.norm {
                     let norm = builder.norm(norm, width, NORM, epsilon)?;
                     let normed = norm.forward(&Tape::off(), &Value::constant(buffer::tensor(table, (rows, width))?))?;
@@ -65,7 +66,7 @@ impl Relative {
             RelativeConfig::Bias { table, rows } => {
                 let heads = config.num_attention_heads;
                 let mut bias = vec![0.0; rows * heads];
-                builder.embedding(table, *rows, heads)?.read(0, &mut bias);
+                read(&builder.embedding(table, *rows, heads, None)?, heads, &mut bias)?;
                 Kind::Bias { bias: Arc::new(bias.into()), rows: *rows }
             }
         };
@@ -92,6 +93,14 @@ impl Relative {
             }
         }
     }
+}
+
+/// All rows of a table.
+fn read(table: &Embedding, width: usize, out: &mut [f32]) -> Result<()> {
+    for (row, out) in (0..).zip(out.chunks_exact_mut(width)) {
+        table.read_row(row, out)?;
+    }
+    Ok(())
 }
 
 impl Disentangled {

@@ -8,16 +8,16 @@ use super::markdown::escape;
 use super::model_card::{is_single, some_labels, thresholds};
 use crate::model::weights::Precision;
 
-/// What merging did.
+/// Facts about a merge.
 #[derive(Clone, Debug)]
 pub struct MergeFacts {
-    /// How the weights are stored.
+    /// Storage of the weights.
     pub dtype: Precision,
-    /// Whether the base was held in 4 bits.
+    /// True if the base was stored in 4 bits.
     pub was_4bit: bool,
-    /// What Python pads batches with.
+    /// The token with which Python pads batches.
     pub padding: Option<String>,
-    /// Of a probability, to the classifier with its adapter apart.
+    /// Largest difference of a probability from the classifier with its adapter apart.
     pub difference: f32,
 }
 

@@ -19,7 +19,7 @@ use crate::model::weights::Precision;
 
 /// All tensors, where one file holds them.
 pub const WEIGHTS: &str = "model.safetensors";
-/// Which shard holds which tensor.
+/// The shard of each tensor.
 pub const INDEX: &str = "model.safetensors.index.json";
 /// The largest shard, as transformers 4 has it: 5 GB.
 pub const SHARD_BYTES: u64 = 5_000_000_000;

@@ -91,7 +91,7 @@ fn multiplied(layer: &Layer<'_>, packed: &Packing, residual: Option<&[f32]>, us:
     });
     let opening = Opening {
         residual,
-        bias: layer.bias,
+        bias: layer.bias.map(|bias| &**bias),
         products: products.collect(),
         bits: None,
         accumulate: false,

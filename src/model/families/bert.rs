@@ -33,6 +33,8 @@ pub(super) struct Defaults {
     pub(super) activation: Activation,
     /// `bos_token_id` and `eos_token_id`.
     pub(super) tokens: [Option<u32>; 2],
+    /// `pad_token_id`
+    pub(super) padding: Option<u32>,
 }
 
 pub(super) static DEFAULTS: Defaults = Defaults {
@@ -46,6 +48,7 @@ pub(super) static DEFAULTS: Defaults = Defaults {
     epsilon: 1e-12,
     activation: Activation::Gelu,
     tokens: [None, None],
+    padding: Some(0),
 };
 
 pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
@@ -95,6 +98,7 @@ pub(super) fn encoder(
         max_tokens: Some(positions),
         initializer_range,
         empty_token: file.empty_token(defaults.tokens),
+        padding_token: file.token("pad_token_id", defaults.padding),
         activation: file.activation("hidden_act", defaults.activation)?,
         dropouts: Dropouts {
             embedding: hidden,

@@ -163,6 +163,13 @@ impl Family {
     }
 }
 
+/// The name of the classifier of a `model_type` in transformers.
+#[must_use]
+pub(crate) fn classifier_class(model_type: &str) -> Option<String> {
+    let family = FAMILIES.into_iter().find(|family| family.model_type() == model_type)?;
+    Some(format!("{}ForSequenceClassification", family.class_prefix()))
+}
+
 impl BackboneConfig {
     /// Reads `config.json`.
     pub fn from_file(path: &Path) -> Result<Self> {
@@ -275,7 +282,6 @@ mod tests {
             ("gemma3_text", r#", "rope_parameters": {"rope_type": "default"}"#, "rope_parameters"),
             ("smollm3", r#", "no_rope_layers": [1]"#, "no_rope_layers"),
             ("smollm3", r#", "layer_types": ["full_attention", "sliding_attention"]"#, "use_sliding_window"),
-            ("olmo2", r#", "rope_scaling": {"type": "dynamic", "factor": 2.0}"#, "dynamic"),
             ("electra", r#", "position_embedding_type": "relative_key""#, "position_embedding_type"),
             ("albert", r#", "num_hidden_groups": 3"#, "num_hidden_groups 3"),
             ("mpnet", r#", "relative_attention_num_buckets": 8"#, "relative_attention_num_buckets"),

@@ -16,7 +16,7 @@ static NAMES: PostNormNames = PostNormNames {
 };
 
 static DEFAULTS: Defaults =
-    Defaults { vocab_size: 30_527, token_types: 0, tokens: [Some(0), Some(2)], ..bert::DEFAULTS };
+    Defaults { vocab_size: 30_527, token_types: 0, tokens: [Some(0), Some(2)], padding: Some(1), ..bert::DEFAULTS };
 
 /// transformers asks for this many buckets, whatever the configuration says.
 const BUCKETS: usize = 32;
@@ -24,6 +24,7 @@ const BUCKETS: usize = 32;
 pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
     encoder(file, &DEFAULTS, |config, layers| {
         config.prefix = "mpnet.";
+        config.padding_token = Some(1);
         layers.names = &NAMES;
         layers.embeddings.token_types = None;
         // The padding token's position, whatever its id.

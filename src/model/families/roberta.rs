@@ -9,7 +9,7 @@ use crate::model::config::{BackboneConfig, PostNormConfig};
 use crate::ops::activation::Activation;
 
 static DEFAULTS: Defaults = Defaults { vocab_size: 50_265, ..DEFAULTS_XLM };
-static DEFAULTS_XLM: Defaults = Defaults { tokens: [Some(0), Some(2)], ..bert::DEFAULTS };
+static DEFAULTS_XLM: Defaults = Defaults { tokens: [Some(0), Some(2)], padding: Some(1), ..bert::DEFAULTS };
 
 pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
     encoder(file, &DEFAULTS, |config, layers| deviate(file, config, layers))
