@@ -37,6 +37,7 @@ fn gigabytes(config: &BackboneConfig, precision: Precision, is_4bit: bool) -> f6
         config,
         storage: BaseStorage { precision, is_4bit },
         trained,
+        trains_base: false,
         accumulation: 1,
         optimizer_bytes: if is_4bit { 2 } else { 8 } * trained,
         recompute: false,
