@@ -13,6 +13,7 @@ use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::{BackboneConfig, Dropouts};
 use llmcls::model::frozen_rows::FrozenRows;
 use llmcls::model::lora::{LayerFilter, LoraOptions, Targets};
+use llmcls::model::quantization::Quantization;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::{DropoutKey, Tape};
@@ -47,6 +48,7 @@ fn build(name: &str, recompute: bool, lora: impl Fn(&BackboneConfig) -> LoraOpti
         labels: 3,
         base_rows: None,
         problem: Problem::MultiLabel,
+        quantization: Quantization::Off,
         storage: BaseStorage { precision: Precision::Float32, is_4bit: name == "llama_4bit" },
         lora: lora(&config),
         weights: BceWeights::default(),

@@ -36,6 +36,7 @@ fn gigabytes(config: &BackboneConfig, precision: Precision, is_4bit: bool) -> f6
     let estimate = MemoryEstimate::new(&StepShape {
         config,
         storage: BaseStorage { precision, is_4bit },
+        frozen_layers: 0,
         trained,
         trains_base: false,
         accumulation: 1,
