@@ -68,7 +68,11 @@ def check(name: str, run: list[object], texts: list[str], shard: str, place: Pat
         stored = getattr(torch, dtype)
         model, info = AutoModelForSequenceClassification.from_pretrained(out, dtype=stored, output_loading_info=True)
         loose = {key: value for key, value in info.items() if value and key in ("missing_keys", "unexpected_keys")}
-        classify = pipeline("text-classification", model=str(out), top_k=None, truncation=True, dtype=stored)
+        # transformers 5 takes the tokenizer of every qwen2 model for Qwen's own, and these have one of words.
+        own = {"tokenizer": PreTrainedTokenizerFast.from_pretrained(out)} if model.config.model_type == "qwen2" else {}
+        # The usual attention of transformers 4 leaves out Gemma 2's soft cap.
+        eager = {"model_kwargs": {"attn_implementation": "eager"}} if model.config.model_type == "gemma2" else {}
+        classify = pipeline("text-classification", model=str(out), top_k=None, truncation=True, dtype=stored, **own, **eager)
         # In batches, so that texts are padded.
         found = [{row["label"]: row["score"] for row in rows} for rows in classify(texts, batch_size=len(texts))]
         again = predict(["--run", out], texts)
@@ -87,7 +91,7 @@ def of_fixture(fixture: Path, place: Path) -> bool:
     batch = json.loads((fixture / "batch.json").read_text())
     labels = [f"label {index}" for index in range(len(batch["labels"][0]))]
     config = {
-        "model": {"model_name": str(place / "base"), "problem_type": batch["problem_type"]},
+        "model": {"model_name": str(place / "base"), "problem_type": batch["problem_type"], "torch_dtype": "float32"},
         "data": {"dataset_name": "d", "train_csv": str(place / "t.csv"), "val_fraction": 0.5, "label_columns": labels,
                  "max_length": 33},
     }
@@ -102,6 +106,7 @@ def of_fixture(fixture: Path, place: Path) -> bool:
 def main() -> None:
     print("transformers", transformers.__version__)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     results = []
     with tempfile.TemporaryDirectory() as directory:
         if len(sys.argv) > 2:

@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::failpoint::{self, Site};
@@ -105,7 +106,7 @@ pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> R
     let temporary = Temporary::beside(path);
     let result: Result<()> = (|| {
         fs::create_dir(&temporary.path)?;
-        fill(&temporary.path)?;
+        fill(&temporary.path).map_err(|error| temporary.name_target_in(error))?;
         for entry in fs::read_dir(&temporary.path)? {
             File::open(entry?.path())?.sync_all()?;
         }
@@ -123,7 +124,7 @@ pub fn refuse_input_as_output<'a>(output: &Path, inputs: impl IntoIterator<Item 
     let Some(written) = identity(output, true) else { return Ok(()) };
     for input in inputs {
         ensure!(
-            identity(input, false) != Some(written),
+            identity(input, false).as_ref() != Some(&written),
             "{}: is the same file as the input {}, which would be lost; choose another output",
             shown(output, "standard output"),
             shown(input, "standard input")
@@ -158,8 +159,10 @@ fn identity(path: &Path, _: bool) -> Option<PathBuf> {
 
 /// A name beside a path, in the same directory so that a rename stays on one filesystem. What has this
 /// name is removed when this is dropped; after a rename there is nothing left.
-struct Temporary {
+pub struct Temporary {
     path: PathBuf,
+    /// What it stands for.
+    target: PathBuf,
 }
 
 /// Temporaries of this process, for [`remove_temporaries`].
@@ -168,11 +171,46 @@ static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 impl Temporary {
     /// `.name.tmp-<machine>-<process>-<start>`
     fn beside(path: &Path) -> Self {
-        let path = path.with_file_name(format!("{}.tmp-{}", hidden_name(path), owner()));
+        Self::new(path.with_file_name(format!("{}.tmp-{}", hidden_name(path), owner())), path)
+    }
+
+    /// A name in `directory` for a file that is made of `target`, and ends with `.ending`. What killed processes
+    /// left there goes.
+    #[must_use]
+    pub fn made_of(target: &Path, directory: &Path, ending: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        sweep(directory, "");
+        // A process may make several of one target.
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}.tmp-{}.{ending}", hidden_name(target), owner());
+        Self::new(directory.join(name), target)
+    }
+
+    fn new(path: PathBuf, target: &Path) -> Self {
         if let Ok(mut all) = TEMPORARIES.lock() {
             all.push(path.clone());
         }
-        Self { path }
+        Self { path, target: target.to_owned() }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A message that names what this stands for in place of its hidden name.
+    #[must_use]
+    pub fn name_target(&self, message: &str) -> String {
+        message.replace(&*self.path.to_string_lossy(), &self.target.to_string_lossy())
+    }
+
+    /// As [`Temporary::name_target`], for an error. One that does not have the hidden name stays as it is.
+    #[must_use]
+    pub fn name_target_in(&self, error: anyhow::Error) -> anyhow::Error {
+        let message = format!("{error:#}");
+        let named = self.name_target(&message);
+        if named == message { error } else { anyhow!(named) }
     }
 }
 
@@ -227,10 +265,11 @@ fn machine() -> &'static str {
     })
 }
 
-/// Removes temporaries of `path` whose process was killed.
+/// Removes temporaries beside `path` whose process was killed, whatever they were for: nobody may write that very
+/// file again.
 fn remove_stale(path: &Path) {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sweep(parent, &hidden_name(path));
+    sweep(parent, "");
 }
 
 /// Removes what killed processes left half-written in a directory, of names that start with `prefix`: those
@@ -249,13 +288,19 @@ pub fn sweep(directory: &Path, prefix: &str) {
 fn is_abandoned(temporary: &str, path: &Path) -> bool {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let mut parts = temporary.split('-');
-    let (Some(of), Some(process), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(of), Some(process), Some(start), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return false;
     };
+    // Names of other programs may look nearly so.
+    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let (start, _) = start.split_once('.').unwrap_or((start, ""));
     let Ok(process) = process.parse::<u32>() else { return false };
+    if of.len() != 8 || !is_hex(of) || !is_hex(start) {
+        return false;
+    }
     if of == machine() {
         // Another process once had this one's number: it is gone.
-        return temporary != owner() && (process == std::process::id() || !is_running(process));
+        return !temporary.starts_with(owner()) && (process == std::process::id() || !is_running(process));
     }
     let changed = fs::symlink_metadata(path).and_then(|data| data.modified());
     changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age > DAY))
@@ -341,7 +386,7 @@ mod tests {
         // No process has a number this high.
         let stale = format!(".checkpoint-3.tmp-{}-4294967295-1", machine());
         fs::create_dir(directory.path().join(&stale)).unwrap();
-        let same_number = format!(".b.tmp-{}-{}-0z", machine(), std::process::id());
+        let same_number = format!(".b.tmp-{}-{}-0", machine(), std::process::id());
         create(&same_number);
         let kept = [
             "checkpoint-4".to_owned(),

@@ -241,7 +241,7 @@ pub struct ManArgs {
 }
 
 /// Where a configuration comes from.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct ConfigArgs {
     /// YAML configuration; if given several times, later files override earlier ones
     #[arg(long, short, value_name = "FILE", help_heading = CONFIGURATION)]
@@ -281,13 +281,19 @@ pub struct TrainArgs {
     pub json: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct CheckArgs {
     /// YAML configuration, as with --config
     #[arg(value_name = "CONFIG", conflicts_with = "config")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Train TF-IDF with logistic regression on the same rows, and score it on the test rows, or on validation
+    #[arg(long)]
+    pub baseline: bool,
+    /// Print what was found as JSON, with all labels
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Selects a trained classifier.
@@ -376,6 +382,10 @@ pub struct EvalArgs {
     /// Also score these runs on the same rows, and print the differences
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,
+    /// Score nothing: write the N most useful rows of --input_csv, which need no labels, to label next, to
+    /// suggested.jsonl
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["tune_thresholds", "compare", "split"])]
+    pub suggest: Option<usize>,
     /// Print the scores as JSON, as in metrics.json
     #[arg(long)]
     pub json: bool,
@@ -412,6 +422,10 @@ pub struct PredictArgs {
     /// output of the whole
     #[arg(long, value_name = "I/N", conflicts_with = "text")]
     pub shard: Option<Shard>,
+    /// Say which words weighed for each predicted label, or for the most likely one if none is predicted, by integrated
+    /// gradients; about fifty times the time
+    #[arg(long)]
+    pub explain: bool,
     /// Same as INPUT
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
@@ -451,6 +465,10 @@ pub struct ServeArgs {
     /// model.model_name.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// What products with the base's weights are computed in on the CPU: float32 or bfloat16
+    /// [default: as in training]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
+    pub precision: Option<Precision>,
     /// Listen on this name or address; 0.0.0.0 takes requests from other machines
     #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
     pub host: String,
@@ -532,7 +550,7 @@ pub struct ExportArgs {
     /// The directory to write, which must not be there yet
     #[arg(long, short, value_name = "DIR")]
     pub out: PathBuf,
-    /// How the weights are stored [default: as the base was held in training; float32 if that was in 4 bits]
+    /// Storage of the weights [default: as the base was stored in training; float32 if that was 4 bits]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub dtype: Option<StoredType>,
     /// The largest file of weights, such as 500MB; a larger model is written in shards
@@ -566,7 +584,7 @@ pub struct PushArgs {
     /// Upload a complete model, as `export` writes it, in place of the adapter
     #[arg(long)]
     pub merged: bool,
-    /// How the weights of a complete model are stored [default: as `export`]
+    /// Storage of a complete model's weights [default: as `export`]
     #[arg(long, value_enum, value_name = "TYPE", requires = "merged")]
     pub dtype: Option<StoredType>,
     /// Leave out the run's report.html, which otherwise is uploaded without the texts of rows
@@ -577,7 +595,7 @@ pub struct PushArgs {
     pub dry_run: bool,
 }
 
-/// How weights are stored.
+/// Storage of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StoredType {
     /// 4 bytes a weight

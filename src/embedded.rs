@@ -51,9 +51,7 @@ static OWN: OnceLock<Option<Own>> = OnceLock::new();
 /// A file that is to be appended.
 #[derive(Clone, Debug)]
 pub enum Part {
-    /// As it lies here.
     File(PathBuf),
-    /// As given.
     Bytes(Vec<u8>),
 }
 
@@ -61,9 +59,9 @@ pub enum Part {
 pub struct Location {
     /// The program.
     pub path: PathBuf,
-    /// Of the first byte.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// How many.
+    /// Number of bytes.
     pub bytes: u64,
     sha256: String,
 }
@@ -99,25 +97,25 @@ pub fn root() -> Option<&'static Path> {
     own().map(|own| own.path.as_path())
 }
 
-/// Whether a path is that of an appended file, or of a directory of such files.
+/// Returns true if a path is that of an appended file, or of a directory of such files.
 #[must_use]
 pub fn contains(path: &Path) -> bool {
     entry(path).is_some() || is_own_directory(path)
 }
 
-/// As [`Path::is_file`].
+/// Like [`Path::is_file`], for appended files too.
 #[must_use]
 pub fn is_file(path: &Path) -> bool {
     entry(path).is_some() || path.is_file()
 }
 
-/// As [`Path::is_dir`].
+/// Like [`Path::is_dir`], for appended files too.
 #[must_use]
 pub fn is_dir(path: &Path) -> bool {
     is_own_directory(path) || path.is_dir()
 }
 
-/// As [`fs::read`].
+/// Like [`fs::read`], for appended files too.
 ///
 /// # Errors
 /// As there, or if an appended file is damaged.
@@ -131,7 +129,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(contents)
 }
 
-/// As [`fs::read_to_string`].
+/// Like [`fs::read_to_string`], for appended files too.
 ///
 /// # Errors
 /// As [`read`].

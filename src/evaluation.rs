@@ -103,7 +103,7 @@ pub fn evaluate(
         *numbers = rest;
         loss += f64::from(own[0]) * indices.len() as f64;
         for (&index, logits) in indices.iter().zip(own[1..].chunks_exact(classifier.labels())) {
-            probabilities[index] = to_probabilities(logits, classifier.problem(), index)?;
+            probabilities[index] = to_probabilities(classifier, logits, index)?;
         }
     }
     let decide = |row: &Vec<f32>| decide(row, classifier.problem(), decision);
@@ -140,7 +140,7 @@ pub struct Part<'a> {
     pub token_ids: Vec<&'a [u32]>,
 }
 
-/// What a classifier makes of one sample.
+/// The output of a classifier for one sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
     /// One a label, before sigmoid or softmax.
@@ -163,7 +163,7 @@ pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Scored, NotFi
         let labels = logits.len() / rows.max(&1);
         let rows = logits.chunks_exact(labels.max(1)).enumerate();
         let scored = |(row, logits): (usize, &[f32])| {
-            let probabilities = to_probabilities(logits, classifier.problem(), row)?;
+            let probabilities = to_probabilities(classifier, logits, row)?;
             Ok(Scored { logits: logits.to_vec(), probabilities })
         };
         Ok(rows.map(scored).collect())
@@ -180,11 +180,13 @@ pub fn decide(probabilities: &[f32], problem: Problem, decision: &Decision) -> V
     }
 }
 
-fn to_probabilities(logits: &[f32], problem: Problem, sample: usize) -> Result<Vec<f32>, NotFinite> {
+fn to_probabilities(classifier: &Classifier, logits: &[f32], sample: usize) -> Result<Vec<f32>, NotFinite> {
     if let Some(label) = logits.iter().position(|logit| !logit.is_finite()) {
         return Err(NotFinite::logit(logits[label], label, sample));
     }
-    Ok(match problem {
+    // A division by 1 changes no bit.
+    let logits: Vec<f32> = logits.iter().map(|logit| logit / classifier.temperature()).collect();
+    Ok(match classifier.problem() {
         Problem::MultiLabel => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
         Problem::SingleLabel => {
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

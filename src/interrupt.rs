@@ -17,7 +17,7 @@ static REQUESTED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 /// True if the current step is finished before the program stops.
 static FINISHES_STEP: AtomicBool = AtomicBool::new(false);
 
-/// What is said after the first signal, where work goes on.
+/// Message after the first signal, if work continues.
 static FINISHING: OnceLock<&'static str> = OnceLock::new();
 
 /// Advice for the user after an interruption.

@@ -50,6 +50,7 @@ pub mod device;
 pub mod embedded;
 pub mod exit;
 pub mod failpoint;
+pub mod file_identity;
 pub mod interrupt;
 pub mod rng;
 pub mod secret;

@@ -56,12 +56,7 @@ impl PartialOutput {
     /// If another process writes it, or what is there belongs to another job.
     pub fn open(output: &Path, job: Value, resumes: bool) -> Result<Option<(Self, Start)>> {
         let Destination::File(target) = atomic_file::destination(output)? else { return Ok(None) };
-        let with = |ending: &str| {
-            let mut name = target.file_name().unwrap_or_default().to_owned();
-            name.push(ending);
-            target.with_file_name(name)
-        };
-        let (path, state) = (with(".partial"), with(".partial.json"));
+        let [path, state] = names(&target);
         let open = || -> Result<(Self, Start)> {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
             match file.try_lock() {
@@ -86,6 +81,21 @@ impl PartialOutput {
             Ok((Self { target, path, state, job, writer, bytes, saved: None }, start))
         };
         open().with_context(|| format!("{}: cannot write", path.display())).map(Some)
+    }
+
+    /// What is written beside an output until it is complete. Nothing for a device or a FIFO.
+    ///
+    /// # Errors
+    /// If the output is no name for a file.
+    pub fn paths(output: &Path) -> Result<Vec<PathBuf>> {
+        if output.as_os_str() == "-" {
+            return Ok(Vec::new());
+        }
+        let cannot_write = || format!("{}: cannot write", output.display());
+        Ok(match atomic_file::destination(output).with_context(cannot_write)? {
+            Destination::File(target) => names(&target).to_vec(),
+            Destination::Stream => Vec::new(),
+        })
     }
 
     /// Records that this many rows are written, if the last record is old.
@@ -140,6 +150,15 @@ impl Write for PartialOutput {
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
+}
+
+/// The file, and the record of how far it is.
+fn names(target: &Path) -> [PathBuf; 2] {
+    [".partial", ".partial.json"].map(|ending| {
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(ending);
+        target.with_file_name(name)
+    })
 }
 
 /// The rows and bytes that are whole, if they are of this job.

@@ -1,5 +1,6 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 use crate::run::int8_file::Int8File;
 
-/// What products with frozen weights are computed in, for one call.
+/// Number type of products with frozen weights, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     /// f32
@@ -107,6 +108,7 @@ pub struct Predictor {
     pub trained: Trained,
     pub classifier: Classifier,
     pub encoder: Arc<TextEncoder>,
+    base_files: Vec<PathBuf>,
     /// Tokens in the model's vocabulary.
     vocab_size: usize,
     /// Labels, thresholds, columns.
@@ -139,16 +141,18 @@ impl Predictor {
         base: &BaseModel,
         classifier: Classifier,
     ) -> Result<Self> {
-        if trained.is_complete() {
-            classifier
-                .set_to_base()
-                .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))?;
-        } else {
-            adapter::load(&trained.adapter, &classifier)?;
-        }
+        load(&trained, &classifier)?;
+        classifier.set_temperature(file.temperature);
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
         let encoder = Arc::new(encoder);
-        Ok(Self { trained, classifier, encoder, vocab_size: base.config.vocab_size, file })
+        let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);
+        Ok(Self { trained, classifier, encoder, base_files, vocab_size, file })
+    }
+
+    /// The files that it was read from: no output may replace them.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        [self.trained.files(), self.base_files.clone()].concat()
     }
 
     /// Tokenizes rows of `source`, which follow `before` others.
@@ -192,6 +196,49 @@ impl Predictor {
     }
 }
 
+/// Where a program that carries a classifier has its directory, and its base's.
+pub const CLASSIFIER: &str = "classifier";
+/// See [`CLASSIFIER`].
+pub const BASE: &str = "base";
+
+/// Says in a `model` section where a classifier's base lies: in its own directory if it is a complete model, in the
+/// program that carries both, in `given`, or where it was in training.
+///
+/// # Errors
+/// If `given` names a base for a complete model.
+pub fn place_base(trained: &Trained, model: &mut ModelConfig, given: Option<&str>) -> Result<()> {
+    let own = if trained.is_complete() {
+        ensure!(
+            given.is_none(),
+            "--set model.model_name: {} is a complete model, which needs no base",
+            trained.adapter.display()
+        );
+        model.random_init = false;
+        Some(trained.adapter.clone())
+    } else {
+        embedded::root().filter(|_| embedded::contains(&trained.adapter)).map(|root| root.join(BASE))
+    };
+    if let Some(name) = own.map(|own| own.display().to_string()).or(given.map(str::to_owned)) {
+        model.model_name = name;
+    }
+    Ok(())
+}
+
+/// The adapters of a classifier; none of a complete model.
+fn lora_of(trained: &Trained) -> Result<LoraOptions> {
+    if trained.is_complete() { Ok(LoraOptions::none()) } else { Ok(adapter::read_config(&trained.adapter)?.0) }
+}
+
+/// Sets adapters and head to what a classifier's files hold.
+fn load(trained: &Trained, classifier: &Classifier) -> Result<()> {
+    if !trained.is_complete() {
+        return adapter::load(&trained.adapter, classifier);
+    }
+    classifier
+        .set_to_base()
+        .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))
+}
+
 /// Turns texts into the tokens of a classifier, as `predict --text` does, on any thread.
 #[derive(Clone)]
 pub struct TextReader {
@@ -214,15 +261,14 @@ impl TextReader {
     }
 }
 
-/// How a trained classifier is built.
+/// Options for building a trained classifier.
 fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: Device) -> Result<ClassifierOptions> {
-    let lora = if trained.is_complete() { LoraOptions::none() } else { adapter::read_config(&trained.adapter)?.0 };
     Ok(ClassifierOptions {
         labels: file.labels.len(),
         base_rows: base_head::rows((&base.config, &base.weights), &file.labels, None),
         problem: Problem::from(file.model_config()?.problem_type),
         storage: base.storage,
-        lora,
+        lora: lora_of(trained)?,
         weights: BceWeights::default(),
         recompute: false,
         device,

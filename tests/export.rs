@@ -214,6 +214,8 @@ fn an_exported_run_predicts_and_evaluates_without_its_base_and_names_no_path() {
     let added = tokenizer["added_tokens"].as_array().unwrap();
     let padding = added.iter().find(|token| token["id"] == config["pad_token_id"]).unwrap();
     assert_eq!(json("tokenizer_config.json")["pad_token"], padding["content"]);
+    // A Llama takes no token types.
+    assert_eq!(json("tokenizer_config.json")["model_input_names"], serde_json::json!(["input_ids", "attention_mask"]));
     assert!(read("model.safetensors.index.json").contains("model-00001-of-0000"));
     assert!(read("README.md").contains("top_k=None") && read("README.md").contains("| blue | 0.500 |"));
     for name in ["config.json", "classifier.json", "tokenizer_config.json", "README.md", "manifest.json"] {
@@ -260,4 +262,49 @@ fn a_run_in_4_bits_is_exported_in_float32_and_says_so() {
     assert!(pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) < 1e-5);
     let card = fs::read_to_string(Path::new(&out).join("README.md")).unwrap();
     assert!(card.contains("NF4") && card.contains("library_name: transformers"), "{card}");
+}
+
+/// Linux and Windows; macOS runs no program with bytes behind its signature.
+#[cfg(not(target_os = "macos"))]
+#[test]
+fn a_bundle_needs_nothing_else_and_damage_is_found() {
+    let root = tempfile::tempdir().unwrap();
+    let (run_directory, rows) = trained(root.path(), &[]);
+    let expected = run(&["predict", &rows, "--run", &run_directory, "-o", "-"]).stdout;
+    let complete = root.path().join("complete").to_str().unwrap().to_owned();
+    run(&["export", "--run", &run_directory, "--out", &complete]);
+    let of_complete = run(&["predict", &rows, "--run", &complete, "-o", "-"]).stdout;
+    let bundle = |run_directory: &str, name: &str| {
+        let out = root.path().join(name);
+        run(&["bundle", "--run", run_directory, "--out", out.to_str().unwrap()]);
+        out
+    };
+    let [apart, whole] = [bundle(&run_directory, "apart"), bundle(&complete, "whole")];
+    // Gone, with the working directory's data: what is left is the program.
+    fs::remove_dir_all(root.path().join("out")).unwrap();
+    fs::remove_dir_all(&complete).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let predict = |program: &Path| {
+        let mut command = Command::new(program);
+        command.current_dir(elsewhere.path()).args(["--threads", "1", "predict", &rows, "-o", "-"]).output().unwrap()
+    };
+    for (program, expected) in [(&apart, &expected), (&whole, &of_complete)] {
+        let output = predict(program);
+        assert!(output.status.success(), "{}", errors(&output));
+        assert_eq!(output.stdout, *expected, "{}", program.display());
+    }
+    // A bundle makes another one of its own classifier.
+    let again = root.path().join("again");
+    let output = Command::new(&apart).args(["bundle", "--out", again.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", errors(&output));
+    assert_eq!(fs::metadata(&again).unwrap().len(), fs::metadata(&apart).unwrap().len());
+    assert_eq!(predict(&again).stdout, expected);
+
+    // One bit of the weights, which are mapped.
+    let mut bytes = fs::read(&whole).unwrap();
+    let at = bytes.len() - (4 << 20);
+    bytes[at] ^= 1;
+    fs::write(&again, bytes).unwrap();
+    let damaged = predict(&again);
+    assert!(!damaged.status.success() && errors(&damaged).contains("damaged"), "{}", errors(&damaged));
 }

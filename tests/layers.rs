@@ -31,6 +31,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("atomic_file", 0),
     ("embedded", 0),
     ("failpoint", 0),
+    ("file_identity", 0),
     ("interrupt", 0),
     ("exit", 0),
     ("secret", 0),

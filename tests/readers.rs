@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use llmcls::config::Config;
 use llmcls::console::Console;
 use llmcls::data::exports;
@@ -17,11 +17,11 @@ use llmcls::hub::model_files::ModelFiles;
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::weights::Checkpoint;
 use llmcls::run::classifier_file::ClassifierFile;
-use llmcls::run::{adapter, manifest};
+use llmcls::run::{adapter, manifest, records};
 use llmcls::training::checkpoint;
 
 /// The kinds of files, each with a valid example.
-pub(crate) const KINDS: [&str; 18] = [
+pub(crate) const KINDS: [&str; 25] = [
     "config.yaml",
     "rows.csv",
     "rows.tsv",
@@ -40,6 +40,13 @@ pub(crate) const KINDS: [&str; 18] = [
     "export.txt",
     "cell.txt",
     "recognised.csv",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "history.jsonl",
+    "predictions.jsonl",
+    "nested.jsonl",
 ];
 
 /// The reader that the first byte of a fuzzer's input chooses, and what it reads.
@@ -70,6 +77,17 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
             }
             Ok(())
         }
+        // Every cell of typed rows, and as a list of labels.
+        "nested.jsonl" => {
+            let mut rows = Rows::open(&path, Quoting::Standard)?;
+            while rows.advance()? {
+                for column in 0..rows.columns().len() {
+                    let cell = rows.cell(column)?;
+                    let _ = (cell.to_text(), LabelCell::of_cell(cell));
+                }
+            }
+            Ok(())
+        }
         "rows.jsonl" | "rows.json" | "rows.parquet" => {
             let list = LabelList { column: "target_ind".into(), ..LabelList::default() };
             let (text_fields, labels) = (Some(vec!["title".into(), "content".into()]), vec!["1".to_owned()]);
@@ -80,6 +98,30 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
         }
         "config.json" => BackboneConfig::from_file(&path).map(drop),
         "tokenizer.json" => TextEncoder::open(&path, 16, None)?.encode(vec!["a text"]).map(drop),
+        "tokenizer_config.json" | "special_tokens_map.json" | "added_tokens.json" | "vocab.txt" => {
+            ensure!(!bytes.is_empty(), "{kind}: is empty");
+            let config = directory.join("config.json");
+            let mut files = vec![path];
+            // A vocabulary stands for a tokenizer.json that is not there.
+            if kind == "vocab.txt" {
+                fs::write(&config, r#"{"model_type": "bert"}"#)?;
+            } else {
+                fs::write(&config, r#"{"model_type": "llama"}"#)?;
+                fs::write(directory.join("tokenizer.json"), example("tokenizer.json"))?;
+                files.push(directory.join("tokenizer.json"));
+            }
+            let encode = || TextEncoder::of_model(&files, &config, 16, None)?.encode(vec!["a text, İ 日本"]);
+            encode().map(drop).with_context(|| kind.to_owned())
+        }
+        "history.jsonl" => {
+            ensure!(!records::read_history(&path)?.is_empty(), "history.jsonl: is empty");
+            Ok(())
+        }
+        "predictions.jsonl" => {
+            let predictions = records::read_predictions(&path, &["a".to_owned(), "b".to_owned()])?;
+            ensure!(!predictions.probabilities.is_empty(), "predictions.jsonl: is empty");
+            Ok(())
+        }
         "adapter_model.safetensors" => {
             let checkpoint = Checkpoint::open(&[path])?;
             let names: Vec<&str> = checkpoint.names().collect();
@@ -166,6 +208,24 @@ pub(crate) fn example(kind: &str) -> Vec<u8> {
             b"id,text,labels\n1,the first of all texts,\"a,b\"\n2,a second one that is longer,a\n3,a third one here,b\n"
                 .into()
         }
+        "tokenizer_config.json" => br#"{"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": true,
+            "add_eos_token": true, "bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false},
+            "truncation_side": "left", "model_max_length": 1000000000000000019884624838656, "clean_up_tokenization_spaces":
+            false, "added_tokens_decoder": {"1": {"content": "<s>", "special": true}}}"#
+            .into(),
+        "special_tokens_map.json" => br#"{"eos_token": "</s>", "additional_special_tokens": ["<x>"]}"#.into(),
+        "added_tokens.json" => br#"{"<x>": 4096}"#.into(),
+        "vocab.txt" => b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ntext\n##s\n,\n".into(),
+        "history.jsonl" => br#"{"loss": 0.5, "grad_norm": 1.0, "learning_rate": 0.001, "epoch": 0.5, "step": 1}"#.into(),
+        "predictions.jsonl" => br#"{"id": "1", "probs": [0.5, 0.25], "labels": ["a", "b"], "predicted": ["a"],
+            "targets": ["b"]}"#
+            .iter()
+            .copied()
+            .filter(|&byte| byte != b'\n')
+            .collect(),
+        "nested.jsonl" => br#"{"a": [1, 2.5, [true, {"b": null}]], "c": 123456789012345678901234, "d": "\u00e9 \ud83d\ude00"}
+            {"a": {"choices": ["x"]}, "d": null, "e": -0.0}"#
+            .into(),
         "manifest.json" => br#"{"a": {"bytes": 3, "sha256": "00"}}"#.into(),
         _ => unreachable!("a kind of file"),
     }

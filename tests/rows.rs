@@ -237,3 +237,86 @@ fn a_missing_key_is_said_and_null_is_not() {
     fs::write(&path, "{\"id\": 1, \"text\": null}\n").unwrap();
     assert!(read_examples(&path, &columns, None).unwrap().doubts.is_empty());
 }
+
+#[test]
+fn a_single_object_that_may_hold_the_rows_is_named_where_its_columns_do_not_fit() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t.json");
+    fs::write(&path, r#"{"version": 1, "data": [{"text": "a", "x": 1}]}"#).unwrap();
+    let error = |columns: &Columns| format!("{:#}", read_examples(&path, columns, None).unwrap_err());
+    let missing = error(&Columns { text: "text".into(), ..Columns::default() });
+    assert!(
+        missing.contains("no column `text`") && missing.contains("its `data` holds a list of objects"),
+        "{missing}"
+    );
+    let wrong = error(&Columns { text: "data".into(), ..Columns::default() });
+    assert!(wrong.contains("write that list alone") && !wrong.contains("llmcls prepare"), "{wrong}");
+    // A row like others.
+    fs::write(&path, r#"{"text": "a", "spans": [{"start": 1}]}"#).unwrap();
+    let columns = Columns { text: "text".into(), ..Columns::default() };
+    assert_eq!(read_examples(&path, &columns, None).unwrap().examples[0].text, "a");
+}
+
+#[test]
+fn signs_that_cannot_be_seen_are_spelled_out_in_names_of_columns() {
+    let error = |header: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t.csv");
+        fs::write(&path, format!("{header}\n1,2\n")).unwrap();
+        format!("{:#}", read_examples(&path, &Columns { text: "text".into(), ..Columns::default() }, None).unwrap_err())
+    };
+    assert!(error("id,\u{200b}text").contains(r"`\u{200b}text`"));
+    assert!(error("id,text\u{a0}").contains(r"`text\u{a0}`"));
+    assert!(error("id,Grüße aus").contains("`Grüße aus`"));
+}
+
+#[test]
+fn lines_before_the_header_and_python_dictionaries_are_named() {
+    assert!(refusal("t.csv", b"My export\n\nid,text\n1,a\n").contains("lines before the names of the columns"));
+    assert!(refusal("t.jsonl", b"{'text': 'a'}\n").contains("json.dumps"));
+    assert!(refusal("t.jsonl", b"{\"text\": \"a\"}{\"text\": \"b\"}\n").contains("on a line of its own"));
+    assert!(refusal("t.jsonl", b"{\"text\": \"a\\ud83d\"}\n").contains("half of a character"));
+    assert!(refusal("t.jsonl", b"\x1f\x8b\x08\x00\x00\x00\x00\x00").contains("gzip"));
+    // Files that were saved with a mark twice.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t.csv");
+    fs::write(&path, "\u{feff}\u{feff}id,text\n1,a\n").unwrap();
+    assert_eq!(read(&path, Quoting::Standard).unwrap().0, ["id", "text"]);
+}
+
+#[test]
+fn columns_that_are_not_asked_for_are_left_out_and_the_others_are_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let json = "{\"a\": \"x\", \"b\": [\"y\", \"z\"], \"c\": {\"d\": 1}}\n{\"b\": [], \"c\": 2}\n{\"a\": null, \"b\": [\"w\"]}\n";
+    for path in [write("t.jsonl", json), write("t.json", &format!("[{}]", json.trim_end().replace('\n', ",")))] {
+        let rows = Rows::open(&path, Quoting::Standard).unwrap();
+        let place = rows.find("b").unwrap();
+        let mut rows = rows.only(&[place]).unwrap();
+        let mut found = Vec::new();
+        while rows.advance().unwrap() {
+            found.push(plain(rows.cell(place).unwrap()));
+            assert_eq!(rows.cell(rows.find("a").unwrap()).unwrap(), Cell::Missing);
+        }
+        assert_eq!(json!(found), json!([["y", "z"], [], ["w"]]));
+    }
+    let path = Path::new("tests/fixtures/amazoncat/test-00000.parquet");
+    let column = |only: bool| {
+        let mut rows = Rows::open(path, Quoting::Standard).unwrap();
+        let place = rows.find("target_ind").unwrap();
+        if only {
+            rows = rows.only(&[place]).unwrap();
+        }
+        let mut found = Vec::new();
+        while rows.advance().unwrap() {
+            found.push(plain(rows.cell(place).unwrap()));
+        }
+        found
+    };
+    assert_eq!(column(true), column(false));
+    assert!(!column(true).is_empty());
+}

@@ -11,7 +11,7 @@ use crate::cli::{BenchArgs, BenchMode};
 use crate::config::Config;
 use crate::console::{Console, print};
 use crate::exit::Usage;
-use crate::experiment::base_model::{BaseModel, lora_options};
+use crate::experiment::base_model::{BaseModel, trained_part};
 use crate::experiment::init_adapter::InitAdapter;
 use crate::kernels::cpu::flops;
 use crate::kernels::cpu::memory;
@@ -29,7 +29,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     let started = Instant::now();
     let config = configuration::load(&args.config)?.ok_or_else(|| Usage("bench needs --config FILE".to_owned()))?;
     let base = BaseModel::open(&config.model, device, console)?;
-    let lora = lora_options(&config.model, &base.config)?;
+    let lora = trained_part(&config.model, &base)?;
     let classifier = base.classifier(&ClassifierOptions {
         labels: args.labels,
         base_rows: None,
@@ -46,7 +46,9 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
     })?;
     classifier.initialize(config.exp.seeds[0])?;
     let model = &config.model;
-    if let Some(adapter) = InitAdapter::open_for_timing(model, &base, args.labels, &lora, &classifier, console)? {
+    if !lora.trains_base
+        && let Some(adapter) = InitAdapter::open_for_timing(model, &base, args.labels, &lora, &classifier, console)?
+    {
         adapter.apply(&classifier)?;
     }
     let batches = batches(args, base.config.vocab_size)?;

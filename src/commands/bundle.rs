@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::loaded::{BASE, CLASSIFIER, Loaded};
+use super::loaded::Loaded;
 use crate::atomic_file;
 use crate::cli::BundleArgs;
 use crate::console::{Console, bytes};
 use crate::embedded::{self, Part};
 use crate::kernels::device::Device;
+use crate::predictor::{BASE, CLASSIFIER};
 use crate::run::model_directory::without_paths;
 use crate::run::model_weights;
 

@@ -1,108 +1,98 @@
-//! `llmcls check`: checks a configuration and its data, and estimates memory and time.
+//! `llmcls check`: everything before the first step, and what training will take.
 
-use std::fmt::Write;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use super::configuration;
-use crate::cli::ConfigArgs;
+use crate::cli::CheckArgs;
 use crate::cluster::Group;
-use crate::console::{Console, bytes, duration, print};
+use crate::console::{Console, print, print_json};
 use crate::evaluation::{Sample, evaluate};
 use crate::exit::Usage;
 use crate::experiment::base_model::BaseModel;
+use crate::experiment::checked::{Checked, LabelRows, Lengths, TimeEstimate};
 use crate::experiment::dataset::Dataset;
 use crate::experiment::prepared::Experiment;
+use crate::experiment::yardstick;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::batch::Batch;
 use crate::ops::tape::DropoutKey;
+use crate::run::results::Parameters;
 use crate::training::trainer::forward_backward;
 
+/// Micro-batches that are timed.
 const TIMED: usize = 3;
 
 /// Checks a configuration and prints what was found.
-pub fn run(args: &ConfigArgs, device: &Device, console: Console) -> Result<()> {
-    let config = configuration::load(args)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
+///
+/// # Errors
+/// If training could not start with it.
+pub fn run(args: &CheckArgs, device: &Device, console: Console) -> Result<()> {
+    let config = configuration::load(&args.config)?.ok_or_else(|| Usage("check needs --config FILE".to_owned()))?;
     BaseModel::refuse_unused_weights(&config.model, console)?;
     let experiment = Experiment::prepare(&config, device, &Group::alone(), console)?;
-    let mut report = String::new();
-    describe_data(&experiment, &mut report)?;
-    describe_model(&experiment, &mut report)?;
-    describe_time(&experiment, &mut report)?;
-    print(&report)
+    let checked = check(&experiment, args.baseline, console)?;
+    match args.json {
+        true => print_json(&serde_json::to_value(&checked)?),
+        false => print(&checked.to_text()),
+    }
 }
 
-/// Each label's share of each split, and the lengths of the texts.
-fn describe_data(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
+fn check(experiment: &Experiment<'_>, with_baseline: bool, console: Console) -> Result<Checked> {
+    let splits = splits(experiment);
+    let rows = |label: usize, split: &Dataset| split.examples.iter().filter(|row| row.labels[label] > 0.5).count();
+    let labels = experiment.file.labels.iter().enumerate().map(|(index, label)| LabelRows {
+        label: label.clone(),
+        positive: splits.iter().map(|(_, split)| rows(index, split)).collect(),
+    });
+    let classifier = &experiment.classifier;
+    let baseline = match with_baseline {
+        true => {
+            let (name, rows) = experiment.reported();
+            let yardstick = yardstick::measure(experiment, (name, &rows.examples), None, console)?;
+            Some(yardstick)
+        }
+        false => None,
+    };
+    Ok(Checked {
+        base: experiment.file.base_title(),
+        labels: labels.collect(),
+        splits: splits.iter().map(|(name, split)| lengths(experiment, name, split)).collect::<Result<_>>()?,
+        max_length: experiment.file.max_length,
+        longest: experiment.base.config.max_tokens,
+        parameters: Parameters { frozen: classifier.base().parameters, trained: classifier.trained_parameters() },
+        adapted_modules: classifier.params().iter().filter(|param| param.name().ends_with("lora_A.weight")).count(),
+        memory: experiment.memory_estimate().into(),
+        time: time(experiment)?,
+        baseline,
+    })
+}
+
+fn splits<'a>(experiment: &'a Experiment<'_>) -> Vec<(&'static str, &'a Dataset)> {
     let mut splits = vec![("train", &experiment.train), ("validation", &experiment.validation)];
     splits.extend(experiment.test.as_ref().map(|test| ("test", test)));
-    let width = experiment.file.labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).max(12);
-    write!(out, "{:width$}", "positive rows")?;
-    for (name, _) in &splits {
-        write!(out, "  {name:>16}")?;
-    }
-    for (index, label) in experiment.file.labels.iter().enumerate() {
-        write!(out, "\n{label:width$}")?;
-        for (_, split) in &splits {
-            let count = split.examples.iter().filter(|example| example.labels[index] > 0.5).count();
-            write!(out, "  {count:>8} ({:>4.1}%)", 100.0 * count as f64 / split.examples.len() as f64)?;
-        }
-    }
-    write!(out, "\n{:width$}", "rows")?;
-    for (_, split) in &splits {
-        write!(out, "  {:>16}", split.examples.len())?;
-    }
-    writeln!(out)?;
-    for (name, split) in splits {
-        describe_lengths(name, split, experiment.file.max_length, out)?;
-    }
-    Ok(())
+    splits
 }
 
-fn describe_lengths(name: &str, split: &Dataset, max_length: usize, out: &mut String) -> Result<()> {
-    let mut lengths: Vec<usize> = split.samples.iter().map(length).collect();
+/// Lengths before cutting.
+fn lengths(experiment: &Experiment<'_>, name: &str, split: &Dataset) -> Result<Lengths> {
+    let cut: Vec<&str> = split
+        .examples
+        .iter()
+        .zip(&split.samples)
+        .filter(|(_, sample)| sample.tokens.was_cut)
+        .map(|(example, _)| example.text.as_str())
+        .collect();
+    let whole = split.samples.iter().filter(|sample| !sample.tokens.was_cut).map(length);
+    let mut lengths: Vec<usize> = whole.chain(experiment.encoder.lengths(cut.clone())?).collect();
     lengths.sort_unstable();
-    let at = |share: f64| lengths[((lengths.len() - 1) as f64 * share) as usize];
-    let cut = split.samples.iter().filter(|sample| sample.tokens.was_cut).count();
-    writeln!(
-        out,
-        "{name}: {} tokens in the median, {} at 95%, {} at most; {cut} texts ({:.1}%) are cut at {max_length}",
-        at(0.5),
-        at(0.95),
-        at(1.0),
-        100.0 * cut as f64 / lengths.len() as f64
-    )?;
-    Ok(())
-}
-
-fn describe_model(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
-    let classifier = &experiment.classifier;
-    let adapted = classifier.params().iter().filter(|param| param.name().ends_with("lora_A.weight")).count();
-    let (frozen, trained) = (classifier.base().parameters, classifier.trained_parameters());
-    writeln!(
-        out,
-        "{}: {frozen} frozen parameters; {trained} trained ({:.2}%) in {adapted} adapted modules and the head",
-        experiment.file.base_title(),
-        100.0 * trained as f64 / (frozen + trained) as f64
-    )?;
-    let memory = experiment.memory_estimate();
-    writeln!(
-        out,
-        "memory: about {} at the peak: base {}, adapters and gradients {}, optimizer {}, activations of the largest \
-         batch {}",
-        bytes(memory.total()),
-        bytes(memory.base),
-        bytes(memory.trained),
-        bytes(memory.optimizer),
-        bytes(memory.activations)
-    )?;
-    Ok(())
+    Ok(Lengths::new(name, &lengths, cut.len()))
 }
 
 /// Times a few micro-batches and an evaluation batch.
-fn describe_time(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
+fn time(experiment: &Experiment<'_>) -> Result<TimeEstimate> {
     let (samples, seeds) = (&experiment.train.samples, &experiment.config.exp.seeds);
     let options = experiment.options(seeds[0]);
     experiment.classifier.initialize(seeds[0])?;
@@ -139,16 +129,13 @@ fn describe_time(experiment: &Experiment<'_>, out: &mut String) -> Result<()> {
     let test = experiment.test.as_ref().map_or(0.0, |test| total(&test.samples));
     let training = epochs * total(samples) / training_rate;
     let evaluating = ((epochs.ceil() + 1.0) * total(validation) + test) / evaluation_rate;
-    writeln!(
-        out,
-        "time: about {} for {} steps of {} seed{}, unless training stops early ({training_rate:.0} tokens/s in training, \
-         {evaluation_rate:.0} in evaluation)",
-        duration(seeds.len() as f64 * (training + evaluating)),
-        options.total_steps,
-        seeds.len(),
-        if seeds.len() == 1 { "" } else { "s" }
-    )?;
-    Ok(())
+    Ok(TimeEstimate {
+        seconds: seeds.len() as f64 * (training + evaluating),
+        steps: options.total_steps,
+        seeds: seeds.len(),
+        training_tokens_per_second: training_rate,
+        evaluation_tokens_per_second: evaluation_rate,
+    })
 }
 
 fn length(sample: &Sample) -> usize {

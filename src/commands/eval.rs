@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::eval_int8;
 use super::loaded::Loaded;
+use super::suggest;
 use crate::atomic_file;
 use crate::cli::{EvalArgs, PrecisionArgs, RunArgs, Split, TuneScope};
 use crate::cluster::Group;
@@ -25,7 +26,7 @@ use crate::model::classifier::Problem;
 use crate::predictor::Precision;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::{self, REPORT};
+use crate::run::directory::{self, REPORT, find_trained};
 use crate::run::records::{self, LabelPairs};
 use crate::run::report::Report;
 use crate::run::results::{EvalMetrics, SplitResult, TunedThresholds};
@@ -34,6 +35,9 @@ use crate::training::checkpoint;
 use crate::training::scored::score;
 
 pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) -> Result<()> {
+    if let Some(count) = args.suggest {
+        return suggest::run(args, count, device, console);
+    }
     if args.precision.precision == Some(Precision::Int8)
         && args.split == Some(Split::Validation)
         && args.input_csv.is_none()
@@ -170,7 +174,10 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
         data.into_iter().flat_map(|data| [Some(&data.train_csv), data.val_csv.as_ref(), data.test_csv.as_ref()]);
     let mut inputs: Vec<PathBuf> = splits.flatten().cloned().collect();
     inputs.push(rows.to_owned());
-    inputs.extend(loaded.predictor.trained.files());
+    inputs.extend(loaded.predictor.files());
+    for run in &args.compare {
+        inputs.extend(find_trained(run).map(|trained| trained.files()).unwrap_or_default());
+    }
     for output in OUTPUTS {
         atomic_file::refuse_input_as_output(&directory.join(output), inputs.iter().map(PathBuf::as_path))?;
     }
@@ -293,7 +300,7 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, group: &Group, cons
     // `--set` describes the rows of --input_csv, if they are given; the validation split is as it was.
     let columns = if args.input_csv.is_some() { loaded.training_columns(true) } else { loaded.columns(true)? };
     // Which rows are validation rows depends on the columns of training alone.
-    let rows = SplitRows::validation(data, &loaded.training_columns(true))?;
+    let [_, rows] = SplitRows::of_training(data, &loaded.training_columns(true))?;
     let examples = rows.read(&columns, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let labels = &loaded.predictor.file.labels;
@@ -327,9 +334,10 @@ fn rows(args: &EvalArgs, loaded: &Loaded) -> Result<(String, SplitRows)> {
         .as_ref()
         .context("this directory does not belong to a run, so it has no splits; name rows with --input_csv")?
         .data;
+    let of_training = || SplitRows::of_training(data, &loaded.training_columns(true));
     let rows = match split {
-        Split::Train => SplitRows::train(data, &loaded.training_columns(true))?,
-        Split::Validation => SplitRows::validation(data, &loaded.training_columns(true))?,
+        Split::Train => of_training()?[0].clone(),
+        Split::Validation => of_training()?[1].clone(),
         Split::Test => {
             let path = data.test_csv.as_ref();
             let path =

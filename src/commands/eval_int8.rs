@@ -54,7 +54,7 @@ fn scores(loaded: &Loaded, args: &RunArgs, group: &Group, console: Console) -> R
     let config = loaded.config.as_ref();
     let data =
         &config.context("--precision int8 is measured on a run's validation split, and this belongs to no run")?.data;
-    let rows = SplitRows::validation(data, &loaded.training_columns(true))?;
+    let [_, rows] = SplitRows::of_training(data, &loaded.training_columns(true))?;
     let predictor = &loaded.predictor;
     let examples = rows.read(&loaded.training_columns(true), predictor.classifier.problem(), console)?;
     let samples = predictor.encode(&examples, &rows.path.display().to_string(), 0)?;

@@ -46,8 +46,8 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
         Some(labels) => Asked { labels: vec![labels.clone()], ..asked },
         None => asked,
     };
-    let recognised = Recognised::of_file(input.path(), &asked)?;
-    let mut rows = Rows::read(args, &input, &directory, &recognised, console)?;
+    let recognised = Recognised::of_file(input.path(), &asked).map_err(|error| input.explain(error))?;
+    let mut rows = Rows::read(args, input, &directory, &recognised, console)?;
     let is_single_label = rows.settle_problem(args.problem_type, &recognised)?;
     let splits = rows.split(args.seed)?;
     let base = Base::find(&args.model_name, console)?;
@@ -89,14 +89,11 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
     ))
 }
 
-/// Names flags of `init` in errors of the reader of training rows, which knows keys only.
-fn in_terms_of_flags(error: anyhow::Error) -> anyhow::Error {
-    let text = format!("{error:#}");
-    anyhow::anyhow!(
-        text.replace("data.label_separator", "--label_separator")
-            .replace("data.labels_column", "--labels")
-            .replace("data.label_columns", "--labels")
-    )
+/// Names flags of `init` in messages of the reader of training rows, which knows keys only.
+fn flags_for_keys(text: &str) -> String {
+    text.replace("data.label_separator", "--label_separator")
+        .replace("data.labels_column", "--labels")
+        .replace("data.label_columns", "--labels")
 }
 
 /// The directory for splits and configuration.
@@ -147,7 +144,20 @@ impl Input {
     }
 
     fn path(&self) -> &Path {
-        self.flat.as_ref().map_or(&self.source, |flat| &flat.path)
+        self.flat.as_ref().map_or(&self.source, |flat| flat.file.path())
+    }
+
+    /// A message that names the file that the user gave, and flags.
+    fn name(&self, message: &str) -> String {
+        let message = flags_for_keys(message);
+        self.flat.as_ref().map_or_else(|| message.clone(), |flat| flat.file.name_target(&message))
+    }
+
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let message = format!("{error:#}");
+        let named = self.name(&message);
+        // One that the user asked for, such as Ctrl-C, keeps its kind.
+        if named == message { error } else { anyhow::anyhow!(named) }
     }
 }
 
@@ -156,33 +166,32 @@ struct Rows {
     data: LabelledRows,
     /// Ready validation and test rows, if given.
     ready: [Option<LabelledRows>; 2],
-    /// Flat rows of exports, which are read until all is written.
-    _inputs: Vec<Input>,
+    /// What was given: the data, then validation and test. Flat rows of exports are read until all is written.
+    inputs: Vec<Input>,
 }
 
 impl Rows {
     fn read(
         args: &InitArgs,
-        input: &Input,
+        input: Input,
         directory: &Path,
         recognised: &Recognised,
         console: Console,
     ) -> Result<Self> {
-        let read = |path: &Path| LabelledRows::read(path, recognised).map_err(in_terms_of_flags);
-        let mut data = read(input.path())?;
+        let read = |input: &Input| LabelledRows::read(input.path(), recognised).map_err(|error| input.explain(error));
+        let mut data = read(&input)?;
         data.look_for_repetitions();
         let asked = Asked { labels: args.labels.clone(), ..Asked::default() };
-        let mut inputs = Vec::new();
+        let mut inputs = vec![input];
         let mut ready = |path: &Option<PathBuf>, flag: &str| -> Result<Option<LabelledRows>> {
             let Some(path) = path else { return Ok(None) };
             let input = Input::open(path, directory, &asked, console)?;
-            let rows =
-                read(input.path()).with_context(|| format!("{flag} needs the columns of {}", args.data.display()))?;
+            let rows = read(&input).with_context(|| format!("{flag} needs the columns of {}", args.data.display()))?;
             inputs.push(input);
             Ok(Some(rows))
         };
         let ready = [ready(&args.val, "--val")?, ready(&args.test, "--test")?];
-        Ok(Self { data, ready, _inputs: inputs })
+        Ok(Self { data, ready, inputs })
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut LabelledRows> {
@@ -216,7 +225,7 @@ impl Rows {
         ensure!(
             kept >= FEWEST_ROWS,
             "{}: has {kept} labelled rows; at least {FEWEST_ROWS} are needed, and a few hundred make a useful classifier",
-            self.data.source.display()
+            self.inputs[0].source.display()
         );
         let (shares, of_part) = match &self.ready {
             [None, None] => (vec![0.8, 0.1, 0.1], vec![0, 1, 2]),
@@ -237,11 +246,12 @@ impl Rows {
 
     fn warn(&self, recognised: &Recognised, console: Console) {
         let doubts = self.ready.iter().flatten().chain([&self.data]).flat_map(|rows| &rows.doubts);
-        recognised.doubts.iter().chain(doubts).for_each(|doubt| console.warn(doubt));
-        for rows in self.ready.iter().flatten() {
+        let named = |doubt: &String| self.inputs.iter().fold(doubt.clone(), |text, input| input.name(&text));
+        recognised.doubts.iter().chain(doubts).for_each(|doubt| console.warn(named(doubt)));
+        for (rows, input) in self.ready.iter().flatten().zip(&self.inputs[1..]) {
             let shared = rows.shared_with(&self.data);
             if shared > 0 {
-                let (ready, data) = (rows.source.display(), self.data.source.display());
+                let (ready, data) = (input.source.display(), self.inputs[0].source.display());
                 console.warn(format!("{shared} texts of {ready} are also in {data}: their scores are too good"));
             }
         }

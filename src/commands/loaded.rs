@@ -22,10 +22,6 @@ use crate::predictor::{self, Precision, Predictor};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{find_verified, newest_finished};
 
-/// The directories of a program that carries a classifier: the classifier, and its base.
-pub(super) const CLASSIFIER: &str = "classifier";
-pub(super) const BASE: &str = "base";
-
 /// The classifier that a command's flags name.
 pub struct Loaded {
     pub predictor: Predictor,
@@ -60,11 +56,7 @@ impl Loaded {
         let given = selecting_config(&args.config)?;
         let run = match &args.run {
             Some(run) => run.clone(),
-            // A program that carries a classifier is for that one.
-            None => match embedded::root() {
-                Some(root) => root.join(CLASSIFIER),
-                None => newest_run(&args.config, given.as_ref())?,
-            },
+            None => newest_run(&args.config, given.as_ref())?,
         };
         let trained = find_verified(&run)?;
         console.say(format!("using {}", trained.adapter.display()));
@@ -86,21 +78,7 @@ impl Loaded {
             ),
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
-        if trained.is_complete() {
-            ensure!(
-                overrides.model_name.is_none(),
-                "--set model.model_name: {} is a complete model, which needs no base",
-                trained.adapter.display()
-            );
-            model.model_name = trained.adapter.display().to_string();
-            model.random_init = false;
-        }
-        if let Some(root) = embedded::root().filter(|_| embedded::contains(&trained.adapter) && !trained.is_complete())
-        {
-            model.model_name = root.join(BASE).display().to_string();
-        } else if let Some(name) = &overrides.model_name {
-            model.model_name.clone_from(name);
-        }
+        predictor::place_base(&trained, &mut model, overrides.model_name.as_deref())?;
         if let Some(precision) = precision.precision {
             precision.overrule(&mut model, device)?;
         }
@@ -174,7 +152,9 @@ impl Loaded {
             labels: if with_labels { self.predictor.file.labels.clone() } else { Vec::new() },
             label_list: list,
             labels_were_found: false,
-            quoting: self.config.as_ref().map_or(Quoting::Standard, |config| config.data.quoting),
+            quoting: (self.predictor.file.quoting)
+                .or(self.config.as_ref().map(|config| config.data.quoting))
+                .unwrap_or(Quoting::Standard),
         }
     }
 
@@ -234,6 +214,10 @@ pub(super) fn selecting_config(args: &ConfigArgs) -> Result<Option<Config>> {
 }
 
 pub(super) fn newest_run(args: &ConfigArgs, given: Option<&Config>) -> Result<PathBuf> {
+    // A program that carries a classifier is for that one.
+    if let Some(root) = embedded::root() {
+        return Ok(root.join(predictor::CLASSIFIER));
+    }
     let default = PathBuf::from("outputs");
     let root = args.override_output_root.as_ref();
     let root = root.or(given.map(|config| &config.exp.output_root)).unwrap_or(&default);

@@ -12,10 +12,12 @@ pub mod loaded;
 mod outcome;
 pub mod predict;
 mod predict_input;
+mod predict_parquet;
 pub mod prepare;
 pub mod push;
 pub mod runs;
 pub mod serve;
+mod suggest;
 pub mod train;
 
 use std::sync::Arc;
@@ -81,7 +83,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         | Command::ConfigSchema
         | Command::Completions(_)
         | Command::Man(_) => unreachable!("returned above"),
-        Command::Check(args) => check::run(&args.config, &device, console),
+        Command::Check(args) => check::run(args, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }
 }

@@ -27,6 +27,9 @@ pub(super) fn print_results(run: &RunDir, summary: &RunSummary, is_json: bool) -
             writeln!(out, "{split:<12}{micro:<18}{mean}")?;
         }
     }
+    if let Some(baseline) = &summary.baseline {
+        writeln!(out, "\n{}", baseline.to_text().trim_end())?;
+    }
     let run_word = quoted(&path);
     writeln!(out, "\n{}     {path}", bold("run"))?;
     writeln!(out, "{}  {}", bold("report"), run.report().display())?;

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::loaded::Loaded;
 use super::predict_input::{self, Input, Origin};
+use super::predict_parquet::ParquetTable;
 use crate::atomic_file;
 use crate::cli::PredictArgs;
 use crate::cluster::{Group, share};
@@ -20,14 +21,17 @@ use crate::data::columns::Columns;
 use crate::data::table::Example;
 use crate::evaluation::NotFinite;
 use crate::exit::{Usage, quoted};
+use crate::experiment::why;
 use crate::interrupt;
 use crate::kernels::device::Device;
-use crate::metrics::Decision;
+use crate::metrics::{Decision, Predictions};
+use crate::model::attributions::Explainer;
 use crate::partial_output::{PartialOutput, Start};
 use crate::predictor::Precision;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::int8_file;
-use crate::run::records::{PredictionLine, names};
+use crate::run::manifest;
+use crate::run::records::{PredictionLine, Why, names};
 
 /// Rows held at a time: enough to batch by length, few enough that memory stays flat.
 const WINDOW: usize = 1024;
@@ -44,27 +48,28 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
     let output = args.output.as_ref().or(args.output_jsonl.as_ref());
     let output = output.map_or_else(|| origin.default_output(args), PathBuf::as_path);
     let format = Format::of(output)?;
+    format.check(args)?;
     let is_to_file = output.as_os_str() != "-" && !atomic_file::is_stream(output);
     if args.resume && (!is_to_file || !origin.can_be_read_again()) {
         return Err(
             Usage("--resume needs an input file and an output file: a stream cannot be read again".into()).into()
         );
     }
-    if let Origin::File(input) = &origin {
-        atomic_file::refuse_input_as_output(output, [input.as_path()])?;
-    }
+    let input: Vec<PathBuf> = origin.given().into_iter().collect();
+    refuse_outputs(output, &input)?;
     let loaded = Loaded::open_in(&args.run, args.precision, device, console)?;
-    atomic_file::refuse_input_as_output(output, loaded.predictor.trained.files().iter().map(PathBuf::as_path))?;
+    refuse_outputs(output, &loaded.predictor.files())?;
     let columns = loaded.columns(false)?;
     let input = origin.open(args, &columns)?;
     input.notes(console);
     let total = origin.file().map(|path| predict_input::count(path, &columns)).transpose()?;
     let range = range(args, total)?;
     let decision = decision(args, &loaded.predictor.file)?;
-    let job = || job(&loaded, args.precision.precision, &decision, &origin, &range, (&columns, format));
-    let job = if is_to_file && origin.file().is_some() { Some(job()?) } else { None };
+    let job = || job(&loaded, args.precision.precision, &decision, &origin, &range, (&columns, format, args.explain));
+    let is_resumable = is_to_file && origin.file().is_some() && format != Format::Parquet;
+    let job = if is_resumable { Some(job()?) } else { None };
     let names = column_names(&loaded.predictor.file.labels);
-    if matches!(format, Format::Separated(_)) {
+    if matches!(format, Format::Separated(_) | Format::Parquet) {
         say_renamed(&loaded.predictor.file.labels, &names[2..], console);
     }
     let batch_size = loaded.batch_size(&args.run);
@@ -74,6 +79,7 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
         decision,
         batch_size,
         format,
+        explains: args.explain,
         columns: names,
         range,
         group,
@@ -88,6 +94,7 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
     }
     let count = match job {
         Some(job) => rows.write_resumable(input, output, job, args.resume)?,
+        None if format == Format::Parquet => rows.write_parquet(input, output)?,
         None => {
             let mut count = 0;
             atomic_file::write_file(output, |writer| {
@@ -99,6 +106,15 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
     };
     let rows = if count == 1 { "prediction" } else { "predictions" };
     console.say(format!("wrote {count} {rows} to {}", output.display()));
+    Ok(())
+}
+
+/// Refuses to write over an input, with the output or with what stands for it until it is complete.
+fn refuse_outputs(output: &Path, inputs: &[PathBuf]) -> Result<()> {
+    let partial = PartialOutput::paths(output)?;
+    for output in partial.iter().map(PathBuf::as_path).chain([output]) {
+        atomic_file::refuse_input_as_output(output, inputs.iter().map(PathBuf::as_path))?;
+    }
     Ok(())
 }
 
@@ -137,15 +153,23 @@ fn job(
     decision: &Decision,
     origin: &Origin,
     range: &Range<usize>,
-    (columns, format): (&Columns, Format),
+    (columns, format, explains): (&Columns, Format, bool),
 ) -> Result<Value> {
     let mut classifier = loaded.predictor.trained.files();
     let matters = |name: &OsStr| name != "README.md" && (name != int8_file::NAME || precision == Some(Precision::Int8));
     classifier.retain(|path| path.is_file() && path.file_name().is_none_or(matters));
     classifier.sort();
-    let classifier = classifier.iter().map(|path| atomic_file::sha256(path)).collect::<Result<Vec<_>>>()?;
+    // Those in the manifest were just checked against it.
+    let mut known = manifest::digests(&loaded.predictor.trained.adapter);
+    let mut digest = |path: &PathBuf| {
+        let is_inside = path.parent() == Some(&*loaded.predictor.trained.adapter);
+        let name = path.file_name().and_then(OsStr::to_str).filter(|_| is_inside);
+        name.and_then(|name| known.remove(name)).map_or_else(|| atomic_file::sha256(path), Ok)
+    };
+    let classifier = classifier.iter().map(&mut digest).collect::<Result<Vec<_>>>()?;
     let input = origin.file().map(atomic_file::sha256).transpose()?;
-    let options = format!("{decision:?} {columns:?} {format:?} {range:?} {precision:?}");
+    let explains = if explains { " explained" } else { "" };
+    let options = format!("{decision:?} {columns:?} {format:?} {range:?} {precision:?}{explains}");
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "classifier": atomic_file::hex(&Sha256::digest(classifier.concat())),
@@ -201,6 +225,8 @@ enum Format {
     JsonLines,
     /// A header, then a record a row, with this sign between cells.
     Separated(u8),
+    /// A Parquet file, which is complete only with its end.
+    Parquet,
 }
 
 impl Format {
@@ -211,13 +237,27 @@ impl Format {
             None | Some("jsonl" | "ndjson") => Ok(Self::JsonLines),
             Some("csv") => Ok(Self::Separated(b',')),
             Some("tsv") => Ok(Self::Separated(b'\t')),
+            Some("parquet") if !atomic_file::is_stream(output) => Ok(Self::Parquet),
             Some(_) if atomic_file::is_stream(output) => Ok(Self::JsonLines),
             Some(ending) => Err(Usage(format!(
-                "{}: predictions are written as JSON lines (.jsonl) or as a table (.csv, .tsv), not as .{ending}",
+                "{}: predictions are written as JSON lines (.jsonl) or as a table (.csv, .tsv, .parquet), not as .{ending}",
                 output.display()
             ))
             .into()),
         }
+    }
+}
+
+impl Format {
+    /// Refuses flags that do not go with it.
+    fn check(self, args: &PredictArgs) -> Result<()> {
+        if args.explain && self != Self::JsonLines {
+            return Err(Usage("--explain writes JSON lines alone: give an output that ends in .jsonl".into()).into());
+        }
+        if args.resume && self == Self::Parquet {
+            return Err(Usage("--resume: a Parquet file cannot be gone on with; write .jsonl or .csv".into()).into());
+        }
+        Ok(())
     }
 }
 
@@ -248,6 +288,7 @@ struct PredictedRows<'a> {
     decision: Decision,
     batch_size: usize,
     format: Format,
+    explains: bool,
     columns: Vec<String>,
     /// The rows of the input to predict.
     range: Range<usize>,
@@ -291,14 +332,51 @@ impl PredictedRows<'_> {
         }
     }
 
-    /// Predicts the rows of the range after its first `skipped`, a window at a time; returns how many there are with
-    /// those.
+    /// Predicts all rows into a Parquet file; returns how many there were.
+    fn write_parquet(&self, input: Input, output: &Path) -> Result<usize> {
+        let mut count = 0;
+        let labels = &self.loaded.predictor.file.labels;
+        atomic_file::write_file(output, |writer| {
+            let mut table = ParquetTable::new(writer, &self.columns)?;
+            count = self.each_window(input, 0, |window, _| {
+                for (example, row) in window.rows() {
+                    table.push(&example.id, &names(labels, row.predicted), row.probabilities)?;
+                }
+                Ok(())
+            })?;
+            table.finish()
+        })?;
+        Ok(count)
+    }
+
+    /// Predicts the rows of the range after its first `skipped` as text; returns how many there are with those.
     fn write_all<W: Write>(
         &self,
-        mut input: Input,
+        input: Input,
         writer: &mut W,
         skipped: usize,
         mut after_window: impl FnMut(&mut W, usize) -> Result<()>,
+    ) -> Result<usize> {
+        if let (Format::Separated(separator), 0) = (self.format, self.range.start + skipped) {
+            writer.write_all(&record(separator, self.columns.iter().map(|name| without_formula(name)))?)?;
+        }
+        let rows = self.each_window(input, skipped, |window, rows| {
+            for (example, row) in window.rows() {
+                writer.write_all(&self.line(example, row)?)?;
+            }
+            after_window(writer, rows)
+        })?;
+        writer.flush()?;
+        Ok(rows)
+    }
+
+    /// Predicts the rows of the range after its first `skipped`, a window at a time, and gives each window to `write`
+    /// with how many rows of the range are done; returns how many there are with those.
+    fn each_window(
+        &self,
+        mut input: Input,
+        skipped: usize,
+        mut write: impl FnMut(PredictedWindow<'_>, usize) -> Result<()>,
     ) -> Result<usize> {
         let first = self.range.start + skipped;
         let mut rows = 0;
@@ -307,9 +385,7 @@ impl PredictedRows<'_> {
             ensure!(!window.is_empty(), "{}: has only {rows} rows", self.input.display());
             rows += window.len();
         }
-        if let (Format::Separated(separator), 0) = (self.format, first) {
-            writer.write_all(&record(separator, self.columns.iter().map(|name| without_formula(name)))?)?;
-        }
+        let explainer = self.explains.then(|| Explainer::new(&self.loaded.predictor.classifier)).transpose()?;
         // A stream is answered at once: there is nothing to wait for.
         let is_counted = self.range.end < usize::MAX;
         let mut bar = is_counted.then(|| self.console.progress("predicting", self.range.len(), "rows"));
@@ -326,26 +402,24 @@ impl PredictedRows<'_> {
                 input.warn(self.console);
                 break;
             }
-            self.write_window(&window, rows, writer, bar.as_mut())?;
-            rows += window.len();
-            after_window(writer, rows - self.range.start)?;
+            let window = self.predict(&window, rows, explainer.as_ref(), bar.as_mut())?;
+            rows += window.examples.len();
+            write(window, rows - self.range.start)?;
         }
-        writer.flush()?;
         if let Some(bar) = bar {
             bar.finish();
         }
         Ok(rows - self.range.start)
     }
 
-    fn write_window(
+    fn predict<'e>(
         &self,
-        examples: &[Example],
+        examples: &'e [Example],
         before: usize,
-        writer: &mut impl Write,
+        explainer: Option<&Explainer<'_>>,
         mut bar: Option<&mut ProgressMeter>,
-    ) -> Result<()> {
+    ) -> Result<PredictedWindow<'e>> {
         let predictor = &self.loaded.predictor;
-        let labels = &predictor.file.labels;
         let samples = predictor.encode(examples, &self.input.display().to_string(), before)?;
         let evaluation = predictor
             .evaluate(&samples, &self.decision, self.batch_size, self.group, |count| {
@@ -355,30 +429,73 @@ impl PredictedRows<'_> {
                 }
             })
             .map_err(|error| NotFinite::named(error, |row| examples[row].location(self.input, before + row)))?;
-        let predictions = &evaluation.predictions;
-        for (row, example) in examples.iter().enumerate() {
-            let predicted = names(labels, &predictions.predicted[row]);
-            let probabilities = &predictions.probabilities[row];
-            let mut line = match self.format {
-                Format::Separated(separator) => {
-                    let predicted = serde_json::to_string(&predicted)?;
-                    let cells = [without_formula(&example.id), predicted.into()];
-                    record(separator, cells.into_iter().chain(probabilities.iter().map(|p| p.to_string().into())))?
-                }
-                Format::JsonLines => serde_json::to_vec(&PredictionLine {
-                    id: &example.id,
-                    probs: probabilities,
-                    labels,
-                    predicted,
-                    targets: None,
-                })?,
-            };
-            if self.format == Format::JsonLines {
-                line.push(b'\n');
+        let predictions = evaluation.predictions;
+        let mut why = Vec::new();
+        if let Some(explainer) = explainer {
+            for (row, (example, sample)) in examples.iter().zip(&samples).enumerate() {
+                interrupt::check()?;
+                let labels = explained(&predictions.predicted[row], &predictions.probabilities[row]);
+                let text = (example.text.as_str(), sample.tokens.token_ids.as_slice());
+                why.push(why::why(explainer, &predictor.encoder, text, (&predictor.file.labels, &labels))?);
             }
-            writer.write_all(&line)?;
         }
-        Ok(())
+        Ok(PredictedWindow { examples, predictions, why })
+    }
+
+    /// A row as a line of text.
+    fn line(&self, example: &Example, row: PredictedRow<'_>) -> Result<Vec<u8>> {
+        let labels = &self.loaded.predictor.file.labels;
+        let predicted = names(labels, row.predicted);
+        if let Format::Separated(separator) = self.format {
+            let predicted = serde_json::to_string(&predicted)?;
+            let cells = [without_formula(&example.id), predicted.into()];
+            return record(separator, cells.into_iter().chain(row.probabilities.iter().map(|p| p.to_string().into())));
+        }
+        let mut line = serde_json::to_vec(&PredictionLine {
+            id: &example.id,
+            probs: row.probabilities,
+            labels,
+            predicted,
+            targets: None,
+            why: row.why.map(<[Why]>::to_vec),
+        })?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
+/// The labels that are explained: those that are predicted, or the most likely one.
+fn explained(predicted: &[bool], probabilities: &[f32]) -> Vec<usize> {
+    let chosen = if predicted.contains(&true) { predicted.to_vec() } else { Decision::Top(1).decide(probabilities) };
+    chosen.iter().enumerate().filter(|(_, is_chosen)| **is_chosen).map(|(label, _)| label).collect()
+}
+
+/// Rows with what was predicted for them.
+struct PredictedWindow<'a> {
+    examples: &'a [Example],
+    predictions: Predictions,
+    /// One a row, or none at all.
+    why: Vec<Vec<Why>>,
+}
+
+/// What was predicted for a row.
+#[derive(Clone, Copy)]
+struct PredictedRow<'a> {
+    predicted: &'a [bool],
+    probabilities: &'a [f32],
+    why: Option<&'a [Why]>,
+}
+
+impl PredictedWindow<'_> {
+    fn rows(&self) -> impl Iterator<Item = (&Example, PredictedRow<'_>)> {
+        self.examples.iter().enumerate().map(|(row, example)| {
+            let predicted = PredictedRow {
+                predicted: &self.predictions.predicted[row],
+                probabilities: &self.predictions.probabilities[row],
+                why: self.why.get(row).map(Vec::as_slice),
+            };
+            (example, predicted)
+        })
     }
 }
 
@@ -429,7 +546,7 @@ mod tests {
         ] {
             assert_eq!(Format::of(Path::new(name)).unwrap(), format, "{name}");
         }
-        for name in ["a.parquet", "a.json", "a.xlsx", "a.csv.gz", "a.txt", "a.html"] {
+        for name in ["a.json", "a.xlsx", "a.csv.gz", "a.txt", "a.html"] {
             let error = Format::of(Path::new(name)).unwrap_err();
             assert!(error.is::<Usage>() && error.to_string().contains(name), "{error}");
         }

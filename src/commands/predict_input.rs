@@ -35,6 +35,14 @@ impl Origin {
         }
     }
 
+    /// The file or stream that the user named.
+    pub(super) fn given(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Texts | Self::Prompt => None,
+        }
+    }
+
     /// The path for messages.
     pub(super) fn path(&self) -> &Path {
         match self {

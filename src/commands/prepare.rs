@@ -5,13 +5,12 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use hf_hub::RepoType;
 use serde_json::json;
 
-use crate::atomic_file;
+use crate::atomic_file::{self, Temporary};
 use crate::cli::{AmazoncatArgs, DeriveFrom, ListsArgs, PrepareSource, Split};
 use crate::console::Console;
 use crate::data::exports;
@@ -69,10 +68,10 @@ fn lists(args: &ListsArgs, console: Console) -> Result<()> {
     let file = |name: &str| args.out_dir.join(name);
     let flat = Flat::of_export(&args.input, args.labels_column.as_deref(), &args.out_dir, console)?;
     let (input, labels_column) = match &flat {
-        Some(flat) => (flat.path.clone(), flat.labels_column.clone()),
+        Some(flat) => (flat.file.path().to_owned(), flat.labels_column.clone()),
         None => (args.input.clone(), labels_column(args.labels_column.as_ref(), &args.input, common.quoting)?),
     };
-    Preparation {
+    let preparation = Preparation {
         pool: vec![input],
         test: Vec::new(),
         validation_size: common.val_size,
@@ -92,8 +91,11 @@ fn lists(args: &ListsArgs, console: Console) -> Result<()> {
         names: label_names(common.label_names.as_deref())?,
         outputs: [file("train.csv"), file("validation.csv"), file("test.csv")],
         mapping: file("labels_mapping.json"),
-    }
-    .make(console)
+    };
+    preparation.make(console).map_err(|error| match &flat {
+        Some(flat) => flat.file.name_target_in(error),
+        None => error,
+    })
 }
 
 fn amazoncat(args: &AmazoncatArgs, console: Console) -> Result<()> {
@@ -149,12 +151,9 @@ fn labels_column(asked: Option<&String>, path: &Path, quoting: Quoting) -> Resul
     })
 }
 
-/// Exports that this process has opened.
-static OPENED: AtomicUsize = AtomicUsize::new(0);
-
 /// The rows of an export, in a file that is removed when they have been read.
 pub(super) struct Flat {
-    pub(super) path: PathBuf,
+    pub(super) file: Temporary,
     pub(super) labels_column: String,
 }
 
@@ -168,24 +167,16 @@ impl Flat {
     ) -> Result<Option<Self>> {
         let Some(tool) = exports::recognise(input) else { return Ok(None) };
         create_directory(directory)?;
-        // Several exports may be open at once: rows, and those of --val and --test.
-        let number = OPENED.fetch_add(1, Ordering::Relaxed);
-        let path = directory.join(format!(".rows.tmp-{}-{number}.jsonl", std::process::id()));
-        let mut flat = Self { path, labels_column: String::new() };
-        let file = File::create(&flat.path).with_context(|| format!("{}: cannot write", flat.path.display()))?;
-        let mut writer = BufWriter::new(file);
+        let file = Temporary::made_of(input, directory, "jsonl");
+        let mut flat = Self { file, labels_column: String::new() };
+        let cannot_write = || format!("{}: cannot write", directory.display());
+        let mut writer = BufWriter::new(File::create(flat.file.path()).with_context(cannot_write)?);
         let flattened = exports::flatten(input, tool, question, &mut writer)?;
-        writer.flush().with_context(|| format!("{}: cannot write", flat.path.display()))?;
+        writer.flush().with_context(cannot_write)?;
         flattened.notes.iter().for_each(|note| console.say(note));
         flattened.doubts.iter().for_each(|doubt| console.warn(doubt));
         flat.labels_column = flattened.labels_column;
         Ok(Some(flat))
-    }
-}
-
-impl Drop for Flat {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -240,6 +231,14 @@ pub(super) fn label_names(path: Option<&Path>) -> Result<Vec<String>> {
     Ok(text.lines().map(|line| line.trim().to_owned()).collect())
 }
 
+/// The current row of a file.
+struct Row<'a> {
+    rows: &'a Rows,
+    labels: usize,
+    /// Where the columns stand that are kept.
+    kept: &'a [usize],
+}
+
 /// A writer for each split that has rows.
 type Writers<'a> = [Option<csv::Writer<&'a mut BufWriter<File>>>; 3];
 
@@ -251,12 +250,11 @@ impl Preparation {
         ensure!(self.validation_size + self.test_size < 1.0, "--val_size and --test_size leave no row to train on");
         ensure!(self.top_k != Some(0), "--top_k is 0, expected at least 1");
         let (splits, listing) = self.splits(console)?;
-        let total = splits.len();
         self.refuse_outputs(&splits)?;
         let mut counts = LabelCounts::default();
-        self.each(&splits, total, "counting labels", console, |rows, column, split| {
+        self.each(&splits, &[], "counting labels", console, |row, split| {
             if self.counted.contains(&split) {
-                let cell = label_cell(rows, column)?;
+                let cell = label_cell(row.rows, row.labels)?;
                 counts.add(&self.labels(&listing, &cell));
             }
             Ok(())
@@ -308,9 +306,12 @@ impl Preparation {
         let mut found = ListColumn::default();
         for (length, paths) in lengths.iter_mut().zip([&self.pool, &self.test]) {
             for path in paths {
-                console.say(format!("reading {}", path.display()));
-                let mut rows = Rows::open(path, self.quoting)?;
+                if self.sources.contains(path) {
+                    console.say(format!("reading {}", path.display()));
+                }
+                let rows = Rows::open(path, self.quoting)?;
                 let column = rows.find(&self.labels_column)?;
+                let mut rows = rows.only(&[column])?;
                 while rows.advance()? {
                     found.add(&label_cell(&rows, column)?, || rows.location());
                     *length += 1;
@@ -337,23 +338,26 @@ impl Preparation {
         Ok((splits, findings.listing))
     }
 
-    /// Calls `f` with every row, the index of its list of labels, and its split.
+    /// Calls `f` with the labels and these other columns of every row, and the row's split.
     fn each(
         &self,
         splits: &[Split],
-        total: usize,
+        kept: &[String],
         title: &str,
         console: Console,
-        mut f: impl FnMut(&Rows, usize, Split) -> Result<()>,
+        mut f: impl FnMut(&Row<'_>, Split) -> Result<()>,
     ) -> Result<()> {
-        let mut bar = console.progress(title, total, "rows");
+        let mut bar = console.progress(title, splits.len(), "rows");
         let mut splits = splits.iter();
         for path in self.pool.iter().chain(&self.test) {
-            let mut rows = Rows::open(path, self.quoting)?;
-            let column = rows.find(&self.labels_column)?;
+            let rows = Rows::open(path, self.quoting)?;
+            let labels = rows.find(&self.labels_column)?;
+            let kept = kept.iter().map(|column| rows.find(column)).collect::<Result<Vec<usize>>>()?;
+            let places: Vec<usize> = kept.iter().copied().chain([labels]).collect();
+            let mut rows = rows.only(&places)?;
             while rows.advance()? {
                 let split = splits.next().with_context(|| format!("{}: has grown", path.display()))?;
-                f(&rows, column, *split)?;
+                f(&Row { rows: &rows, labels, kept: &kept }, *split)?;
                 bar.advance(1, String::new);
             }
         }
@@ -386,14 +390,14 @@ impl Preparation {
             for writer in writers.iter_mut().flatten() {
                 self.write_header(writer, &kept, columns)?;
             }
-            self.each(splits, splits.len(), "writing", console, |rows, column, split| {
-                let cell = label_cell(rows, column)?;
+            self.each(splits, &kept, "writing", console, |row, split| {
+                let cell = label_cell(row.rows, row.labels)?;
                 let labels: HashSet<&str> = self.labels(listing, &cell).into_iter().collect();
                 let flags: Vec<bool> = columns.iter().map(|column| labels.contains(column.label.as_str())).collect();
                 if self.keeps_all_rows || flags.contains(&true) {
                     written[split as usize] += 1;
                     let writer = writers[split as usize].as_mut().context("a split with rows has a file")?;
-                    self.write_row(writer, rows, &kept, &flags)?;
+                    self.write_row(writer, row, &flags)?;
                 }
                 Ok(())
             })?;
@@ -435,16 +439,10 @@ impl Preparation {
         writer.write_record(header).context("cannot write")
     }
 
-    fn write_row(
-        &self,
-        writer: &mut csv::Writer<&mut BufWriter<File>>,
-        rows: &Rows,
-        kept: &[String],
-        flags: &[bool],
-    ) -> Result<()> {
-        let mut cells = Vec::with_capacity(kept.len() + flags.len());
-        for column in kept {
-            cells.push(rows.text(rows.find(column)?)?);
+    fn write_row(&self, writer: &mut csv::Writer<&mut BufWriter<File>>, row: &Row<'_>, flags: &[bool]) -> Result<()> {
+        let mut cells = Vec::with_capacity(row.kept.len() + flags.len());
+        for &column in row.kept {
+            cells.push(row.rows.text(column)?);
         }
         if self.joins_text {
             let text = join_fields(&cells[1..]);

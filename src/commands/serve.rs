@@ -9,7 +9,9 @@ use super::loaded::{newest_run, selecting_config};
 use crate::cli::{LogFormat, ServeArgs};
 use crate::config::overrides::Overrides;
 use crate::console::Console;
+use crate::embedded;
 use crate::exit::Usage;
+use crate::predictor::CLASSIFIER;
 use crate::server::{self, Access, Keys, Limits, LogSettings, OpenDevice, Settings, Source};
 
 /// The environment variable with a key.
@@ -28,7 +30,11 @@ pub fn run(args: &ServeArgs, open_device: OpenDevice, console: Console, is_quiet
     }
     let mut runs = args.run.iter().map(|run| named(run)).collect::<Result<Vec<_>>>()?;
     if runs.is_empty() && args.models.is_none() {
-        runs.push((None, newest_run(&args.config, given.as_ref())?));
+        // A program that carries a classifier is for that one.
+        runs.push(match embedded::root() {
+            Some(root) => (Some(CLASSIFIER.to_owned()), root.join(CLASSIFIER)),
+            None => (None, newest_run(&args.config, given.as_ref())?),
+        });
     }
     if let Some(models) = &args.models {
         ensure!(models.is_dir(), "--models {}: no such directory", models.display());
@@ -40,7 +46,7 @@ pub fn run(args: &ServeArgs, open_device: OpenDevice, console: Console, is_quiet
             admin: args.admin,
             runs,
             models: args.models.clone(),
-            source: Source { config: given, base: overrides.model_name },
+            source: Source { config: given, base: overrides.model_name, precision: args.precision },
             access: access(args)?,
             limits: limits(args),
             log: LogSettings { is_json: args.log_format == LogFormat::Json, is_quiet, has_texts: args.log_texts },

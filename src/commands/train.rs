@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use super::{check, configuration, outcome};
 use crate::atomic_file;
-use crate::cli::TrainArgs;
+use crate::cli::{CheckArgs, TrainArgs};
 use crate::cluster::{self, Group};
 use crate::config::model::ComputeType;
 use crate::console::Console;
@@ -14,17 +14,18 @@ use crate::experiment::agreement::ensure_alike;
 use crate::experiment::base_model::{BaseModel, settle_compute};
 use crate::experiment::prepared::Experiment;
 use crate::experiment::summary::{summarize, write_environment};
-use crate::experiment::{resume, run_report, summary};
+use crate::experiment::{data_issues, resume, run_report, summary, yardstick};
 use crate::interrupt::{self, Interrupted};
 use crate::kernels::device::Device;
 use crate::run::directory::RunDir;
 use crate::run::records;
-use crate::run::results::{RunSummary, SeedResult};
+use crate::run::results::{RunSummary, SeedResult, Yardstick};
 use crate::secret;
 
 pub fn run(args: &TrainArgs, device: &Device, group: &Group, console: Console) -> Result<()> {
     if args.dry_run {
-        return check::run(&args.config, device, console);
+        let args = CheckArgs { config: args.config.clone(), json: args.json, ..CheckArgs::default() };
+        return check::run(&args, device, console);
     }
     if args.resume.is_some() && args.config.override_output_root.is_some() {
         return Err(Usage("--override_output_root: a resumed run stays in its directory".to_owned()).into());
@@ -103,6 +104,34 @@ fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
     error.context(Resumable { run: run.path().to_owned() })
 }
 
+/// Writes `data_issues.jsonl`.
+fn find_issues(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) -> Result<()> {
+    let best = run.seed(results.best_seed)?;
+    let mut predictions = Vec::new();
+    let splits = [Some("validation"), experiment.test.as_ref().map(|_| "test")];
+    for split in splits.into_iter().flatten() {
+        let path = best.predictions(split);
+        predictions.push((split, records::read_predictions(&path, &experiment.file.labels)?));
+    }
+    let issues = data_issues::find(experiment, &predictions);
+    data_issues::write(&run.data_issues(), &issues)?;
+    data_issues::say(&issues, &run.data_issues(), experiment.console);
+    Ok(())
+}
+
+/// What a linear classifier reaches on the rows that the best seed is scored on.
+fn baseline(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) -> Result<Option<Yardstick>> {
+    let console = experiment.console;
+    if !yardstick::is_quick(experiment) {
+        console.say("the linear baseline would take long here; `llmcls check --baseline` measures it");
+        return Ok(None);
+    }
+    let (split, rows) = experiment.reported();
+    let predictions = run.seed(results.best_seed)?.predictions(split);
+    let predictions = records::read_predictions(&predictions, &experiment.file.labels)?;
+    yardstick::measure(experiment, (split, &rows.examples), Some(&predictions), console).map(Some)
+}
+
 /// Trains the seeds that are not finished, and writes the summary, which rank 0 returns.
 fn train_all(
     experiment: &Experiment<'_>,
@@ -126,7 +155,9 @@ fn train_all(
     let all = finished.into_iter().flatten().chain(trained);
     let mut results: Vec<SeedResult> = all.collect();
     results.sort_by_key(|result| seeds.iter().position(|&seed| seed == result.seed));
-    let results = summarize(experiment, results)?;
+    let mut results = summarize(experiment, results)?;
+    results.baseline = baseline(experiment, run, &results)?;
+    find_issues(experiment, run, &results)?;
     summary::say(&results, experiment.console);
     run_report::write(experiment, run, &results, shows_texts)?;
     records::write_json(&run.summary(), &serde_json::to_value(&results)?)?;

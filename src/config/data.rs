@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::de::{Deserialize, Deserializer, Error};
+
 use super::keys::{empty_is_none, or, required, section};
 use super::reader::Section;
 use super::value::yaml_enum;
@@ -109,5 +111,11 @@ impl FromStr for Quoting {
             "none" => Ok(Self::None),
             _ => Err("expected standard or none"),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Quoting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }

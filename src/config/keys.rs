@@ -282,7 +282,7 @@ impl Section {
 }
 
 /// Declares a section: documentation and `name: type = rule;` for each key. `checked by` names a method
-/// `(&self, &Section)` with the rules that concern several keys.
+/// `(&self, &Section)`, or `(&mut self, &Section)`, with the rules that concern several keys.
 macro_rules! section {
     (
         $(#[$meta:meta])*
@@ -298,7 +298,8 @@ macro_rules! section {
 
         impl $struct {
             pub(super) fn read(section: &mut $crate::config::reader::Section) -> Self {
-                let config = Self { $($name: section.key(stringify!($name), $rule),)+ };
+                #[allow(unused_mut, reason = "some sections settle keys that depend on others")]
+                let mut config = Self { $($name: section.key(stringify!($name), $rule),)+ };
                 $(config.$check(section);)?
                 config
             }

@@ -36,6 +36,7 @@ pub struct Config {
     /// Where examples come from.
     pub data: DataConfig,
     /// The base model and its adapters.
+    #[serde(serialize_with = "model::serialize")]
     pub model: ModelConfig,
     /// The training loop.
     pub train: TrainConfig,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
@@ -14,7 +15,7 @@ use crate::secret;
 
 section! {
     /// The section's keys, named as in the original project.
-    pub struct ModelConfig in "model" {
+    pub struct ModelConfig in "model" checked by check {
         /// A directory, or `org/name[@revision]` on the Hub.
         model_name: String = required();
         /// Access token for gated models; otherwise `HF_TOKEN` is used. Never recorded or shown.
@@ -30,6 +31,10 @@ section! {
         /// In what products with frozen weights are computed on the CPU. `auto` is `bfloat16` where the CPU has
         /// AVX512_BF16 and `torch_dtype` is `bfloat16`, else `float32`; a run records which it was.
         compute: ComputeType = or(ComputeType::Auto);
+        /// The weights that are trained: `lora` trains adapters beside the frozen base; `all` trains every weight of an
+        /// encoder of up to 400 million parameters in f32, on the CPU. With `all`, `use_4bit` is false and `torch_dtype`
+        /// float32, and the keys of LoRA may not be set.
+        train: Trains = or(Trains::Lora);
         /// Rank r of the adapters.
         lora_r: usize = or(16).at_least(1).at_most(65_536);
         /// α: the adapters' output is scaled by α / r.
@@ -57,6 +62,16 @@ yaml_enum! {
         MultiLabel = "multi_label_classification",
         /// Exactly one holds: softmax and cross-entropy.
         SingleLabel = "single_label_classification",
+    }
+}
+
+yaml_enum! {
+    /// The weights that are trained.
+    Trains {
+        /// Adapters beside the frozen base.
+        Lora = "lora",
+        /// Every weight.
+        All = "all",
     }
 }
 
@@ -139,6 +154,18 @@ impl FromNode for Token {
     }
 }
 
+/// Writes the section without the keys that mean nothing in it.
+pub(super) fn serialize<S: Serializer>(config: &ModelConfig, serializer: S) -> Result<S::Ok, S::Error> {
+    if config.train == Trains::Lora {
+        return config.serialize(serializer);
+    }
+    let mut value = serde_json::to_value(config).map_err(S::Error::custom)?;
+    if let Some(keys) = value.as_object_mut() {
+        keys.retain(|key, _| !OF_LORA.contains(&key.as_str()));
+    }
+    value.serialize(serializer)
+}
+
 fn is_not_empty(token: Option<Token>) -> Option<Token> {
     token.filter(|token| !token.0.is_empty())
 }
@@ -155,7 +182,36 @@ impl Serialize for Token {
     }
 }
 
+/// Keys that mean nothing where every weight is trained.
+const OF_LORA: [&str; 6] =
+    ["lora_r", "lora_alpha", "lora_dropout", "use_rslora", "lora_target_modules", "init_adapter"];
+
 impl ModelConfig {
+    /// Settles what `train: all` asks for, and refuses what does not go with it.
+    fn check(&mut self, section: &Section) {
+        if self.train != Trains::All {
+            return;
+        }
+        for key in OF_LORA.into_iter().filter(|key| section.is_given(key)) {
+            section.problem(key, "is for adapters, and with `model.train: all` there are none; remove it");
+        }
+        let wants = |key: &str| section.is_given(key);
+        if wants("use_4bit") {
+            section.check(
+                !self.use_4bit,
+                "use_4bit",
+                "is true, and `model.train: all` trains weights in f32; remove it",
+            );
+        }
+        if wants("torch_dtype") {
+            let is_f32 = self.torch_dtype == TorchDtype::Float32;
+            section.check(is_f32, "torch_dtype", "must be float32 with `model.train: all`; remove it");
+        }
+        let is_f32 = self.compute != ComputeType::Bfloat16;
+        section.check(is_f32, "compute", "is bfloat16, and `model.train: all` computes in f32; remove it");
+        (self.use_4bit, self.torch_dtype, self.compute) = (false, TorchDtype::Float32, ComputeType::Float32);
+    }
+
     /// A section with these keys, and defaults for the others.
     pub fn from_pairs(pairs: &[(&str, serde_json::Value)]) -> anyhow::Result<Self> {
         // JSON is YAML.

@@ -10,6 +10,7 @@ pub struct Section {
     name: String,
     entries: Vec<(String, String, Tree)>,
     known: Vec<&'static str>,
+    given: Vec<&'static str>,
     problems: Rc<RefCell<Vec<String>>>,
 }
 
@@ -29,13 +30,18 @@ impl Section {
                 Vec::new()
             }
         };
-        Self { name, entries, known: Vec::new(), problems }
+        Self { name, entries, known: Vec::new(), given: Vec::new(), problems }
     }
 
     /// A mapping inside this one.
     pub(super) fn section(&mut self, name: &'static str) -> Self {
         let tree = self.take(name).map(|(_, tree)| tree);
         Self::open(self.full_name(name), tree, Rc::clone(&self.problems))
+    }
+
+    /// Whether a key was given, and not left to its default.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.given.contains(&name)
     }
 
     /// Records a problem of one key: `message` follows the location and the key's name.
@@ -69,6 +75,7 @@ impl Section {
         self.known.push(name);
         let index = self.entries.iter().position(|(key, ..)| key == name)?;
         let (_, location, tree) = self.entries.remove(index);
+        self.given.push(name);
         Some((location, tree))
     }
 }

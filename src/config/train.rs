@@ -43,6 +43,9 @@ section! {
         focal_gamma: f64 = or(2.0).at_least(0).at_most(100);
         /// Choose decision thresholds on the validation split after training.
         tune_thresholds: TuneThresholds = or(TuneThresholds::None);
+        /// Make probabilities mean what they say: `temperature` divides the logits by one number, fitted on the validation
+        /// split after training. It changes no ranking; thresholds are chosen after it.
+        calibration: Calibration = or(Calibration::None);
         /// Hold AdamW's moments in 8 bits if the base is in 4 bits.
         optim_8bit_when_4bit: bool = or(true);
         /// Where metrics go in addition to the run's JSON and CSV files.
@@ -83,6 +86,16 @@ yaml_enum! {
         Constant = "constant",
         /// Warm-up, then constant.
         ConstantWithWarmup = "constant_with_warmup",
+    }
+}
+
+yaml_enum! {
+    /// How probabilities are calibrated.
+    Calibration {
+        /// They are the model's own.
+        None = "none",
+        /// Logits are divided by one number.
+        Temperature = "temperature",
     }
 }
 

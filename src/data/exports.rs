@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Map, Value, json};
 
 use super::formats::clip;
@@ -109,9 +110,29 @@ pub fn recognise(path: &Path) -> Option<Tool> {
     if !head.starts_with(b"[") && !head.starts_with(b"{") {
         return None;
     }
-    let first = records(path).ok()?.next()?.ok()?;
-    Tool::of_columns(&first.as_object()?.keys().cloned().collect::<Vec<_>>())
+    Tool::of_columns(&first_keys(path)?)
 }
+
+/// The keys of the first record, whose values are not kept. No more of the file is read.
+fn first_keys(path: &Path) -> Option<Vec<String>> {
+    let mut source = opened(path).ok()?;
+    let mut is_array = false;
+    loop {
+        let &byte = source.fill_buf().ok()?.first()?;
+        match byte {
+            b'{' => break,
+            b'[' if !is_array => is_array = true,
+            byte if byte.is_ascii_whitespace() => {}
+            _ => return None,
+        }
+        source.consume(1);
+    }
+    let first: IgnoredMap = Deserializer::from_reader(source).into_iter().next()?.ok()?;
+    Some(first.into_keys().collect())
+}
+
+/// An object of which the keys count.
+type IgnoredMap = BTreeMap<String, IgnoredAny>;
 
 /// Writes the rows of an export, one JSON object a line. `question` chooses one of several.
 ///
@@ -199,12 +220,7 @@ fn write_records(path: &Path, tool: Tool, read: &[Record], question: &str, out: 
 
 /// The objects of a JSON array, of `{"records": [...]}`, or one a line.
 fn records(path: &Path) -> Result<impl Iterator<Item = Result<Value>>> {
-    let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
-    let mut source = BufReader::new(file);
-    if source.fill_buf().is_ok_and(|head| head.starts_with(b"\xef\xbb\xbf")) {
-        source.consume(3);
-    }
-    let values = Deserializer::from_reader(source).into_iter::<Value>();
+    let values = Deserializer::from_reader(opened(path)?).into_iter::<Value>();
     Ok(values.flat_map(|value| match value {
         Err(error) => vec![Err(error.into())],
         Ok(Value::Array(items)) => items.into_iter().map(Ok).collect(),
@@ -218,6 +234,16 @@ fn records(path: &Path) -> Result<impl Iterator<Item = Result<Value>>> {
         },
         Ok(other) => vec![Ok(other)],
     }))
+}
+
+/// The file, after its byte-order mark.
+fn opened(path: &Path) -> Result<BufReader<File>> {
+    let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+    let mut source = BufReader::new(file);
+    if source.fill_buf().is_ok_and(|head| head.starts_with(b"\xef\xbb\xbf")) {
+        source.consume(3);
+    }
+    Ok(source)
 }
 
 /// Text and numbers of an object; lists and objects are no columns.

@@ -6,8 +6,10 @@ use super::columns::{Columns, parse_label, used_columns};
 use super::formats::{Rows, clip};
 
 /// Words for yes and no that are read where a label's column is named, and not taken for labels by themselves.
-const YES: [&str; 13] = ["yes", "y", "t", "x", "on", "✓", "✔", "ja", "j", "oui", "si", "sí", "sim"];
-const NO: [&str; 7] = ["no", "n", "f", "off", "nein", "non", "não"];
+/// The last of each are the TRUE and FALSE of spreadsheets in other languages.
+const YES: [&str; 17] =
+    ["yes", "y", "t", "x", "on", "✓", "✔", "ja", "j", "oui", "si", "sí", "sim", "wahr", "vrai", "verdadero", "vero"];
+const NO: [&str; 11] = ["no", "n", "f", "off", "nein", "non", "não", "falsch", "faux", "falso", "falsk"];
 
 /// A cell of a label's column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +147,12 @@ impl Candidates {
             first: None,
         };
         Self { columns: free.map(candidate).collect(), rows: 0 }
+    }
+
+    /// Where the columns stand; none if there are none.
+    pub(super) fn places(&self) -> Option<Vec<usize>> {
+        let places: Vec<usize> = self.columns.iter().map(|candidate| candidate.column).collect();
+        (!places.is_empty()).then_some(places)
     }
 
     /// Looks at the current row.

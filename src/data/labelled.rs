@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::formats::clip;
 use super::recognise::Recognised;
+use super::same_text::TextKey;
 use super::split::stratify;
 use super::split_files;
 use super::table::{Example, abridged, read_examples};
@@ -111,10 +112,10 @@ impl LabelledRows {
     /// The part of each row that is kept, by `shares`. Rows with the same text are in the same part.
     #[must_use]
     pub fn split(&self, shares: &[f64], seed: u32) -> Vec<Option<usize>> {
-        let mut groups: HashMap<String, usize> = HashMap::new();
+        let mut groups: HashMap<Option<TextKey>, usize> = HashMap::new();
         let mut group = |example: &Example| {
             let next = groups.len();
-            *groups.entry(same_text(&example.text)).or_insert(next)
+            *groups.entry(TextKey::of(&example.text)).or_insert(next)
         };
         let (labels, groups): (Vec<Vec<usize>>, Vec<usize>) =
             self.kept().map(|(_, example)| (labels_of(example).collect(), group(example))).unzip();
@@ -124,11 +125,11 @@ impl LabelledRows {
 
     /// Finds texts that repeat, and those that repeat with other labels.
     pub fn look_for_repetitions(&mut self) {
-        let mut first: HashMap<String, &Example> = HashMap::new();
+        let mut first: HashMap<Option<TextKey>, &Example> = HashMap::new();
         let mut contradicted: BTreeSet<&str> = BTreeSet::new();
         let (mut repeated, mut sample) = (0, None);
         for (_, example) in self.kept() {
-            let earlier = *first.entry(same_text(&example.text)).or_insert(example);
+            let earlier = *first.entry(TextKey::of(&example.text)).or_insert(example);
             repeated += usize::from(!std::ptr::eq(earlier, example));
             if earlier.labels != example.labels {
                 contradicted.insert(&earlier.text);
@@ -149,8 +150,8 @@ impl LabelledRows {
     /// Counts the rows whose text is also in `others`.
     #[must_use]
     pub fn shared_with(&self, others: &Self) -> usize {
-        let texts: HashSet<String> = others.kept().map(|(_, example)| same_text(&example.text)).collect();
-        self.kept().filter(|(_, example)| texts.contains(&same_text(&example.text))).count()
+        let texts: HashSet<Option<TextKey>> = others.kept().map(|(_, example)| TextKey::of(&example.text)).collect();
+        self.kept().filter(|(_, example)| texts.contains(&TextKey::of(&example.text))).count()
     }
 
     /// Writes the rows that are wanted.
@@ -163,9 +164,4 @@ impl LabelledRows {
 /// The places of an example's labels.
 fn labels_of(example: &Example) -> impl Iterator<Item = usize> + '_ {
     example.labels.iter().enumerate().filter(|(_, label)| **label > 0.5).map(|(place, _)| place)
-}
-
-/// Texts that differ in case and spaces only are the same.
-fn same_text(text: &str) -> String {
-    text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
 }

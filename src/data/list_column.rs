@@ -11,9 +11,9 @@ use super::label_cell::LabelCell;
 const SEPARATORS: [&str; 3] = ["|", ";", ","];
 
 /// Signs that are only suspected: names hold them, too. The last ones need stronger evidence.
-const SUSPECTS: [&str; 26] = [
+const SUSPECTS: [&str; 28] = [
     "|", ";", ",", "<br>", "<br/>", "<br />", " · ", " • ", "#", "\r\n", "\n", "\t", " / ", "::", "，", "；", "、",
-    "\\", "~", "/", " & ", "&", "+", ":", " and ", " ",
+    "،", "؛", "\\", "~", "/", " & ", "&", "+", ":", " and ", " ",
 ];
 const WEAK_SUSPECTS: [&str; 7] = ["/", " & ", "&", "+", ":", " and ", " "];
 
@@ -220,7 +220,7 @@ impl ListColumn {
         } else if let Some((sign, cells, parts)) = self.suspect(labels) {
             findings.doubts.push(format!(
                 "{cells} labels of `{name}` hold {sign}, and splitting there makes {parts} labels of {}; set \
-                 {setting}={sign} if it separates labels",
+                 {setting} to {sign} if it separates labels",
                 labels.len(),
                 sign = shown(sign),
             ));
@@ -374,9 +374,9 @@ fn count(counts: &mut HashMap<String, usize>, key: &str, rows: usize) {
 /// A separator in a message.
 fn shown(sign: &str) -> String {
     match sign {
-        "\n" => "`\\n` (a line break)".to_owned(),
-        "\r\n" => "`\\r\\n` (a line break)".to_owned(),
-        "\t" => "`\\t` (a tab)".to_owned(),
+        "\n" => "a line break (\"\\n\" in YAML, $'\\n' in a shell)".to_owned(),
+        "\r\n" => "a line break (\"\\r\\n\" in YAML, $'\\r\\n' in a shell)".to_owned(),
+        "\t" => "a tab (\"\\t\" in YAML, $'\\t' in a shell)".to_owned(),
         " " => "` ` (a space)".to_owned(),
         sign => format!("`{sign}`"),
     }

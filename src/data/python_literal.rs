@@ -39,7 +39,7 @@ impl Reader<'_> {
         if depth > DEEPEST {
             return None;
         }
-        if self.take("set()") || self.take("frozenset()") {
+        if ["set()", "frozenset()", "character(0)", "list()"].iter().any(|empty| self.take(empty)) {
             return Some(Value::Array(Vec::new()));
         }
         if !self.rest.starts_with("c(")

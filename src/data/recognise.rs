@@ -139,8 +139,9 @@ impl Recognised {
     }
 
     fn read_list(&mut self, path: &Path, column: String, asked: &Asked) -> Result<()> {
-        let mut rows = Rows::open(path, asked.quoting)?;
+        let rows = Rows::open(path, asked.quoting)?;
         let place = rows.find(&column)?;
+        let mut rows = rows.only(&[place])?;
         let mut found = ListColumn::default();
         let mut texts = HashSet::new();
         while rows.advance()? {

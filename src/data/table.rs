@@ -293,6 +293,7 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
     exports::refuse(path, rows.columns())?;
     if let Some(list) = &columns.label_list {
         let column = rows.find(&list.column)?;
+        rows = rows.only(&[column])?;
         let mut found = ListColumn::default();
         while rows.advance()? {
             found.add(&label_cell(&rows, column)?, || rows.location());
@@ -310,6 +311,9 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
         });
     }
     let mut candidates = Candidates::among(&rows, &Columns { labels: Vec::new(), ..columns.clone() });
+    if let Some(places) = candidates.places() {
+        rows = rows.only(&places)?;
+    }
     let mut count = 0;
     while rows.advance()? {
         candidates.read(&rows);

@@ -1,5 +1,6 @@
 //! Text to token ids, by a model's own tokenizer.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -91,6 +92,28 @@ impl TextEncoder {
         }
         let was_cut = encoding.len() >= longest && !covers(encoding, text);
         Ok(Encoded { token_ids, was_cut })
+    }
+
+    /// The bytes of a text that each of its tokens stands for; none for special tokens.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn spans(&self, text: &str) -> Result<Vec<Option<Range<usize>>>> {
+        let encoding = unless_it_panics(|| self.library().encode(text, true)).context("cannot tokenize")?;
+        let special = encoding.get_special_tokens_mask().iter();
+        let spans = encoding.get_offsets().iter().zip(special);
+        Ok(spans.map(|(&(start, end), &special)| (special == 0).then_some(start..end)).collect())
+    }
+
+    /// Tokens of texts before cutting.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn lengths(&self, texts: Vec<&str>) -> Result<Vec<usize>> {
+        let mut uncut = self.library().clone();
+        uncut.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
+        let encodings = unless_it_panics(|| uncut.encode_batch(texts, true)).context("cannot tokenize")?;
+        Ok(encodings.iter().map(|encoding| encoding.len().max(1)).collect())
     }
 
     /// Checks that the model has an embedding for every token. `source` names the rows and `id` one of them, whose

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 
-use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype};
+use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype, Trains};
 use crate::console::Console;
 use crate::data::table::abridged;
 use crate::data::tokenize::TextEncoder;
@@ -232,9 +232,39 @@ impl BaseModel {
     }
 }
 
+/// Encoders of more parameters are not trained in full: their weights, gradients and moments take 16 bytes each.
+pub const MOST_TRAINED: usize = 400_000_000;
+
+/// The weights that a configuration's `model` section trains on a base.
+///
+/// # Errors
+/// If it asks for all weights of a base or on a device where they are not trained, or the pattern of target modules
+/// does not parse.
+pub fn trained_part(model: &ModelConfig, base: &BaseModel) -> Result<LoraOptions> {
+    if model.train == Trains::Lora {
+        return lora_options(model, &base.config);
+    }
+    let name = &base.files.name;
+    let parameters = base.config.linear_weights() + base.config.embedding_weights();
+    ensure!(
+        base.config.is_encoder(),
+        "model.train is all, and `{name}` is a decoder: every weight is trained of encoders alone, such as BERT; use \
+         model.train=lora"
+    );
+    ensure!(
+        parameters <= MOST_TRAINED,
+        "model.train is all, and `{name}` has {} million parameters: every weight is trained of encoders of up to {} \
+         million; use model.train=lora",
+        parameters / 1_000_000,
+        MOST_TRAINED / 1_000_000
+    );
+    ensure!(!base.device.is_gpu(), "model.train is all, which is computed on the CPU alone; add --device cpu");
+    Ok(LoraOptions::every_weight())
+}
+
 /// The adapters of a configuration's `model` section. Without `lora_target_modules` they are in the modules that the
 /// family's models usually get them in.
-pub fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
+fn lora_options(model: &ModelConfig, base: &BackboneConfig) -> Result<LoraOptions> {
     let targets = match &model.lora_target_modules {
         Some(TargetModules::Names(names)) => Targets::Names(names.clone()),
         Some(TargetModules::Pattern(pattern)) => Targets::from_pattern(pattern).context("model.lora_target_modules")?,

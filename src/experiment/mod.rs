@@ -3,7 +3,9 @@
 pub mod agreement;
 pub mod base_head;
 pub mod base_model;
+pub mod checked;
 pub mod choices;
+pub mod data_issues;
 pub mod dataset;
 pub mod init_adapter;
 pub mod prepared;
@@ -16,3 +18,5 @@ pub mod starter_report;
 pub mod summary;
 pub mod tuned;
 pub mod warnings;
+pub mod why;
+pub mod yardstick;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::base_model::{BaseModel, lora_options};
+use super::base_model::{BaseModel, trained_part};
 use super::choices::FEWEST_STEPS;
 use super::dataset::{self, Dataset, Rows};
 use super::init_adapter::InitAdapter;
@@ -13,7 +13,7 @@ use super::split_rows::SplitRows;
 use super::{base_head, resume, warnings};
 use crate::cluster::Group;
 use crate::config::Config;
-use crate::config::model::ProblemType;
+use crate::config::model::{ProblemType, Trains};
 use crate::config::train::SchedulerType;
 use crate::console::{Console, bytes};
 use crate::data::table::Columns;
@@ -73,9 +73,10 @@ impl<'a> Experiment<'a> {
             warnings::about(name, &examples, &samples, max_length, console);
             Ok(Dataset { examples, samples })
         };
-        let train = split("train", &SplitRows::train(data, &columns)?)?;
+        let [train, validation] = SplitRows::of_training(data, &columns)?;
+        let train = split("train", &train)?;
         check_steps(config, train.samples.len(), console)?;
-        let validation = split("validation", &SplitRows::validation(data, &columns)?)?;
+        let validation = split("validation", &validation)?;
         let test = data
             .test_csv
             .as_ref()
@@ -90,7 +91,7 @@ impl<'a> Experiment<'a> {
         let memory = base.device.memory();
         let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
         refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
-        let lora = lora_options(&config.model, &base.config)?;
+        let lora = trained_part(&config.model, &base)?;
         // The head of `init_adapter` counts in any case.
         let messages = config.model.init_adapter.is_none().then_some((console, &*base.files.name));
         let classifier = base.classifier(&ClassifierOptions {
@@ -165,6 +166,7 @@ impl<'a> Experiment<'a> {
             storage: self.base.storage,
             trained: self.classifier.trained_parameters(),
             accumulation: train.gradient_accumulation_steps,
+            trains_base: self.lora.trains_base,
             optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
             recompute: train.gradient_checkpointing,
             tokens,
@@ -192,6 +194,14 @@ impl<'a> Experiment<'a> {
             schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
             moments: moment_storage(self.config.model.use_4bit, train),
             metric: self.metric,
+        }
+    }
+
+    /// The rows that reports show: of test, or of validation where there is no test split.
+    pub fn reported(&self) -> (&'static str, &Dataset) {
+        match &self.test {
+            Some(test) => ("test", test),
+            None => ("validation", &self.validation),
         }
     }
 
@@ -293,8 +303,11 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         id_column: config.data.id_column.clone(),
         labels_column: config.data.labels_column.clone(),
         label_separator: columns.label_list.and_then(|list| list.separator),
+        temperature: 1.0,
+        quoting: Some(config.data.quoting),
         max_length,
         base,
+        is_whole_model: config.model.train == Trains::All,
         random_init: config.model.random_init,
         init_seed: config.model.init_seed,
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 
-use super::dataset::Dataset;
 use super::prepared::Experiment;
 use crate::atomic_file;
 use crate::console::{bytes, duration};
@@ -46,10 +45,7 @@ pub fn write(experiment: &Experiment<'_>, run: &RunDir, summary: &RunSummary, sh
     let best =
         summary.seeds.iter().find(|seed| seed.seed == summary.best_seed).context("the best seed has no result")?;
     let directory = run.seed(best.seed)?;
-    let (split, rows): (&str, &Dataset) = match &experiment.test {
-        Some(test) => ("test", test),
-        None => ("validation", &experiment.validation),
-    };
+    let (split, rows) = experiment.reported();
     let predictions = records::read_predictions(&directory.predictions(split), labels)?;
     let result = best.reported();
     let scores = result.scores();

@@ -10,16 +10,19 @@ use super::tuned::Tuned;
 use super::{resume, warnings};
 use crate::atomic_file;
 use crate::cluster::Group;
-use crate::config::train::Reporter;
+use crate::config::train::{Calibration, Reporter};
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
-use crate::metrics::Decision;
 use crate::metrics::bootstrap::Intervals;
+use crate::metrics::{Decision, temperature};
+use crate::model::classifier::Problem;
+use crate::model::weights::Precision;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::SeedDir;
 use crate::run::model_card::{CardFacts, model_card};
-use crate::run::results::{EvalMetrics, SeedResult, SplitResult};
-use crate::run::{adapter, manifest, records};
+use crate::run::model_directory::CompleteModel;
+use crate::run::results::{Calibrated, CalibrationScores, EvalMetrics, SeedResult, SplitResult};
+use crate::run::{adapter, manifest, records, trained_weights, whole_model};
 use crate::thresholds::{Objective, Scope};
 use crate::training::scored::{Scored, score};
 use crate::training::trainer::{TrainOutcome, Trainer};
@@ -29,6 +32,7 @@ impl Experiment<'_> {
     /// summary.
     pub fn train_seed(&self, seed: u32, directory: Option<&SeedDir>, group: &Group) -> Result<Option<SeedResult>> {
         self.classifier.initialize(seed)?;
+        self.classifier.set_temperature(1.0);
         if let Some(adapter) = &self.init_adapter {
             adapter.apply(&self.classifier)?;
         }
@@ -56,13 +60,27 @@ impl Experiment<'_> {
         let score = |split: &Dataset| {
             score(&self.classifier, &split.samples, labels, &usual, eval_batch_size, group, self.console)
         };
-        let validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
+        let mut validation = outcome.validation.take().map_or_else(|| score(&self.validation), Ok)?;
+        let mut file = self.file.clone();
+        let mut calibration = None;
+        if self.config.train.calibration == Calibration::Temperature {
+            let before = CalibrationScores::of(&validation.scores);
+            let is_single = self.classifier.problem() == Problem::SingleLabel;
+            file.temperature = temperature::fit(&validation.evaluation.predictions, is_single) as f32;
+            self.classifier.set_temperature(file.temperature);
+            validation = score(&self.validation)?;
+            let after = CalibrationScores::of(&validation.scores);
+            self.console.say(format!(
+                "seed {seed}, temperature {:.3}: calibration error on validation {:.4}, before {:.4}",
+                file.temperature, after.calibration_error, before.calibration_error
+            ));
+            calibration = Some(Calibrated { temperature: file.temperature, before, after });
+        }
         let mut splits = vec![("validation", &self.validation, validation)];
         if let Some(test) = &self.test {
             splits.push(("test", test, score(test)?));
         }
         let Some(directory) = directory else { return Ok(None) };
-        let mut file = self.file.clone();
         let mut tuned = None;
         if let Some(scope) = Scope::of(self.config.train.tune_thresholds) {
             let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
@@ -93,6 +111,7 @@ impl Experiment<'_> {
             optimizer_bytes: outcome.optimizer_bytes,
             thresholds: file.thresholds.clone(),
             tuned: tuned.as_ref().map(Tuned::record),
+            calibration,
             validation: results.next().context("the validation rows were scored")?,
             test: results.next(),
         };
@@ -145,9 +164,22 @@ impl Experiment<'_> {
             return Ok(());
         }
         atomic_file::write_directory(&directory.best(), |inside| {
-            adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
             self.encoder.save(inside)?;
-            file.save(inside)?;
+            if self.lora.trains_base {
+                let model = CompleteModel {
+                    tensors: whole_model::tensors(&self.classifier),
+                    dtype: Precision::Float32,
+                    shard_bytes: u64::MAX,
+                    base_config: &self.base.files.config,
+                    config: &self.base.config,
+                    file,
+                    encoder: &self.encoder,
+                };
+                model.write(inside)?;
+            } else {
+                adapter::save(inside, &self.classifier, &self.lora, self.base_name())?;
+                file.save(inside)?;
+            }
             manifest::write(inside)
         })
     }
@@ -161,7 +193,13 @@ impl Experiment<'_> {
             rows: &rows,
             settings: &[
                 ("seed", result.seed.to_string()),
-                ("LoRA r, α, dropout", format!("{}, {}, {}", model.lora_r, model.lora_alpha, model.lora_dropout)),
+                match self.lora.trains_base {
+                    true => ("trained", "every weight".to_owned()),
+                    false => (
+                        "LoRA r, α, dropout",
+                        format!("{}, {}, {}", model.lora_r, model.lora_alpha, model.lora_dropout),
+                    ),
+                },
                 ("base in 4 bits", model.use_4bit.to_string()),
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
                 ("learning rate", train.learning_rate.to_string()),
@@ -193,7 +231,10 @@ impl Experiment<'_> {
         };
         let expected = predict(&self.validation.samples[..examples.len()])?;
         manifest::verify(&best)?;
-        let (lora, _) = adapter::read_config(&best)?;
+        let lora = match self.lora.trains_base {
+            true => self.lora.clone(),
+            false => adapter::read_config(&best)?.0,
+        };
         let is_same = |module: &String| lora.shape_of(module) == self.lora.shape_of(module);
         ensure!(
             self.classifier.modules().iter().all(is_same),
@@ -206,7 +247,7 @@ impl Experiment<'_> {
             "{}: classifier.json describes another classifier than was trained; this is a bug in llmcls, please report it",
             best.display()
         );
-        adapter::load(&best, &self.classifier)?;
+        trained_weights::load(&best, &self.classifier)?;
         let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
         let rows = Rows { examples, source: "validation", before: 0 };
         let found = predict(&dataset::encode(&encoder, self.base.config.vocab_size, &rows)?)?;

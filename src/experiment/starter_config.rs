@@ -101,9 +101,15 @@ impl Starter<'_> {
         };
         let problem = if self.is_single_label { "single_label_classification" } else { "multi_label_classification" };
         let meaning = if self.is_single_label { "each row has exactly one label" } else { "a row may have several" };
-        vec![
+        let mut lines = vec![
             Line("model_name", json!(self.model_name), about.to_owned()),
             Line("problem_type", json!(problem), meaning.to_owned()),
+        ];
+        if choices.trains_all {
+            lines.push(Line("train", json!("all"), "every weight; lora: adapters, for larger models".to_owned()));
+            return lines;
+        }
+        lines.extend([
             Line("torch_dtype", json!(choices.torch_dtype), "what this machine computes fastest".to_owned()),
             Line("use_4bit", json!(choices.use_4bit), "true: the base in a quarter of the memory".to_owned()),
             Line(
@@ -112,7 +118,8 @@ impl Starter<'_> {
                 "rank of the adapters, in the modules of the base's family".to_owned(),
             ),
             plain("lora_alpha", json!(2 * choices.lora_r)),
-        ]
+        ]);
+        lines
     }
 
     fn train(&self) -> Vec<Line> {

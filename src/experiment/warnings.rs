@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::console::Console;
 use crate::data::formats::clip;
+use crate::data::same_text::TextKey;
 use crate::data::table::{Example, abridged};
 use crate::evaluation::Sample;
 use crate::metrics::Scores;
@@ -59,15 +60,20 @@ pub fn about_labels(labels: &[String], splits: &[(&str, &[Example])], problem: P
     }
 }
 
+/// Examples that have a text.
+fn with_keys(examples: &[Example]) -> impl Iterator<Item = (TextKey, &Example)> {
+    examples.iter().filter_map(|example| Some((TextKey::of(&example.text)?, example)))
+}
+
 /// Warns of texts that stand in a split more than once with different labels.
 fn about_contradictions(split: &str, examples: &[Example], console: Console) {
-    let mut first: HashMap<&str, &Example> = HashMap::new();
-    let mut contradicted: BTreeSet<&str> = BTreeSet::new();
+    let mut first: HashMap<TextKey, &Example> = HashMap::new();
+    let mut contradicted: BTreeSet<TextKey> = BTreeSet::new();
     let mut sample = None;
-    for example in examples.iter().filter(|example| !example.text.trim().is_empty()) {
-        let earlier = *first.entry(&example.text).or_insert(example);
+    for (key, example) in with_keys(examples) {
+        let earlier = *first.entry(key).or_insert(example);
         if earlier.labels != example.labels {
-            contradicted.insert(&example.text);
+            contradicted.insert(key);
             sample.get_or_insert((&earlier.id, &example.id));
         }
     }
@@ -95,11 +101,11 @@ pub fn about_unpredicted(scores: &Scores, console: Console) {
 
 /// Warns of texts that stand in two splits: scores on them say little.
 pub fn about_leaks(splits: &[(&str, &[Example])], console: Console) {
-    let mut first: HashMap<&str, &str> = HashMap::new();
+    let mut first: HashMap<TextKey, &str> = HashMap::new();
     let mut leaks: Vec<((&str, &str), usize)> = Vec::new();
     for (split, examples) in splits {
-        for example in examples.iter().filter(|example| !example.text.trim().is_empty()) {
-            let home = *first.entry(&example.text).or_insert(split);
+        for (key, _) in with_keys(examples) {
+            let home = *first.entry(key).or_insert(split);
             if home != *split {
                 match leaks.iter_mut().find(|(pair, _)| *pair == (home, split)) {
                     Some((_, count)) => *count += 1,

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use super::download::{Answer, Client, RemoteFile};
 use super::environment::{cache_directory, is_offline, token};
 use super::names::{check_file, is_commit, is_hash, parse_repository};
+use crate::atomic_file;
 use crate::console::Console;
 use crate::interrupt;
 
@@ -185,14 +186,8 @@ impl HubRepo {
         if fs::read_to_string(&note).is_ok_and(|text| text.trim() == commit) {
             return Ok(());
         }
-        let write = || -> std::io::Result<()> {
-            let directory = note.parent().unwrap_or(&self.directory);
-            fs::create_dir_all(directory)?;
-            let temporary = directory.join(format!(".{}.tmp", std::process::id()));
-            fs::write(&temporary, &commit)?;
-            fs::rename(temporary, &note)
-        };
-        write().with_context(|| self.cannot_write())
+        let created = fs::create_dir_all(note.parent().unwrap_or(&self.directory)).map_err(anyhow::Error::from);
+        created.and_then(|()| atomic_file::write_bytes(&note, commit.as_bytes())).with_context(|| self.cannot_write())
     }
 
     fn repo_type(&self) -> RepoType {

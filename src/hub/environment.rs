@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::file_identity;
+
 fn set(key: &str) -> Option<String> {
     env::var(key).ok().filter(|value| !value.is_empty())
 }
@@ -18,10 +20,7 @@ pub(super) fn is_offline() -> bool {
 
 /// Where the Hub's tools keep their files.
 fn home() -> Option<PathBuf> {
-    let base = || {
-        let home = || env::home_dir().map(|home| home.join(".cache"));
-        set("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).map(|cache| cache.join("huggingface"))
-    };
+    let base = || file_identity::user_cache().map(|cache| cache.join("huggingface"));
     set("HF_HOME").map(PathBuf::from).or_else(base)
 }
 

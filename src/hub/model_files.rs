@@ -36,6 +36,16 @@ pub const TOKENIZER_FILES: [&str; 4] =
 const VOCABULARIES: [&str; 3] = ["vocab.txt", "vocab.json", "merges.txt"];
 
 impl ModelFiles {
+    /// All files of the model, and those beside them that Python reads.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        const OTHERS: [&str; 3] = [INDEX, "generation_config.json", "chat_template.jinja"];
+        let names = TOKENIZER_FILES.iter().chain(&VOCABULARIES).chain(&OTHERS);
+        let beside = names.map(|name| self.config.with_file_name(name));
+        let found = [&self.config].into_iter().chain(&self.tokenizer).chain(&self.weights).cloned();
+        found.chain(beside).collect()
+    }
+
     /// Finds the files of `name`: a directory, or `org/name[@revision]` in the Hub's cache, or else
     /// on the Hub. With `needs_weights` off, weights are neither looked for nor downloaded.
     ///

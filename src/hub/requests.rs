@@ -15,10 +15,10 @@ use crate::interrupt;
 
 /// The media type of Git's store for large files.
 const STORE_TYPE: &str = "application/vnd.git-lfs+json";
-/// Of an answer, what is read.
+/// The most bytes of an answer that are read.
 const MOST_TEXT: u64 = 64 << 20;
 
-/// What a request sends.
+/// The body of a request.
 #[derive(Clone)]
 pub(super) enum Payload {
     Text {

@@ -67,7 +67,7 @@ pub struct ModelRepo {
     console: Console,
 }
 
-/// What the Hub says of a repository.
+/// The Hub's answer about a repository.
 #[derive(Deserialize)]
 struct Info {
     sha: Option<String>,
@@ -82,7 +82,7 @@ struct Sibling {
     rfilename: String,
 }
 
-/// How the Hub wants a file.
+/// The way in which the Hub wants a file.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct UploadMode {
@@ -90,7 +90,7 @@ struct UploadMode {
     upload_mode: String,
     #[serde(default)]
     should_ignore: bool,
-    /// Of the file that is there, if there is one.
+    /// Hash of the file that is there, if there is one.
     oid: Option<String>,
 }
 

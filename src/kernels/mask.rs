@@ -66,7 +66,7 @@ impl Mask {
 }
 
 impl Bits {
-    /// Whether there is a bit for each element of a matrix.
+    /// Returns true if there is a bit for each element of a matrix.
     pub(crate) fn covers(&self, rows: usize, width: usize) -> bool {
         width.div_ceil(8) <= self.bytes_per_row && rows * self.bytes_per_row <= self.bits.len()
     }

@@ -117,6 +117,16 @@ impl FrozenMatrix {
         self.weights(Direction::Forward).source.read(first, out);
     }
 
+    /// Gives the pages of a mapped file back until the numbers are looked at again.
+    pub fn release(&self) {
+        match &self.storage {
+            Storage::F32(data) => data.release(),
+            Storage::Bf16(data) => data.release(),
+            Storage::F16(data) => data.release(),
+            _ => {}
+        }
+    }
+
     /// The same matrix, whose products on the CPU are computed in `compute`.
     #[must_use]
     pub fn computed_in(self, compute: Compute) -> Self {
@@ -146,16 +156,6 @@ impl FrozenMatrix {
     pub fn maxima(&self) -> Option<Vec<f32>> {
         let maxima = self.maxima.as_ref()?;
         Some(maxima.lock().unwrap_or_else(PoisonError::into_inner).clone())
-    }
-
-    /// Gives mapped pages back that are not needed soon.
-    fn release(&self) {
-        match &self.storage {
-            Storage::F32(data) => data.release(),
-            Storage::Bf16(data) => data.release(),
-            Storage::F16(data) => data.release(),
-            _ => {}
-        }
     }
 
     /// The same matrix on a GPU, for activations of `dtype`.

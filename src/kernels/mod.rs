@@ -121,11 +121,10 @@ kernels! {
     ) -> Option<Tensor>;
 }
 
-// A head is a few rows: it is computed on the CPU, wherever the base is.
-pub(crate) use cpu::linear::{
-    add_numbers, linear, linear_backward, scale_and_shift, scale_backward, sum_columns, sum_outer_products,
-    sum_products,
-};
+// A head is a few rows: it is computed on the CPU, wherever the base is. All weights are trained on the CPU alone.
+pub(crate) use cpu::embedding::{sum_gradient_of_table, sum_table_rows};
+pub(crate) use cpu::linear::{add_numbers, linear, linear_backward, sum_columns, sum_outer_products};
+pub(crate) use cpu::norm::{sum_gradient_of_scale, trained_layer_norm, trained_layer_norm_backward};
 pub(crate) use cpu::rows::{mean_rows, mean_rows_backward};
 
 /// `x` in f32 on the CPU, where it may be already.

@@ -3,7 +3,9 @@
 pub mod bootstrap;
 pub mod curves;
 pub mod errors;
+pub mod label_issues;
 pub mod ranking;
+pub mod temperature;
 
 use serde::{Deserialize, Serialize};
 

@@ -12,7 +12,7 @@ use crate::ops::attention::Sequences;
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// All tokens, sequence after sequence: N values.
-    pub token_ids: Vec<u32>,
+    pub token_ids: Rc<[u32]>,
     /// Position of each token in its own sequence: N values.
     pub positions: Rc<[u32]>,
     /// Where each sequence starts.
@@ -39,7 +39,7 @@ impl Batch {
         let shape = (count, labels.len() / count.max(1));
         let labels = Tensor::from_vec(labels, shape, &Device::Cpu)?;
         Ok(Self {
-            token_ids,
+            token_ids: token_ids.into(),
             positions: positions.into(),
             sequences: Rc::new(Sequences { offsets, queries: None }),
             labels,

@@ -3,27 +3,25 @@
 use std::rc::Rc;
 
 use anyhow::{Result, bail, ensure};
-use candle_core::Tensor;
 
 use super::config::NormKind;
 use super::frozen::{Frozen, FrozenKind};
 use super::lora::{AdapterShape, LoraOptions};
+use super::modules::{Embedding, Linear, Norm};
 use super::quantization::Quantization;
 use super::weights::{BaseStorage, Precision, Weights};
-use crate::kernels::buffer;
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::adapter_routing::{Routing, Slot};
-use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::layer_norm::{LayerNorm, layer_norm};
-use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
-use crate::ops::rms_norm::{RmsNorm, rms_norm};
-use crate::ops::rows::add;
-use crate::ops::tape::{Param, Tape, Value};
+use crate::ops::dropout::Dropout;
+use crate::ops::layer_norm::LayerNorm;
+use crate::ops::lora_linear::{Adapter, LoraLinear};
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::tape::Param;
 
 /// A trained parameter's value at the start of training.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Initial {
     /// U(±bound)
     Uniform(f32),
@@ -33,6 +31,8 @@ pub(super) enum Initial {
     Constant(f32),
     /// Those of the base.
     Values(Vec<f32>),
+    /// Those of the base, left in its file.
+    Matrix(Rc<FrozenMatrix>),
 }
 
 /// Hands out modules while a model is built, in the order of its state dict.
@@ -144,14 +144,8 @@ impl<'a> Builder<'a> {
         self.lora.shape_of(module).is_some()
     }
 
-    /// A frozen linear layer, with an adapter if it is a target.
-    pub(super) fn linear(
-        &mut self,
-        module: &str,
-        outputs: usize,
-        inputs: usize,
-        has_bias: bool,
-    ) -> Result<Rc<LoraLinear>> {
+    /// A linear layer of the base: frozen, with an adapter if it is a target, or trained.
+    pub(super) fn linear(&mut self, module: &str, outputs: usize, inputs: usize, has_bias: bool) -> Result<Linear> {
         self.linear_named(&self.prefixed(module), self.rooted(module), outputs, inputs, has_bias)
     }
 
@@ -163,10 +157,15 @@ impl<'a> Builder<'a> {
         outputs: usize,
         inputs: usize,
         has_bias: bool,
-    ) -> Result<Rc<LoraLinear>> {
-        let weights = self.weights;
-        let weight = weights.matrix(&format!("{stored}.weight"), outputs, inputs, self.storage)?;
-        let bias = weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
+    ) -> Result<Linear> {
+        let weight = self.matrix(&format!("{stored}.weight"), (outputs, inputs), self.storage)?;
+        let bias = self.weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
+        if self.trains_all() {
+            self.modules.push(module.clone());
+            let weight = self.param(format!("{module}.weight"), (outputs, inputs), Initial::Matrix(Rc::new(weight)))?;
+            let bias = bias.map(|bias| self.vector(format!("{module}.bias"), outputs, Initial::Values(bias)));
+            return Ok(Linear::Trained { weight, bias: bias.transpose()? });
+        }
         self.took_matrix(stored, &module, (outputs, inputs), true);
         if bias.is_some() {
             self.took(format!("{stored}.bias"), format!("{module}.bias"), FrozenKind::Bias { len: outputs });
@@ -196,7 +195,21 @@ impl<'a> Builder<'a> {
         }
         self.modules.push(module);
         self.shapes.push((outputs, inputs));
-        Ok(linear)
+        Ok(Linear::Frozen(linear))
+    }
+
+    /// A matrix of the base. What is trained is read from its file once, and needs no other form of it.
+    fn matrix(&self, name: &str, (rows, columns): (usize, usize), storage: BaseStorage) -> Result<FrozenMatrix> {
+        let storage = match self.trains_all() {
+            true => BaseStorage { precision: self.weights.precision(name), is_4bit: false },
+            false => storage,
+        };
+        self.weights.matrix(name, rows, columns, storage)
+    }
+
+    /// Returns true if every weight of the base is trained.
+    pub(super) fn trains_all(&self) -> bool {
+        self.lora.trains_base
     }
 
     /// The adapter of a linear layer, if it is a target.
@@ -214,15 +227,26 @@ impl<'a> Builder<'a> {
         }))
     }
 
-    /// A frozen table of embeddings.
-    pub(super) fn embedding(&mut self, module: &str, rows: usize, width: usize) -> Result<FrozenMatrix> {
+    /// A table of embeddings. Row `padding` is never trained.
+    pub(super) fn embedding(
+        &mut self,
+        module: &str,
+        rows: usize,
+        width: usize,
+        padding: Option<u32>,
+    ) -> Result<Embedding> {
         let storage = BaseStorage { is_4bit: false, ..self.storage };
         let stored = self.prefixed(module);
-        let table = self.weights.matrix(&format!("{stored}.weight"), rows, width, storage)?;
+        let table = self.matrix(&format!("{stored}.weight"), (rows, width), storage)?;
+        if self.trains_all() {
+            let name = format!("{}.weight", self.rooted(module));
+            let table = self.param(name, (rows, width), Initial::Matrix(Rc::new(table)))?;
+            return Ok(Embedding::Trained { table, padding });
+        }
         self.took_matrix(&stored, &self.rooted(module), (rows, width), false);
         self.count(&table);
         self.size.embedding_bytes += table.bytes();
-        Ok(table)
+        Ok(Embedding::Frozen(table))
     }
 
     /// A frozen norm.
@@ -233,8 +257,15 @@ impl<'a> Builder<'a> {
         let [weight, bias] = if has_old_names { ["gamma", "beta"] } else { ["weight", "bias"] };
         let (stored_weight, stored_bias) = (format!("{name}.{weight}"), format!("{name}.{bias}"));
         let mut weight = self.weights.norm(&stored_weight, width)?;
-        self.count_floats(Some(&weight));
         let rooted = self.rooted(module);
+        if self.trains_all() {
+            let NormKind::Layer { has_bias } = kind else { bail!("{name}: only layer norms are trained") };
+            let bias = self.weights.bias(&stored_bias, width, has_bias)?;
+            let weight = self.vector(format!("{rooted}.weight"), width, Initial::Values(weight))?;
+            let bias = bias.map(|bias| self.vector(format!("{rooted}.bias"), width, Initial::Values(bias)));
+            return Ok(Norm::Trained { weight, bias: bias.transpose()?, epsilon });
+        }
+        self.count_floats(Some(&weight));
         let is_from_one = kind == NormKind::RmsFromOne;
         self.took(stored_weight, format!("{rooted}.weight"), FrozenKind::Scale { len: width, is_from_one });
         Ok(match kind {
@@ -272,10 +303,16 @@ impl<'a> Builder<'a> {
         if let Some(total) = self.memory {
             ensure!(
                 2 * self.trained_bytes <= total,
-                "model.lora_r is {}: adapters and their gradients take more than {} bytes, and there are {total}; lower \
-                 model.lora_r, or name fewer model.lora_target_modules",
-                self.lora.rank,
-                2 * self.trained_bytes
+                "{} and their gradients take more than {} bytes, and there are {total}; {}",
+                match self.lora.trains_base {
+                    true => "model.train is all: the weights".to_owned(),
+                    false => format!("model.lora_r is {}: adapters", self.lora.rank),
+                },
+                2 * self.trained_bytes,
+                match self.lora.trains_base {
+                    true => "use model.train=lora",
+                    false => "lower model.lora_r, or name fewer model.lora_target_modules",
+                }
             );
         }
         self.push(Param::new(name, self.device.zeros(shape)?)?, initial)
@@ -323,58 +360,4 @@ impl<'a> Builder<'a> {
         self.size.parameters += len;
         self.size.bytes += 4 * len;
     }
-}
-
-/// A frozen norm.
-#[derive(Clone, Debug)]
-pub(super) enum Norm {
-    Rms(Rc<RmsNorm>),
-    Layer(Rc<LayerNorm>),
-}
-
-impl Norm {
-    pub(super) fn forward(&self, tape: &Tape, x: &Value) -> candle_core::Result<Value> {
-        match self {
-            Self::Rms(norm) => rms_norm(tape, x, norm),
-            Self::Layer(norm) => layer_norm(tape, x, norm),
-        }
-    }
-}
-
-/// `residual + drop(linear(x))`: one op where nothing is dropped.
-pub(super) fn add_linear(
-    tape: &Tape,
-    x: &Value,
-    linear: &Rc<LoraLinear>,
-    site: &Dropout,
-    residual: &Value,
-) -> candle_core::Result<Value> {
-    if !site.is_active(tape) {
-        return lora_linear(tape, x, linear, Some(residual));
-    }
-    let y = dropout(tape, lora_linear(tape, x, linear, None)?, site)?;
-    add(tape, &y, residual)
-}
-
-/// Rows of the embedding table, each times `scale`, `(N, D)`.
-///
-/// # Errors
-/// If a token id is outside the table.
-pub(super) fn embed(table: &FrozenMatrix, token_ids: &[u32], scale: f32) -> Result<Tensor> {
-    if let Some(token) = token_ids.iter().find(|&&token| token as usize >= table.rows()) {
-        bail!(
-            "token id {token} is outside the model's vocabulary of {}: tokenizer.json and config.json do not belong together",
-            table.rows()
-        );
-    }
-    let width = table.columns();
-    let x = buffer::new_rows(token_ids.len() * width, width, |first, block| {
-        for (row, &token) in block.chunks_exact_mut(width).zip(&token_ids[first..]) {
-            table.read(token as usize * width, row);
-            if scale != 1.0 {
-                row.iter_mut().for_each(|x| *x *= scale);
-            }
-        }
-    });
-    Ok(buffer::tensor(x, (token_ids.len(), width))?)
 }

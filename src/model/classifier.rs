@@ -1,5 +1,6 @@
 //! A frozen transformer, its adapters and its head: token ids to logits, `(B, L)`.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,7 @@ use super::frozen::Frozen;
 use super::head::Head;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
+use super::modules::Embedding;
 use super::quantization::{Outliers, Quantization, outliers_of};
 use super::weights::{BaseStorage, Weights};
 use crate::config::model::ProblemType;
@@ -84,6 +86,8 @@ pub struct Classifier {
     labels: usize,
     problem: Problem,
     weights: BceWeights,
+    temperature: Cell<f32>,
+    device: Device,
 }
 
 impl Classifier {
@@ -127,7 +131,26 @@ impl Classifier {
             labels: options.labels,
             problem: options.problem,
             weights: options.weights.clone(),
+            temperature: Cell::new(1.0),
+            device: options.device.clone(),
         })
+    }
+
+    /// What logits are divided by before they become probabilities.
+    #[must_use]
+    pub fn temperature(&self) -> f32 {
+        self.temperature.get()
+    }
+
+    /// Sets what logits are divided by before they become probabilities. The loss is that of the logits themselves.
+    pub fn set_temperature(&self, temperature: f32) {
+        self.temperature.set(temperature);
+    }
+
+    /// Where the model computes.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The trained parameters, in order: a parameter's index is its random site.
@@ -160,7 +183,7 @@ impl Classifier {
         &self.frozen
     }
 
-    /// What the adapter of a module multiplies its product with.
+    /// The factor of the product of a module's adapter.
     pub(super) fn scaling_of(&self, module: &str) -> Option<f32> {
         self.lora.shape_of(module).map(|shape| shape.scaling as f32)
     }
@@ -216,6 +239,10 @@ impl Classifier {
                 Initial::Normal { std, cutoff: Some(cutoff) } => stream.truncated_normal(std, cutoff * std, values),
                 Initial::Constant(value) => values.fill(value),
                 Initial::Values(ref base) => values.copy_from_slice(base),
+                Initial::Matrix(ref base) => {
+                    base.read(0, values);
+                    base.release();
+                }
             })?;
             param.clear_gradient();
         }
@@ -262,7 +289,22 @@ impl Classifier {
             let mut logits = Self::logits_of_several(&[(self, batch.len())], batch)?;
             return logits.pop().context("no logits");
         }
-        let x = self.pooled(tape, batch)?;
+        self.logits_of(tape, &self.embed(tape, batch)?, batch)
+    }
+
+    /// The embedded tokens, `(N, D)`.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        self.layers.embed(tape, batch)
+    }
+
+    /// The table of token embeddings, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        self.layers.words()
+    }
+
+    /// Logits, `(B, L)`, of tokens that are embedded already.
+    pub(super) fn logits_of(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
+        let x = self.pooled(tape, embedded, batch)?;
         Ok(self.head.forward(tape, x)?)
     }
 
@@ -289,7 +331,7 @@ impl Classifier {
         );
         let (routing, _) = model.shared.as_ref().context("a classifier of its own in a mixed batch")?;
         let tape = Tape::off();
-        let x = routing.with(groups, || model.pooled(&tape, batch))?;
+        let x = routing.with(groups, || model.pooled(&tape, &model.embed(&tape, batch)?, batch))?;
         let mut first = 0;
         parts
             .iter()
@@ -301,10 +343,10 @@ impl Classifier {
             .collect()
     }
 
-    /// What the head sees of each sequence, `(B, D)`.
-    fn pooled(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+    /// The head's input of each sequence, `(B, D)`.
+    fn pooled(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
         let pooled = batch.pooled(self.pooling);
-        let x = to_host(tape, self.layers.forward(tape, batch, pooled.as_ref())?)?;
+        let x = to_host(tape, self.layers.forward(tape, embedded, batch, pooled.as_ref())?)?;
         if pooled.is_none() {
             return Ok(mean_rows(tape, &x, &batch.sequences.offsets)?);
         }

@@ -28,6 +28,8 @@ pub struct BackboneConfig {
     pub initializer_range: f32,
     /// The token that stands for a text without any.
     pub empty_token: Option<u32>,
+    /// `pad_token_id`, whose embedding torch never trains.
+    pub padding_token: Option<u32>,
     /// The function inside the MLP.
     pub activation: Activation,
     /// The model's own dropout in training.
@@ -275,6 +277,15 @@ impl BackboneConfig {
             }
         }
         Ok(())
+    }
+
+    /// Whether a token sees those behind it: an encoder, such as BERT.
+    #[must_use]
+    pub fn is_encoder(&self) -> bool {
+        match &self.layers {
+            LayersConfig::PreNorm(layers) => !layers.is_causal,
+            LayersConfig::PostNorm(_) => true,
+        }
     }
 
     /// Weights of the linear layers.

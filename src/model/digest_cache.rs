@@ -4,125 +4,77 @@
 //! costs time and is no error; entries appear by a rename, so processes do not disturb each other.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::atomic_file::hex;
+use crate::atomic_file::{self, hex};
+use crate::file_identity::{self, FileIdentity};
 
 /// Smaller files are read again: that takes no longer than to look for an entry.
 const SMALLEST: u64 = 256 << 10;
-/// A file that was written this short ago may be written again within the clock's resolution.
-const SETTLED: Duration = Duration::from_secs(2);
 /// Rises when digests are taken of something else.
 const VERSION: u32 = 1;
 
 /// Digests of a file's parts by their names.
 pub(super) type Digests = BTreeMap<String, String>;
 
-/// Metadata that change with a file's contents, so that an unchanged file is not read again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    /// Nanoseconds since 1970.
-    modified: i128,
-    changed: i128,
-}
-
 #[derive(Serialize, Deserialize)]
 struct Entry {
     version: u32,
-    file: Identity,
+    file: FileIdentity,
     digests: Digests,
     /// SHA-256 of the rest.
     check: String,
 }
 
-impl Identity {
-    /// The file at a path now; `None` if it is small, or the system does not tell.
-    pub(super) fn of(path: &Path) -> Option<Self> {
-        let data = fs::metadata(path).ok()?;
-        if data.len() < SMALLEST { None } else { Self::from_metadata(&data) }
-    }
-
-    #[cfg(unix)]
-    fn from_metadata(data: &Metadata) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-        Some(Self {
-            device: data.dev(),
-            inode: data.ino(),
-            size: data.len(),
-            modified: nanoseconds(data.mtime(), data.mtime_nsec()),
-            changed: nanoseconds(data.ctime(), data.ctime_nsec()),
-        })
-    }
-
-    #[cfg(not(unix))]
-    fn from_metadata(_: &Metadata) -> Option<Self> {
-        None
-    }
-
-    fn is_settled(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let last = self.modified.max(self.changed);
-        i128::try_from(now.saturating_sub(SETTLED).as_nanos()).is_ok_and(|limit| last <= limit)
-    }
+/// The file at a path now; `None` if it is small, or the system does not tell.
+pub(super) fn identity(path: &Path) -> Option<FileIdentity> {
+    FileIdentity::of(path).filter(|file| file.size >= SMALLEST)
 }
 
 /// The digests of a file, if the cache has them.
-pub(super) fn load(file: &Identity) -> Option<Digests> {
+pub(super) fn load(file: &FileIdentity) -> Option<Digests> {
     load_from(&directory()?, file)
 }
 
 /// Keeps the digests of the file at `path`, which was `file` before it was read.
-pub(super) fn store(path: &Path, file: &Identity, digests: Digests) {
-    if let Some(directory) = directory().filter(|_| file.is_settled() && Identity::of(path).as_ref() == Some(file)) {
+pub(super) fn store(path: &Path, file: &FileIdentity, digests: Digests) {
+    if let Some(directory) = directory().filter(|_| file.is_settled() && identity(path).as_ref() == Some(file)) {
         store_in(&directory, file, digests);
     }
 }
 
-fn load_from(directory: &Path, file: &Identity) -> Option<Digests> {
+fn load_from(directory: &Path, file: &FileIdentity) -> Option<Digests> {
     let entry: Entry = serde_json::from_slice(&fs::read(entry_path(directory, file)).ok()?).ok()?;
     let is_whole = entry.version == VERSION && entry.file == *file && entry.check == check(file, &entry.digests)?;
     is_whole.then_some(entry.digests)
 }
 
-fn store_in(directory: &Path, file: &Identity, digests: Digests) {
+fn store_in(directory: &Path, file: &FileIdentity, digests: Digests) {
     let write = || -> Option<()> {
         let check = check(file, &digests)?;
         let text = serde_json::to_vec(&Entry { version: VERSION, file: file.clone(), digests, check }).ok()?;
         fs::create_dir_all(directory).ok()?;
-        let temporary = directory.join(format!(".{}-{:x}.tmp", std::process::id(), file.inode));
-        let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, entry_path(directory, file)));
-        if written.is_err() {
-            let _ = fs::remove_file(temporary);
-        }
-        written.ok()
+        atomic_file::write_bytes(&entry_path(directory, file), &text).ok()
     };
     // The digests are at hand; only the next start has to take them again.
     let _ = write();
 }
 
 /// One entry for each file there ever was at an inode: a file that is written anew replaces its own.
-fn entry_path(directory: &Path, file: &Identity) -> PathBuf {
+fn entry_path(directory: &Path, file: &FileIdentity) -> PathBuf {
     directory.join(format!("{:x}-{:x}.json", file.device, file.inode))
 }
 
-fn check(file: &Identity, digests: &Digests) -> Option<String> {
+fn check(file: &FileIdentity, digests: &Digests) -> Option<String> {
     Some(hex(&Sha256::digest(serde_json::to_vec(&(file, digests)).ok()?)))
 }
 
 fn directory() -> Option<PathBuf> {
-    let set = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = set.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
-    Some(cache.join("llmcls").join("digests"))
+    Some(file_identity::user_cache()?.join("llmcls").join("digests"))
 }
 
 #[cfg(unix)]
@@ -130,11 +82,11 @@ fn directory() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn file(directory: &Path) -> (PathBuf, Identity) {
+    fn file(directory: &Path) -> (PathBuf, FileIdentity) {
         let path = directory.join("weights");
         fs::write(&path, vec![7; SMALLEST as usize]).unwrap();
-        let identity = Identity::of(&path).unwrap();
-        (path, identity)
+        let found = identity(&path).unwrap();
+        (path, found)
     }
 
     #[test]
@@ -146,14 +98,14 @@ mod tests {
         store_in(&cache, &identity, digests.clone());
         assert_eq!(load_from(&cache, &identity), Some(digests));
         for other in [
-            Identity { size: identity.size + 1, ..identity.clone() },
-            Identity { modified: identity.modified + 1, ..identity.clone() },
-            Identity { changed: identity.changed + 1, ..identity.clone() },
+            FileIdentity { size: identity.size + 1, ..identity.clone() },
+            FileIdentity { modified: identity.modified + 1, ..identity.clone() },
+            FileIdentity { changed: identity.changed + 1, ..identity.clone() },
         ] {
             assert_eq!(load_from(&cache, &other), None);
         }
         assert!(!identity.is_settled(), "a file that was just written may be written again");
-        assert!(Identity { modified: 0, changed: 0, ..identity }.is_settled());
+        assert!(FileIdentity { modified: 0, changed: 0, ..identity }.is_settled());
     }
 
     #[test]
@@ -179,6 +131,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("small");
         fs::write(&path, "x").unwrap();
-        assert_eq!(Identity::of(&path), None);
+        assert_eq!(identity(&path), None);
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::digest_cache::{self, Digests, Identity};
+use super::digest_cache::{self, Digests};
 use super::weights::{Checkpoint, TensorInFile, Weights};
 use crate::atomic_file::hex;
 use crate::console::{Console, bytes};
@@ -109,7 +109,7 @@ fn of_tokenizer(files: &[PathBuf]) -> Result<String> {
 /// The digest of a file's contents: of what JSON says, of any other file's bytes.
 fn of_file(path: &Path) -> Result<String> {
     const WHOLE: &str = "";
-    let identity = Identity::of(path);
+    let identity = digest_cache::identity(path);
     if let Some(digest) = identity.as_ref().and_then(digest_cache::load).and_then(|mut known| known.remove(WHOLE)) {
         return Ok(digest);
     }

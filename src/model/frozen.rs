@@ -24,7 +24,7 @@ pub(super) enum FrozenKind {
         columns: usize,
         /// Not an embedding: held in 4 bits where the base is.
         is_linear: bool,
-        /// How many matrices were made before it, which tells random ones apart.
+        /// The number of matrices made before it, which selects the stream of random ones.
         made: u32,
     },
     /// A vector of a norm; one with random weights is 1, or 0 if stored as its difference from 1.

@@ -1,52 +1,29 @@
 //! Classification heads, as in transformers' `…ForSequenceClassification`.
 
-use std::rc::Rc;
-
 use anyhow::Result;
 
 use super::builder::{Builder, Initial};
 use super::config::{BackboneConfig, DenseConfig};
+use super::modules::{Linear, Norm};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::layer_norm::{LayerNorm, layer_norm, scale_and_shift};
-use crate::ops::linear::linear;
-use crate::ops::lora_linear::{LoraLinear, lora_linear};
-use crate::ops::tape::{Param, Tape, Value};
+use crate::ops::tape::{Tape, Value};
 
 /// `classifier(drop(norm(f(dense(drop(pooled))))))`; see [`super::config::HeadConfig`].
 pub(super) struct Head {
     input_dropout: Dropout,
     dense: Option<Dense>,
     dropout: Dropout,
-    classifier: Trained,
+    classifier: Linear,
     /// Modules that peft must save whole.
     pub(super) modules_to_save: Vec<String>,
 }
 
 struct Dense {
-    layer: DenseLayer,
+    /// Frozen if the base has it.
+    layer: Linear,
     activation: Activation,
-    norm: Option<TrainedNorm>,
-}
-
-enum DenseLayer {
-    /// A frozen layer of the base.
-    Frozen(Rc<LoraLinear>),
-    /// A trained layer.
-    Trained(Trained),
-}
-
-/// A trained linear layer.
-struct Trained {
-    weight: Rc<Param>,
-    bias: Option<Rc<Param>>,
-}
-
-/// A norm whose scale is trained.
-struct TrainedNorm {
-    ones: Rc<LayerNorm>,
-    weight: Rc<Param>,
-    bias: Option<Rc<Param>>,
+    norm: Option<Norm>,
 }
 
 impl Head {
@@ -89,13 +66,7 @@ impl Head {
             input_dropout: builder.dropout(head.input_dropout),
             dense,
             dropout: builder.dropout(head.dropout),
-            classifier: Trained::new(
-                builder,
-                head.classifier,
-                (labels, config.hidden_size),
-                head.has_bias,
-                [weight, bias],
-            )?,
+            classifier: trained(builder, head.classifier, (labels, config.hidden_size), head.has_bias, [weight, bias])?,
             modules_to_save,
         })
     }
@@ -107,7 +78,7 @@ impl Head {
             x = dense.forward(tape, &x)?;
         }
         let x = dropout(tape, x, &self.dropout)?;
-        self.classifier.forward(tape, &x)
+        self.classifier.forward(tape, &x, None)
     }
 }
 
@@ -126,10 +97,10 @@ impl Dense {
         let is_frozen = match builder.saves_whole(&name) {
             // peft has an adapter in a layer of the base, or nothing.
             Some(is_whole) => !is_whole && builder.has(&stored) && (config.is_of_base || builder.is_target(&name)),
-            None => config.is_of_base && builder.has(&stored),
+            None => config.is_of_base && builder.has(&stored) && !builder.trains_all(),
         };
         let layer = if is_frozen {
-            DenseLayer::Frozen(builder.linear_named(&stored, name, width, width, config.has_bias)?)
+            builder.linear_named(&stored, name, width, width, config.has_bias)?
         } else {
             let weight = builder.initial(
                 &format!("{stored}.weight"),
@@ -137,17 +108,17 @@ impl Dense {
                 Initial::Normal { std: config.std, cutoff },
             )?;
             let bias = builder.initial(&format!("{stored}.bias"), (width, 1), Initial::Constant(0.0))?;
-            DenseLayer::Trained(Trained::new(builder, &name, (width, width), config.has_bias, [weight, bias])?)
+            trained(builder, &name, (width, width), config.has_bias, [weight, bias])?
         };
         let norm = match config.norm {
             None => None,
             Some((name, epsilon, has_bias)) => {
                 let weight = builder.initial(&format!("{name}.weight"), (width, 1), Initial::Constant(1.0))?;
                 let bias = builder.initial(&format!("{name}.bias"), (width, 1), Initial::Constant(0.0))?;
-                Some(TrainedNorm {
-                    ones: Rc::new(LayerNorm { weight: vec![1.0; width].into(), bias: None, epsilon }),
+                Some(Norm::Trained {
                     weight: builder.vector(format!("{name}.weight"), width, weight)?,
                     bias: has_bias.then(|| builder.vector(format!("{name}.bias"), width, bias)).transpose()?,
+                    epsilon,
                 })
             }
         };
@@ -155,32 +126,23 @@ impl Dense {
     }
 
     fn forward(&self, tape: &Tape, x: &Value) -> candle_core::Result<Value> {
-        let y = match &self.layer {
-            DenseLayer::Frozen(layer) => lora_linear(tape, x, layer, None)?,
-            DenseLayer::Trained(layer) => layer.forward(tape, x)?,
-        };
-        let y = activate(tape, &y, self.activation)?;
+        let y = activate(tape, &self.layer.forward(tape, x, None)?, self.activation)?;
         match &self.norm {
             None => Ok(y),
-            Some(norm) => scale_and_shift(tape, &layer_norm(tape, &y, &norm.ones)?, &norm.weight, norm.bias.as_ref()),
+            Some(norm) => norm.forward(tape, &y),
         }
     }
 }
 
-impl Trained {
-    fn new(
-        builder: &mut Builder<'_>,
-        name: &str,
-        shape: (usize, usize),
-        has_bias: bool,
-        [weight, bias]: [Initial; 2],
-    ) -> Result<Self> {
-        let weight = builder.param(format!("{name}.weight"), shape, weight)?;
-        let bias = has_bias.then(|| builder.vector(format!("{name}.bias"), shape.0, bias)).transpose()?;
-        Ok(Self { weight, bias })
-    }
-
-    fn forward(&self, tape: &Tape, x: &Value) -> candle_core::Result<Value> {
-        linear(tape, x, &self.weight, self.bias.as_ref())
-    }
+/// A trained linear layer.
+fn trained(
+    builder: &mut Builder<'_>,
+    name: &str,
+    shape: (usize, usize),
+    has_bias: bool,
+    [weight, bias]: [Initial; 2],
+) -> Result<Linear> {
+    let weight = builder.param(format!("{name}.weight"), shape, weight)?;
+    let bias = has_bias.then(|| builder.vector(format!("{name}.bias"), shape.0, bias)).transpose()?;
+    Ok(Linear::Trained { weight, bias })
 }

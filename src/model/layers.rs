@@ -7,11 +7,12 @@ use anyhow::Result;
 use super::batch::{Batch, Pooled};
 use super::builder::Builder;
 use super::config::{BackboneConfig, LayersConfig};
+use super::modules::Embedding;
 use super::post_norm::{self, PostNorm};
 use super::pre_norm::PreNorm;
 use crate::ops::tape::{Tape, Value};
 
-/// A frozen transformer, with or without adapters.
+/// A transformer: frozen, with or without adapters, or trained.
 pub(super) enum Layers {
     PreNorm(Box<PreNorm>),
     PostNorm(Box<PostNorm>),
@@ -36,10 +37,32 @@ impl Layers {
     }
 
     /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
-    pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+    pub(super) fn forward(
+        &self,
+        tape: &Tape,
+        embedded: &Value,
+        batch: &Batch,
+        pooled: Option<&Rc<Pooled>>,
+    ) -> Result<Value> {
         match self {
-            Self::PreNorm(layers) => layers.forward(tape, batch, pooled),
-            Self::PostNorm(layers) => layers.forward(tape, batch, pooled),
+            Self::PreNorm(layers) => layers.forward(tape, embedded, batch, pooled),
+            Self::PostNorm(layers) => layers.forward(tape, embedded, batch, pooled),
+        }
+    }
+
+    /// The embedded tokens, `(N, D)`.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        match self {
+            Self::PreNorm(layers) => layers.embed(tape, batch),
+            Self::PostNorm(layers) => layers.embed(tape, batch),
+        }
+    }
+
+    /// The table of token embeddings, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        match self {
+            Self::PreNorm(layers) => layers.words(),
+            Self::PostNorm(layers) => layers.words(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Low-rank adapters by peft's rules: which modules get one, of which rank, scaled by how much.
 
 use anyhow::{Context, Result, ensure};
-use regex::Regex;
+use fancy_regex::Regex;
 
 /// The adapters of a model.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct LoraOptions {
     pub layers: Option<LayerFilter>,
     /// Modules that peft saves whole, beside the adapters; none: those of the family.
     pub modules_to_save: Option<Vec<String>>,
+    /// Every weight of the base is trained, and no module has an adapter.
+    pub trains_base: bool,
 }
 
 /// The adapter of one module.
@@ -54,6 +56,7 @@ impl LoraOptions {
             exclude: None,
             layers: None,
             modules_to_save: None,
+            trains_base: false,
         }
     }
 
@@ -61,6 +64,12 @@ impl LoraOptions {
     #[must_use]
     pub fn none() -> Self {
         Self::new(1, 1.0, 0.0, Targets::Nothing)
+    }
+
+    /// Every weight of the base is trained, and no module has an adapter.
+    #[must_use]
+    pub fn every_weight() -> Self {
+        Self { trains_base: true, ..Self::none() }
     }
 
     /// The adapter of the module of this dotted name, if it gets one.
@@ -88,6 +97,14 @@ impl LoraOptions {
         Some(dots.chain([module]).any(|around| names.iter().any(|name| around.ends_with(name.as_str()))))
     }
 
+    fn patterns(&self) -> impl Iterator<Item = &Regex> {
+        let ranks = self.rank_pattern.iter().map(|pattern| &pattern.regex);
+        let alphas = self.alpha_pattern.iter().map(|pattern| &pattern.regex);
+        let layers = self.layers.iter().flat_map(|layers| &layers.patterns);
+        let targets = [Some(&self.targets), self.exclude.as_ref()].into_iter().flatten().filter_map(Targets::regex);
+        targets.chain(ranks).chain(alphas).chain(layers)
+    }
+
     /// Checks that some module gets an adapter.
     pub fn check(&self, modules: &[String]) -> Result<()> {
         if matches!(self.targets, Targets::Nothing) {
@@ -96,6 +113,12 @@ impl LoraOptions {
         let mut kinds: Vec<&str> = modules.iter().filter_map(|name| name.rsplit('.').next()).collect();
         kinds.sort_unstable();
         kinds.dedup();
+        self.patterns().try_for_each(|regex| {
+            modules.iter().try_for_each(|module| regex.is_match(module).map(drop)).context(
+                "an expression of lora_target_modules, or of the adapter's patterns, takes too many steps on the names of \
+                 this model; write it without nested repetitions",
+            )
+        })?;
         ensure!(
             modules.iter().any(|module| self.shape_of(module).is_some()),
             "lora_target_modules matches nothing in this model; its linear modules are {}, with names such as {}; \
@@ -126,9 +149,15 @@ impl<T> ModulePattern<T> {
 }
 
 fn first_match<T: Copy>(patterns: &[ModulePattern<T>], module: &str) -> Option<T> {
-    patterns.iter().find(|pattern| pattern.regex.is_match(module)).map(|pattern| pattern.value)
+    patterns.iter().find(|pattern| is_match(&pattern.regex, module)).map(|pattern| pattern.value)
 }
 
+/// Whether an expression matches; [`LoraOptions::check`] has tried it.
+fn is_match(regex: &Regex, module: &str) -> bool {
+    regex.is_match(module).unwrap_or(false)
+}
+
+/// Python's expressions may look around, which the plain library does not.
 fn compile(regex: &str, written: &str) -> Result<Regex> {
     Regex::new(regex).with_context(|| format!("`{written}` is not a regular expression that llmcls can read"))
 }
@@ -154,7 +183,7 @@ impl LayerFilter {
     }
 
     fn takes(&self, module: &str) -> bool {
-        let found = self.patterns.iter().find_map(|pattern| pattern.captures(module));
+        let found = self.patterns.iter().find_map(|pattern| pattern.captures(module).ok()?);
         let index = found.and_then(|captures| captures.name("idx")?.as_str().parse().ok());
         index.is_some_and(|index: usize| self.indices.contains(&index))
     }
@@ -198,6 +227,13 @@ impl Targets {
         Self::Names(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
+    fn regex(&self) -> Option<&Regex> {
+        match self {
+            Self::Pattern(full) => Some(&full.regex),
+            Self::Nothing | Self::AllLinear | Self::Names(_) => None,
+        }
+    }
+
     /// Returns true if the module of this dotted name is a target.
     fn matches(&self, module: &str, layers: Option<&LayerFilter>) -> bool {
         match self {
@@ -208,7 +244,7 @@ impl Targets {
                 names.iter().any(|name| name == module)
                     || names.iter().any(ends) && layers.is_none_or(|layers| layers.takes(module))
             }
-            Self::Pattern(full) => full.regex.is_match(module),
+            Self::Pattern(full) => is_match(&full.regex, module),
         }
     }
 }
@@ -242,6 +278,25 @@ mod tests {
         assert!(lora.shape_of("model.layers.11.mlp.up_proj").is_none());
         assert!(matches!(Targets::from_pattern("ALL-linear").unwrap(), Targets::AllLinear));
         assert!(Targets::from_pattern("(").is_err());
+    }
+
+    /// As Python's `re.fullmatch`, which peft uses.
+    #[test]
+    fn patterns_may_look_around() {
+        let modules = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "model.layers.10.mlp.up_proj"];
+        for (pattern, expected) in [
+            (r".*layers\.(?!0\.).*_proj", [false, true, true]),
+            (r"(?!.*mlp).*_proj", [true, false, false]),
+            (r".*(?<=mlp\.)up_proj", [false, true, true]),
+            (r".*\.(\d)(?!\d).*(?=_proj)_proj", [true, true, false]),
+            (r".*up|.*up_proj", [false, true, true]),
+        ] {
+            let lora = plain(Targets::from_pattern(pattern).unwrap());
+            assert_eq!(modules.map(|module| lora.shape_of(module).is_some()), expected, "{pattern}");
+        }
+        let lora = plain(Targets::from_pattern(r"((?=m)m|.|..)*(?<!x)z").unwrap());
+        let error = format!("{:#}", lora.check(&["model".repeat(40)]).unwrap_err());
+        assert!(error.contains("takes too many steps"), "{error}");
     }
 
     #[test]

@@ -35,13 +35,13 @@ impl<'a> NamedTensor<'a> {
         (self.values)()
     }
 
-    /// How many numbers there are.
+    /// Number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

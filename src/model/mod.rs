@@ -2,18 +2,20 @@
 
 #![warn(missing_docs)]
 
+pub mod attributions;
 pub mod batch;
 pub mod builder;
 pub mod classifier;
 pub mod config;
 mod digest_cache;
-mod families;
+pub(crate) mod families;
 pub mod fingerprint;
 mod frozen;
 mod head;
 mod layers;
 pub mod lora;
 pub mod merged;
+mod modules;
 mod post_norm;
 mod pre_norm;
 pub mod quantization;

@@ -12,25 +12,23 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 
 use super::batch::{Batch, Pooled};
-use super::builder::{Builder, Norm, add_linear, embed};
+use super::builder::Builder;
 use super::config::{BackboneConfig, NormKind, PostNormConfig};
-use crate::kernels::buffer;
+use super::modules::{Embedding, Linear, Norm, embed};
 use crate::kernels::device::Device;
-use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::activation::{Activation, activate};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::lora_linear::{LoraLinear, lora_linear, lora_linears};
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
 /// A frozen transformer with adapters.
 pub(super) struct PostNorm {
-    words: FrozenMatrix,
-    positions: FrozenMatrix,
+    words: Embedding,
+    positions: Embedding,
     first_position: usize,
-    /// The embedding of the one type of token that there is.
-    token_type: Option<Vec<f32>>,
+    /// The types of tokens: all are of the first.
+    token_types: Option<Embedding>,
     embedding_norm: Norm,
     embedding_dropout: Dropout,
     layers: Vec<Rc<Layer>>,
@@ -39,16 +37,16 @@ pub(super) struct PostNorm {
 }
 
 struct Layer {
-    query: Rc<LoraLinear>,
-    key: Rc<LoraLinear>,
-    value: Rc<LoraLinear>,
+    query: Linear,
+    key: Linear,
+    value: Linear,
     attention: AttentionKind,
-    output: Rc<LoraLinear>,
+    output: Linear,
     output_dropout: Dropout,
     attention_norm: Norm,
-    up: Rc<LoraLinear>,
+    up: Linear,
     activation: Activation,
-    down: Rc<LoraLinear>,
+    down: Linear,
     down_dropout: Dropout,
     mlp_norm: Norm,
 }
@@ -61,21 +59,19 @@ impl PostNorm {
         recompute: bool,
     ) -> Result<Self> {
         let d = config.hidden_size;
-        let words = builder.embedding(WORDS, config.vocab_size, d)?;
-        let positions = builder.embedding("embeddings.position_embeddings", layers.positions, d)?;
-        let token_type = match layers.token_types {
-            None => None,
-            Some(types) => {
-                let mut first = vec![0.0; d];
-                builder.embedding("embeddings.token_type_embeddings", types, d)?.read(0, &mut first);
-                Some(first)
-            }
-        };
+        let words = builder.embedding(WORDS, config.vocab_size, d, config.padding_token)?;
+        // RoBERTa counts from behind its padding row.
+        let padding = layers.first_position.checked_sub(1).map(|row| row as u32);
+        let positions = builder.embedding("embeddings.position_embeddings", layers.positions, d, padding)?;
+        let token_types = layers
+            .token_types
+            .map(|types| builder.embedding("embeddings.token_type_embeddings", types, d, None))
+            .transpose()?;
         Ok(Self {
             words,
             positions,
             first_position: layers.first_position,
-            token_type,
+            token_types,
             embedding_norm: builder.norm("embeddings.LayerNorm", d, NORM, layers.epsilon)?,
             embedding_dropout: builder.dropout(config.dropouts.embedding),
             layers: (0..config.num_hidden_layers)
@@ -90,8 +86,14 @@ impl PostNorm {
     ///
     /// # Errors
     /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
-    pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
-        let mut x = self.embedding_norm.forward(tape, &Value::constant(self.device.put(self.embed(batch)?)?))?;
+    pub(super) fn forward(
+        &self,
+        tape: &Tape,
+        embedded: &Value,
+        batch: &Batch,
+        pooled: Option<&Rc<Pooled>>,
+    ) -> Result<Value> {
+        let mut x = self.embedding_norm.forward(tape, embedded)?;
         x = dropout(tape, x, &self.embedding_dropout)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
@@ -106,10 +108,16 @@ impl PostNorm {
         Ok(x)
     }
 
-    fn embed(&self, batch: &Batch) -> Result<candle_core::Tensor> {
-        let x = embed(&self.words, &batch.token_ids, 1.0)?;
-        let width = self.words.columns();
-        let mut position = vec![0.0; width];
+    /// The table of words.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        (&self.words, 1.0)
+    }
+
+    /// What goes into the first norm, `(N, D)`.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
         let longest = batch.positions.iter().max().map_or(0, |&last| last as usize) + self.first_position;
         ensure!(
             longest < self.positions.rows(),
@@ -117,14 +125,10 @@ impl PostNorm {
             longest + 1 - self.first_position,
             self.positions.rows() - self.first_position
         );
-        buffer::modify(&x, |x| {
-            for (x, row) in x.chunks_exact_mut(width).zip(position_rows(batch, self.first_position)) {
-                self.positions.read(row * width, &mut position);
-                x.iter_mut().zip(&position).for_each(|(x, position)| *x += position);
-                x.iter_mut().zip(self.token_type.iter().flatten()).for_each(|(x, of_type)| *x += of_type);
-            }
-        })?;
-        Ok(x)
+        let positions = position_rows(batch, self.first_position).map(|row| row as u32).collect();
+        let mut parts = vec![(&self.words, Rc::clone(&batch.token_ids)), (&self.positions, positions)];
+        parts.extend(self.token_types.as_ref().map(|types| (types, vec![0; batch.token_ids.len()].into())));
+        embed(tape, &self.device, 1.0, &parts)
     }
 }
 
@@ -192,17 +196,17 @@ impl Layer {
     ) -> candle_core::Result<Value> {
         let picked = pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose()?;
         let [q, k, v] = match &picked {
-            None => lora_linears(tape, x, [&self.query, &self.key, &self.value])?,
+            None => Linear::all(tape, x, [&self.query, &self.key, &self.value])?,
             Some(picked) => {
-                let [k, v] = lora_linears(tape, x, [&self.key, &self.value])?;
-                [lora_linear(tape, picked, &self.query, None)?, k, v]
+                let [k, v] = Linear::all(tape, x, [&self.key, &self.value])?;
+                [self.query.forward(tape, picked, None)?, k, v]
             }
         };
         let x = picked.as_ref().unwrap_or(x);
         let o = attention(tape, [&q, &k, &v], self.attention, pooled.map_or(sequences, |pooled| &pooled.sequences))?;
-        let x = self.attention_norm.forward(tape, &add_linear(tape, &o, &self.output, &self.output_dropout, x)?)?;
-        let h = activate(tape, &lora_linear(tape, &x, &self.up, None)?, self.activation)?;
-        self.mlp_norm.forward(tape, &add_linear(tape, &h, &self.down, &self.down_dropout, &x)?)
+        let x = self.attention_norm.forward(tape, &self.output.add_to(tape, &o, &self.output_dropout, x)?)?;
+        let h = activate(tape, &self.up.forward(tape, &x, None)?, self.activation)?;
+        self.mlp_norm.forward(tape, &self.down.add_to(tape, &h, &self.down_dropout, &x)?)
     }
 }
 

@@ -19,22 +19,21 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
-use super::builder::{Builder, Norm, add_linear, embed};
+use super::builder::Builder;
 use super::config::{BackboneConfig, PreNormConfig};
+use super::modules::{Embedding, Linear, Norm, embed};
 use super::rope::Rope;
 use crate::kernels::device::Device;
-use crate::kernels::matrix::FrozenMatrix;
 use crate::ops::activation::{Activation, gated};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
-use crate::ops::lora_linear::{LoraLinear, lora_linear, lora_linears};
 use crate::ops::rope::{RopeTable, rope};
 use crate::ops::rows::{add, columns, gather};
 use crate::ops::tape::{Tape, Value};
 
 /// A frozen transformer with adapters.
 pub(super) struct PreNorm {
-    embedding: FrozenMatrix,
+    embedding: Embedding,
     embedding_scale: f32,
     embedding_norm: Option<Norm>,
     embedding_dropout: Dropout,
@@ -51,27 +50,27 @@ struct Layer {
     query_key_value: QueryKeyValue,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
-    output: Rc<LoraLinear>,
+    output: Linear,
     output_dropout: Dropout,
     after_attention: Option<Norm>,
     mlp_norm: Norm,
     gate_up: GateUp,
     activation: Activation,
     mlp_dropout: Dropout,
-    down: Rc<LoraLinear>,
+    down: Linear,
     down_dropout: Dropout,
     after_mlp: Option<Norm>,
     attention: AttentionKind,
 }
 
 enum QueryKeyValue {
-    Three([Rc<LoraLinear>; 3]),
-    One(Rc<LoraLinear>),
+    Three([Linear; 3]),
+    One(Linear),
 }
 
 enum GateUp {
-    Two([Rc<LoraLinear>; 2]),
-    One(Rc<LoraLinear>),
+    Two([Linear; 2]),
+    One(Linear),
 }
 
 /// State shared by the layers of one forward pass.
@@ -89,7 +88,7 @@ impl PreNorm {
         recompute: bool,
     ) -> Result<Self> {
         let (names, d) = (layers.names, config.hidden_size);
-        let embedding = builder.embedding(names.embedding, config.vocab_size, d)?;
+        let embedding = builder.embedding(names.embedding, config.vocab_size, d, config.padding_token)?;
         let norm = |builder: &mut Builder<'_>, name: &str| builder.norm(name, d, layers.norm, layers.epsilon);
         let embedding_norm = names.embedding_norm.map(|name| norm(builder, name)).transpose()?;
         let embedding_dropout = builder.dropout(config.dropouts.embedding);
@@ -113,18 +112,20 @@ impl PreNorm {
     ///
     /// # Errors
     /// If a token id is outside the vocabulary.
-    pub(super) fn forward(&self, tape: &Tape, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
+    pub(super) fn forward(
+        &self,
+        tape: &Tape,
+        embedded: &Value,
+        batch: &Batch,
+        pooled: Option<&Rc<Pooled>>,
+    ) -> Result<Value> {
         let pass = Rc::new(Pass {
             ropes: self.ropes.each_ref().map(|rope| rope.up_to(&batch.positions)),
             positions: Rc::clone(&batch.positions),
             sequences: Rc::clone(&batch.sequences),
         });
-        let mut x =
-            Value::constant(self.device.put(embed(&self.embedding, &batch.token_ids, self.embedding_scale)?)?);
-        if let Some(norm) = &self.embedding_norm {
-            x = norm.forward(tape, &x)?;
-        }
-        x = dropout(tape, x, &self.embedding_dropout)?;
+        let normed = self.embedding_norm.as_ref().map(|norm| norm.forward(tape, embedded)).transpose()?;
+        let mut x = dropout(tape, normed.unwrap_or_else(|| embedded.clone()), &self.embedding_dropout)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
             x = if self.recompute {
@@ -135,6 +136,22 @@ impl PreNorm {
             };
         }
         Ok(self.norm.forward(tape, &x)?)
+    }
+}
+
+impl PreNorm {
+    /// The table of words, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        (&self.embedding, self.embedding_scale)
+    }
+
+    /// What goes into the first layer, or the norm before it, `(N, D)`.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        let tokens = (&self.embedding, Rc::clone(&batch.token_ids));
+        embed(tape, &self.device, self.embedding_scale, &[tokens])
     }
 }
 
@@ -221,14 +238,14 @@ impl Layer {
         let pick = |x: &Value| pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose();
         match &self.query_key_value {
             QueryKeyValue::Three([of_q, of_k, of_v]) => {
-                let Some(picked) = pick(h)? else { return lora_linears(tape, h, [of_q, of_k, of_v]) };
-                let [k, v] = lora_linears(tape, h, [of_k, of_v])?;
-                Ok([lora_linear(tape, &picked, of_q, None)?, k, v])
+                let Some(picked) = pick(h)? else { return Linear::all(tape, h, [of_q, of_k, of_v]) };
+                let [k, v] = Linear::all(tape, h, [of_k, of_v])?;
+                Ok([of_q.forward(tape, &picked, None)?, k, v])
             }
             QueryKeyValue::One(fused) => {
                 let kv = self.attention.key_value_heads * self.attention.head_size;
                 let q = self.attention.heads * self.attention.head_size;
-                let all = lora_linear(tape, h, fused, None)?;
+                let all = fused.forward(tape, h, None)?;
                 let queries = columns(tape, &all, 0..q)?;
                 let picked = pick(&queries)?;
                 let [k, v] = [q, q + kv].map(|start| columns(tape, &all, start..start + kv));
@@ -241,10 +258,10 @@ impl Layer {
         let x = add_block(tape, attended, (&self.output, &self.output_dropout), self.after_attention.as_ref(), x)?;
         let h = self.mlp_norm.forward(tape, &x)?;
         let (gate, up) = match &self.gate_up {
-            GateUp::Two([gate, up]) => lora_linears(tape, &h, [gate, up])?.into(),
+            GateUp::Two([gate, up]) => Linear::all(tape, &h, [gate, up])?.into(),
             GateUp::One(fused) => {
-                let both = lora_linear(tape, &h, fused, None)?;
-                let width = self.down.weight.columns();
+                let both = fused.forward(tape, &h, None)?;
+                let width = both.tensor().dim(1)? / 2;
                 (columns(tape, &both, 0..width)?, columns(tape, &both, width..2 * width)?)
             }
         };
@@ -257,12 +274,12 @@ impl Layer {
 fn add_block(
     tape: &Tape,
     h: &Value,
-    (linear, dropout): (&Rc<LoraLinear>, &Dropout),
+    (linear, dropout): (&Linear, &Dropout),
     norm: Option<&Norm>,
     x: &Value,
 ) -> candle_core::Result<Value> {
-    let Some(norm) = norm else { return add_linear(tape, h, linear, dropout, x) };
-    let y = norm.forward(tape, &lora_linear(tape, h, linear, None)?)?;
+    let Some(norm) = norm else { return linear.add_to(tape, h, dropout, x) };
+    let y = norm.forward(tape, &linear.forward(tape, h, None)?)?;
     add(tape, x, &y)
 }
 

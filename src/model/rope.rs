@@ -32,6 +32,22 @@ pub enum RopeScaling {
         /// Context length of pretraining, in tokens.
         original_max_position_embeddings: f64,
     },
+    /// Dynamic NTK within the context length of pretraining, where it changes nothing.
+    Dynamic {
+        /// Context length of pretraining, in tokens: the longest text for which that holds.
+        original: usize,
+    },
+    /// YaRN (Peng et al., 2023): low frequencies divided, high ones kept, those between blended by their index.
+    Yarn {
+        /// Divides low frequencies.
+        factor: f64,
+        /// Indices between which frequencies are blended; those below are kept.
+        low: f64,
+        /// See `low`; those above are divided.
+        high: f64,
+        /// Multiplies cos and sin.
+        attention_factor: f64,
+    },
     /// LongRoPE within the context length of pretraining: each frequency divided by a factor of its own.
     Long {
         /// One factor a frequency.
@@ -59,7 +75,9 @@ impl Rope {
     #[must_use]
     pub fn scale(&self) -> f32 {
         match self.scaling {
-            RopeScaling::Long { attention_factor, .. } => attention_factor as f32,
+            RopeScaling::Long { attention_factor, .. } | RopeScaling::Yarn { attention_factor, .. } => {
+                attention_factor as f32
+            }
             _ => 1.0,
         }
     }
@@ -68,9 +86,13 @@ impl Rope {
 impl RopeScaling {
     fn apply(&self, index: usize, frequency: f64) -> f64 {
         match *self {
-            Self::None => frequency,
+            Self::None | Self::Dynamic { .. } => frequency,
             Self::Linear { factor } => frequency / factor,
             Self::Long { ref short_factor, .. } => frequency / short_factor[index],
+            Self::Yarn { factor, low, high, .. } => {
+                let divided = ((index as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                divided * frequency / factor + (1.0 - divided) * frequency
+            }
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let wavelength = std::f64::consts::TAU / frequency;
                 if wavelength < original_max_position_embeddings / high_freq_factor {

@@ -8,7 +8,7 @@ use super::builder::Builder;
 use super::classifier::{Classifier, ClassifierOptions};
 use super::config::BackboneConfig;
 use super::layers::{self, Layers};
-use super::lora::{LoraOptions, Targets};
+use super::lora::LoraOptions;
 use super::weights::{BaseStorage, Weights};
 use crate::kernels::device::Device;
 use crate::ops::adapter_routing::{Routing, SharedAdapter, SharedAdapters};
@@ -28,7 +28,7 @@ impl SharedBase {
     /// # Errors
     /// If a weight is missing or of another shape.
     pub fn new(config: &BackboneConfig, weights: &Weights, storage: BaseStorage, device: &Device) -> Result<Self> {
-        let lora = LoraOptions::new(1, 1.0, 0.0, Targets::names(&[]));
+        let lora = LoraOptions::none();
         let names = (config.prefix, layers::embedding(config));
         let mut builder = Builder::new(weights, names, storage, &lora, device);
         let routing = Rc::new(Routing::default());

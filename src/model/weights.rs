@@ -13,7 +13,8 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::digest_cache::Identity;
+use super::digest_cache;
+use crate::file_identity::FileIdentity;
 use crate::kernels::cpu::dynamic_map::{DynamicMap, MAP_SIZE};
 use crate::kernels::cpu::memory::{Buffer, map_file, release_pages};
 use crate::kernels::cpu::nf4::{self, Nf4};
@@ -63,7 +64,9 @@ pub enum Weights {
 pub struct Checkpoint {
     tensors: BTreeMap<String, TensorInFile>,
     /// Identity of each file before it was mapped.
-    files: Vec<(PathBuf, Option<Identity>)>,
+    files: Vec<(PathBuf, Option<FileIdentity>)>,
+    /// True if bitsandbytes quantized these weights.
+    is_quantized: bool,
 }
 
 pub(super) struct TensorInFile {
@@ -91,7 +94,7 @@ impl Weights {
                 Some(weights) => Storage::Nf4(weights),
                 None => {
                     // What a quantized checkpoint holds in full was left so on purpose.
-                    let is_4bit = storage.is_4bit && !checkpoint.is_quantized();
+                    let is_4bit = storage.is_4bit && !checkpoint.is_quantized;
                     let tensor = checkpoint.find(name, &[rows, columns])?;
                     tensor.check_finite(name, storage.precision)?;
                     tensor.store(BaseStorage { is_4bit, ..storage })
@@ -133,6 +136,17 @@ impl Weights {
         matches!(self, Self::Checkpoint(checkpoint) if checkpoint.tensors.contains_key(name))
     }
 
+    /// How a tensor of the files is stored, so that it can stay where it is; f32 if there is none of this name.
+    #[must_use]
+    pub fn precision(&self, name: &str) -> Precision {
+        let Self::Checkpoint(checkpoint) = self else { return Precision::Float32 };
+        match checkpoint.tensors.get(name).map(|tensor| tensor.dtype) {
+            Some(Dtype::BF16) => Precision::Bfloat16,
+            Some(Dtype::F16) => Precision::Float16,
+            _ => Precision::Float32,
+        }
+    }
+
     /// The shape of a tensor of the files, if there is one of this name.
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
@@ -148,7 +162,7 @@ impl Checkpoint {
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let (mut tensors, mut files) = (BTreeMap::new(), Vec::new());
         for path in paths {
-            files.push((path.clone(), Identity::of(path)));
+            files.push((path.clone(), digest_cache::identity(path)));
             let file = map_file(path).with_context(|| format!("{}: cannot read", path.display()))?;
             let view = SafeTensors::deserialize(&file)
                 .with_context(|| format!("{}: not a valid safetensors file; it may be cut short", path.display()))?;
@@ -165,7 +179,8 @@ impl Checkpoint {
                 tensors.insert(name.to_owned(), entry);
             }
         }
-        Ok(Self { tensors, files })
+        let is_quantized = tensors.keys().any(|name| name.ends_with(QUANT_STATE));
+        Ok(Self { tensors, files, is_quantized })
     }
 
     /// All tensors, in the order of their names.
@@ -174,7 +189,7 @@ impl Checkpoint {
     }
 
     /// The files, and what each was before it was mapped.
-    pub(super) fn files(&self) -> impl Iterator<Item = &(PathBuf, Option<Identity>)> {
+    pub(super) fn files(&self) -> impl Iterator<Item = &(PathBuf, Option<FileIdentity>)> {
         self.files.iter()
     }
 
@@ -197,11 +212,6 @@ impl Checkpoint {
         let tensor = self.find(name, shape)?;
         tensor.check_finite(name, Precision::Float32)?;
         Ok(tensor.to_f32())
-    }
-
-    /// Returns true if bitsandbytes quantized these weights.
-    fn is_quantized(&self) -> bool {
-        self.tensors.keys().any(|name| name.ends_with(QUANT_STATE))
     }
 
     /// The matrix as bitsandbytes quantized it, or `None` if it is held in full.
@@ -417,7 +427,7 @@ fn convert(len: usize, storage: BaseStorage, read: impl Fn(usize, &mut [f32]) + 
 }
 
 impl Precision {
-    /// As `torch_dtype` has it.
+    /// The name in `torch_dtype`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -34,25 +34,31 @@ pub fn layer_norm(tape: &Tape, x: &Value, norm: &Rc<LayerNorm>) -> Result<Value>
     }))
 }
 
-/// Multiplies each row of `x` `(N, D)` by a trained weight and adds a trained bias: what follows a
-/// [`LayerNorm`] of ones, where its scale is trained.
+/// [`layer_norm`] whose scale, and shift if there is one, are trained.
 ///
 /// # Errors
 /// If `x` has not D columns.
-pub fn scale_and_shift(tape: &Tape, x: &Value, weight: &Rc<Param>, bias: Option<&Rc<Param>>) -> Result<Value> {
+pub fn trained_layer_norm(
+    tape: &Tape,
+    x: &Value,
+    weight: &Rc<Param>,
+    bias: Option<&Rc<Param>>,
+    epsilon: f32,
+) -> Result<Value> {
     rows_of(x.tensor(), weight.value().elem_count())?;
-    let output = kernels::scale_and_shift(x.tensor(), weight.value(), bias.map(|bias| bias.value()))?;
+    let of_bias = bias.map(|bias| bias.value());
+    let (output, moments) = kernels::trained_layer_norm(x.tensor(), weight.value(), of_bias, epsilon)?;
     if !tape.is_recording() {
         return Ok(Value::constant(output));
     }
     let (x, of_x, weight, bias) = (x.tensor().clone(), x.gradient(), Rc::clone(weight), bias.map(Rc::clone));
     Ok(tape.record(output, move |g| {
-        weight.accumulate(|sum, accumulate| kernels::sum_products(&g, sum, accumulate, &x))?;
+        weight.accumulate(|sum, accumulate| kernels::sum_gradient_of_scale(&g, sum, accumulate, &x, &moments))?;
         if let Some(bias) = &bias {
             bias.accumulate(|sum, accumulate| kernels::sum_columns(&g, sum, accumulate))?;
         }
         let Some(gradient) = of_x else { return Ok(()) };
-        gradient.accumulate(|sum| kernels::scale_backward(&g, sum, weight.value()))
+        gradient.accumulate(|sum| kernels::trained_layer_norm_backward(&g, sum, &x, weight.value(), &moments))
     }))
 }
 
@@ -81,15 +87,19 @@ mod tests {
     }
 
     #[test]
-    fn scale_and_shift_passes_finite_differences() {
-        let x = (numbers(5 * 7, 1), (5, 7));
-        let make = |seed| Param::new("p", tensor(numbers(7, seed), (1, 7)).unwrap()).unwrap();
+    fn trained_layer_norm_passes_finite_differences() {
+        // More columns than one task sums.
+        let (rows, width) = (5, 71);
+        let x = (numbers(rows * width, 1), (rows, width));
+        let make = |seed| Param::new("p", tensor(numbers(width, seed), width).unwrap()).unwrap();
         let (weight, bias) = (make(2), make(3));
-        check(std::slice::from_ref(&x), |tape, inputs| scale_and_shift(tape, &inputs[0], &weight, Some(&bias)));
-        let params = [(numbers(7, 2), (1, 7)), (numbers(7, 3), (1, 7))];
+        check(std::slice::from_ref(&x), |tape, inputs| {
+            trained_layer_norm(tape, &inputs[0], &weight, Some(&bias), 1e-3)
+        });
+        let params = [(numbers(width, 2), (1, width)), (numbers(width, 3), (1, width))];
         check_params(&params, |tape, params| {
             let x = Value::constant(tensor(x.0.clone(), x.1)?);
-            scale_and_shift(tape, &x, &params[0], Some(&params[1]))
+            trained_layer_norm(tape, &x, &params[0], Some(&params[1]), 1e-3)
         });
     }
 }

@@ -10,6 +10,7 @@ pub mod adamw;
 pub mod adapter_routing;
 pub mod attention;
 pub mod dropout;
+pub mod embedding;
 pub mod layer_norm;
 pub mod linear;
 pub mod lora_linear;

@@ -22,6 +22,7 @@ pub struct Tape {
 }
 
 /// A tensor in a forward pass and, if it needs one, its gradient.
+#[derive(Clone)]
 pub struct Value {
     tensor: Tensor,
     gradient: Option<Gradient>,
@@ -175,7 +176,7 @@ impl Gradient {
         Ok(())
     }
 
-    /// Whether none has arrived yet.
+    /// Returns true if no gradient has arrived yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.borrow().is_none()
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::config::data::Quoting;
 use crate::config::model::ModelConfig;
 use crate::embedded;
 use crate::model::fingerprint::Fingerprint;
@@ -39,9 +40,18 @@ pub struct ClassifierFile {
     /// Between labels of `labels_column`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_separator: Option<String>,
+    /// Logits are divided by this before they become probabilities.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub temperature: f32,
+    /// How CSV files of its rows are quoted. Files from before the key leave it to the run's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quoting: Option<Quoting>,
     /// Tokens after which a text is cut.
     pub max_length: usize,
     pub base: Base,
+    /// True if every weight was trained.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_whole_model: bool,
     /// True if the base is made from `init_seed`.
     pub random_init: bool,
     /// Seed of a random base.
@@ -91,6 +101,15 @@ impl Base {
     }
 }
 
+fn one() -> f32 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(temperature: &f32) -> bool {
+    *temperature == 1.0
+}
+
 fn float32() -> String {
     "float32".to_owned()
 }
@@ -122,7 +141,7 @@ impl ClassifierFile {
         atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(self)?.as_bytes())
     }
 
-    /// Whether a directory has the file.
+    /// Returns true if a directory has the file.
     #[must_use]
     pub fn is_in(directory: &Path) -> bool {
         embedded::is_file(&directory.join(NAME))
@@ -143,6 +162,11 @@ impl ClassifierFile {
                 file.format_version
             );
             ensure!(!file.labels.is_empty(), "there are no labels");
+            ensure!(
+                file.temperature > 0.0 && file.temperature.is_finite(),
+                "temperature is {}, expected a number above 0",
+                file.temperature
+            );
             ensure!(
                 file.thresholds.len() == file.labels.len(),
                 "{} thresholds for {} labels",

@@ -140,6 +140,12 @@ impl RunDir {
         self.path.join(REPORT)
     }
 
+    /// Rows that are worth looking at.
+    #[must_use]
+    pub fn data_issues(&self) -> PathBuf {
+        self.path.join("data_issues.jsonl")
+    }
+
     /// The results; written last.
     #[must_use]
     pub fn summary(&self) -> PathBuf {
@@ -226,7 +232,7 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// Whether it needs no base.
+    /// Returns true if it needs no base.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         model_directory::is_complete(&self.adapter)
@@ -242,7 +248,7 @@ impl Trained {
     }
 }
 
-/// Whether a directory holds a trained classifier: an adapter, or a complete model.
+/// Returns true if a directory holds a trained classifier: an adapter, or a complete model.
 fn is_classifier(directory: &Path) -> bool {
     adapter::is_adapter(directory) || model_directory::is_complete(directory)
 }

@@ -33,6 +33,14 @@ pub fn write(directory: &Path) -> Result<()> {
     atomic_file::write_bytes(&directory.join(NAME), serde_json::to_string_pretty(&entries)?.as_bytes())
 }
 
+/// The SHA-256 of files by their names, as the manifest has them; none without one.
+#[must_use]
+pub fn digests(directory: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read(directory.join(NAME)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let entries: BTreeMap<String, Entry> = entries.unwrap_or_default();
+    entries.into_iter().map(|(name, entry)| (name, entry.sha256)).collect()
+}
+
 /// Checks every file that the manifest names, where there is one: peft saves none.
 pub fn verify_if_present(directory: &Path) -> Result<()> {
     if directory.join(NAME).is_file() { verify(directory) } else { Ok(()) }

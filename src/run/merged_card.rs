@@ -8,16 +8,18 @@ use super::markdown::escape;
 use super::model_card::{is_single, some_labels, thresholds};
 use crate::model::weights::Precision;
 
-/// What merging did.
+/// Facts about a merge.
 #[derive(Clone, Debug)]
 pub struct MergeFacts {
-    /// How the weights are stored.
+    /// Storage of the weights.
     pub dtype: Precision,
-    /// Whether the base was held in 4 bits.
+    /// True if the base was stored in 4 bits.
     pub was_4bit: bool,
-    /// What Python pads batches with.
+    /// Whether transformers 4 needs the argument for eager attention (Gemma 2).
+    pub bends_scores: bool,
+    /// The token with which Python pads batches.
     pub padding: Option<String>,
-    /// Of a probability, to the classifier with its adapter apart.
+    /// Largest difference of a probability from the classifier with its adapter apart.
     pub difference: f32,
 }
 
@@ -74,11 +76,18 @@ fn write_body(
     writeln!(
         text,
         "## Usage\n\n```python\nfrom transformers import pipeline\n\nclassify = pipeline(\"text-classification\", model=\".\", \
-         top_k=None, truncation=True)\nprint(classify(\"a text\"))\n```\n\n`top_k=None` returns the probability of every \
+         top_k=None, truncation=True{})\nprint(classify(\"a text\"))\n```\n\n`top_k=None` returns the probability of every \
          label; `truncation=True` cuts texts at {} tokens, as in training.\n\n```sh\nllmcls predict --run . --text \"a \
          text\"\n```\n",
+        if facts.bends_scores { ", model_kwargs={\"attn_implementation\": \"eager\"}" } else { "" },
         file.max_length
     )?;
+    if facts.bends_scores {
+        writeln!(
+            text,
+            "Without `eager`, transformers 4 leaves out the model's soft cap on attention, and predicts other numbers.\n"
+        )?;
+    }
     if facts.padding.is_none() {
         writeln!(text, "The tokenizer has no token to pad with: pass one text at a time in Python.\n")?;
     }
@@ -129,8 +138,13 @@ mod tests {
         let card = "---\nbase_model: \"o/m\"\nlicense: mit\nlibrary_name: peft\ntags: [\"lora\"]\n---\n\n# m on d\n\nA LoRA \
                     adapter.\n\n## Usage\n\npeft\n\n## Thresholds\n\nold\n\n## Results on the test split\n\n0.75\n\n## \
                     Training\n\nrows\n\n## Limits\n\nlimits\n";
-        let facts =
-            MergeFacts { dtype: Precision::Bfloat16, was_4bit: true, padding: Some("x".into()), difference: 0.002 };
+        let facts = MergeFacts {
+            dtype: Precision::Bfloat16,
+            was_4bit: true,
+            bends_scores: true,
+            padding: Some("x".into()),
+            difference: 0.002,
+        };
         let merged = merged_card(Some(card), &file, &facts);
         for part in [
             "---\nbase_model: \"o/m\"\nlicense: mit\nlibrary_name: transformers\n",

@@ -19,3 +19,5 @@ pub mod records;
 pub mod report;
 pub mod results;
 pub mod tensorboard;
+pub mod trained_weights;
+pub mod whole_model;

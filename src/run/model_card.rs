@@ -53,10 +53,12 @@ fn metadata(file: &ClassifierFile, base: &BaseFacts, facts: &CardFacts<'_>) -> V
     lines.extend(facts.language.map(|language| format!("language: {}", json!(language))));
     lines.extend(facts.hub_dataset.map(|name| format!("datasets: {}", json!([name]))));
     lines.push(r#"metrics: ["f1", "precision", "recall"]"#.to_owned());
-    lines.push("library_name: peft".to_owned());
+    lines.push(format!("library_name: {}", if file.is_whole_model { "transformers" } else { "peft" }));
     lines.push("pipeline_tag: text-classification".to_owned());
     let kind = if is_single(file) { "multi-class" } else { "multi-label" };
-    lines.push(format!("tags: {}", json!(["lora", "text-classification", kind, "llmcls"])));
+    let mut tags = vec!["lora", "text-classification", kind, "llmcls"];
+    tags.retain(|tag| !file.is_whole_model || *tag != "lora");
+    lines.push(format!("tags: {}", json!(tags)));
     let f1 = |name: &str, value: f64| json!({"type": "f1", "name": name, "value": value});
     let test = facts.result.test.as_ref().map(|test| &test.metrics.scores);
     if let Some(scores) = test {
@@ -84,7 +86,11 @@ fn body(card: &mut String, file: &ClassifierFile, base: &BaseFacts, facts: &Card
     }
     writeln!(
         card,
-        "A LoRA adapter and a classification head for {}. It gives a text {} of {} labels: {}. Trained with llmcls {}.\n",
+        "{} {}. It gives a text {} of {} labels: {}. Trained with llmcls {}.\n",
+        match file.is_whole_model {
+            true => "A text classifier, fine-tuned in full from",
+            false => "A LoRA adapter and a classification head for",
+        },
         base.title(file),
         if is_single(file) { "exactly one" } else { "any number" },
         file.labels.len(),
@@ -115,6 +121,9 @@ pub(super) fn some_labels(labels: &[String]) -> String {
 
 fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts) -> std::fmt::Result {
     writeln!(card, "## Usage\n\n```sh\nllmcls predict --run . --text \"a text\"\n```\n")?;
+    if file.is_whole_model {
+        return writeln!(card, "In Python, with transformers:\n\n```python\n{}```\n", snippet(file, base));
+    }
     if file.random_init {
         return writeln!(card, "The base has random weights made from a seed, so only llmcls can rebuild it.\n");
     }
@@ -215,6 +224,25 @@ fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
             "base_directory".to_owned(),
         ),
     };
+    let (local, import, load) = match file.is_whole_model {
+        true => (
+            String::new(),
+            "",
+            "model = AutoModelForSequenceClassification.from_pretrained(directory).eval()\n".to_owned(),
+        ),
+        false => (
+            local,
+            "from peft import PeftModel\n",
+            format!(
+                "base = AutoModelForSequenceClassification.from_pretrained({name}{revision}, num_labels=len(labels))\n\
+                 model = PeftModel.from_pretrained(base, directory).eval()\n"
+            ),
+        ),
+    };
+    let logits = match file.temperature == 1.0 {
+        true => "model(input_ids=ids).logits[0]",
+        false => "(model(input_ids=ids).logits[0] / classifier[\"temperature\"])",
+    };
     let (activation, decision) = if is_single(file) {
         ("softmax(-1)", "print([labels[int(probabilities.argmax())]])")
     } else {
@@ -224,16 +252,15 @@ fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
         )
     };
     format!(
-        "import json\n\nimport torch\nfrom peft import PeftModel\n\
+        "import json\n\nimport torch\n{import}\
          from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
          directory = \".\"  # the directory of this file\n{local}\
          with open(f\"{{directory}}/classifier.json\", encoding=\"utf-8\") as file:\n    classifier = json.load(file)\n\
          labels = classifier[\"labels\"]\n\
-         base = AutoModelForSequenceClassification.from_pretrained({name}{revision}, num_labels=len(labels))\n\
-         model = PeftModel.from_pretrained(base, directory).eval()\n\
+         {load}\
          tokenizer = AutoTokenizer.from_pretrained(directory)\n\
          ids = tokenizer(\"a text\", truncation=True, max_length={}, return_tensors=\"pt\")[\"input_ids\"]\n\
-         with torch.no_grad():\n    probabilities = model(input_ids=ids).logits[0].{activation}\n\
+         with torch.no_grad():\n    probabilities = {logits}.{activation}\n\
          print(dict(zip(labels, probabilities.tolist())))\n{decision}\n",
         file.max_length,
     )
@@ -259,8 +286,11 @@ mod tests {
             text_fields: None,
             target_text_column: "text".into(),
             id_column: None,
+            temperature: 1.0,
+            is_whole_model: false,
             labels_column: None,
             label_separator: None,
+            quoting: None,
             max_length: 64,
             base: Base {
                 name: "meta-llama/Llama-3.2-1B".into(),
@@ -304,6 +334,7 @@ mod tests {
             optimizer_bytes: 8,
             thresholds: vec![0.5, 0.25],
             tuned: None,
+            calibration: None,
             validation: split.clone(),
             test: Some(split),
         }

@@ -58,17 +58,28 @@ pub(super) fn write(
     write_map(&directory.join(CONFIG), &config)
 }
 
-/// Makes Python's tokenizer cut texts where llmcls does, and pad with `padding`.
+/// Makes Python's tokenizer cut texts where llmcls does, pad with `padding`, and give the model no token types if it
+/// takes none.
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub(super) fn settle_tokenizer(directory: &Path, max_length: usize, padding: Option<&str>) -> Result<()> {
+pub(super) fn settle_tokenizer(
+    directory: &Path,
+    max_length: usize,
+    padding: Option<&str>,
+    has_types: bool,
+) -> Result<()> {
+    const TYPES: &str = "token_type_ids";
     let path = directory.join("tokenizer_config.json");
     let mut config = if path.is_file() { read(&path)? } else { Map::new() };
     config.entry("tokenizer_class").or_insert_with(|| "PreTrainedTokenizerFast".into());
     config.insert("model_max_length".to_owned(), max_length.into());
     if let Some(padding) = padding {
         config.insert("pad_token".to_owned(), padding.into());
+    }
+    let inputs = config.entry("model_input_names").or_insert_with(|| json!(["input_ids", TYPES, "attention_mask"]));
+    if let Some(inputs) = inputs.as_array_mut().filter(|_| !has_types) {
+        inputs.retain(|name| name != TYPES);
     }
     write_map(&path, &config)?;
     let path = directory.join("special_tokens_map.json");

@@ -14,7 +14,7 @@ use crate::model::config::{BackboneConfig, LayersConfig, Pooling};
 use crate::model::merged::NamedTensor;
 use crate::model::weights::Precision;
 
-/// Whether a directory holds a complete model, and no adapter that needs one.
+/// Returns true if a directory holds a complete model, and no adapter that needs a base.
 #[must_use]
 pub fn is_complete(directory: &Path) -> bool {
     let has = |name: &str| embedded::is_file(&directory.join(name));
@@ -56,7 +56,7 @@ pub fn without_paths(classifier: &ClassifierFile) -> ClassifierFile {
 pub struct CompleteModel<'a> {
     /// All tensors, by their names in transformers.
     pub tensors: Vec<NamedTensor<'a>>,
-    /// How their numbers are stored.
+    /// Storage of the numbers.
     pub dtype: Precision,
     /// The largest file of weights.
     pub shard_bytes: u64,
@@ -81,7 +81,8 @@ impl CompleteModel<'_> {
         let padding = self.padding(directory)?;
         let id = padding.as_deref().and_then(|token| self.encoder.id_of(token));
         model_config::write(directory, self.base_config, self.file, self.dtype, id)?;
-        model_config::settle_tokenizer(directory, self.file.max_length, padding.as_deref())?;
+        let has_types = matches!(&self.config.layers, LayersConfig::PostNorm(layers) if layers.token_types > Some(1));
+        model_config::settle_tokenizer(directory, self.file.max_length, padding.as_deref(), has_types)?;
         self.file.save(directory)?;
         Ok(padding)
     }

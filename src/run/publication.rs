@@ -1,5 +1,5 @@
-//! What of a run may be given to others: its adapter, card and report, without paths of this machine and without texts
-//! of rows.
+//! The parts of a run that can be given to others: adapter, card and report, without paths of this machine and
+//! without texts of rows.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ use crate::atomic_file;
 use crate::data::table::Example;
 use crate::evaluation::Evaluation;
 use crate::metrics::errors::{confusions, cooccurrences, worst_mistakes};
-use crate::metrics::{Predictions, Scores};
+use crate::metrics::{LabelScores, Predictions, Scores};
 
 /// `history.jsonl`: one object a line, appended as training goes.
 pub struct History {
@@ -101,6 +101,37 @@ pub struct PredictionLine<'a> {
     /// The true labels, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<&'a str>>,
+    /// Which words weighed, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Vec<Why>>,
+}
+
+/// What the words of a text weighed for one label: their weights and `rest` sum to `logit − baseline`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Why {
+    /// The label.
+    pub label: String,
+    /// The model's output for the text.
+    pub logit: f64,
+    /// Its output for no text in particular.
+    pub baseline: f64,
+    /// The weight of special tokens.
+    pub rest: f64,
+    /// In the order of the text.
+    pub words: Vec<WordWeight>,
+}
+
+/// A word, where it is in the text in bytes, and its weight: positive ones speak for the label.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WordWeight {
+    /// As it stands in the text.
+    pub word: String,
+    /// First byte.
+    pub start: usize,
+    /// Behind the last byte.
+    pub end: usize,
+    /// In units of the logit.
+    pub weight: f64,
 }
 
 /// The names of the labels that are set.
@@ -120,6 +151,7 @@ pub fn write_predictions(path: &Path, ids: &[String], labels: &[String], evaluat
                 labels,
                 predicted: names(labels, &predictions.predicted[row]),
                 targets: Some(names(labels, &predictions.targets[row])),
+                why: None,
             };
             serde_json::to_writer(&mut *writer, &line)?;
             writer.write_all(b"\n")?;
@@ -233,16 +265,28 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     atomic_file::write_bytes(path, text.as_bytes())
 }
 
+/// Labels of a table on the terminal: those with the most rows.
+const SHOWN: usize = 20;
+
 /// A table of per-label scores for a terminal.
 #[must_use]
 pub fn score_table(scores: &Scores, loss: f64) -> String {
     let width = scores.per_label.iter().map(|row| row.label.chars().count()).max().unwrap_or(0).max(9);
     let mut out = format!("{:width$}  precision  recall      f1  support\n", "label");
-    for row in &scores.per_label {
+    let mut shown: Vec<&LabelScores> = scores.per_label.iter().collect();
+    let rest = shown.len().saturating_sub(SHOWN);
+    if rest > 0 {
+        shown.sort_by_key(|row| std::cmp::Reverse(row.support));
+        shown.truncate(SHOWN);
+    }
+    for row in shown {
         out.push_str(&format!(
             "{:width$}  {:9.3}  {:6.3}  {:6.3}  {:7}\n",
             row.label, row.precision, row.recall, row.f1, row.support
         ));
+    }
+    if rest > 0 {
+        out.push_str(&format!("… and {rest} labels with fewer rows; the report and the files have all\n"));
     }
     let support: usize = scores.per_label.iter().map(|row| row.support).sum();
     for (name, precision, recall, f1) in [

@@ -113,6 +113,29 @@ pub struct TunedThresholds {
     pub labels: Vec<Reached>,
 }
 
+/// A temperature that was fitted on the validation split, and what it changed there.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibrated {
+    pub temperature: f32,
+    pub before: CalibrationScores,
+    pub after: CalibrationScores,
+}
+
+/// How well probabilities mean what they say.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationScores {
+    pub calibration_error: f64,
+    pub brier: f64,
+    pub log_loss: f64,
+}
+
+impl CalibrationScores {
+    #[must_use]
+    pub fn of(scores: &Scores) -> Self {
+        Self { calibration_error: scores.calibration_error, brier: scores.brier, log_loss: scores.log_loss }
+    }
+}
+
 /// `result.json`: what one training gave. A seed is finished when its file exists.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeedResult {
@@ -134,6 +157,8 @@ pub struct SeedResult {
     pub thresholds: Vec<f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<TunedThresholds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibrated>,
     pub validation: SplitResult,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<SplitResult>,
@@ -164,7 +189,100 @@ pub struct RunSummary {
     pub parameters: Parameters,
     /// By split and metric, such as `test_f1_micro`.
     pub over_seeds: BTreeMap<String, OverSeeds>,
+    /// Of the best seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Yardstick>,
     pub seeds: Vec<SeedResult>,
+}
+
+/// What classifiers without a language model reach on the reported rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Yardstick {
+    /// The rows that are scored.
+    pub split: String,
+    /// Predicted for every row.
+    pub most_frequent_labels: Vec<String>,
+    /// Of those labels.
+    pub most_frequent: BaselineScores,
+    /// Of TF-IDF and logistic regression, trained on the same rows.
+    pub linear: BaselineScores,
+    /// Words and pairs of words.
+    pub linear_features: usize,
+    /// Seconds that training and scoring took.
+    pub seconds: f64,
+    /// The classifier's own scores, if it is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<BaselineScores>,
+    /// The classifier's scores less those of the linear baseline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<ScoreDifference>,
+}
+
+/// The headline scores.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaselineScores {
+    pub f1_micro: f64,
+    pub f1_macro: f64,
+    pub accuracy: f64,
+}
+
+impl BaselineScores {
+    #[must_use]
+    pub fn of(scores: &Scores) -> Self {
+        Self { f1_micro: scores.f1_micro, f1_macro: scores.f1_macro, accuracy: scores.accuracy }
+    }
+}
+
+/// Differences of two classifiers on the same rows, with 95% intervals over rows drawn together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreDifference {
+    pub f1_micro: f64,
+    pub f1_micro_ci95: [Option<f64>; 2],
+    pub f1_macro: f64,
+    pub f1_macro_ci95: [Option<f64>; 2],
+    pub accuracy: f64,
+    pub accuracy_ci95: [Option<f64>; 2],
+}
+
+impl ScoreDifference {
+    /// `of − than`
+    #[must_use]
+    pub fn new(of: &Scores, than: &Scores, intervals: &Intervals) -> Self {
+        let ends = |interval: Interval| interval.map(|end| end.is_finite().then_some(end));
+        Self {
+            f1_micro: of.f1_micro - than.f1_micro,
+            f1_micro_ci95: ends(intervals.f1_micro),
+            f1_macro: of.f1_macro - than.f1_macro,
+            f1_macro_ci95: ends(intervals.f1_macro),
+            accuracy: of.accuracy - than.accuracy,
+            accuracy_ci95: ends(intervals.accuracy),
+        }
+    }
+}
+
+impl Yardstick {
+    /// For the terminal: a line each, and what the classifier adds.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let line = |name: &str, scores: &BaselineScores| {
+            format!("{name:<36}  {:<8.4}  {:.4}\n", scores.f1_micro, scores.f1_macro)
+        };
+        let mut out = format!("{:<36}  {:<8}  macro-F1\n", format!("baselines on {}", self.split), "micro-F1");
+        let always = match self.most_frequent_labels.as_slice() {
+            [label] if label.chars().count() <= 24 => format!("always `{label}`"),
+            labels => format!("always the {} most frequent labels", labels.len()),
+        };
+        out.push_str(&line(&always, &self.most_frequent));
+        out.push_str(&line("TF-IDF and logistic regression", &self.linear));
+        if let Some(difference) = &self.difference {
+            let interval = match difference.f1_micro_ci95 {
+                [Some(low), Some(high)] => format!(", 95% interval {low:+.4} to {high:+.4}"),
+                _ => String::new(),
+            };
+            out.push_str(&format!("this classifier adds {:+.4} micro-F1{interval}\n", difference.f1_micro));
+        }
+        out
+    }
 }
 
 /// Rows of each split.
@@ -313,6 +431,7 @@ mod tests {
             optimizer_bytes: 96,
             thresholds: vec![0.5, 0.3],
             tuned: None,
+            calibration: None,
             validation: split.clone(),
             test: Some(split),
         }

@@ -13,18 +13,18 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     /// For metrics and clients: one word.
     pub(super) kind: &'static str,
-    /// What is wrong, and what to do.
+    /// The error, and the way out.
     pub(super) message: String,
     /// Seconds after which to come again.
     pub(super) retry_after: Option<u64>,
-    /// Whether the error has OpenAI's form.
+    /// True if the error has OpenAI's form.
     pub(super) nested: bool,
 }
 
 /// The body of an answer that is an error.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ErrorBody {
-    /// What is wrong, and what to do.
+    /// The error, and the way out.
     #[schema(example = "the request has 300 texts, and 256 are taken at once; send several requests")]
     error: String,
     /// One word.
@@ -32,7 +32,7 @@ pub(super) struct ErrorBody {
     error_type: String,
 }
 
-/// What a log line and the metrics tell of a request.
+/// Facts about a request for a log line and the metrics.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) kind: Option<&'static str>,

@@ -19,24 +19,23 @@ use super::settings::{Access, Limits};
 use crate::data::tokenize::Encoded;
 use crate::evaluation::Scored;
 
-/// What handlers share.
+/// State shared by the handlers.
 #[derive(Clone)]
 pub(super) struct App(pub(super) Arc<Shared>);
 
-/// What handlers share.
+/// State shared by the handlers.
 pub(super) struct Shared {
     pub(super) models: Models,
     pub(super) room: Arc<Room>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: Limits,
     pub(super) access: Access,
-    pub(super) is_local: bool,
     pub(super) log: Log,
     /// Bytes of bodies that are being read.
     pub(super) buffered: AtomicUsize,
 }
 
-/// What happens to a text that is too long.
+/// Treatment of a text that is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TooLong {
     /// It is cut, as `predict` does; the answer says so.

@@ -18,7 +18,7 @@ use crate::data::tokenize::Encoded;
 use crate::evaluation::{NotFinite, Part, Scored, evaluate_mixed};
 use crate::experiment::base_model::BaseModel;
 use crate::model::classifier::Problem;
-use crate::predictor::{self, PredictingBase, Predictor, TextReader};
+use crate::predictor::{self, Precision, PredictingBase, Predictor, TextReader};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 
@@ -33,7 +33,7 @@ pub(super) struct Load {
     pub(super) is_of_a_run: bool,
 }
 
-/// What requests need to know of a classifier.
+/// Facts about a classifier that requests need.
 pub(super) struct Loaded {
     pub(super) reader: TextReader,
     pub(super) problem: Problem,
@@ -42,18 +42,19 @@ pub(super) struct Loaded {
     pub(super) device: String,
 }
 
-/// What the thread is told to do between batches.
+/// Orders to the thread between batches.
 pub(super) enum Order {
     Load(Box<Load>, mpsc::SyncSender<Result<Loaded>>),
     Drop(ModelId),
 }
 
-/// What the thread works with.
+/// State of the thread.
 pub(super) struct Workshop {
     pub(super) queue: Arc<Queue<Order>>,
     pub(super) room: Arc<Room>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) open_device: OpenDevice,
+    pub(super) precision: Option<Precision>,
     pub(super) console: Console,
 }
 
@@ -80,7 +81,11 @@ pub(super) fn start(workshop: Workshop, model: ModelConfig) -> Result<thread::Jo
 impl Workshop {
     fn open(&self, model: &ModelConfig) -> Result<PredictingBase> {
         let device = (self.open_device)()?;
-        let base = BaseModel::open(model, &device, self.console)
+        let mut model = model.clone();
+        if let Some(precision) = self.precision {
+            precision.overrule(&mut model, &device)?;
+        }
+        let base = BaseModel::open(&model, &device, self.console)
             .context("the base cannot be used; --set model.model_name=DIR says where it lies now")?;
         PredictingBase::new(base)
     }

@@ -1,4 +1,4 @@
-//! What every request passes: its log line, its numbers, who may ask, and from where.
+//! Checks of every request: its log line, its numbers, its key and its origin.
 
 use std::time::Instant;
 
@@ -31,19 +31,28 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
     response
 }
 
+/// An address that requests come to.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) app: App,
+    /// Whether only this machine can reach it.
+    pub(super) is_local: bool,
+}
+
 /// Refuses requests that name a foreign host, lack the key, or come from a page that may not ask.
-pub(super) async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
-    if let Err(refusal) = check_host(&app, request.headers(), request.uri().host()) {
+pub(super) async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let Door { app, .. } = &door;
+    if let Err(refusal) = check_host(&door, request.headers(), request.uri().host()) {
         return refusal.into_response();
     }
-    let origin = allowed_origin(&app, request.headers());
+    let origin = allowed_origin(app, request.headers());
     if request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
         && let Some(origin) = origin
     {
         return preflight(origin);
     }
-    let mut response = match check_key(&app, &request) {
+    let mut response = match check_key(app, &request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     };
@@ -61,15 +70,15 @@ fn route_of(request: &Request) -> Option<&str> {
 
 /// Where only this machine can reach the server, a request for another name comes from a page whose name was made to
 /// lead here (DNS rebinding).
-fn check_host(app: &App, headers: &HeaderMap, of_uri: Option<&str>) -> Result<(), Refusal> {
-    let access = &app.0.access;
-    if !app.0.is_local && access.hosts.is_empty() {
+fn check_host(door: &Door, headers: &HeaderMap, of_uri: Option<&str>) -> Result<(), Refusal> {
+    let access = &door.app.0.access;
+    if !door.is_local && access.hosts.is_empty() {
         return Ok(());
     }
     let given = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
     for given in [given, of_uri].into_iter().flatten() {
         let name = without_port(given).to_ascii_lowercase();
-        let is_own = app.0.is_local && ["localhost", "127.0.0.1", "[::1]"].contains(&name.as_str());
+        let is_own = door.is_local && ["localhost", "127.0.0.1", "[::1]"].contains(&name.as_str());
         if !is_own && !access.hosts.iter().any(|host| host.eq_ignore_ascii_case(&name)) {
             return Err(Refusal::forbidden(
                 "the Host is not one of this server; --allow_host NAME lets requests name another",

@@ -17,7 +17,7 @@ impl Keys {
         Self(keys.inspect(|key| secret::remember(key)).map(|key| Sha256::digest(key).into()).collect())
     }
 
-    /// Whether there is none.
+    /// Returns true if there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -28,7 +28,7 @@ impl Keys {
         self.0.extend(other.0);
     }
 
-    /// Whether this is one of the keys.
+    /// Returns true if this is one of the keys.
     #[must_use]
     pub fn accept(&self, key: &str) -> bool {
         let digest: [u8; 32] = Sha256::digest(key).into();

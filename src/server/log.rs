@@ -17,7 +17,8 @@ pub(super) struct Log {
 impl Log {
     /// Tells of a request. The route is its pattern: what stood in its place may be a user's.
     pub(super) fn request(self, method: &str, route: &str, status: u16, took: Duration, facts: &Facts) {
-        if self.settings.is_quiet && status < 500 {
+        // 503 is an answer to whoever waits for the models.
+        if self.settings.is_quiet && (status < 500 || status == 503) {
             return;
         }
         let milliseconds = (took.as_secs_f64() * 1e4).round() / 10.0;

@@ -76,7 +76,7 @@ impl Served {
     }
 }
 
-/// What loading takes.
+/// Parameters of loading.
 pub(super) struct Tools {
     pub(super) source: Source,
     pub(super) room: Arc<Room>,
@@ -124,7 +124,7 @@ impl Models {
         served.iter().find(|served| name.is_none_or(|name| served.info.name == name)).cloned()
     }
 
-    /// Whether the classifiers of the command line are there, and the server does not end.
+    /// Returns true if the classifiers of the command line are there, and the server does not end.
     pub(super) fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::SeqCst)
     }
@@ -151,6 +151,7 @@ impl Models {
                 room: Arc::clone(&tools.room),
                 metrics: Arc::clone(&tools.metrics),
                 open_device: Arc::clone(&tools.open_device),
+                precision: tools.source.precision,
                 console: tools.console,
             };
             let thread = compute::start(workshop, located.model.clone()).with_context(|| named(run))?;
@@ -183,6 +184,7 @@ impl Models {
         let id = changes.next_id;
         changes.next_id += 1;
         let base = changes.bases.get_mut(key).context("the base was dropped")?;
+        let compute = serde_json::json!(located.model.compute).as_str().unwrap_or_default().to_owned();
         let Located { trained, file, is_of_a_run, .. } = located;
         let (reply, answer) = mpsc::sync_channel(1);
         let load = Box::new(Load { id, trained, file: file.clone(), is_of_a_run });
@@ -211,7 +213,7 @@ impl Models {
                 revision: file.base.revision,
                 commit: file.base.commit,
                 torch_dtype: file.torch_dtype,
-                compute: file.compute,
+                compute,
                 device,
                 adapter_bytes,
                 base_bytes,

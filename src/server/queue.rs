@@ -22,7 +22,7 @@ pub(super) enum Failure {
     Failed(String),
 }
 
-/// What a job gives: its rows, and how long it waited and was computed.
+/// The result of a job: its rows, its time in the queue, and its time of computing.
 pub(super) struct Done {
     pub(super) rows: Vec<Scored>,
     pub(super) waited: Duration,
@@ -36,7 +36,7 @@ pub(super) struct Job {
     pub(super) rows: Vec<Scored>,
     pub(super) reply: oneshot::Sender<Result<Done, Failure>>,
     pub(super) since: Instant,
-    /// How long it waited for its first batch.
+    /// Time before its first batch.
     pub(super) waited: Option<Duration>,
     pub(super) place: Place,
 }
@@ -53,7 +53,7 @@ pub(super) struct Taken {
     pub(super) count: usize,
 }
 
-/// What the thread does next.
+/// The thread's next task.
 pub(super) enum Next<O> {
     Order(O),
     Batch(Vec<Taken>),
@@ -121,7 +121,7 @@ impl<O> Queue<O> {
         self.wake.notify_one();
     }
 
-    /// Whether a job of a classifier waits.
+    /// Returns true if a job of a classifier waits.
     pub(super) fn has_jobs_of(&self, model: ModelId) -> bool {
         self.lock().jobs.iter().any(|job| job.model == model)
     }

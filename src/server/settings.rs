@@ -1,4 +1,4 @@
-//! What a server is asked to be.
+//! Settings of a server.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::keys::Keys;
 use crate::config::Config;
 use crate::kernels::device::Device;
+use crate::predictor::Precision;
 
 /// Opens the device, on the thread that will compute.
 pub type OpenDevice = Arc<dyn Fn() -> Result<Device> + Send + Sync>;
@@ -26,25 +27,27 @@ pub struct Settings {
     pub runs: Vec<(Option<String>, PathBuf)>,
     /// A directory whose subdirectories are classifiers, loaded and dropped as they come and go.
     pub models: Option<PathBuf>,
-    /// How classifiers are found and read.
+    /// Settings of its classifiers.
     pub source: Source,
     /// Who may ask.
     pub access: Access,
-    /// How much may be asked.
+    /// Limits of requests.
     pub limits: Limits,
-    /// What is logged.
+    /// Lines to log.
     pub log: LogSettings,
-    /// How long requests in work may take after a signal.
+    /// Time that requests in work may take after a signal.
     pub drain: Duration,
 }
 
-/// How classifiers are found and read.
+/// Settings of classifiers.
 #[derive(Clone, Default)]
 pub struct Source {
     /// Names base and labels of directories that peft saved.
     pub config: Option<Config>,
     /// The base, in place of the one that a run names.
     pub base: Option<String>,
+    /// What products are computed in, in place of what a run recorded.
+    pub precision: Option<Precision>,
 }
 
 /// Who may ask.
@@ -52,9 +55,9 @@ pub struct Source {
 pub struct Access {
     /// The keys, one of which a request must bear; none: all may ask.
     pub keys: Keys,
-    /// Whether the routes of health want a key, too.
+    /// True if the routes of health need a key, too.
     pub closes_health: bool,
-    /// Whether `/metrics` is open without a key.
+    /// True if `/metrics` is open without a key.
     pub opens_metrics: bool,
     /// Host names that requests may name beside those of this machine; where the address is not of this machine
     /// alone, all may be named if there are none here.
@@ -63,7 +66,7 @@ pub struct Access {
     pub origins: Vec<String>,
 }
 
-/// How much may be asked.
+/// Limits of requests.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Texts in a request.
@@ -78,17 +81,17 @@ pub struct Limits {
     pub queue: usize,
     /// Tokens in a batch.
     pub batch_tokens: usize,
-    /// How long a batch may wait for more.
+    /// Time for which a batch may wait for more texts.
     pub batch_wait: Duration,
     /// Open connections.
     pub connections: usize,
-    /// How long a request's head may take, and its body.
+    /// Time for the head of a request, and for its body.
     pub read_timeout: Duration,
-    /// Whether routes that could refuse a text that is too long cut it, as the others do.
+    /// True if routes that could refuse a text that is too long cut it, as the others do.
     pub cuts: bool,
 }
 
-/// What is logged.
+/// Lines to log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogSettings {
     /// JSON in place of plain lines.

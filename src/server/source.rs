@@ -6,14 +6,17 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::settings::Source;
+use crate::atomic_file::sha256;
 use crate::config::model::ModelConfig;
 use crate::console::Console;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
 use crate::kernels::device::Device;
+use crate::predictor::{self, Precision};
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::{Trained, find_verified};
+use crate::run::manifest;
 
 /// A classifier on disk, and the base that it needs.
 pub(super) struct Located {
@@ -21,6 +24,7 @@ pub(super) struct Located {
     pub(super) file: ClassifierFile,
     pub(super) model: ModelConfig,
     pub(super) is_of_a_run: bool,
+    precision: Option<Precision>,
 }
 
 impl Located {
@@ -41,8 +45,10 @@ impl Located {
             ),
         };
         model.hf_token = source.config.as_ref().and_then(|config| config.model.hf_token.clone());
-        if let Some(base) = &source.base {
-            model.model_name.clone_from(base);
+        predictor::place_base(&trained, &mut model, source.base.as_deref())?;
+        if let Some(precision) = source.precision {
+            // Where it is a GPU that computes, the thread of the base refuses this.
+            precision.overrule(&mut model, &Device::cpu())?;
         }
         let file = match (file, &source.config) {
             (Some(file), _) => file,
@@ -54,17 +60,23 @@ impl Located {
             }
             (None, None) => unreachable!("refused above"),
         };
-        Ok(Self { trained, file, model, is_of_a_run })
+        Ok(Self { trained, file, model, is_of_a_run, precision: source.precision })
     }
 
     /// Tells bases apart: classifiers with the same key share one in memory.
     pub(super) fn base_key(&self) -> String {
         let fingerprint = match &self.file.base.fingerprint {
+            // Its weights are its own, whatever it was trained on. Another model may lie there by the time it is loaded again.
+            _ if self.trained.is_complete() => {
+                let files = sha256(&self.trained.adapter.join(manifest::NAME)).unwrap_or_default();
+                json!([self.model.model_name, files])
+            }
             RecordedFingerprint::Whole(whole) => json!([whole.configuration, whole.weights]),
             RecordedFingerprint::Sampled(sample) => json!([sample, self.model.model_name]),
         };
         let model = &self.model;
         let held = json!([model.torch_dtype, model.compute, model.use_4bit, model.random_init, model.init_seed]);
-        json!([fingerprint, held]).to_string()
+        let precision = self.precision.map(|precision| format!("{precision:?}"));
+        json!([fingerprint, held, precision]).to_string()
     }
 }

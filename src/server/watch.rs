@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::app::App;
 
-/// What was last seen in the directory.
+/// The last listing of the directory.
 #[derive(Default)]
 pub(super) struct Watch {
     seen: BTreeMap<String, Seen>,

@@ -20,9 +20,9 @@ use crate::atomic_file;
 use crate::kernels::cpu::blockwise::BlockwiseMoments;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
-use crate::run::adapter::{self, BaseName};
+use crate::run::adapter::BaseName;
 use crate::run::results::EvalMetrics;
-use crate::run::{manifest, records};
+use crate::run::{manifest, records, trained_weights};
 
 /// Written in every checkpoint.
 pub const STATE: &str = "state.json";
@@ -113,7 +113,7 @@ impl TrainingState<'_> {
             fs::remove_dir_all(path).with_context(|| format!("{}: cannot replace", path.display()))?;
         }
         atomic_file::write_directory(path, |inside| {
-            adapter::save(inside, self.classifier, self.lora, self.base)?;
+            trained_weights::save(inside, self.classifier, self.lora, self.base)?;
             atomic_file::write_bytes(&inside.join(OPTIMIZER), &serialize_moments(self.classifier, self.optimizer)?)?;
             let state = State {
                 format_version: FORMAT_VERSION,
@@ -163,7 +163,7 @@ pub fn inputs(path: &Path) -> Result<Value> {
 pub fn restore(path: &Path, classifier: &Classifier, optimizer: &mut AdamW) -> Result<Progress> {
     manifest::verify(path)?;
     let state = read_state(path)?;
-    adapter::load(path, classifier)?;
+    trained_weights::load(path, classifier)?;
     let file = path.join(OPTIMIZER);
     let mut read = || -> Result<()> {
         let bytes = fs::read(&file)?;

@@ -22,6 +22,8 @@ pub struct StepShape<'a> {
     pub trained: usize,
     /// Micro-batches in a step.
     pub accumulation: usize,
+    /// Every weight is trained: none is frozen.
+    pub trains_base: bool,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: usize,
     /// True if layers are computed again in the backward.
@@ -77,10 +79,10 @@ impl MemoryEstimate {
             widened + shape.tokens * 2 * mlp * size
         } else {
             // Dropout's masks, of the inputs of adapters.
-            shape.tokens * if shape.recompute { 1 } else { layers } * inputs / 8
+            shape.tokens * if shape.recompute { 1 } else { layers } * if shape.trains_base { 0 } else { inputs } / 8
         };
         Self {
-            base: base_bytes(config, shape.storage, shape.device),
+            base: if shape.trains_base { 0 } else { base_bytes(config, shape.storage, shape.device) },
             trained: 4 * shape.trained as u64 * u64::from(2 + sets_held(shape.accumulation)),
             optimizer: shape.optimizer_bytes as u64,
             activations: (shape.tokens * size * (saved + in_backward) + beside) as u64,

@@ -102,7 +102,7 @@ impl AdamW {
 /// Returns true if a parameter of this name decays.
 fn decays(name: &str) -> bool {
     let (module, kind) = name.rsplit_once('.').unwrap_or(("", name));
-    kind != "bias" && !module.ends_with("norm")
+    kind != "bias" && !module.to_lowercase().ends_with("norm")
 }
 
 /// The Euclidean norm of all gradients together.

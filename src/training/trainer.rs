@@ -26,11 +26,12 @@ use crate::model::batch::Batch;
 use crate::model::classifier::Classifier;
 use crate::model::lora::LoraOptions;
 use crate::ops::tape::{DropoutKey, Tape};
-use crate::run::adapter::{self, BaseName};
+use crate::run::adapter::BaseName;
 use crate::run::directory::SeedDir;
 use crate::run::records::History;
 use crate::run::results::{EvalMetrics, StepRecord};
 use crate::run::tensorboard::Hyperparameter;
+use crate::run::trained_weights;
 
 /// The configuration of one seed's training, and what follows from it and the number of rows.
 #[derive(Clone, Debug)]
@@ -159,7 +160,7 @@ impl Trainer<'_> {
         bar.finish();
         let best = progress.best.as_ref().context("no epoch was evaluated")?;
         if let Some(directory) = self.directory {
-            adapter::load(&directory.checkpoint(best.step), self.classifier)?;
+            trained_weights::load(&directory.checkpoint(best.step), self.classifier)?;
         }
         data_parallel::share_values(self.group, self.classifier.params())?;
         Ok(TrainOutcome {
@@ -413,7 +414,7 @@ impl Trainer<'_> {
     fn hyperparameters(&self) -> Vec<(&'static str, Hyperparameter)> {
         let options = &self.options;
         let number = |value: f64| Hyperparameter::Number(value);
-        vec![
+        let mut chosen = vec![
             ("base", Hyperparameter::Text(self.base.name.to_owned())),
             ("seed", number(f64::from(options.seed))),
             ("batch_size", number(options.config.batch_size as f64)),
@@ -423,10 +424,15 @@ impl Trainer<'_> {
             ("weight_decay", number(options.config.weight_decay)),
             ("max_grad_norm", number(options.config.max_grad_norm)),
             ("steps", number(options.total_steps as f64)),
-            ("lora_r", number(self.lora.rank as f64)),
-            ("lora_alpha", number(self.lora.alpha)),
-            ("lora_dropout", number(self.lora.dropout)),
-        ]
+        ];
+        if !self.lora.trains_base {
+            chosen.extend([
+                ("lora_r", number(self.lora.rank as f64)),
+                ("lora_alpha", number(self.lora.alpha)),
+                ("lora_dropout", number(self.lora.dropout)),
+            ]);
+        }
+        chosen
     }
 
     fn epoch_of(&self, progress: &Progress) -> f64 {

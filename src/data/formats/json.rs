@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::BufRead;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use memchr::{memchr2, memmem};
+use memchr::{memchr, memchr_iter, memchr2, memmem};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
@@ -25,8 +25,10 @@ pub(super) struct JsonRows {
     /// Rows of a stream that were read to learn their keys, with their lines.
     ahead: VecDeque<(u64, Vec<u8>)>,
     is_stream: bool,
+    /// See [`Survey::table`].
+    table: Option<String>,
     keys: Keys,
-    values: Vec<Value>,
+    values: Values,
     lacks_keys: bool,
     line: u64,
 }
@@ -36,39 +38,53 @@ const ROWS_AHEAD: usize = 1000;
 /// Bytes of a stream that are read ahead, and no further row.
 const BYTES_AHEAD: usize = 1 << 24;
 
-/// The keys of all rows of a file.
-pub(super) fn keys_of_all_rows(path: &str, source: Box<dyn BufRead>) -> Result<Vec<String>> {
+/// What reading a file through tells of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Survey {
+    /// The keys of all rows.
+    pub(super) keys: Vec<String>,
+    /// Where the file is a single object: its key that may hold the rows.
+    pub(super) table: Option<String>,
+}
+
+/// Reads a file through.
+pub(super) fn survey(path: &str, source: Box<dyn BufRead>) -> Result<Survey> {
     const ROWS_PER_CHECK: u64 = 1024;
     let mut objects = Objects::new(path, source);
-    let mut keys = Keys::default();
+    let (mut keys, mut table) = (Keys::default(), None);
     let mut count = 0;
+    objects.keeps_text = true;
     while objects.read(&mut CollectKeys(&mut keys))?.is_some() {
         count += 1;
         if count % ROWS_PER_CHECK == 0 {
             interrupt::check()?;
         }
         if count == 1 && objects.is_last()? {
-            refuse_tables(&objects)?;
+            table = find_table(&objects)?;
         }
+        objects.keeps_text = false;
     }
     ensure!(count > 0, "{path}: is empty, expected JSON objects, one a row");
     ensure!(!keys.names.is_empty(), "{path}: the objects have no keys");
-    Ok(keys.names)
+    Ok(Survey { keys: keys.names, table })
 }
 
 impl JsonRows {
-    pub(super) fn open(path: &str, source: Box<dyn BufRead>, columns: &[String]) -> Result<Self> {
-        Ok(Self::new(Objects::new(path, source), Keys::new(columns.to_vec()), VecDeque::new(), false))
+    /// Reads the rows of a file whose survey is at hand.
+    pub(super) fn open(path: &str, source: Box<dyn BufRead>, survey: Survey) -> Self {
+        let objects = Objects::new(path, source);
+        Self { table: survey.table, ..Self::new(objects, Keys::new(survey.keys), VecDeque::new(), false) }
     }
 
     /// Reads the first rows for their keys, which are the columns: no more than come without a pause.
     pub(super) fn open_stream(path: &str, source: Box<dyn BufRead>, flow: &Flow) -> Result<(Self, Vec<String>)> {
         let mut objects = Objects::new(path, source);
-        let (mut keys, mut ahead, mut size) = (Keys::default(), VecDeque::new(), 0);
+        let (mut keys, mut ahead, mut size, mut table) = (Keys::default(), VecDeque::new(), 0, None);
+        objects.keeps_text = true;
         while ahead.len() < ROWS_AHEAD && size < BYTES_AHEAD && objects.read(&mut CollectKeys(&mut keys))?.is_some() {
             let is_paused = flow.is_paused();
             if ahead.is_empty() && !is_paused && objects.is_last()? {
-                refuse_tables(&objects)?;
+                table = find_table(&objects)?;
             }
             size += objects.text.len();
             ahead.push_back((objects.start, objects.text.clone()));
@@ -79,16 +95,33 @@ impl JsonRows {
         ensure!(!ahead.is_empty(), "{path}: is empty, expected JSON objects, one a row");
         ensure!(!keys.names.is_empty(), "{path}: the objects have no keys");
         let columns = keys.names.clone();
-        Ok((Self::new(objects, keys, ahead, true), columns))
+        objects.keeps_text = false;
+        Ok((Self { table, ..Self::new(objects, keys, ahead, true) }, columns))
     }
 
     fn new(objects: Objects, keys: Keys, ahead: VecDeque<(u64, Vec<u8>)>, is_stream: bool) -> Self {
-        Self { objects, ahead, is_stream, keys, values: Vec::new(), lacks_keys: false, line: 0 }
+        let values = Values::new(keys.names.len());
+        Self { objects, ahead, is_stream, table: None, keys, values, lacks_keys: false, line: 0 }
     }
 
-    /// Returns true if rows are read ahead that nobody has asked for yet.
+    /// Reads these columns alone from now on.
+    pub(super) fn keep_only(&mut self, columns: &[usize]) {
+        for (column, slot) in self.values.slots.iter_mut().enumerate() {
+            slot.is_wanted = columns.contains(&column);
+        }
+    }
+
+    /// Whether rows were read that were not asked for yet.
     pub(super) fn is_ahead(&self) -> bool {
         !self.ahead.is_empty()
+    }
+
+    /// For errors of columns: what to do if the file is one object that holds the rows.
+    pub(super) fn describe_table(&self) -> Option<String> {
+        let key = clip(self.table.as_ref()?);
+        Some(format!(
+            "; the file is one object, and its `{key}` holds a list of objects: if they are the rows, write that list alone"
+        ))
     }
 
     /// Begins the list of columns in an error.
@@ -97,9 +130,8 @@ impl JsonRows {
     }
 
     pub(super) fn advance(&mut self) -> Result<bool> {
-        self.values.clear();
-        self.values.resize(self.keys.names.len(), Value::Missing);
-        let mut target = ReadValues { keys: &self.keys, values: &mut self.values, is_raw: false };
+        self.values.begin();
+        let mut target = ReadValues { keys: &self.keys, values: &mut self.values, has_found_raw: false };
         let found = match self.ahead.pop_front() {
             Some((line, text)) => {
                 self.objects.start = line;
@@ -110,17 +142,17 @@ impl JsonRows {
         };
         let Some(found) = found else { return Ok(false) };
         self.line = self.objects.start;
-        self.lacks_keys = found < self.values.len();
+        self.lacks_keys = found < self.keys.names.len();
         Ok(true)
     }
 
-    /// Returns true if the current row lacks a key that others have.
+    /// Whether the current row lacks a key that others have.
     pub(super) fn lacks_keys(&self) -> bool {
         self.lacks_keys
     }
 
     pub(super) fn cell(&self, column: usize) -> Cell<'_> {
-        self.values[column].cell()
+        self.values.cell(column)
     }
 
     /// Where the current row begins.
@@ -136,12 +168,14 @@ struct Objects {
     form: Form,
     /// The current object.
     text: Vec<u8>,
-    /// Line on which it begins.
+    /// Where it begins.
     start: u64,
-    /// Line of the next byte.
+    /// Of the next byte.
     line: u64,
     /// Objects of an array so far.
     count: usize,
+    /// Whether the text of an object is wanted when it was read.
+    keeps_text: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +190,16 @@ enum Form {
 
 impl Objects {
     fn new(path: &str, source: Box<dyn BufRead>) -> Self {
-        Self { path: path.to_owned(), source, form: Form::Unknown, text: Vec::new(), start: 1, line: 1, count: 0 }
+        Self {
+            path: path.to_owned(),
+            source,
+            form: Form::Unknown,
+            text: Vec::new(),
+            start: 1,
+            line: 1,
+            count: 0,
+            keeps_text: false,
+        }
     }
 
     /// Reads the next object, and gives the number of its keys; none at the end.
@@ -171,15 +214,14 @@ impl Objects {
                 _ => Form::Lines,
             };
         }
-        let is_object = match self.form {
-            Form::Array => self.advance_in_array()?,
-            Form::Ended => self.end()?,
-            Form::Unknown | Form::Lines => return self.read_in_lines(target),
-        };
-        if is_object { self.read_text(target).map(Some) } else { Ok(None) }
+        match self.form {
+            Form::Array => self.read_in_array(target),
+            Form::Ended => self.end(),
+            Form::Unknown | Form::Lines => self.read_in_lines(target),
+        }
     }
 
-    /// Returns true if no object follows the current one.
+    /// Whether no object follows the current one.
     fn is_last(&mut self) -> Result<bool> {
         Ok(match self.next_byte()? {
             None => true,
@@ -211,15 +253,15 @@ impl Objects {
             return Ok(None);
         }
         self.start = self.line;
+        if let Some(found) = self.read_in_place(target, |bytes| memchr(b'\n', bytes).map(|end| end + 1))? {
+            return Ok(Some(found));
+        }
         let mut nesting = Nesting::default();
         loop {
             let before = self.text.len();
-            let count = self.source.read_until(b'\n', &mut self.text);
-            let count = count.with_context(|| format!("{}:{}: cannot read", self.path, self.line))?;
-            if count == 0 {
+            if !self.read_line()? {
                 bail!("{}:{}: not a JSON object: the file ends before it is closed", self.path, self.start);
             }
-            self.line += u64::from(self.text.ends_with(b"\n"));
             if before == 0 && self.text.trim_ascii_end().ends_with(b"}") {
                 match read_object(&self.text, target) {
                     Ok(found) => return Ok(Some(found)),
@@ -238,7 +280,52 @@ impl Objects {
         }
     }
 
-    fn advance_in_array(&mut self) -> Result<bool> {
+    /// Adds the rest of the line to the text; false at the end of the file.
+    fn read_line(&mut self) -> Result<bool> {
+        let before = self.text.len();
+        loop {
+            let bytes = self.source.fill_buf().with_context(|| format!("{}:{}: cannot read", self.path, self.line))?;
+            let end = memchr(b'\n', bytes).map(|end| end + 1);
+            let count = end.unwrap_or(bytes.len());
+            self.text.extend_from_slice(&bytes[..count]);
+            self.source.consume(count);
+            self.line += u64::from(end.is_some());
+            if end.is_some() || count == 0 {
+                return Ok(self.text.len() > before);
+            }
+        }
+    }
+
+    /// Reads an object where it stands, without a copy, if the buffer holds it up to what `end` finds. Gives nothing
+    /// and takes nothing away otherwise, or if the object is not as most are.
+    fn read_in_place<V: ReadObject>(
+        &mut self,
+        target: &mut V,
+        end: impl FnOnce(&[u8]) -> Option<usize>,
+    ) -> Result<Option<usize>> {
+        if self.keeps_text {
+            return Ok(None);
+        }
+        let bytes = self.source.fill_buf().with_context(|| format!("{}:{}: cannot read", self.path, self.line))?;
+        let Some(end) = end(bytes) else { return Ok(None) };
+        let text = &bytes[..end];
+        if !text.trim_ascii_end().ends_with(b"}") {
+            return Ok(None);
+        }
+        match read_object(text, target) {
+            Ok(found) => {
+                self.line += memchr_iter(b'\n', text).count() as u64;
+                self.source.consume(end);
+                Ok(Some(found))
+            }
+            Err(_) => {
+                target.forget();
+                Ok(None)
+            }
+        }
+    }
+
+    fn read_in_array<V: ReadObject>(&mut self, target: &mut V) -> Result<Option<usize>> {
         let mut next = self.next_byte()?;
         if self.count > 0 && next == Some(b',') {
             self.source.consume(1);
@@ -265,6 +352,10 @@ impl Objects {
                 self.count + 1
             ),
         }
+        if let Some(found) = self.read_in_place(target, |bytes| Nesting::default().end(bytes))? {
+            self.count += 1;
+            return Ok(Some(found));
+        }
         let mut nesting = Nesting::default();
         loop {
             let bytes = self.source.fill_buf().with_context(|| format!("{}:{}: cannot read", self.path, self.line))?;
@@ -276,25 +367,25 @@ impl Objects {
             );
             let end = nesting.end(bytes);
             let count = end.unwrap_or(bytes.len());
-            self.line += memchr::memchr_iter(b'\n', &bytes[..count]).count() as u64;
+            self.line += memchr_iter(b'\n', &bytes[..count]).count() as u64;
             self.text.extend_from_slice(&bytes[..count]);
             self.source.consume(count);
             if end.is_some() {
                 self.count += 1;
-                return Ok(true);
+                return self.read_text(target).map(Some);
             }
         }
     }
 
-    fn end(&mut self) -> Result<bool> {
+    fn end(&mut self) -> Result<Option<usize>> {
         ensure!(self.next_byte()?.is_none(), "{}:{}: text after the end of the array", self.path, self.line);
-        Ok(false)
+        Ok(None)
     }
 
     /// Reads the current object.
     fn read_text<V: ReadObject>(&mut self, target: &mut V) -> Result<usize> {
         let mut result = read_object(&self.text, target);
-        if result.is_err() && target.wants_another_try() {
+        while result.is_err() && target.wants_another_try() {
             target.forget();
             result = read_object(&self.text, target);
         }
@@ -304,6 +395,22 @@ impl Objects {
             return self.read_text(target);
         }
         result.map_err(|error| self.broken(&error))
+    }
+
+    /// What to do about an error of the parser.
+    fn way_out(&self, error: &str) -> &'static str {
+        match () {
+            () if error.contains("hex escape") || error.contains("surrogate") => {
+                "; a text holds half of a character (a lone \\ud83d or the like), as cutting it leaves: remove that half"
+            }
+            () if error.contains("trailing characters") => {
+                "; write each object on a line of its own, without commas between, or all in one array [...]"
+            }
+            () if self.text.trim_ascii_start().starts_with(b"{'") => {
+                "; it looks like a dictionary as Python prints it: write it with json.dumps"
+            }
+            () => "",
+        }
     }
 
     fn broken(&self, error: &serde_json::Error) -> anyhow::Error {
@@ -320,23 +427,26 @@ impl Objects {
             serde_json::error::Category::Eof => {
                 anyhow!("{path}:{start}: not a JSON object: {text}")
             }
-            _ => anyhow!("{location}: not a JSON object{opened}: {text} (column {})", error.column()),
+            _ => {
+                let (column, way_out) = (error.column(), self.way_out(text));
+                anyhow!("{location}: not a JSON object{opened}: {text} (column {column}){way_out}")
+            }
         }
     }
 }
 
-/// Depth of nesting inside an object, after the bytes so far.
+/// How deep in an object the bytes so far end.
 #[derive(Debug, Default)]
 struct Nesting {
     depth: usize,
     is_string: bool,
     is_escaped: bool,
-    /// True if a string contains a line break, which JSON does not allow.
+    /// Whether a string holds a line break, which JSON does not allow.
     has_break: bool,
 }
 
 impl Nesting {
-    /// Counts the bytes that belong to the object, if it ends among them.
+    /// How many of the bytes belong to the object, if it ends among them.
     fn end(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -398,7 +508,7 @@ impl Keys {
     }
 }
 
-/// A way to read an object.
+/// What is made of an object.
 trait ReadObject {
     /// Takes a key, the `index`-th of its object, and the value that follows.
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error>;
@@ -406,8 +516,8 @@ trait ReadObject {
     /// Forgets what was read of a broken object.
     fn forget(&mut self);
 
-    /// True if reading failed only because a value must be read as text.
-    fn wants_another_try(&self) -> bool {
+    /// Whether it failed only because a value has to be read as text. Asked once a failure.
+    fn wants_another_try(&mut self) -> bool {
         false
     }
 }
@@ -426,95 +536,166 @@ impl ReadObject for CollectKeys<'_> {
     fn forget(&mut self) {}
 }
 
+/// The values of a row, in memory that the rows before it have used.
+struct Values {
+    slots: Vec<Slot>,
+    /// Counts the objects that were begun.
+    object: u64,
+}
+
+struct Slot {
+    value: Value,
+    /// The object that the value is of.
+    object: u64,
+    is_wanted: bool,
+    /// Whether its values are taken as text first, which is slower and keeps large numbers and objects as they are.
+    is_raw: bool,
+}
+
+impl Values {
+    fn new(count: usize) -> Self {
+        let slot = || Slot { value: Value::Missing, object: 0, is_wanted: true, is_raw: false };
+        Self { slots: std::iter::repeat_with(slot).take(count).collect(), object: 0 }
+    }
+
+    fn begin(&mut self) {
+        self.object += 1;
+    }
+
+    fn cell(&self, column: usize) -> Cell<'_> {
+        let slot = &self.slots[column];
+        if slot.object == self.object { slot.value.cell() } else { Cell::Missing }
+    }
+}
+
 struct ReadValues<'a> {
     keys: &'a Keys,
-    values: &'a mut [Value],
-    /// True if values are first taken as text, which is slower but keeps digits and objects unchanged.
-    is_raw: bool,
+    values: &'a mut Values,
+    /// Whether a column was just found to need its text.
+    has_found_raw: bool,
 }
 
 impl ReadObject for ReadValues<'_> {
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: &str, index: usize, map: &mut A) -> Result<(), A::Error> {
         let Some(column) = self.keys.find(key, index) else { return map.next_value::<IgnoredAny>().map(drop) };
-        let value = match self.is_raw {
-            false => map.next_value_seed(PlainValue(&mut self.is_raw))?,
-            true => Value::of_json(map.next_value::<&RawValue>()?.get())
-                .map_err(|error| A::Error::custom(format!("`{}`: {error}", clip(key))))?,
-        };
-        if !matches!(self.values[column], Value::Missing) {
+        let object = self.values.object;
+        let slot = &mut self.values.slots[column];
+        if slot.object == object {
             return Err(A::Error::custom(format!("the key `{}` occurs twice", clip(key))));
         }
-        self.values[column] = value;
-        Ok(())
+        slot.object = object;
+        if !slot.is_wanted {
+            return map.next_value::<IgnoredAny>().map(drop);
+        }
+        if slot.is_raw {
+            slot.value = Value::of_json(map.next_value::<&RawValue>()?.get())
+                .map_err(|error| A::Error::custom(format!("`{}`: {error}", clip(key))))?;
+            return Ok(());
+        }
+        let read = map.next_value_seed(PlainValue { value: &mut slot.value, is_raw: &mut slot.is_raw });
+        self.has_found_raw |= slot.is_raw;
+        read
     }
 
     fn forget(&mut self) {
-        self.values.fill(Value::Missing);
+        self.values.begin();
     }
 
-    fn wants_another_try(&self) -> bool {
-        self.is_raw
+    fn wants_another_try(&mut self) -> bool {
+        std::mem::take(&mut self.has_found_raw)
     }
 }
 
 /// Reads all values but objects and large numbers; those set the flag and fail.
-struct PlainValue<'a>(&'a mut bool);
+struct PlainValue<'a> {
+    value: &'a mut Value,
+    is_raw: &'a mut bool,
+}
+
+impl PlainValue<'_> {
+    fn number(self, number: impl fmt::Display) {
+        *self.value = Value::Integer(number.to_string());
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for PlainValue<'_> {
-    type Value = Value;
+    type Value = ();
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for PlainValue<'_> {
-    type Value = Value;
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<(), E> {
+        *self.value = Value::Null;
+        Ok(())
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        *self.value = Value::Bool(value);
+        Ok(())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Integer(value.to_string()))
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.number(value);
+        Ok(())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Integer(value.to_string()))
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.number(value);
+        Ok(())
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
         // Larger ones may be integers whose digits do not fit.
         const EXACT: f64 = 9_007_199_254_740_992.0;
         if value.abs() < EXACT {
-            return Ok(Value::Float(serde_json::Value::from(value).to_string()));
+            *self.value = Value::Float(serde_json::Value::from(value).to_string());
+            return Ok(());
         }
-        *self.0 = true;
+        *self.is_raw = true;
         Err(E::custom("a large number"))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::Text(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(PlainValue(&mut *self.0))? {
-            list.push(item);
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        match self.value {
+            Value::Text(before) => {
+                before.clear();
+                before.push_str(text);
+            }
+            other => *other = Value::Text(text.to_owned()),
         }
-        Ok(Value::List(list))
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Value, A::Error> {
-        *self.0 = true;
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        if !matches!(self.value, Value::List(_)) {
+            *self.value = Value::List(Vec::new());
+        }
+        let Value::List(list) = self.value else { return Ok(()) };
+        let mut count = 0;
+        loop {
+            if count == list.len() {
+                list.push(Value::Missing);
+            }
+            let item = PlainValue { value: &mut list[count], is_raw: &mut *self.is_raw };
+            if items.next_element_seed(item)?.is_none() {
+                list.truncate(count);
+                return Ok(());
+            }
+            count += 1;
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        *self.is_raw = true;
         Err(A::Error::custom("an object"))
     }
 }
@@ -603,13 +784,14 @@ fn spell_null(text: &mut Vec<u8>) -> bool {
     is_changed
 }
 
-/// Refuses a single object that holds a whole table rather than a row.
-fn refuse_tables(objects: &Objects) -> Result<()> {
+/// Refuses a single object that holds a whole table rather than a row. Gives the key of one that may do so.
+fn find_table(objects: &Objects) -> Result<Option<String>> {
     let text = signature::without_mark(&objects.text);
-    let Ok(entries) = serde_json::from_slice::<HashMap<String, &RawValue>>(text) else { return Ok(()) };
+    let Ok(entries) = serde_json::from_slice::<HashMap<String, &RawValue>>(text) else { return Ok(None) };
     let begins =
         |value: &RawValue, start: &str| value.get().split_ascii_whitespace().collect::<String>().starts_with(start);
-    let rows = entries.iter().find(|(_, value)| begins(value, "[{")).map(|(key, _)| key);
+    let lists = entries.iter().filter(|(_, value)| begins(value, "[{"));
+    let rows = lists.max_by_key(|(key, value)| (value.get().len(), *key)).map(|(key, _)| key);
     let all = |byte: u8| !entries.is_empty() && entries.values().all(|value| value.get().as_bytes()[0] == byte);
     let path = &objects.path;
     let way_out = "write one object a row: pandas' to_json(\"rows.jsonl\", orient=\"records\", lines=True)";
@@ -635,5 +817,5 @@ fn refuse_tables(objects: &Objects) -> Result<()> {
     if let (1, Some(key)) = (entries.len(), rows) {
         bail!("{path}: is one object whose `{}` holds the rows; write that list alone", clip(key));
     }
-    Ok(())
+    Ok(rows.cloned())
 }

@@ -4,11 +4,13 @@
 //! format is refused by that format's name.
 
 mod csv;
+mod csv_records;
 mod json;
 mod parquet;
 mod piped;
 mod shared;
 mod signature;
+mod surveys;
 mod value;
 
 use std::borrow::Cow;
@@ -36,7 +38,7 @@ pub struct Rows {
     source: Source,
     count: u64,
     absences: Vec<Absence>,
-    /// Tells if a source that may pause has data.
+    /// Of a source that may pause.
     flow: Option<Flow>,
 }
 
@@ -46,7 +48,7 @@ enum Source {
     Parquet(ParquetRows),
 }
 
-/// The number of rows without a column, and the first of them.
+/// How many rows lack a column, and where the first of them is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Absence {
     /// Rows without the key.
@@ -55,6 +57,8 @@ pub struct Absence {
     pub location: String,
 }
 
+/// Bytes that are read at a time.
+const BUFFER: usize = 1 << 16;
 /// Rows between two looks at Ctrl-C.
 const ROWS_PER_CHECK: u64 = 1024;
 
@@ -87,14 +91,15 @@ impl Rows {
                 Ok(Self::new(name, columns, Source::Parquet(source)))
             }
             Some("jsonl" | "ndjson" | "json") => {
-                let source = recognised(&name, Box::new(BufReader::new(file)), "json")?;
-                let columns = json::keys_of_all_rows(&name, source)?;
+                let source = recognised(&name, Box::new(BufReader::with_capacity(BUFFER, file)), "json")?;
+                let survey = surveys::survey(path, || json::survey(&name, source))?;
+                let columns = survey.keys.clone();
                 let again = File::open(path).with_context(|| format!("{name}: cannot open"))?;
-                let source = JsonRows::open(&name, Box::new(BufReader::new(again)), &columns)?;
+                let source = JsonRows::open(&name, Box::new(BufReader::with_capacity(BUFFER, again)), survey);
                 Ok(Self::new(name, columns, Source::Json(source)))
             }
             _ => {
-                let source = recognised(&name, Box::new(BufReader::with_capacity(1 << 16, file)), "csv")?;
+                let source = recognised(&name, Box::new(BufReader::with_capacity(BUFFER, file)), "csv")?;
                 Self::csv(name, source, quoting)
             }
         }
@@ -130,6 +135,24 @@ impl Rows {
         Self { path, columns, source, count: 0, absences, flow: None }
     }
 
+    /// The same rows with these columns alone, before the first is read. To leave out long texts saves most of the
+    /// time; the cells of other columns are [`Cell::Missing`], but in a CSV file.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn only(mut self, columns: &[usize]) -> Result<Self> {
+        self.source = match self.source {
+            Source::Csv(source) => Source::Csv(source),
+            Source::Json(mut source) => {
+                source.keep_only(columns);
+                Source::Json(source)
+            }
+            Source::Parquet(source) => Source::Parquet(source.only(columns)?),
+        };
+        Ok(self)
+    }
+
+    /// Names of the columns.
     #[must_use]
     pub fn columns(&self) -> &[String] {
         &self.columns
@@ -149,10 +172,15 @@ impl Rows {
         })
     }
 
-    /// For errors of missing columns: what to do if the names hold a sign that may separate them.
+    /// For errors of missing columns: what to do if the names hold a sign that may separate them, or the file is one
+    /// object.
     #[must_use]
     pub fn other_separator(&self) -> String {
-        let Source::Csv(_) = &self.source else { return String::new() };
+        match &self.source {
+            Source::Csv(_) => {}
+            Source::Json(source) => return source.describe_table().unwrap_or_default(),
+            Source::Parquet(_) => return String::new(),
+        }
         let signs = [(';', "`;`"), ('\t', "tabs"), ('|', "`|`"), ('^', "`^`"), ('~', "`~`")];
         let names = |sign: char| self.columns.iter().map(|name| name.matches(sign).count()).sum::<usize>();
         let found = signs.into_iter().find(|&(sign, _)| names(sign) + 1 > self.columns.len());
@@ -164,8 +192,7 @@ impl Rows {
         })
     }
 
-    /// Returns true if the next row may take long to arrive: a program at the other end of a pipe may be waiting for
-    /// an answer.
+    /// Whether the next row may be long in coming: a program on the other end of a pipe may wait for an answer.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         let is_ahead = matches!(&self.source, Source::Json(source) if source.is_ahead());
@@ -205,7 +232,7 @@ impl Rows {
         }
     }
 
-    /// Counts the rows read so far that lack this column, which then reads as null. `None` if no row does.
+    /// How many of the rows that were read lack this column, if any does. A null is there.
     #[must_use]
     pub fn absence(&self, column: usize) -> Option<&Absence> {
         self.absences.get(column).filter(|absence| absence.count > 0)
@@ -222,6 +249,9 @@ impl Rows {
     }
 
     /// A cell with its type. A CSV holds text alone.
+    ///
+    /// # Errors
+    /// If it is not valid UTF-8.
     pub fn cell(&self, column: usize) -> Result<Cell<'_>> {
         match &self.source {
             Source::Csv(source) => source.text(column, &self.columns[column]).map(Cell::Text),
@@ -237,6 +267,9 @@ impl Rows {
     pub fn text(&self, column: usize) -> Result<Cow<'_, str>> {
         self.cell(column)?.to_text().map_err(|found| {
             let way_out = match found {
+                "a list of objects" if self.is_table() => {
+                    "; if they are the rows, write that list alone into the file: it is one object now"
+                }
                 "an object" | "a list of objects" => {
                     "; `llmcls prepare` writes flat rows of nested exports, or write the field you need into a column \
                      of its own"
@@ -250,6 +283,10 @@ impl Rows {
                 self.columns[column]
             )
         })
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(&self.source, Source::Json(source) if source.describe_table().is_some())
     }
 
     /// `path:line` of the current row, or its number in a Parquet file.
@@ -281,7 +318,7 @@ fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Returns true if the bytes are text without control characters, which excludes every binary format.
+/// Whether nothing here can belong to a format that is no text.
 fn is_plain_text(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok_and(|text| text.chars().all(|c| !c.is_control() || "\t\r\n".contains(c)))
 }
@@ -295,9 +332,27 @@ fn recognised(name: &str, mut source: Box<dyn BufRead>, expected: &str) -> Resul
 
 fn quoted(names: &[String]) -> String {
     const SHOWN: usize = 30;
-    let mut text = names.iter().take(SHOWN).map(|name| format!("`{}`", clip(name))).collect::<Vec<_>>().join(", ");
+    let shown = |name: &String| format!("`{}`", clip(&visible(name)));
+    let mut text = names.iter().take(SHOWN).map(shown).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// A name with signs that cannot be seen spelled out: `text` and `text` with a zero-width space look the same.
+fn visible(name: &str) -> String {
+    let is_hidden = |sign: char| {
+        sign.is_control()
+            || sign.is_whitespace() && sign != ' '
+            || matches!(sign, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}' | '\u{feff}')
+    };
+    let mut text = String::new();
+    for sign in name.chars() {
+        match is_hidden(sign) {
+            true => text.extend(sign.escape_default()),
+            false => text.push(sign),
+        }
     }
     text
 }

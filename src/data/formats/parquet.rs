@@ -13,6 +13,7 @@ use jiff::{Span, Timestamp};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
+use parquet::schema::types::{Type, TypePtr};
 use serde_json::Value as Json;
 
 use super::shared::{HEAD, refuse_duplicates};
@@ -22,10 +23,13 @@ use super::value::{Cell, Value};
 /// The rows of a Parquet file.
 pub(super) struct ParquetRows {
     path: String,
+    schema: TypePtr,
     columns: Vec<String>,
     rows: RowIter<'static>,
     /// For each column, the names of its classes.
     classes: Vec<Option<Vec<String>>>,
+    /// Of each column that is read, its place among all.
+    places: Vec<usize>,
     values: Vec<Value>,
     number: u64,
 }
@@ -50,10 +54,28 @@ impl ParquetRows {
             .iter()
             .map(|column| class_names(described.as_ref()?.get("info")?.get("features")?.get(column)?))
             .collect();
+        let schema = metadata.schema_descr().root_schema_ptr();
         let rows = RowIter::from_file_into(Box::new(reader));
-        let source =
-            Self { path: path.to_owned(), columns: columns.clone(), rows, classes, values: Vec::new(), number: 0 };
+        let source = Self {
+            path: path.to_owned(),
+            schema,
+            rows,
+            classes,
+            places: (0..columns.len()).collect(),
+            values: vec![Value::Missing; columns.len()],
+            number: 0,
+            columns: columns.clone(),
+        };
         Ok((source, columns))
+    }
+
+    /// Reads these columns alone.
+    pub(super) fn only(mut self, columns: &[usize]) -> Result<Self> {
+        self.places.retain(|place| columns.contains(place));
+        let fields = self.places.iter().map(|&place| self.schema.get_fields()[place].clone()).collect();
+        let wanted = Type::group_type_builder(self.schema.name()).with_fields(fields).build();
+        let rows = wanted.and_then(|wanted| self.rows.project(Some(wanted)));
+        Ok(Self { rows: rows.with_context(|| format!("{}: cannot read", self.path))?, ..self })
     }
 
     pub(super) fn advance(&mut self) -> Result<bool> {
@@ -65,12 +87,11 @@ impl ParquetRows {
         let Some(row) = next else { return Ok(false) };
         self.number += 1;
         let row = row.with_context(|| format!("{}: cannot read row {}", self.path, self.number))?;
-        self.values.clear();
-        for (column, (_, field)) in row.into_columns().into_iter().enumerate() {
+        for (&column, (_, field)) in self.places.iter().zip(row.into_columns()) {
             let classes = self.classes[column].as_deref();
             let value = value_of(field, classes)
                 .with_context(|| format!("{}:{}: column `{}`", self.path, self.number, self.columns[column]))?;
-            self.values.push(value);
+            self.values[column] = value;
         }
         Ok(true)
     }

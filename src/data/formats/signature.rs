@@ -32,9 +32,12 @@ const SIGNATURES: [(&[u8], &str, &str); 22] = [
     (b"\x89PNG", "a PNG picture", "rows are text"),
 ];
 
-/// The bytes after a UTF-8 byte-order mark.
-pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+/// The bytes after a UTF-8 byte-order mark. Files that were saved or joined twice have several.
+pub(super) fn without_mark(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b"\xef\xbb\xbf") {
+        bytes = rest;
+    }
+    bytes
 }
 
 /// Refuses a file that begins as one of a format other than `expected`: csv, json or parquet.
@@ -56,7 +59,8 @@ pub(super) fn refuse_other_formats(path: &str, head: &[u8], expected: &str) -> R
 }
 
 fn other_format(head: &[u8], expected: &str) -> Option<(&'static str, &'static str)> {
-    if let Some(encoding) = wide_encoding(head) {
+    let is_signed = SIGNATURES.iter().any(|(bytes, ..)| head.starts_with(bytes));
+    if let Some(encoding) = wide_encoding(head).filter(|_| !is_signed) {
         return Some((encoding, "save it as UTF-8, as a spreadsheet's \"CSV UTF-8\" or with iconv -t UTF-8"));
     }
     if head.starts_with(b"PK\x03\x04") {

@@ -95,7 +95,7 @@ fn multiplied(layer: &Layer<'_>, packed: &PackedInput, residual: Option<&[f32]>,
     });
     let opening = Opening {
         residual,
-        bias: layer.bias,
+        bias: layer.bias.map(|bias| &**bias),
         products: products.collect(),
         bits: None,
         accumulate: false,

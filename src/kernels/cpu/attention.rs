@@ -17,7 +17,7 @@ const PANEL: usize = 12;
 /// Queries whose gradients reach keys and values together: their scores against 2,048 keys take 576 KiB.
 const TILE: usize = 6 * PANEL;
 
-/// What a task packs and computes on its way, kept for the thread's next task.
+/// Buffers of a task, kept for the thread's next task.
 struct Scratch {
     keys: Reused,
     values: Reused,

@@ -1,99 +1,83 @@
-//! Trained layers of the head: a few rows, so on one thread; on the CPU wherever the base is.
+//! Trained layers: those of the head, and all where every weight is trained. On the CPU wherever the base is.
 
 use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
-use super::gemm::{Matrix, MatrixMut, matmul};
+use super::flops;
+use super::gemm::{Compute, Direction, MatrixMut, Source, Start, Weights, outer_products, pack, product};
+use super::low_rank::Opening;
 use crate::kernels::buffer::{elements, modify, tensor};
 
-/// `y = x Wᵀ + b`: `x` `(N, in)`, `weight` `(out, in)`, `bias` of out values.
-pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let ((rows, inputs), outputs) = (x.dims2()?, weight.dim(0)?);
+/// Numbers of a bias's gradient that one task sums.
+const COLUMNS: usize = 64;
+
+/// `y = x Wᵀ + b`, and `residual` added if there is one: `x` `(N, in)`, `weight` `(out, in)`, `bias` of out values. Every
+/// sum is taken as a frozen layer's is.
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, (outputs, inputs)) = (x.dim(0)?, weight.dims2()?);
+    flops::count(rows, inputs, outputs);
     let (x, w) = (elements(x)?, elements(weight)?);
-    let w = Matrix::new(&w, outputs, inputs, inputs).transposed();
+    let (bias, residual) = (bias.map(elements).transpose()?, residual.map(elements).transpose()?);
+    let opening = Opening {
+        residual: residual.as_deref(),
+        bias: bias.as_deref(),
+        products: Vec::new(),
+        bits: None,
+        accumulate: false,
+        width: outputs,
+    };
+    let write = |row: usize, column: usize, block: MatrixMut<'_>| opening.write(row, column, block);
+    let start = if bias.is_none() && residual.is_none() { Start::Zero } else { Start::Written(&write) };
     let mut output = vec![0.0; rows * outputs];
-    let mut y = MatrixMut::new(&mut output, rows, outputs, outputs);
-    matmul(&mut y, false, 1.0, Matrix::new(&x, rows, inputs, inputs), w);
-    if let Some(bias) = bias {
-        let bias = elements(bias)?;
-        for y in output.chunks_exact_mut(outputs) {
-            y.iter_mut().zip(bias.iter()).for_each(|(y, bias)| *y += bias);
-        }
-    }
+    let packed = pack(Compute::Float32, &x, inputs, &|_| {});
+    let weights = whole(&w, (outputs, inputs), Direction::Forward);
+    product(&weights, &packed, MatrixMut::new(&mut output, rows, outputs, outputs), start);
     tensor(output, (rows, outputs))
 }
 
 /// The gradient of `x` in [`linear`]: `g W`.
 pub(crate) fn linear_backward(g: &Tensor, sum: Option<Tensor>, weight: &Tensor) -> Result<Tensor> {
-    let ((rows, outputs), inputs) = (g.dims2()?, weight.dim(1)?);
+    let (rows, (outputs, inputs)) = (g.dim(0)?, weight.dims2()?);
+    flops::count(rows, outputs, inputs);
     let (g, w) = (elements(g)?, elements(weight)?);
-    let multiply = |data: &mut [f32], accumulate| {
-        let (g, w) = (Matrix::new(&g, rows, outputs, outputs), Matrix::new(&w, outputs, inputs, inputs));
-        matmul(&mut MatrixMut::new(data, rows, inputs, inputs), accumulate, 1.0, g, w);
+    let packed = pack(Compute::Float32, &g, outputs, &|_| {});
+    let weights = whole(&w, (outputs, inputs), Direction::Backward);
+    let multiply = |data: &mut [f32], start: Start<'_>| {
+        product(&weights, &packed, MatrixMut::new(data, rows, inputs, inputs), start);
     };
     let Some(sum) = sum else {
         let mut data = vec![0.0; rows * inputs];
-        multiply(&mut data, false);
+        multiply(&mut data, Start::Zero);
         return tensor(data, (rows, inputs));
     };
-    modify(&sum, |data| multiply(data, true))?;
+    modify(&sum, |data| multiply(data, Start::Sum))?;
     Ok(sum)
+}
+
+fn whole(data: &[f32], (rows, columns): (usize, usize), direction: Direction) -> Weights<'_> {
+    Weights { source: Source::F32(data), rows, columns, stride: columns, direction }
 }
 
 /// The gradient of the weight in [`linear`], `gᵀ x`, to `sum`.
 pub(crate) fn sum_outer_products(g: &Tensor, sum: &Tensor, accumulate: bool, x: &Tensor) -> Result<()> {
     let ((rows, outputs), inputs) = (g.dims2()?, x.dim(1)?);
+    flops::count(outputs, rows, inputs);
     let (g, x) = (elements(g)?, elements(x)?);
-    modify(sum, |sum| {
-        let (g, x) = (Matrix::new(&g, rows, outputs, outputs), Matrix::new(&x, rows, inputs, inputs));
-        matmul(&mut MatrixMut::new(sum, outputs, inputs, inputs), accumulate, 1.0, g.transposed(), x);
-    })
+    modify(sum, |sum| outer_products(&g, &x, MatrixMut::new(sum, outputs, inputs, inputs), accumulate))
 }
 
 /// The gradient of a bias, the sum of the rows of `g`, to `sum`.
 pub(crate) fn sum_columns(g: &Tensor, sum: &Tensor, accumulate: bool) -> Result<()> {
     let g = elements(g)?;
     modify(sum, |sum| {
-        clear_unless(accumulate, sum);
-        for row in g.chunks_exact(sum.len()) {
-            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        }
-    })
-}
-
-/// Each row of `x` times `weight`, plus `bias`.
-pub(crate) fn scale_and_shift(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (data, w) = (elements(x)?, elements(weight)?);
-    let b = bias.map(elements).transpose()?;
-    let mut output = vec![0.0; data.len()];
-    for (y, x) in output.chunks_exact_mut(w.len()).zip(data.chunks_exact(w.len())) {
-        for (column, y) in y.iter_mut().enumerate() {
-            *y = x[column] * w[column] + b.as_ref().map_or(0.0, |b| b[column]);
-        }
-    }
-    tensor(output, x.shape().clone())
-}
-
-/// The gradient of the weight in [`scale_and_shift`], the sum of the rows of `g ∘ x`, to `sum`.
-pub(crate) fn sum_products(g: &Tensor, sum: &Tensor, accumulate: bool, x: &Tensor) -> Result<()> {
-    let (g, x) = (elements(g)?, elements(x)?);
-    modify(sum, |sum| {
-        clear_unless(accumulate, sum);
         let width = sum.len();
-        for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
-            for (column, sum) in sum.iter_mut().enumerate() {
-                *sum += x[column] * g[column];
+        sum.par_chunks_mut(COLUMNS).enumerate().for_each(|(index, sum)| {
+            clear_unless(accumulate, sum);
+            for row in g.chunks_exact(width) {
+                sum.iter_mut().zip(&row[index * COLUMNS..]).for_each(|(sum, x)| *sum += x);
             }
-        }
+        });
     })
-}
-
-/// The gradient of `x` in [`scale_and_shift`].
-pub(crate) fn scale_backward(g: &Tensor, sum: Option<Tensor>, weight: &Tensor) -> Result<Tensor> {
-    let (data, w) = (elements(g)?, elements(weight)?);
-    let products = data.chunks_exact(w.len()).flat_map(|g| g.iter().zip(w.iter()).map(|(g, w)| g * w));
-    let Some(sum) = sum else { return tensor(products.collect(), g.shape().clone()) };
-    modify(&sum, |sum| sum.iter_mut().zip(products.clone()).for_each(|(sum, product)| *sum += product))?;
-    Ok(sum)
 }
 
 /// `numbers` to `sum`.

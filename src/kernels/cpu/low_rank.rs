@@ -10,7 +10,6 @@ use rayon::prelude::*;
 use super::gemm::MatrixMut;
 use super::lanes::{Lanes, WIDTH, for_each_cpu};
 use crate::kernels::buffer::elements;
-use crate::kernels::constant::Constant;
 use crate::kernels::low_rank::LowRank;
 use crate::kernels::mask::{Bits, Mask};
 use candle_core::{Result, Tensor};
@@ -260,17 +259,17 @@ unsafe fn some_sums<L: Lanes, const C: usize, const V: usize>(
     }
 }
 
-/// What rows of an output start at, before a frozen product is added.
+/// Values that rows of an output start from, before a frozen product is added.
 pub(super) struct Opening<'a> {
     /// A matrix of the output's shape to add.
     pub(super) residual: Option<&'a [f32]>,
     /// Numbers to add to each row.
-    pub(super) bias: Option<&'a Constant>,
+    pub(super) bias: Option<&'a [f32]>,
     /// Products to add, each to some rows.
     pub(super) products: Vec<Product<'a>>,
-    /// What of the products is kept, if not all is.
+    /// Dropout of the products; `None` keeps all of them.
     pub(super) bits: Option<&'a Bits>,
-    /// Whether to add to what the output holds.
+    /// True to add to the output's values.
     pub(super) accumulate: bool,
     /// The output's columns.
     pub(super) width: usize,
@@ -392,7 +391,7 @@ mod tests {
                     let (r, k) = (index / width, index % width);
                     near(*sum, 0.5 * (0..rows).map(|row| c[row * rank + r] * kept(row, k)).sum::<f32>());
                 }
-                let bias = Constant::from(numbers(width, 4));
+                let bias = numbers(width, 4);
                 let (mut y, column) = (numbers(rows * width, 5), if width > 32 { 32 } else { 0 });
                 let before = y.clone();
                 let products = vec![Product { rows: 0..rows, factors: c.clone(), matrix: &matrix }];

@@ -98,6 +98,30 @@ pub fn keep_large_blocks() {
     }
 }
 
+/// Gives memory that is free back to the system: what is kept for reuse, and holes between blocks that are in use.
+/// For a server, which must not keep the most that it ever needed at once.
+pub fn release_free_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: glibc locks its arenas itself.
+    #[expect(unsafe_code, reason = "malloc_trim is a C function")]
+    unsafe {
+        // It returns whether there was any.
+        let _ = libc::malloc_trim(0);
+    }
+}
+
+/// Lets all threads share a few pools of memory. By default there are up to eight a core, each of which grows to the
+/// most that any thread ever needed from it. To be called before other threads exist.
+pub fn share_pools() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: called before any other thread allocates.
+    #[expect(unsafe_code, reason = "mallopt is a C function")]
+    unsafe {
+        const POOLS: i32 = 2;
+        let _ = libc::mallopt(libc::M_ARENA_MAX, POOLS);
+    }
+}
+
 /// The most memory this process has used so far, in bytes, where the system tells.
 #[must_use]
 pub fn peak_bytes() -> Option<u64> {

@@ -8,6 +8,7 @@ pub mod blockwise;
 pub(crate) mod dropout;
 pub mod dynamic_map;
 pub(crate) mod elementwise;
+pub(crate) mod embedding;
 pub mod flops;
 pub(crate) mod gemm;
 mod lanes;

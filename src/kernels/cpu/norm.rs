@@ -1,10 +1,14 @@
 //! Root-mean-square and layer normalisation, row by row.
 
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
 use super::math::{dot, simd};
-use crate::kernels::buffer::{Shared, elements, new_rows, sum_rows, tensor};
+use crate::kernels::buffer::{Shared, elements, modify, new_rows, sum_rows, tensor};
 use crate::kernels::constant::Constant;
+
+/// Numbers of a scale's gradient that one task sums.
+const COLUMNS: usize = 64;
 
 /// Normalises each D-wide part of `x`; gives `1/√(mean(x²) + ε)` of each beside it.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Constant, epsilon: f32) -> Result<(Tensor, Tensor)> {
@@ -33,6 +37,20 @@ pub(crate) fn layer_norm(
     bias: Option<&Constant>,
     epsilon: f32,
 ) -> Result<(Tensor, [Tensor; 2])> {
+    normalized(x, weight, bias.map(|bias| &**bias), epsilon)
+}
+
+/// [`layer_norm`] with a trained scale and shift.
+pub(crate) fn trained_layer_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    epsilon: f32,
+) -> Result<(Tensor, [Tensor; 2])> {
+    normalized(x, &elements(weight)?, bias.map(elements).transpose()?.as_deref(), epsilon)
+}
+
+fn normalized(x: &Tensor, weight: &[f32], bias: Option<&[f32]>, epsilon: f32) -> Result<(Tensor, [Tensor; 2])> {
     let data = elements(x)?;
     let rows = data.len() / weight.len();
     let (mut means, mut inverse) = (vec![0.0; rows], vec![0.0; rows]);
@@ -49,6 +67,43 @@ pub(crate) fn layer_norm_backward(
     [means, inverse]: &[Tensor; 2],
 ) -> Result<Tensor> {
     layer_norm_slopes(sum, x, &elements(g)?, &elements(x)?, weight, [&elements(means)?, &elements(inverse)?])
+}
+
+/// The gradient of `x` in [`trained_layer_norm`].
+pub(crate) fn trained_layer_norm_backward(
+    g: &Tensor,
+    sum: Option<Tensor>,
+    x: &Tensor,
+    weight: &Tensor,
+    [means, inverse]: &[Tensor; 2],
+) -> Result<Tensor> {
+    let moments = [&*elements(means)?, &*elements(inverse)?];
+    layer_norm_slopes(sum, x, &elements(g)?, &elements(x)?, &elements(weight)?, moments)
+}
+
+/// The gradient of the scale in [`trained_layer_norm`], the sum of the rows of `g ∘ x̂`, to `sum`.
+pub(crate) fn sum_gradient_of_scale(
+    g: &Tensor,
+    sum: &Tensor,
+    accumulate: bool,
+    x: &Tensor,
+    [means, inverse]: &[Tensor; 2],
+) -> Result<()> {
+    let (g, x, means, inverse) = (elements(g)?, elements(x)?, elements(means)?, elements(inverse)?);
+    modify(sum, |sum| {
+        let width = sum.len();
+        // Each task sums its own columns over all rows, so that the order of every sum is fixed.
+        sum.par_chunks_mut(COLUMNS).enumerate().for_each(|(index, sum)| {
+            if !accumulate {
+                sum.fill(0.0);
+            }
+            let rows = g.chunks_exact(width).zip(x.chunks_exact(width)).zip(means.iter().zip(inverse.iter()));
+            for ((g, x), (mean, inverse)) in rows {
+                let numbers = g[index * COLUMNS..].iter().zip(&x[index * COLUMNS..]);
+                sum.iter_mut().zip(numbers).for_each(|(sum, (g, x))| *sum += g * ((x - mean) * inverse));
+            }
+        });
+    })
 }
 
 simd! {
@@ -105,7 +160,7 @@ simd! {
         moments: [&Shared<'_>; 2],
         epsilon: f32,
         weight: &[f32],
-        bias: Option<&Constant>,
+        bias: Option<&[f32]>,
     ) -> Vec<f32> {
         let width = weight.len();
         new_rows(x.len(), width, |first, block| {
@@ -122,7 +177,7 @@ simd! {
                 for (y, weight) in y.iter_mut().zip(weight) {
                     *y = *y * *inverse * weight;
                 }
-                for (y, bias) in y.iter_mut().zip(bias.iter().flat_map(|bias| bias.iter())) {
+                for (y, bias) in y.iter_mut().zip(bias.into_iter().flatten()) {
                     *y += bias;
                 }
             }

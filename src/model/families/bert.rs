@@ -43,6 +43,7 @@ pub(super) fn encoder(file: &ConfigFile, vocab_size: usize) -> Result<BackboneCo
         max_tokens: Some(positions),
         initializer_range,
         empty_token: file.empty_token([None, None]),
+        padding_token: file.token("pad_token_id", Some(0)),
         activation: file.activation("hidden_act", Activation::Gelu)?,
         dropouts: Dropouts {
             embedding: hidden,

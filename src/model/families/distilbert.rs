@@ -38,6 +38,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
         max_tokens: Some(positions),
         initializer_range,
         empty_token: file.empty_token([None, None]),
+        padding_token: file.token("pad_token_id", Some(0)),
         activation: file.activation("activation", Activation::Gelu)?,
         dropouts: Dropouts {
             embedding: hidden,

@@ -102,9 +102,10 @@ pub(super) fn decoder(
             may_be_partial: defaults.may_rotate_partly,
         },
     )?;
-    // Beyond the context of pretraining LongRoPE has other factors, which are not computed.
+    // Beyond the context of pretraining LongRoPE has other factors, which are not computed, and frequencies of the
+    // dynamic kind depend on the longest text of a batch.
     let max_tokens = match rope.scaling {
-        RopeScaling::Long { original, .. } => Some(original),
+        RopeScaling::Long { original, .. } | RopeScaling::Dynamic { original } => Some(original),
         _ => None,
     };
     let mut layers = PreNormConfig {
@@ -133,6 +134,7 @@ pub(super) fn decoder(
         max_tokens,
         initializer_range,
         empty_token: file.empty_token(defaults.tokens),
+        padding_token: None,
         activation: file.activation("hidden_act", Activation::Silu)?,
         dropouts: Dropouts { attention: file.float("attention_dropout", 0.0)?, ..Dropouts::default() },
         prefix: "model.",

@@ -69,6 +69,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
         max_tokens: Some(longest),
         initializer_range,
         empty_token: file.empty_token([Some(50_281), Some(50_282)]),
+        padding_token: file.token("pad_token_id", Some(50_283)),
         activation: file.activation("hidden_activation", Activation::Gelu)?,
         dropouts: Dropouts {
             embedding: file.float("embedding_dropout", 0.0)?,

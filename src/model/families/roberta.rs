@@ -18,6 +18,7 @@ pub(super) fn read_xlm(file: &ConfigFile) -> Result<BackboneConfig> {
 fn deviate(file: &ConfigFile, mut config: BackboneConfig) -> Result<BackboneConfig> {
     config.prefix = "roberta.";
     config.empty_token = file.empty_token([Some(0), Some(2)]);
+    config.padding_token = file.token("pad_token_id", Some(1));
     if let LayersConfig::PostNorm(layers) = &mut config.layers {
         layers.first_position = file.size("pad_token_id", 1)? + 1;
         ensure!(

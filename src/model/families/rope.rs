@@ -98,18 +98,22 @@ impl Spelling<'_> {
         );
         ensure!(partial > 0.0 && partial <= 1.0, "`partial_rotary_factor` is {partial}, expected above 0, at most 1");
         let width = (defaults.head_dim as f64 * partial) as usize;
-        Ok(Rope { theta, scaling: self.scaling(file, width, defaults)?, width })
+        Ok(Rope { theta, scaling: self.scaling(file, theta, width, defaults)?, width })
     }
 
-    fn scaling(&self, file: &ConfigFile, width: usize, defaults: &RopeDefaults) -> Result<RopeScaling> {
+    fn scaling(&self, file: &ConfigFile, theta: f64, width: usize, defaults: &RopeDefaults) -> Result<RopeScaling> {
         // transformers 4 had `type` first and `rope_type` later; files with both hold the same in both.
         let kind = self.keys.get("rope_type").or_else(|| self.keys.get("type")).filter(|kind| !kind.is_null());
         let kind = kind.map(|kind| kind.as_str().with_context(|| format!("`rope_type` is {kind}, expected text")));
         Ok(match kind.transpose()? {
             None | Some("default") => RopeScaling::None,
-            Some("linear") => RopeScaling::Linear { factor: self.need("factor")? },
+            Some("linear") => RopeScaling::Linear { factor: self.factor()? },
+            Some("dynamic") => {
+                self.factor()?;
+                RopeScaling::Dynamic { original: defaults.longest }
+            }
             Some("llama3") => RopeScaling::Llama3 {
-                factor: self.need("factor")?,
+                factor: self.factor()?,
                 low_freq_factor: self.need("low_freq_factor")?,
                 high_freq_factor: self.need("high_freq_factor")?,
                 original_max_position_embeddings: self.need("original_max_position_embeddings")?,
@@ -117,11 +121,53 @@ impl Spelling<'_> {
             Some("longrope") => self.long(file, width, defaults)?,
             // Phi-3 called LongRoPE so before the paper was out; transformers still reads it so.
             Some("su" | "yarn") if defaults.original.is_some() => self.long(file, width, defaults)?,
+            Some("yarn") => self.yarn(theta, width, defaults)?,
             Some(other) => bail!(
-                "`{}`: rope type `{other}` is not supported; supported: default, linear, llama3, longrope",
+                "`{}`: rope type `{other}` is not supported; supported: default, linear, dynamic, yarn, llama3, longrope",
                 self.key
             ),
         })
+    }
+
+    fn factor(&self) -> Result<f64> {
+        let factor = self.need("factor")?;
+        ensure!(factor > 0.0, "`{}.factor` is {factor}, expected a positive number", self.key);
+        Ok(factor)
+    }
+
+    /// As transformers' `_compute_yarn_parameters`.
+    fn yarn(&self, theta: f64, width: usize, defaults: &RopeDefaults) -> Result<RopeScaling> {
+        // Python's `or`: 0 is as good as none.
+        let given = |key: &str| Ok::<_, anyhow::Error>(self.number(key)?.filter(|&value| value != 0.0));
+        let longest = defaults.longest as f64;
+        let original = given("original_max_position_embeddings")?.unwrap_or(longest);
+        ensure!(original > 0.0, "`{}.original_max_position_embeddings` is {original}", self.key);
+        let factor = match self.number("factor")? {
+            // DeepSeek's files leave it out; transformers 5 reads them so, and transformers 4 not at all.
+            None if self.is_new => longest / original,
+            _ => self.factor()?,
+        };
+        let usual = |factor: f64, scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        let attention_factor = match (self.number("attention_factor")?, given("mscale")?, given("mscale_all_dim")?) {
+            (Some(attention_factor), ..) => attention_factor,
+            (None, Some(scale), Some(all)) => usual(factor, scale) / usual(factor, all),
+            (None, ..) => usual(factor, 1.0),
+        };
+        let truncates = match self.keys.get("truncate") {
+            None => true,
+            Some(value) => value
+                .as_bool()
+                .with_context(|| format!("`{}.truncate` is {value}, expected true or false", self.key))?,
+        };
+        let width = width as f64;
+        let index = |turns: f64| width * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * theta.ln());
+        let low = index(given("beta_fast")?.unwrap_or(32.0));
+        let high = index(given("beta_slow")?.unwrap_or(1.0));
+        let (low, high) = if truncates { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = (low.max(0.0), high.min(width - 1.0));
+        ensure!(low.is_finite() && high.is_finite(), "`{}`: the numbers of YaRN give no frequencies", self.key);
+        let high = if low == high { high + 0.001 } else { high };
+        Ok(RopeScaling::Yarn { factor, low, high, attention_factor })
     }
 
     /// LongRoPE within the context of pretraining: beyond it the factors are others, which are not computed.
@@ -154,5 +200,59 @@ impl Spelling<'_> {
             attention_factor: self.number("attention_factor")?.unwrap_or(usual),
             original: original as usize,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// scripts/make_rope_fixtures.py: transformers 4.57.6 and 5.24.0.
+    #[test]
+    fn frequencies_are_those_of_transformers_in_either_spelling() {
+        let fixture: Value = serde_json::from_str(include_str!("../../../tests/fixtures/rope.json")).unwrap();
+        let mut count = 0;
+        for case in ["4", "5"].iter().flat_map(|version| fixture[version].as_array().unwrap()) {
+            let given = &case["given"];
+            let mut saved = case["saved"].clone();
+            saved["max_position_embeddings"] = given["max_position_embeddings"].clone();
+            for file in [given, &saved] {
+                let file = ConfigFile::parse(&file.to_string()).unwrap();
+                let defaults = RopeDefaults {
+                    theta: 10_000.0,
+                    head_dim: 24,
+                    longest: 1024,
+                    original: None,
+                    may_be_partial: false,
+                };
+                let rope = shared(&file, &defaults).unwrap();
+                // Frequencies below are differences of f32 in transformers.
+                assert!((f64::from(rope.scale()) - case["scale"].as_f64().unwrap()).abs() < 1e-6, "{given}");
+                for (found, expected) in rope.frequencies().iter().zip(case["frequencies"].as_array().unwrap()) {
+                    let expected = expected.as_f64().unwrap();
+                    assert!((f64::from(*found) - expected).abs() < 2e-6 * expected, "{given}: {found} {expected}");
+                    count += 1;
+                }
+            }
+        }
+        assert_eq!(count, 2 * 2 * 24 * 12);
+    }
+
+    #[test]
+    fn rotary_embeddings_that_are_not_computed_are_refused_by_key() {
+        for (scaling, part) in [
+            (json!({"type": "hierarchical", "factor": 2.0}), "rope type `hierarchical`"),
+            (json!({"type": "yarn"}), "`rope_scaling` lacks `factor`"),
+            (json!({"type": "dynamic", "factor": 0.0}), "`rope_scaling.factor` is 0"),
+            (json!({"type": "yarn", "factor": 2.0, "truncate": "no"}), "`rope_scaling.truncate`"),
+        ] {
+            let file = ConfigFile::parse(&json!({"model_type": "llama", "rope_scaling": scaling}).to_string()).unwrap();
+            let defaults =
+                RopeDefaults { theta: 10.0, head_dim: 8, longest: 64, original: None, may_be_partial: false };
+            let error = format!("{:#}", shared(&file, &defaults).unwrap_err());
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

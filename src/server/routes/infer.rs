@@ -180,13 +180,13 @@ pub(super) async fn server() -> Json<Value> {
     Json(json!({"name": "llmcls", "version": env!("LLMCLS_VERSION"), "extensions": []}))
 }
 
-/// Whether the server runs
+/// Tell if the server runs
 #[utoipa::path(get, path = "/v2/health/live", tag = "KServe", responses((status = 200, description = "It runs")))]
 pub(super) async fn live() -> Json<Value> {
     Json(json!({"live": true}))
 }
 
-/// Whether all models are ready
+/// Tell if all models are ready
 #[utoipa::path(
     get,
     path = "/v2/health/ready",
@@ -221,7 +221,7 @@ pub(super) async fn model(State(app): State<App>, Path(name): Path<String>) -> R
     })))
 }
 
-/// Whether a model is ready
+/// Tell if a model is ready
 #[utoipa::path(
     get,
     path = "/v2/models/{name}/ready",

@@ -1,4 +1,4 @@
-//! What the server says of itself.
+//! Facts about the server.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,7 +12,7 @@ use crate::server::answer::Refusal;
 use crate::server::app::App;
 use crate::server::models::ModelInfo;
 
-/// Which model.
+/// The name of the model.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ModelQuery {
@@ -39,7 +39,7 @@ struct InfoLimits {
     batch_tokens: usize,
 }
 
-/// Whether the server takes requests
+/// Tell if the server takes requests
 #[utoipa::path(
     get,
     path = "/health",
@@ -50,7 +50,7 @@ pub(super) async fn health(State(app): State<App>) -> Result<Json<Value>, Refusa
     ready(&app).map(|()| Json(json!({"status": "ready"})))
 }
 
-/// Whether the server takes requests, for SageMaker
+/// Tell if the server takes requests, for SageMaker
 #[utoipa::path(
     get,
     path = "/ping",

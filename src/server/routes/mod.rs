@@ -21,10 +21,10 @@ use utoipa::OpenApi;
 
 use super::answer::{ErrorBody, Refusal};
 use super::app::App;
-use super::guard;
+use super::guard::{self, Door};
 
 /// The routes for everyone.
-pub(super) fn router(app: &App) -> Router {
+pub(super) fn router(door: Door) -> Router {
     let routes = Router::new()
         .route("/", get(page::html))
         .route("/page.js", get(page::script))
@@ -45,28 +45,29 @@ pub(super) fn router(app: &App) -> Router {
         .route("/v2/models/{name}", get(infer::model))
         .route("/v2/models/{name}/ready", get(infer::model_ready))
         .route("/v2/models/{name}/infer", post(infer::infer));
-    guarded(routes, app)
+    guarded(routes, door)
 }
 
 /// The routes for whoever runs the server.
-pub(super) fn admin_router(app: &App) -> Router {
+pub(super) fn admin_router(door: Door) -> Router {
     let routes = Router::new()
         .route("/models", get(admin::list))
         .route("/models/{name}", put(admin::load))
         .route("/models/{name}", delete(admin::remove));
-    guarded(routes, app)
+    guarded(routes, door)
 }
 
-fn guarded(routes: Router<App>, app: &App) -> Router {
+fn guarded(routes: Router<App>, door: Door) -> Router {
+    let app = door.app.clone();
     routes
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_| -> Response<Body> {
             Refusal::failed("a panic; this is a bug in llmcls, please report it").into_response()
         }))
-        .layer(from_fn_with_state(app.clone(), guard::admit))
+        .layer(from_fn_with_state(door, guard::admit))
         .layer(from_fn_with_state(app.clone(), guard::observe))
-        .with_state(app.clone())
+        .with_state(app)
 }
 
 async fn unknown() -> Refusal {

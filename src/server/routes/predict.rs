@@ -20,7 +20,7 @@ pub(super) struct PredictBody {
     model: Option<String>,
 }
 
-/// What was found.
+/// The results.
 #[derive(Serialize, ToSchema)]
 struct PredictAnswer<'a> {
     /// The model that answered.
@@ -29,7 +29,7 @@ struct PredictAnswer<'a> {
     results: Vec<Prediction<'a>>,
 }
 
-/// What was found of one text.
+/// The result of one text.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Prediction<'a> {
     /// All labels.
@@ -40,7 +40,7 @@ pub(super) struct Prediction<'a> {
     predicted: Vec<&'a str>,
     /// Tokens that the model saw.
     tokens: usize,
-    /// Whether the text was longer, and its rest was not seen.
+    /// True if the text was longer and its rest was not read.
     truncated: bool,
 }
 

@@ -14,7 +14,7 @@ use crate::server::body;
 #[derive(Deserialize, ToSchema)]
 pub(super) struct TeiBody {
     inputs: TeiInputs,
-    /// Whether a text that is too long is cut; without it the request is refused.
+    /// Cut a text that is too long; without it the request is refused.
     truncate: Option<bool>,
     /// `right`; the model decides at which end a text is cut.
     truncation_direction: Option<String>,

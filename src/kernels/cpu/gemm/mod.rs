@@ -67,6 +67,22 @@ fn pack_on(path: Path, compute: Compute, x: &[f32], depth: usize, also: &(dyn Fn
     with_kernel!(compute, path, K => Packing::new::<K>((compute, path), x, true, also))
 }
 
+/// `y = gᵀ x`, or `y +=` if `accumulate`, on all threads: `g` `(n, rows of y)`, `x` `(n, columns of y)`. Along n each
+/// output is one chain of fused multiply-adds in f32.
+pub(crate) fn outer_products(g: &[f32], x: &[f32], y: MatrixMut<'_>, accumulate: bool) {
+    let (outputs, columns) = y.shape();
+    let n = g.len() / outputs.max(1);
+    assert!(g.len() == n * outputs && x.len() == n * columns, "rows of {outputs} and {columns} numbers");
+    assert!(n > 0, "a sum of no rows");
+    let weights = Weights { source: Source::F32(x), rows: n, columns, stride: columns, direction: Direction::Backward };
+    let start = if accumulate { Start::Sum } else { Start::Zero };
+    let path = Path::of_this_cpu(Compute::Float32);
+    let input = Matrix::new(g, n, outputs, outputs).transposed().as_input(1.0);
+    let packing =
+        with_kernel!(Compute::Float32, path, K => Packing::new::<K>((Compute::Float32, path), input, true, &|_| {}));
+    product(&weights, &packing, y, start);
+}
+
 /// `y = start + x Wᵀ` or `start + g W`, by the direction of `weights`; packs the weights as it goes, on all
 /// threads. `y` is `(n, outputs)`.
 pub(crate) fn product(weights: &Weights<'_>, x: &Packing, y: MatrixMut<'_>, starts: Start<'_>) {

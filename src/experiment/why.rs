@@ -1,0 +1,112 @@
+//! Which words of a text weighed for a label: token weights of integrated gradients, summed by word.
+
+use std::ops::Range;
+
+use anyhow::Result;
+
+use crate::data::tokenize::TextEncoder;
+use crate::model::attributions::Explainer;
+use crate::run::records::{Why, WordWeight};
+
+/// Explains labels of a text, whose tokens are those that the classifier predicted from.
+///
+/// # Errors
+/// If the tokenizer or the model fails.
+pub fn why(
+    explainer: &Explainer<'_>,
+    encoder: &TextEncoder,
+    (text, tokens): (&str, &[u32]),
+    (labels, indices): (&[String], &[usize]),
+) -> Result<Vec<Why>> {
+    let spans = encoder.spans(text)?;
+    let words = words(text);
+    let found = explainer.attributions(tokens, indices)?;
+    Ok(found
+        .into_iter()
+        .map(|of_label| {
+            let mut weights = vec![0.0; words.len()];
+            let mut rest = 0.0;
+            for (index, weight) in of_label.weights.iter().enumerate() {
+                let word = spans.get(index).and_then(|span| word_at(text, &words, span.clone()?));
+                match word {
+                    Some(word) => weights[word] += weight,
+                    // Special tokens, and what a text without tokens is read as.
+                    None => rest += weight,
+                }
+            }
+            let words = words.iter().zip(weights).map(|(range, weight)| WordWeight {
+                word: text[range.clone()].to_owned(),
+                start: range.start,
+                end: range.end,
+                weight,
+            });
+            Why {
+                label: labels[of_label.label].clone(),
+                logit: of_label.logit,
+                baseline: of_label.baseline,
+                rest,
+                words: words.filter(|word| word.weight != 0.0).collect(),
+            }
+        })
+        .collect())
+}
+
+/// The word in which a token begins.
+fn word_at(text: &str, words: &[Range<usize>], span: Range<usize>) -> Option<usize> {
+    let token = text.get(span.clone())?;
+    let start = span.start + (token.len() - token.trim_start().len());
+    let index = words.partition_point(|word| word.end <= start);
+    words.get(index).filter(|word| word.start <= start).map(|_| index)
+}
+
+/// Byte ranges of words: letters, digits and what joins them; each character of a script without spaces; and runs of
+/// other signs.
+fn words(text: &str) -> Vec<Range<usize>> {
+    #[derive(PartialEq)]
+    enum Kind {
+        Space,
+        Word,
+        Sign,
+        Alone,
+    }
+    let kind = |c: char| match c {
+        _ if c.is_whitespace() => Kind::Space,
+        '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' => Kind::Alone,
+        '_' | '-' | '\'' | '’' => Kind::Word,
+        _ if c.is_alphanumeric() => Kind::Word,
+        _ => Kind::Sign,
+    };
+    let mut words: Vec<Range<usize>> = Vec::new();
+    let mut last = Kind::Space;
+    for (at, c) in text.char_indices() {
+        let (end, this) = (at + c.len_utf8(), kind(c));
+        match words.last_mut() {
+            _ if this == Kind::Space => {}
+            Some(word) if this == last && this != Kind::Alone => word.end = end,
+            _ => words.push(at..end),
+        }
+        last = this;
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_fall_into_words_and_tokens_belong_to_the_one_they_begin_in() {
+        let text = "It's a command-line tool (v2): 日本 é!";
+        let words = words(text);
+        let shown: Vec<&str> = words.iter().map(|word| &text[word.clone()]).collect();
+        assert_eq!(shown, ["It's", "a", "command-line", "tool", "(", "v2", "):", "日", "本", "é", "!"]);
+        let at = |part: &str| {
+            let start = text.find(part).unwrap();
+            word_at(text, &words, start..start + part.len()).map(|index| shown[index])
+        };
+        assert_eq!((at(" command"), at("-line"), at("2)")), (Some("command-line"), Some("command-line"), Some("v2")));
+        // A space alone goes with the word behind it.
+        assert_eq!(word_at(text, &words, 4..5), Some(1));
+        assert_eq!(word_at("", &[], 0..0), None);
+    }
+}

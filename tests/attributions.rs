@@ -1,0 +1,77 @@
+//! Integrated gradients on every family: their weights sum to what the text changes (completeness).
+
+use std::path::Path;
+
+use llmcls::kernels::device::Device;
+use llmcls::model::attributions::Explainer;
+use llmcls::model::batch::Batch;
+use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
+use llmcls::model::config::BackboneConfig;
+use llmcls::model::quantization::Quantization;
+
+use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use llmcls::ops::loss::BceWeights;
+use llmcls::ops::tape::Tape;
+use llmcls::run::adapter;
+use serde_json::Value;
+
+const NAMES: [&str; 12] = [
+    "llama_tied",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "phi3",
+    "bert",
+    "roberta",
+    "xlm_roberta",
+    "distilbert",
+    "modernbert",
+    "modernbert_mean",
+];
+
+#[test]
+fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
+    for name in NAMES {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let batch: Value =
+            serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
+        let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
+        let weights = Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap());
+        let (lora, _) = adapter::read_config(&directory.join("adapter")).unwrap();
+        let labels = batch["labels"][0].as_array().unwrap().len();
+        let options = ClassifierOptions {
+            labels,
+            base_rows: None,
+            problem: Problem::MultiLabel,
+            storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
+            lora,
+            weights: BceWeights::default(),
+            recompute: false,
+            quantization: Quantization::Off,
+            device: Device::cpu(),
+        };
+        let classifier = Classifier::new(&config, &weights, &options).unwrap();
+        adapter::load(&directory.join("adapter"), &classifier).unwrap();
+        let explainer = Explainer::new(&classifier).unwrap();
+        let tokens: Vec<u32> =
+            batch["token_ids"][0].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let one = Batch::new([(&*tokens, &[][..])]).unwrap();
+        let logits = classifier.logits(&Tape::off(), &one).unwrap();
+        let logits: Vec<f32> = logits.tensor().flatten_all().unwrap().to_vec1().unwrap();
+        let all: Vec<usize> = (0..labels).collect();
+        let found = explainer.attributions(&tokens, &all).unwrap();
+        for attribution in &found {
+            let change = attribution.logit - attribution.baseline;
+            assert!((attribution.logit - f64::from(logits[attribution.label])).abs() < 1e-4, "{name}");
+            assert_eq!(attribution.weights.len(), tokens.len());
+            assert!(
+                attribution.error() <= (0.02 * change.abs()).max(0.02),
+                "{name}: {} of {change}",
+                attribution.error()
+            );
+            assert!(attribution.weights.iter().any(|weight| weight.abs() > 1e-4), "{name}: no token weighs");
+        }
+        assert!(found.iter().any(|one| (one.logit - one.baseline).abs() > 0.05), "{name}: the text changes nothing");
+    }
+}
