@@ -50,6 +50,7 @@ fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
             recompute: false,
             quantization: Quantization::Off,
             device: Device::cpu(),
+            quantization: Quantization::Off,
         };
         let classifier = Classifier::new(&config, &weights, &options).unwrap();
         adapter::load(&directory.join("adapter"), &classifier).unwrap();
