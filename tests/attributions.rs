@@ -48,7 +48,6 @@ fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
             lora,
             weights: BceWeights::default(),
             recompute: false,
-            quantization: Quantization::Off,
             device: Device::cpu(),
             quantization: Quantization::Off,
         };
