@@ -8,7 +8,7 @@ pub mod builder;
 pub mod classifier;
 pub mod config;
 mod digest_cache;
-pub(crate) mod families;
+mod families;
 pub mod fingerprint;
 mod frozen;
 mod head;

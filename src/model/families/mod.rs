@@ -115,13 +115,6 @@ impl Family {
     }
 }
 
-/// The name of the classifier of a `model_type` in transformers.
-#[must_use]
-pub(crate) fn classifier_class(model_type: &str) -> Option<String> {
-    let family = FAMILIES.into_iter().find(|family| family.model_type() == model_type)?;
-    Some(format!("{}ForSequenceClassification", family.class_prefix()))
-}
-
 impl BackboneConfig {
     /// Reads `config.json`.
     pub fn from_file(path: &Path) -> Result<Self> {
