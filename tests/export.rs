@@ -212,6 +212,8 @@ fn an_exported_run_predicts_and_evaluates_without_its_base_and_names_no_path() {
     let added = tokenizer["added_tokens"].as_array().unwrap();
     let padding = added.iter().find(|token| token["id"] == config["pad_token_id"]).unwrap();
     assert_eq!(json("tokenizer_config.json")["pad_token"], padding["content"]);
+    // A Llama takes no token types.
+    assert_eq!(json("tokenizer_config.json")["model_input_names"], serde_json::json!(["input_ids", "attention_mask"]));
     assert!(read("model.safetensors.index.json").contains("model-00001-of-0000"));
     assert!(read("README.md").contains("top_k=None") && read("README.md").contains("| blue | 0.500 |"));
     for name in ["config.json", "classifier.json", "tokenizer_config.json", "README.md", "manifest.json"] {
