@@ -22,6 +22,8 @@ mod failures;
 mod families;
 /// The work of a training step.
 mod flops;
+/// Bases in GGUF files.
+mod gguf;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
 /// From one file of labelled texts to predictions.
@@ -30,6 +32,8 @@ mod init;
 mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
+/// Predicting in int8.
+mod int8;
 /// The declarations of CUDA kernels.
 mod kernels;
 /// Labels in every form that files have.
@@ -64,6 +68,8 @@ mod resume;
 mod rows;
 /// Classifiers over HTTP.
 mod serve;
+/// The table of models and their memory.
+mod sizes;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
 /// Encoders whose every weight is trained.
