@@ -41,6 +41,7 @@ fn build(directory: &Path, labels: usize, problem: Problem, lora: LoraOptions, r
         labels,
         base_rows: (!lora.trains_base).then(|| (0..labels).collect()),
         problem,
+        quantization: Quantization::Off,
         storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
         lora,
         weights: BceWeights::default(),
