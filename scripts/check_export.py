@@ -70,7 +70,9 @@ def check(name: str, run: list[object], texts: list[str], shard: str, place: Pat
         loose = {key: value for key, value in info.items() if value and key in ("missing_keys", "unexpected_keys")}
         # transformers 5 takes the tokenizer of every qwen2 model for Qwen's own, and these have one of words.
         own = {"tokenizer": PreTrainedTokenizerFast.from_pretrained(out)} if model.config.model_type == "qwen2" else {}
-        classify = pipeline("text-classification", model=str(out), top_k=None, truncation=True, dtype=stored, **own)
+        # The usual attention of transformers 4 leaves out Gemma 2's soft cap.
+        eager = {"model_kwargs": {"attn_implementation": "eager"}} if model.config.model_type == "gemma2" else {}
+        classify = pipeline("text-classification", model=str(out), top_k=None, truncation=True, dtype=stored, **own, **eager)
         # In batches, so that texts are padded.
         found = [{row["label"]: row["score"] for row in rows} for rows in classify(texts, batch_size=len(texts))]
         again = predict(["--run", out], texts)

@@ -11,6 +11,7 @@ use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
+use llmcls::model::quantization::Quantization;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::Tape;
@@ -37,6 +38,7 @@ fn options(labels: usize, base_rows: Option<Vec<usize>>, storage: BaseStorage, l
         lora,
         weights: BceWeights::default(),
         recompute: false,
+        quantization: Quantization::Off,
         device: Device::cpu(),
     }
 }
@@ -212,6 +214,8 @@ fn an_exported_run_predicts_and_evaluates_without_its_base_and_names_no_path() {
     let added = tokenizer["added_tokens"].as_array().unwrap();
     let padding = added.iter().find(|token| token["id"] == config["pad_token_id"]).unwrap();
     assert_eq!(json("tokenizer_config.json")["pad_token"], padding["content"]);
+    // A Llama takes no token types.
+    assert_eq!(json("tokenizer_config.json")["model_input_names"], serde_json::json!(["input_ids", "attention_mask"]));
     assert!(read("model.safetensors.index.json").contains("model-00001-of-0000"));
     assert!(read("README.md").contains("top_k=None") && read("README.md").contains("| blue | 0.500 |"));
     for name in ["config.json", "classifier.json", "tokenizer_config.json", "README.md", "manifest.json"] {

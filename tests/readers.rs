@@ -21,7 +21,7 @@ use llmcls::run::{adapter, manifest, records};
 use llmcls::training::checkpoint;
 
 /// The kinds of files, each with a valid example.
-pub(crate) const KINDS: [&str; 26] = [
+pub(crate) const KINDS: [&str; 25] = [
     "config.yaml",
     "rows.csv",
     "rows.tsv",
@@ -44,7 +44,6 @@ pub(crate) const KINDS: [&str; 26] = [
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
-    "merges.txt",
     "history.jsonl",
     "predictions.jsonl",
     "nested.jsonl",
@@ -99,27 +98,20 @@ pub(crate) fn read(kind: &str, bytes: &[u8], directory: &Path) -> Result<(), any
         }
         "config.json" => BackboneConfig::from_file(&path).map(drop),
         "tokenizer.json" => TextEncoder::open(&path, 16, None)?.encode(vec!["a text"]).map(drop),
-        "tokenizer_config.json" | "special_tokens_map.json" | "added_tokens.json" | "vocab.txt" | "merges.txt" => {
-            // Beside valid files of the other kinds: a vocabulary stands for a tokenizer.json that is not there.
-            let others: &[&str] = match kind {
-                "vocab.txt" => &[],
-                "merges.txt" => &["vocab.json"],
-                _ => &["tokenizer.json"],
-            };
+        "tokenizer_config.json" | "special_tokens_map.json" | "added_tokens.json" | "vocab.txt" => {
             ensure!(!bytes.is_empty(), "{kind}: is empty");
-            let mut files = vec![path];
-            for name in others {
-                files.push(directory.join(name));
-                fs::write(directory.join(name), example(name))?;
-            }
-            let model_type = match kind {
-                "vocab.txt" => "bert",
-                "merges.txt" => "roberta",
-                _ => "llama",
-            };
             let config = directory.join("config.json");
-            fs::write(&config, format!("{{\"model_type\": \"{model_type}\"}}"))?;
-            TextEncoder::of_model(&files, &config, 16, None)?.encode(vec!["a text, İ 日本"]).map(drop)
+            let mut files = vec![path];
+            // A vocabulary stands for a tokenizer.json that is not there.
+            if kind == "vocab.txt" {
+                fs::write(&config, r#"{"model_type": "bert"}"#)?;
+            } else {
+                fs::write(&config, r#"{"model_type": "llama"}"#)?;
+                fs::write(directory.join("tokenizer.json"), example("tokenizer.json"))?;
+                files.push(directory.join("tokenizer.json"));
+            }
+            let encode = || TextEncoder::of_model(&files, &config, 16, None)?.encode(vec!["a text, İ 日本"]);
+            encode().map(drop).with_context(|| kind.to_owned())
         }
         "history.jsonl" => {
             ensure!(!records::read_history(&path)?.is_empty(), "history.jsonl: is empty");
@@ -224,10 +216,6 @@ pub(crate) fn example(kind: &str) -> Vec<u8> {
         "special_tokens_map.json" => br#"{"eos_token": "</s>", "additional_special_tokens": ["<x>"]}"#.into(),
         "added_tokens.json" => br#"{"<x>": 4096}"#.into(),
         "vocab.txt" => b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ntext\n##s\n,\n".into(),
-        "vocab.json" => br#"{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "t": 5, "e": 6, "x": 7, "te": 8,
-            "xt": 9, "<mask>": 10}"#
-            .into(),
-        "merges.txt" => b"#version: 0.2\nt e\nx t\n".into(),
         "history.jsonl" => br#"{"loss": 0.5, "grad_norm": 1.0, "learning_rate": 0.001, "epoch": 0.5, "step": 1}"#.into(),
         "predictions.jsonl" => br#"{"id": "1", "probs": [0.5, 0.25], "labels": ["a", "b"], "predicted": ["a"],
             "targets": ["b"]}"#

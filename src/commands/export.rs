@@ -13,6 +13,7 @@ use crate::console::{Console, bytes};
 use crate::data::table::Example;
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
+use crate::model::config::LayersConfig;
 use crate::model::weights::Precision;
 use crate::predictor::Predictor;
 use crate::run::classifier_file::ClassifierFile;
@@ -30,11 +31,6 @@ pub fn run(args: &ExportArgs, console: Console) -> Result<()> {
         !args.out.exists(),
         "--out {}: is there already; name a new directory, or remove this one",
         args.out.display()
-    );
-    // What a single call computes in is no part of what is written.
-    ensure!(
-        args.run.precision.is_none(),
-        "--precision is for predict and eval; --dtype chooses how weights are stored"
     );
     // Merging is memory's work, and f32 on the CPU is what the numbers are compared in.
     let loaded = Loaded::open(&args.run, &Device::cpu(), console)?;
@@ -81,7 +77,13 @@ impl Export<'_> {
             file: &file,
             encoder: &predictor.encoder,
         };
-        let mut facts = MergeFacts { dtype, was_4bit: base.storage.is_4bit, padding: None, difference: 0.0 };
+        let mut facts = MergeFacts {
+            dtype,
+            was_4bit: base.storage.is_4bit,
+            bends_scores: matches!(&base.config.layers, LayersConfig::PreNorm(layers) if layers.soft_cap.is_some()),
+            padding: None,
+            difference: 0.0,
+        };
         atomic_file::write_directory(out, |inside| {
             self.copy_tokenizer(inside)?;
             facts.padding = model.write(inside)?;
@@ -92,6 +94,12 @@ impl Export<'_> {
             atomic_file::write_bytes(&inside.join(model_card::NAME), card.as_bytes())?;
             manifest::write(inside)
         })?;
+        if facts.bends_scores {
+            console.say(
+                "in transformers 4, load it with attn_implementation=\"eager\": its usual attention leaves out this model's \
+                 soft cap",
+            );
+        }
         let size: u64 = fs::read_dir(out)?.flatten().filter_map(|entry| Some(entry.metadata().ok()?.len())).sum();
         console.say(format!("wrote {} ({}, {})", out.display(), bytes(size), dtype.name()));
         if facts.padding.is_none() {

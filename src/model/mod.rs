@@ -18,6 +18,7 @@ pub mod merged;
 mod modules;
 mod post_norm;
 mod pre_norm;
+pub mod quantization;
 pub mod rope;
 pub mod shared_base;
 pub mod weights;

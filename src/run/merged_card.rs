@@ -15,6 +15,8 @@ pub struct MergeFacts {
     pub dtype: Precision,
     /// True if the base was stored in 4 bits.
     pub was_4bit: bool,
+    /// Whether transformers 4 needs the argument for eager attention (Gemma 2).
+    pub bends_scores: bool,
     /// The token with which Python pads batches.
     pub padding: Option<String>,
     /// Largest difference of a probability from the classifier with its adapter apart.
@@ -74,11 +76,18 @@ fn write_body(
     writeln!(
         text,
         "## Usage\n\n```python\nfrom transformers import pipeline\n\nclassify = pipeline(\"text-classification\", model=\".\", \
-         top_k=None, truncation=True)\nprint(classify(\"a text\"))\n```\n\n`top_k=None` returns the probability of every \
+         top_k=None, truncation=True{})\nprint(classify(\"a text\"))\n```\n\n`top_k=None` returns the probability of every \
          label; `truncation=True` cuts texts at {} tokens, as in training.\n\n```sh\nllmcls predict --run . --text \"a \
          text\"\n```\n",
+        if facts.bends_scores { ", model_kwargs={\"attn_implementation\": \"eager\"}" } else { "" },
         file.max_length
     )?;
+    if facts.bends_scores {
+        writeln!(
+            text,
+            "Without `eager`, transformers 4 leaves out the model's soft cap on attention, and predicts other numbers.\n"
+        )?;
+    }
     if facts.padding.is_none() {
         writeln!(text, "The tokenizer has no token to pad with: pass one text at a time in Python.\n")?;
     }
@@ -129,8 +138,13 @@ mod tests {
         let card = "---\nbase_model: \"o/m\"\nlicense: mit\nlibrary_name: peft\ntags: [\"lora\"]\n---\n\n# m on d\n\nA LoRA \
                     adapter.\n\n## Usage\n\npeft\n\n## Thresholds\n\nold\n\n## Results on the test split\n\n0.75\n\n## \
                     Training\n\nrows\n\n## Limits\n\nlimits\n";
-        let facts =
-            MergeFacts { dtype: Precision::Bfloat16, was_4bit: true, padding: Some("x".into()), difference: 0.002 };
+        let facts = MergeFacts {
+            dtype: Precision::Bfloat16,
+            was_4bit: true,
+            bends_scores: true,
+            padding: Some("x".into()),
+            difference: 0.002,
+        };
         let merged = merged_card(Some(card), &file, &facts);
         for part in [
             "---\nbase_model: \"o/m\"\nlicense: mit\nlibrary_name: transformers\n",

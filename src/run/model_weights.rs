@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -86,11 +87,15 @@ fn write_file(path: &Path, tensors: &[&NamedTensor<'_>], dtype: Precision) -> Re
     let error = RefCell::new(None);
     let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Converted { tensor, dtype, error: &error }));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let cannot_write = || format!("{}: cannot write", path.display());
+    // safetensors makes a file that only its owner may read: it gets the permissions of a new file.
+    let permissions = File::create(path).and_then(|file| file.metadata()).with_context(cannot_write)?.permissions();
     let written = safetensors::serialize_to_file(views, Some(metadata), path);
-    match error.into_inner() {
-        Some(error) => Err(error),
-        None => written.with_context(|| format!("{}: cannot write", path.display())),
+    if let Some(error) = error.into_inner() {
+        return Err(error);
     }
+    written.with_context(cannot_write)?;
+    fs::set_permissions(path, permissions).with_context(cannot_write)
 }
 
 /// A tensor whose bytes are made while its file is written.
