@@ -46,7 +46,6 @@ fn build(directory: &Path, labels: usize, problem: Problem, lora: LoraOptions, r
         lora,
         weights: BceWeights::default(),
         recompute,
-        quantization: Quantization::Off,
         device: Device::cpu(),
     };
     Classifier::new(&config, &weights, &options).unwrap()
