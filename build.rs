@@ -44,13 +44,13 @@ fn commit_of_checkout() -> Option<String> {
 #[cfg(feature = "cuda")]
 fn compile_kernels() {
     const FOLDER: &str = "src/kernels/cuda";
-    const KERNELS: [&str; 9] =
-        ["activation", "attention", "dropout", "elementwise", "nf4", "norm", "optimizer", "rope", "rows"];
+    const KERNELS: [&str; 10] =
+        ["activation", "attention", "dropout", "elementwise", "nf4", "norm", "optimizer", "relative", "rope", "rows"];
     println!("cargo::rerun-if-changed={FOLDER}");
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     cudaforge::KernelBuilder::new()
         .source_files(KERNELS.map(|name| format!("{FOLDER}/{name}.cu")).to_vec())
-        .watch([format!("{FOLDER}/common.cuh")])
+        .watch([format!("{FOLDER}/common.cuh"), format!("{FOLDER}/attention.cuh")])
         .arg("-std=c++17")
         .arg("-O3")
         .build_ptx()

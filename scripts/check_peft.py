@@ -22,10 +22,14 @@ def main() -> None:
     seed, rows = Path(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 40
     about = json.loads((seed / "best" / "classifier.json").read_text(encoding="utf-8"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(seed / "best" / "tokenizer.json"))
+    name = Path(about["base"]["name"])
+    # Of a GGUF file transformers reads the weights, too.
+    source = (name.parent, {"gguf_file": name.name}) if name.suffix == ".gguf" else (name, {})
     base = AutoModelForSequenceClassification.from_pretrained(
-        about["base"]["name"], num_labels=len(about["labels"]), torch_dtype=torch.float32
+        source[0], num_labels=len(about["labels"]), torch_dtype=torch.float32, **source[1]
     )
-    base.config.pad_token_id = base.config.eos_token_id
+    if base.config.pad_token_id is None:
+        base.config.pad_token_id = base.config.eos_token_id
     model = PeftModel.from_pretrained(base, seed / "best").eval()
     with open(sys.argv[2], encoding="utf-8", newline="") as file:
         texts = [row[about["target_text_column"]] for row in csv.DictReader(file)][:rows]

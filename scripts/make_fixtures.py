@@ -13,6 +13,7 @@ alpha not equal to r, odd lengths, padded here with the end token) it writes tes
 and tests/fixtures/tokens.json: token ids of data/tiny-llama's tokenizer by transformers.
 """
 
+import importlib
 import json
 import shutil
 import sys
@@ -133,6 +134,56 @@ MODELS |= {
         "labels": 3, "problem": "multi_label_classification", "lengths": [50, 7],
     },
 }
+MODELS |= {
+    "gemma3": {  # norms of q and k too, two rotary embeddings, one layer in three without a window
+        "class": "Gemma3Text",
+        "config": dict(
+            **(SMALL | dict(num_hidden_layers=4)), vocab_size=73, hidden_size=28, intermediate_size=38,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=6, query_pre_attn_scalar=11, sliding_window=7,
+            sliding_window_pattern=3, rope_theta=4000.0, rope_local_base_freq=70.0,
+            rope_scaling={"rope_type": "linear", "factor": 3.0}, attn_implementation="eager",
+        ),
+        "lora": dict(r=3, lora_alpha=7, target_modules=ALL),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [39, 5, 12],
+    },
+    "gemma3_both_sides": {  # as EmbeddingGemma: no causal mask
+        "class": "Gemma3Text",
+        "config": dict(
+            **SMALL, vocab_size=41, hidden_size=24, intermediate_size=34, num_attention_heads=3, num_key_value_heads=1,
+            head_dim=8, query_pre_attn_scalar=9, sliding_window=12, sliding_window_pattern=2,
+            use_bidirectional_attention=True, attn_implementation="eager",
+        ),
+        "lora": dict(r=2, lora_alpha=3, target_modules="all-linear"),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [30, 4],
+    },
+    "smollm3": {  # layers that do not rotate
+        "class": "SmolLM3",
+        "config": dict(
+            **(SMALL | dict(num_hidden_layers=4)), vocab_size=63, hidden_size=36, intermediate_size=46,
+            num_attention_heads=6, num_key_value_heads=2, rope_theta=900.0, no_rope_layer_interval=3,
+        ),
+        "lora": dict(r=3, lora_alpha=5, target_modules=ALL),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [31, 2, 17],
+    },
+    "olmo2": {  # norms after the blocks, and of all heads together
+        "class": "Olmo2",
+        "config": dict(
+            **SMALL, vocab_size=69, hidden_size=32, intermediate_size=44, num_attention_heads=4, num_key_value_heads=2,
+            rope_theta=700.0,
+        ),
+        "lora": dict(r=2, lora_alpha=5, target_modules=ALL),
+        "labels": 5, "problem": "multi_label_classification", "lengths": [28, 9],
+    },
+    "granite": {  # multipliers of embeddings, scores and sums
+        "class": "Granite",
+        "config": dict(
+            **SMALL, vocab_size=51, hidden_size=30, intermediate_size=42, num_attention_heads=5, num_key_value_heads=1,
+            embedding_multiplier=3.5, residual_multiplier=0.22, attention_multiplier=0.3, logits_scaling=8.0,
+        ),
+        "lora": dict(r=3, lora_alpha=4, target_modules=ALL),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [22, 6, 1],
+    },
+}
 BERT = dict(
     vocab_size=83, hidden_size=36, intermediate_size=60, num_hidden_layers=3, num_attention_heads=6,
     max_position_embeddings=64, initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
@@ -173,6 +224,66 @@ MODELS |= {
         "labels": 4, "problem": "multi_label_classification", "lengths": [13, 31, 2],
     },
 }
+DEBERTA = dict(
+    **(BERT | dict(max_position_embeddings=40)), relative_attention=True, pos_att_type=["p2c", "c2p"],
+)
+MODELS |= {
+    "electra": {  # embeddings of another width
+        "class": "Electra",
+        "config": dict(**BERT, embedding_size=20),
+        "lora": dict(r=3, lora_alpha=5, target_modules="all-linear"),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [19, 2, 33],
+    },
+    "albert": {  # two groups, each used twice; the pooler has an adapter
+        "class": "Albert",
+        "config": dict(
+            **(BERT | dict(num_hidden_layers=4)), embedding_size=14, num_hidden_groups=2, classifier_dropout_prob=0.0,
+        ),
+        "lora": dict(r=2, lora_alpha=5, target_modules="all-linear"),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [23, 4],
+    },
+    "albert_inner": {  # a group of two layers, used twice
+        "class": "Albert",
+        "config": dict(
+            **(BERT | dict(num_hidden_layers=2)), embedding_size=36, inner_group_num=2, classifier_dropout_prob=0.0,
+        ),
+        "lora": dict(r=3, lora_alpha=4, target_modules=["query", "value", "attention.dense", "ffn"]),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [12, 30],
+    },
+    "mpnet": {  # a number for each head and distance
+        "class": "MPNet",
+        "config": dict(**(BERT | dict(max_position_embeddings=260))),
+        "lora": dict(r=3, lora_alpha=4, target_modules=["q", "v", "o", "intermediate.dense"]),
+        "labels": 5, "problem": "multi_label_classification", "lengths": [190, 3, 30],
+    },
+    "deberta_v3": {  # shared projections, logarithmic buckets, no positions, as microsoft/deberta-v3
+        "class": "DebertaV2",
+        "config": dict(
+            **DEBERTA, position_biased_input=False, position_buckets=8, share_att_key=True, norm_rel_ebd="layer_norm",
+            max_relative_positions=-1,
+        ),
+        "lora": dict(r=3, lora_alpha=5, target_modules="all-linear", modules_to_save=["pooler"]),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [36, 1, 70],
+    },
+    "deberta_v2": {  # projections of their own, every distance its row, positions, types, narrow embeddings
+        "class": "DebertaV2",
+        "config": dict(
+            **(DEBERTA | dict(max_position_embeddings=45)), max_relative_positions=9, embedding_size=22,
+            type_vocab_size=2,
+        ),
+        "lora": dict(r=2, lora_alpha=3, target_modules="all-linear", modules_to_save=["pooler"]),
+        "labels": 3, "problem": "single_label_classification", "lengths": [27, 6],
+    },
+    "deberta_c2p": {  # one kind of score by distance
+        "class": "DebertaV2",
+        "config": dict(
+            **(DEBERTA | dict(pos_att_type="c2p")), position_biased_input=False, position_buckets=6,
+            max_relative_positions=30, share_att_key=True,
+        ),
+        "lora": dict(r=2, lora_alpha=3, target_modules=["query_proj", "value_proj"], modules_to_save=["pooler"]),
+        "labels": 3, "problem": "multi_label_classification", "lengths": [21, 8],
+    },
+}
 MODERNBERT = dict(
     vocab_size=89, hidden_size=32, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
     max_position_embeddings=128, initializer_range=0.2, local_attention=10, global_rope_theta=900.0,
@@ -203,6 +314,17 @@ def short(name: str) -> str:
     return name.replace(".default", "").replace("modules_to_save.", "")
 
 
+def classifier_class(family: str) -> type:
+    """The family's classifier; where transformers has none, as it would generate it from its generic one."""
+    name = f"{family}ForSequenceClassification"
+    if found := getattr(transformers, name, None):
+        return found
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    module = importlib.import_module(f"transformers.models.{family.lower()}.modeling_{family.lower()}")
+    return type(name, (GenericForSequenceClassification, getattr(module, f"{family}PreTrainedModel")), {})
+
+
 def make(name: str, spec: dict) -> None:
     torch.manual_seed(len(name))
     out = OUT / name
@@ -210,13 +332,13 @@ def make(name: str, spec: dict) -> None:
     eos = spec["config"]["vocab_size"] - 1
     family = spec.get("class", "Llama")
     # RoBERTa counts positions from behind the padding token's: a high id would leave none.
-    pad = 1 if "Roberta" in family else eos
+    pad = 1 if "Roberta" in family or family == "MPNet" else eos
     config = getattr(transformers, f"{family}Config")(
         **spec["config"], num_labels=spec["labels"], problem_type=spec["problem"], pad_token_id=pad, eos_token_id=eos,
         bos_token_id=0,
     )
     implementation = {"attn_implementation": spec["config"].get("attn_implementation")}
-    base = getattr(transformers, f"{family}ForSequenceClassification")._from_config(
+    base = classifier_class(family)._from_config(
         config, **{key: value for key, value in implementation.items() if value}
     )
     with torch.no_grad():
@@ -224,11 +346,11 @@ def make(name: str, spec: dict) -> None:
             if key.endswith("bias"):
                 parameter.normal_(0, 0.3)
             elif "norm" in key.lower():
-                low = -0.5 if family == "Gemma2" else 0.5
+                low = -0.5 if family.startswith("Gemma") else 0.5
                 parameter.uniform_(low, low + 1.0)
     # As a checkpoint on the Hub: the language model without a classification head.
     out.mkdir(parents=True)
-    head = ("score", "classifier", "pre_classifier", "head.", *spec.get("drop", []))
+    head = ("score", "classifier", "pre_classifier", "head.", "pooler.", *spec.get("drop", []))
     prefix = spec.get("strip", "")
     save_file(
         {
@@ -241,6 +363,9 @@ def make(name: str, spec: dict) -> None:
     saved = config.to_dict()
     for key in ("id2label", "label2id", "problem_type", "num_labels", "transformers_version"):
         saved.pop(key, None)
+    if spec["config"].get("use_bidirectional_attention"):
+        # The class halves the window that it is given, and would halve what it writes once more.
+        saved["sliding_window"] = spec["config"]["sliding_window"]
     (out / "config.json").write_text(json.dumps(saved, indent=1) + "\n")
 
     lora = LoraConfig(task_type="SEQ_CLS", lora_dropout=0.0, bias="none", **spec["lora"])

@@ -36,8 +36,9 @@ pub mod data;
 pub mod hub;
 pub mod metrics;
 pub mod thresholds;
-// Layer 2: differentiable ops, and the processes that share a job.
+// Layer 2: differentiable ops, a container of weights, and the processes that share a job.
 pub mod cluster;
+pub mod gguf;
 pub mod ops;
 // Layer 1: arithmetic on tensors, the configuration, the terminal.
 pub mod config;

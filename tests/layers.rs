@@ -21,6 +21,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("metrics", 3),
     ("thresholds", 3),
     ("ops", 2),
+    ("gguf", 2),
     ("cluster", 2),
     ("kernels", 1),
     ("config", 1),

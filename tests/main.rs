@@ -22,6 +22,8 @@ mod failures;
 mod families;
 /// The work of a training step.
 mod flops;
+/// Bases in GGUF files.
+mod gguf;
 /// Downloads, from a server on this machine that speaks the Hub's language.
 mod hub;
 /// From one file of labelled texts to predictions.
@@ -66,6 +68,8 @@ mod resume;
 mod rows;
 /// Classifiers over HTTP.
 mod serve;
+/// The table of models and their memory.
+mod sizes;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
 /// Encoders whose every weight is trained.

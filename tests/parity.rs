@@ -112,7 +112,7 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 
 const BASE: BaseName<'static> = BaseName { name: "base", revision: None };
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 28] = [
     "llama_tied",
     "llama_untied",
     "mistral",
@@ -120,13 +120,25 @@ const NAMES: [&str; 16] = [
     "qwen2_window",
     "qwen3",
     "gemma2",
+    "gemma3",
+    "gemma3_both_sides",
     "phi3",
     "phi3_long",
+    "smollm3",
+    "olmo2",
+    "granite",
     "bert",
     "bert_no_pooler",
     "roberta",
     "xlm_roberta",
     "distilbert",
+    "electra",
+    "albert",
+    "albert_inner",
+    "mpnet",
+    "deberta_v3",
+    "deberta_v2",
+    "deberta_c2p",
     "modernbert",
     "modernbert_mean",
 ];

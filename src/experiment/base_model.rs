@@ -252,6 +252,10 @@ pub fn trained_part(model: &ModelConfig, base: &BaseModel) -> Result<LoraOptions
          model.train=lora"
     );
     ensure!(
+        base.config.has_plain_layers(),
+        "model.train is all, and `{name}` is of a family of which adapters alone are trained; use model.train=lora"
+    );
+    ensure!(
         parameters <= MOST_TRAINED,
         "model.train is all, and `{name}` has {} million parameters: every weight is trained of encoders of up to {} \
          million; use model.train=lora",

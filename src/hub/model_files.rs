@@ -1,15 +1,20 @@
 //! The files of a pretrained model: in a local directory, or of a repository of the Hugging Face Hub.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use hf_hub::RepoType;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::cache::HubRepo;
 use super::names::{check_file, parse_repository};
+use crate::atomic_file::{self, hex};
 use crate::console::Console;
 use crate::embedded;
+use crate::file_identity;
+use crate::gguf::{self, GgufFile};
 
 /// The files of a pretrained model.
 #[derive(Clone, Debug)]
@@ -52,6 +57,11 @@ impl ModelFiles {
     /// # Errors
     /// If a file is missing or cannot be fetched; the error says where it was looked for.
     pub fn find(name: &str, token: Option<&str>, needs_weights: bool, console: Console) -> Result<Self> {
+        let path = Path::new(name);
+        if path.is_file() && gguf::is_gguf(path) {
+            ensure!(needs_weights, "{name} has weights, which model.random_init=true would not use");
+            return Self::of_gguf(name, path);
+        }
         match Source::of(name, token, console)? {
             Source::Directory(directory) => Self::collect(name, None, needs_weights, &|file| {
                 let path = directory.join(file);
@@ -68,6 +78,34 @@ impl ModelFiles {
                 find().with_context(|| nowhere(name))
             }
         }
+    }
+
+    /// A GGUF file: its configuration and tokenizer are written to the user's cache, under a name made of what they say.
+    fn of_gguf(name: &str, path: &Path) -> Result<Self> {
+        let own = path.parent().map(|directory| TOKENIZER_FILES.map(|file| directory.join(file)));
+        let own: Vec<PathBuf> = own.into_iter().flatten().filter(|file| file.is_file()).collect();
+        let has_tokenizer = own.first().is_some_and(|path| path.ends_with(TOKENIZER_FILES[0]));
+        let made = GgufFile::open(path)?.model_files(has_tokenizer)?;
+        let digest = hex(&Sha256::digest(made.iter().flat_map(|(_, text)| text.bytes()).collect::<Vec<_>>()));
+        let cache = file_identity::user_cache().context("there is no directory for a cache; set XDG_CACHE_HOME")?;
+        let directory = cache.join("llmcls").join("gguf").join(&digest[..32]);
+        fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
+        for (file, text) in &made {
+            let to = directory.join(file);
+            if fs::read(&to).ok().as_deref() != Some(text.as_bytes()) {
+                atomic_file::write_bytes(&to, text.as_bytes())?;
+            }
+        }
+        let written =
+            TOKENIZER_FILES.map(|file| directory.join(file)).into_iter().filter(|file| file.is_file()).collect();
+        Ok(Self {
+            name: name.to_owned(),
+            revision: None,
+            commit: None,
+            config: directory.join("config.json"),
+            tokenizer: if has_tokenizer { own } else { written },
+            weights: vec![path.to_owned()],
+        })
     }
 
     /// Returns true if a name means a repository on the Hub, and not a local directory.
@@ -150,7 +188,9 @@ impl Source {
             return Ok(Self::Directory(path.to_owned()));
         }
         if path.exists() {
-            bail!("{name}: is a file; model.model_name names a directory with config.json, tokenizer and weights");
+            bail!(
+                "{name}: is a file; model.model_name names a directory with config.json, tokenizer and weights, or a file that ends with .gguf"
+            );
         }
         let Some((_, revision)) = parse_repository(name) else {
             let hint = if name.starts_with('~') { "; `~` is not expanded, write the path in full" } else { "" };

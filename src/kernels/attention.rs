@@ -1,6 +1,8 @@
 //! Shapes of attention over sequences that lie end to end.
 
+use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
@@ -54,6 +56,47 @@ impl Sequences {
     }
 }
 
+/// Scores by the distance from a key to a query, beside those of their contents.
+#[derive(Clone, Debug)]
+pub struct Relative {
+    /// Rows of the tables by distance.
+    pub distances: Arc<Distances>,
+    /// A row for each query, which it is multiplied by, `(P, H·d)`; scaled as scores are (DeBERTa: content to position).
+    pub keys: Option<Tensor>,
+    /// The same for each key (DeBERTa: position to content).
+    pub queries: Option<Tensor>,
+    /// Added as it is, `(P, H)` (MPNet).
+    pub bias: Option<Arc<Constant>>,
+}
+
+/// Which row of a table each distance has.
+#[derive(Debug)]
+pub struct Distances {
+    /// Rows of the distances, position of the query less that of the key, from −`longest` to `longest`.
+    pub rows: Constant<u32>,
+    /// The longest distance that it knows.
+    pub longest: usize,
+    /// P
+    pub table: usize,
+}
+
+impl Distances {
+    /// Rows by `row`, for distances up to `longest` on either side.
+    #[must_use]
+    pub fn new(longest: usize, table: usize, row: impl Fn(i64) -> usize) -> Self {
+        let reach = longest as i64;
+        let rows: Vec<u32> = (-reach..=reach).map(|distance| row(distance) as u32).collect();
+        Self { rows: rows.into(), longest, table }
+    }
+
+    /// The rows that a sequence of `length` tokens reaches.
+    pub(crate) fn rows_within(&self, length: usize) -> Range<usize> {
+        let rows = &self.rows[self.longest + 1 - length..self.longest + length];
+        let (first, last) = (rows.iter().min(), rows.iter().max());
+        first.map_or(0, |&row| row as usize)..last.map_or(0, |&row| row as usize + 1)
+    }
+}
+
 /// One attention: its shapes, checked, and which probabilities are kept.
 pub(crate) struct Plan {
     pub(crate) kind: AttentionKind,
@@ -64,6 +107,7 @@ pub(crate) struct Plan {
     pub(crate) tokens: usize,
     /// Draws which probabilities are kept, if not all are.
     pub(crate) kept: Option<Choice>,
+    pub(crate) relative: Option<Relative>,
     /// For each sequence: its first query, the number of queries, the position of the first, its first key, its
     /// length.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "kernels of a GPU read it"))]
@@ -75,6 +119,7 @@ impl Plan {
     pub(crate) fn new(
         [q, k, v]: [&Tensor; 3],
         kind: AttentionKind,
+        relative: Option<Relative>,
         sequences: &Sequences,
         kept: Option<Choice>,
     ) -> Result<Self> {
@@ -98,6 +143,10 @@ impl Plan {
         if !fits {
             bail!("attention of {queries} queries over {tokens} tokens does not fit its sequences");
         }
+        let longest = sequences.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        if let Some(relative) = &relative {
+            check_relative(relative, kind, longest)?;
+        }
         let first_positions: Vec<_> = (0..count).map(|b| sequences.first_position(b)).collect();
         let offsets = sequences.offsets.clone();
         let numbers: Vec<u32> = (0..count)
@@ -107,7 +156,17 @@ impl Plan {
                 [query, queries, first_positions[b], key, length].map(|number| number as u32)
             })
             .collect();
-        Ok(Self { kind, offsets, query_offsets, first_positions, queries, tokens, kept, sequences: numbers.into() })
+        Ok(Self {
+            kind,
+            offsets,
+            query_offsets,
+            first_positions,
+            queries,
+            tokens,
+            kept,
+            relative,
+            sequences: numbers.into(),
+        })
     }
 
     pub(crate) fn query_width(&self) -> usize {
@@ -122,4 +181,20 @@ impl Plan {
     pub(crate) fn group(&self) -> usize {
         self.kind.heads / self.kind.key_value_heads
     }
+}
+
+fn check_relative(relative: &Relative, kind: AttentionKind, longest: usize) -> Result<()> {
+    let (distances, width) = (&relative.distances, kind.heads * kind.head_size);
+    let mut fits = kind.heads == kind.key_value_heads
+        && longest <= distances.longest + 1
+        && distances.rows.len() == 2 * distances.longest + 1
+        && distances.rows.iter().all(|&row| (row as usize) < distances.table)
+        && relative.bias.as_ref().is_none_or(|bias| bias.len() == distances.table * kind.heads);
+    for table in [&relative.keys, &relative.queries].into_iter().flatten() {
+        fits &= rows_of(table, width)? == distances.table;
+    }
+    if !fits || kind.is_causal || kind.window.is_some() || kind.soft_cap.is_some() {
+        bail!("{:?} with scores by distance up to {} over {longest} tokens", kind, distances.longest);
+    }
+    Ok(())
 }

@@ -57,6 +57,8 @@ kernels! {
     elementwise::add(a: &Tensor, b: &Tensor) -> Tensor;
     /// `sum += x`
     elementwise::add_in_place(sum: &Tensor, x: &Tensor) -> ();
+    /// `scale · x`, or `sum + scale · x`.
+    elementwise::scale(x: &Tensor, sum: Option<Tensor>, scale: f32) -> Tensor;
 
     /// `f(x)`, or `f(x) ∘ up`.
     activation::activate(x: &Tensor, up: Option<&Tensor>, f: Activation) -> Tensor;
@@ -103,10 +105,10 @@ kernels! {
 
     /// Attends; gives the output, and of each query and head the log of the sum of its exponentials.
     attention::attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> (Tensor, Tensor);
-    /// The gradients of q, k and v, at least those that are wanted.
+    /// The gradients of q, k, v and the tables for queries and for keys, at least those that are wanted.
     attention::attention_backward(
-        g: &Tensor, qkv: &[Tensor; 3], output: &Tensor, log_sums: &Tensor, plan: &Plan, wanted: [bool; 3]
-    ) -> [Option<Tensor>; 3];
+        g: &Tensor, qkv: &[Tensor; 3], output: &Tensor, log_sums: &Tensor, plan: &Plan, wanted: [bool; 5]
+    ) -> [Option<Tensor>; 5];
 
     /// A and B for products with rows like `x`.
     low_rank::low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scaling: f32, mask: Option<Mask>) -> LowRank;

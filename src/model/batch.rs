@@ -76,6 +76,15 @@ impl Batch {
 }
 
 impl Batch {
+    /// Some of its sequences, without labels.
+    ///
+    /// # Errors
+    /// If there are no such sequences.
+    pub(super) fn part(&self, sequences: Range<usize>) -> Result<Self> {
+        let offsets = &self.sequences.offsets;
+        Self::new(sequences.map(|b| (&self.token_ids[offsets[b]..offsets[b + 1]], &[0.0][..])))
+    }
+
     /// The row of a sequence's last token that is not `padding`; of its first if all are.
     fn last(&self, rows: Range<usize>, padding: Option<u32>) -> u32 {
         let last = self.token_ids[rows.clone()].iter().rposition(|token| Some(*token) != padding);

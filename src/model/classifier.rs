@@ -329,6 +329,9 @@ impl Classifier {
             parts.iter().all(|(other, _)| Rc::ptr_eq(&model.layers, &other.layers)),
             "classifiers of several bases"
         );
+        if parts.len() > 1 && !model.layers.can_mix() {
+            return Self::logits_one_by_one(parts, batch);
+        }
         let (routing, _) = model.shared.as_ref().context("a classifier of its own in a mixed batch")?;
         let tape = Tape::off();
         let x = routing.with(groups, || model.pooled(&tape, &model.embed(&tape, batch)?, batch))?;
@@ -341,6 +344,16 @@ impl Classifier {
                 Ok(classifier.head.forward(&tape, own)?)
             })
             .collect()
+    }
+
+    /// The same, a batch for each classifier.
+    fn logits_one_by_one(parts: &[(&Self, usize)], batch: &Batch) -> Result<Vec<Value>> {
+        let (mut logits, mut first) = (Vec::with_capacity(parts.len()), 0);
+        for (classifier, rows) in parts {
+            logits.extend(Self::logits_of_several(&[(classifier, *rows)], &batch.part(first..first + rows)?)?);
+            first += rows;
+        }
+        Ok(logits)
     }
 
     /// The head's input of each sequence, `(B, D)`.

@@ -83,8 +83,8 @@ pub struct PreNormConfig {
     pub query_key_value_bias: bool,
     /// True if the output of attention has a bias.
     pub output_bias: bool,
-    /// True if each head's q and k are normalised (Qwen3).
-    pub has_query_key_norm: bool,
+    /// Which parts of q and k are normalised, if any.
+    pub query_key_norm: Option<QueryKeyNorm>,
     /// True if the linear layers of the MLP have biases.
     pub mlp_bias: bool,
     /// True if a token sees only the tokens before it.
@@ -96,10 +96,23 @@ pub struct PreNormConfig {
     pub scale: f32,
     /// Bends attention's scores (Gemma 2).
     pub soft_cap: Option<f32>,
-    /// Multiplies embeddings (Gemma 2).
+    /// Multiplies embeddings (Gemma, Granite).
     pub embedding_scale: f32,
+    /// Multiplies what attention and MLP add (Granite).
+    pub residual_scale: f32,
+    /// Whether a layer rotates q and k (SmolLM3 leaves some out).
+    pub rotates: Vec<bool>,
     /// Rotary embedding of the layers that see all tokens, and of those that have a window.
     pub ropes: [Rope; 2],
+}
+
+/// What is normalised of q and k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    /// Each head on its own (Qwen 3, Gemma 3).
+    Heads,
+    /// All heads of a token together (OLMo 2).
+    Whole,
 }
 
 /// Kinds of norms.
@@ -126,7 +139,7 @@ pub struct PreNormNames {
     /// The list of layers.
     pub layers: &'static str,
     /// Before attention.
-    pub attention_norm: &'static str,
+    pub attention_norm: Option<&'static str>,
     /// q, k and v: three modules, or one.
     pub query_key_value: &'static [&'static str],
     /// Attention's output.
@@ -134,7 +147,7 @@ pub struct PreNormNames {
     /// A norm after it, before the sum.
     pub after_attention: Option<&'static str>,
     /// Before the MLP.
-    pub mlp_norm: &'static str,
+    pub mlp_norm: Option<&'static str>,
     /// Gate and up: two modules, or one.
     pub gate_up: &'static [&'static str],
     /// The MLP's output.
@@ -152,19 +165,80 @@ pub struct PostNormConfig {
     pub names: &'static PostNormNames,
     /// ε of every norm.
     pub epsilon: f32,
-    /// Rows of the position embeddings.
-    pub positions: usize,
+    /// Multiplies attention's scores.
+    pub scale: f32,
+    /// What comes before the first layer.
+    pub embeddings: EmbeddingsConfig,
+    /// What attention's scores have by distance.
+    pub relative: Option<RelativeConfig>,
+    /// Paths of the layers that are stored.
+    pub stored: Vec<String>,
+    /// Which of them are computed, one after the other.
+    pub order: Vec<usize>,
+}
+
+/// What comes before the first layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmbeddingsConfig {
+    /// Width of the tables.
+    pub width: usize,
+    /// Rows of the position embeddings; none: there are none.
+    pub positions: Option<usize>,
     /// The row of the first token's position.
     pub first_position: usize,
     /// Rows of the token type embeddings, of which the first is added; none: there are none.
     pub token_types: Option<usize>,
+    /// What makes them as wide as layers.
+    pub projection: Option<Projection>,
 }
 
-/// Names of a base's modules, as its weights are stored; those of a layer follow `layers.INDEX`.
+/// A linear layer that makes embeddings as wide as layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Projection {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it has a bias.
+    pub has_bias: bool,
+    /// Whether it comes before the norm.
+    pub is_before_norm: bool,
+}
+
+/// What attention's scores have by the distance between query and key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RelativeConfig {
+    /// Products with projected embeddings of distances (DeBERTa).
+    Disentangled(Disentangled),
+    /// A number for each head (MPNet).
+    Bias {
+        /// The table's name.
+        table: &'static str,
+        /// Its rows.
+        rows: usize,
+    },
+}
+
+/// Embeddings of distances, and what they are multiplied by (DeBERTa).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disentangled {
+    /// The table's name.
+    pub table: &'static str,
+    /// A norm of its rows.
+    pub norm: Option<&'static str>,
+    /// Logarithmic buckets on either side; 0: every distance has its own.
+    pub buckets: usize,
+    /// The longest distance that is told from longer ones.
+    pub reach: usize,
+    /// The module that projects it for queries, content to position; none: that term is not there.
+    pub keys: Option<&'static str>,
+    /// The same for keys, position to content.
+    pub queries: Option<&'static str>,
+    /// Whether both are attention's own modules for keys and queries.
+    pub is_shared: bool,
+}
+
+/// Names of a layer's modules, as its weights are stored.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PostNormNames {
-    /// The list of layers.
-    pub layers: &'static str,
     /// q, k, v.
     pub query_key_value: [&'static str; 3],
     /// Attention's output.
@@ -276,6 +350,13 @@ impl BackboneConfig {
                 );
             }
         }
+        if let LayersConfig::PostNorm(layers) = &self.layers {
+            let width = layers.embeddings.width;
+            ensure!((1..=1 << 20).contains(&width), "embedding_size is {width}, expected 1 to {}", 1 << 20);
+            if let Some(RelativeConfig::Disentangled(tables)) = &layers.relative {
+                tables.check()?;
+            }
+        }
         Ok(())
     }
 
@@ -288,25 +369,69 @@ impl BackboneConfig {
         }
     }
 
+    /// Whether every weight can be trained: layers are not shared, and neither distances nor widths are projected.
+    #[must_use]
+    pub fn has_plain_layers(&self) -> bool {
+        match &self.layers {
+            LayersConfig::PreNorm(layers) => matches!(layers.norm, NormKind::Layer { .. }),
+            LayersConfig::PostNorm(layers) => {
+                let is_shared = layers.order.iter().copied().ne(0..layers.stored.len());
+                layers.relative.is_none() && layers.embeddings.projection.is_none() && !is_shared
+            }
+        }
+    }
+
     /// Weights of the linear layers.
     #[must_use]
     pub fn linear_weights(&self) -> usize {
         let (d, mlp) = (self.hidden_size, self.intermediate_size);
         let (queries, keys) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let products = match self.layers {
-            LayersConfig::PreNorm(_) => 3,
-            LayersConfig::PostNorm(_) => 2,
+        let (layers, products, beside) = match &self.layers {
+            LayersConfig::PreNorm(_) => (self.num_hidden_layers, 3, 0),
+            LayersConfig::PostNorm(layers) => {
+                let projections = match &layers.relative {
+                    Some(RelativeConfig::Disentangled(tables)) if !tables.is_shared => {
+                        usize::from(tables.keys.is_some()) + usize::from(tables.queries.is_some())
+                    }
+                    _ => 0,
+                };
+                let projection = layers.embeddings.projection.map_or(0, |_| d * layers.embeddings.width);
+                (layers.stored.len(), 2, layers.stored.len() * projections * d * d + projection)
+            }
         };
-        self.num_hidden_layers * (2 * d * queries + 2 * d * keys + products * d * mlp)
+        layers * (2 * d * queries + 2 * d * keys + products * d * mlp) + beside
     }
 
     /// Weights of the embeddings.
     #[must_use]
     pub fn embedding_weights(&self) -> usize {
-        let positions = match &self.layers {
-            LayersConfig::PreNorm(_) => 0,
-            LayersConfig::PostNorm(layers) => layers.positions + layers.token_types.unwrap_or(0),
-        };
-        (self.vocab_size + positions) * self.hidden_size
+        match &self.layers {
+            LayersConfig::PreNorm(_) => self.vocab_size * self.hidden_size,
+            LayersConfig::PostNorm(layers) => {
+                let tables = &layers.embeddings;
+                let rows = self.vocab_size + tables.positions.unwrap_or(0) + tables.token_types.unwrap_or(0);
+                rows * tables.width + self.distance_rows() * self.hidden_size
+            }
+        }
+    }
+
+    /// Layers that are computed, one after the other: more than are stored where layers are shared.
+    #[must_use]
+    pub fn computed_layers(&self) -> usize {
+        match &self.layers {
+            LayersConfig::PreNorm(_) => self.num_hidden_layers,
+            LayersConfig::PostNorm(layers) => layers.order.len(),
+        }
+    }
+
+    /// Rows of the embeddings of distances.
+    #[must_use]
+    pub fn distance_rows(&self) -> usize {
+        match &self.layers {
+            LayersConfig::PostNorm(PostNormConfig { relative: Some(RelativeConfig::Disentangled(tables)), .. }) => {
+                2 * tables.span()
+            }
+            _ => 0,
+        }
     }
 }

@@ -84,7 +84,8 @@ impl Head {
 
 /// The outer module and the inner of a dense layer that belongs to the base.
 fn dense_of_base(config: &BackboneConfig) -> Option<(&'static str, &'static str)> {
-    config.head.dense.as_ref().filter(|dense| dense.is_of_base)?.name.split_once('.')
+    let name = config.head.dense.as_ref().filter(|dense| dense.is_of_base)?.name;
+    Some(name.split_once('.').unwrap_or((name, name)))
 }
 
 impl Dense {

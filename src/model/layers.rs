@@ -7,8 +7,9 @@ use anyhow::Result;
 use super::batch::{Batch, Pooled};
 use super::builder::Builder;
 use super::config::{BackboneConfig, LayersConfig};
+use super::embeddings;
 use super::modules::Embedding;
-use super::post_norm::{self, PostNorm};
+use super::post_norm::PostNorm;
 use super::pre_norm::PreNorm;
 use crate::ops::tape::{Tape, Value};
 
@@ -22,7 +23,7 @@ pub(super) enum Layers {
 pub(super) fn embedding(config: &BackboneConfig) -> &'static str {
     match &config.layers {
         LayersConfig::PreNorm(layers) => layers.names.embedding,
-        LayersConfig::PostNorm(_) => post_norm::WORDS,
+        LayersConfig::PostNorm(_) => embeddings::WORDS,
     }
 }
 
@@ -34,6 +35,14 @@ impl Layers {
                 Self::PostNorm(Box::new(PostNorm::new(builder, config, layers, recompute)?))
             }
         })
+    }
+
+    /// Returns true if rows of a batch may pass through different adapters: no layer projects what all rows share.
+    pub(super) fn can_mix(&self) -> bool {
+        match self {
+            Self::PreNorm(_) => true,
+            Self::PostNorm(layers) => layers.can_mix(),
+        }
     }
 
     /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.

@@ -1,45 +1,46 @@
-//! A transformer with norms after the sums: BERT, RoBERTa, DistilBERT. Batches have no padding.
+//! A transformer with norms after the sums: BERT and its kin. Batches have no padding.
 //!
 //! ```text
-//! x = norm(word[token] + position[p] + type[0])               (N, D), needs no gradient
+//! x = embeddings                                              (N, D)
 //! x = norm(x + output(attention(q(x), k(x), v(x))))
 //! x = norm(x + down(f(up(x))))
 //! ```
+//! What differs between families is plain configuration: embeddings of another width (ELECTRA, ALBERT), layers that
+//! are used again (ALBERT), scores by distance (DeBERTa, MPNet).
 //! If one token a sequence is pooled, the last layer computes the others' keys and values only.
 
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
 use super::builder::Builder;
-use super::config::{BackboneConfig, NormKind, PostNormConfig};
-use super::modules::{Embedding, Linear, Norm, embed};
-use crate::kernels::device::Device;
+use super::config::{BackboneConfig, PostNormConfig, RelativeConfig};
+use super::embeddings::{Embeddings, NORM};
+use super::modules::{Embedding, Linear, Norm};
+use super::relative::{Reach, Relative};
 use crate::ops::activation::{Activation, activate};
-use crate::ops::attention::{AttentionKind, Sequences, attention};
+use crate::ops::attention::{AttentionKind, ByDistance, Sequences, attention, relative_attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
 /// A frozen transformer with adapters.
 pub(super) struct PostNorm {
-    words: Embedding,
-    positions: Embedding,
-    first_position: usize,
-    /// The types of tokens: all are of the first.
-    token_types: Option<Embedding>,
-    embedding_norm: Norm,
-    embedding_dropout: Dropout,
-    layers: Vec<Rc<Layer>>,
+    embeddings: Embeddings,
+    relative: Option<Relative>,
+    /// In the order in which they are computed; some may be the same one, with how often it was computed before.
+    layers: Vec<(Rc<Layer>, u32)>,
     recompute: bool,
-    device: Device,
 }
 
 struct Layer {
     query: Linear,
     key: Linear,
     value: Linear,
+    /// What makes a table for queries, and one for keys, of the embeddings of distances.
+    by_distance: [Option<Linear>; 2],
+    distance_dropout: Dropout,
     attention: AttentionKind,
     output: Linear,
     output_dropout: Dropout,
@@ -51,6 +52,12 @@ struct Layer {
     mlp_norm: Norm,
 }
 
+/// What every layer of one forward pass shares.
+struct Pass {
+    sequences: Rc<Sequences>,
+    reach: Option<Reach>,
+}
+
 impl PostNorm {
     pub(super) fn new(
         builder: &mut Builder<'_>,
@@ -58,28 +65,36 @@ impl PostNorm {
         layers: &PostNormConfig,
         recompute: bool,
     ) -> Result<Self> {
-        let d = config.hidden_size;
-        let words = builder.embedding(WORDS, config.vocab_size, d, config.padding_token)?;
-        // RoBERTa counts from behind its padding row.
-        let padding = layers.first_position.checked_sub(1).map(|row| row as u32);
-        let positions = builder.embedding("embeddings.position_embeddings", layers.positions, d, padding)?;
-        let token_types = layers
-            .token_types
-            .map(|types| builder.embedding("embeddings.token_type_embeddings", types, d, None))
-            .transpose()?;
-        Ok(Self {
-            words,
-            positions,
-            first_position: layers.first_position,
-            token_types,
-            embedding_norm: builder.norm("embeddings.LayerNorm", d, NORM, layers.epsilon)?,
-            embedding_dropout: builder.dropout(config.dropouts.embedding),
-            layers: (0..config.num_hidden_layers)
-                .map(|index| Layer::new(builder, index, config, layers).map(Rc::new))
-                .collect::<Result<_>>()?,
-            recompute,
-            device: builder.device.clone(),
-        })
+        let embeddings = Embeddings::new(builder, config, &layers.embeddings, layers.epsilon)?;
+        let relative = layers.relative.as_ref();
+        let relative = relative.map(|relative| Relative::new(builder, config, relative, layers.epsilon)).transpose()?;
+        let stored: Vec<Rc<Layer>> = layers
+            .stored
+            .iter()
+            .map(|path| Layer::new(builder, path, config, layers).map(Rc::new))
+            .collect::<Result<_>>()?;
+        let turn = |at: usize| layers.order[..at].iter().filter(|&&index| index == layers.order[at]).count() as u32;
+        let layers =
+            layers.order.iter().enumerate().map(|(at, &index)| (Rc::clone(&stored[index]), turn(at))).collect();
+        Ok(Self { embeddings, relative, layers, recompute })
+    }
+
+    /// Returns true if no layer projects embeddings of distances, which all rows of a batch share.
+    pub(super) fn can_mix(&self) -> bool {
+        self.layers.iter().all(|(layer, _)| layer.by_distance.iter().all(Option::is_none))
+    }
+
+    /// The table of words, and what its rows are multiplied by.
+    pub(super) fn words(&self) -> (&Embedding, f32) {
+        self.embeddings.words()
+    }
+
+    /// What [`PostNorm::forward`] takes, `(N, width)`.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
+    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
+        self.embeddings.embed(tape, batch)
     }
 
     /// The hidden states after the last layer: of the pooled tokens, `(B, D)`, or of all, `(N, D)`.
@@ -93,78 +108,55 @@ impl PostNorm {
         batch: &Batch,
         pooled: Option<&Rc<Pooled>>,
     ) -> Result<Value> {
-        let mut x = self.embedding_norm.forward(tape, embedded)?;
-        x = dropout(tape, x, &self.embedding_dropout)?;
-        for (index, layer) in self.layers.iter().enumerate() {
+        let mut x = self.embeddings.forward(tape, embedded)?;
+        let reach = self.relative.as_ref().map(|relative| relative.up_to(batch)).transpose()?;
+        let pass = Rc::new(Pass { sequences: Rc::clone(&batch.sequences), reach });
+        for (index, (layer, turn)) in self.layers.iter().enumerate() {
+            tape.take_turn(*turn);
             let pooled = pooled.filter(|_| index + 1 == self.layers.len()).map(Rc::clone);
-            let sequences = Rc::clone(&batch.sequences);
             x = if self.recompute {
-                let layer = Rc::clone(layer);
-                tape.recompute(&x, move |tape, x| layer.forward(tape, x, &sequences, pooled.as_deref()))?
+                let (layer, pass) = (Rc::clone(layer), Rc::clone(&pass));
+                tape.recompute(&x, move |tape, x| layer.forward(tape, x, &pass, pooled.as_deref()))?
             } else {
-                layer.forward(tape, &x, &sequences, pooled.as_deref())?
+                layer.forward(tape, &x, &pass, pooled.as_deref())?
             };
         }
+        tape.take_turn(0);
         Ok(x)
     }
-
-    /// The table of words.
-    pub(super) fn words(&self) -> (&Embedding, f32) {
-        (&self.words, 1.0)
-    }
-
-    /// What goes into the first norm, `(N, D)`.
-    ///
-    /// # Errors
-    /// If a token id is outside the vocabulary, or a sequence is longer than the model's positions.
-    pub(super) fn embed(&self, tape: &Tape, batch: &Batch) -> Result<Value> {
-        let longest = batch.positions.iter().max().map_or(0, |&last| last as usize) + self.first_position;
-        ensure!(
-            longest < self.positions.rows(),
-            "a text of {} tokens is longer than the model's {} positions; lower data.max_length",
-            longest + 1 - self.first_position,
-            self.positions.rows() - self.first_position
-        );
-        let positions = position_rows(batch, self.first_position).map(|row| row as u32).collect();
-        let mut parts = vec![(&self.words, Rc::clone(&batch.token_ids)), (&self.positions, positions)];
-        parts.extend(self.token_types.as_ref().map(|types| (types, vec![0; batch.token_ids.len()].into())));
-        embed(tape, &self.device, 1.0, &parts)
-    }
 }
-
-/// The row of each token's position. RoBERTa counts from behind the padding token's, does not count padding tokens
-/// that stand in a text, and gives them the row of their own id.
-fn position_rows(batch: &Batch, first: usize) -> impl Iterator<Item = usize> {
-    let padding = first.checked_sub(1);
-    let mut next = first;
-    batch.token_ids.iter().zip(batch.positions.iter()).map(move |(&token, &at)| {
-        if at == 0 {
-            next = first;
-        }
-        match padding {
-            Some(padding) if token as usize == padding => padding,
-            _ => {
-                next += 1;
-                next - 1
-            }
-        }
-    })
-}
-
-/// The name of the token embeddings.
-pub(super) const WORDS: &str = "embeddings.word_embeddings";
-const NORM: NormKind = NormKind::Layer { has_bias: true };
 
 impl Layer {
-    fn new(builder: &mut Builder<'_>, index: usize, config: &BackboneConfig, layers: &PostNormConfig) -> Result<Self> {
+    fn new(builder: &mut Builder<'_>, path: &str, config: &BackboneConfig, layers: &PostNormConfig) -> Result<Self> {
         let names = layers.names;
-        let name = |module: &str| format!("{}.{index}.{module}", names.layers);
+        let name = |module: &str| format!("{path}.{module}");
         let (d, mlp) = (config.hidden_size, config.intermediate_size);
         let [query, key, value] = names.query_key_value;
+        let [query, key, value] = [
+            builder.linear(&name(query), d, d, true)?,
+            builder.linear(&name(key), d, d, true)?,
+            builder.linear(&name(value), d, d, true)?,
+        ];
+        let by_distance = match &layers.relative {
+            Some(RelativeConfig::Disentangled(tables)) => {
+                let mut projection = |module: Option<&str>, shared: &Linear| match module {
+                    Some(_) if tables.is_shared => Ok(Some(shared.clone())),
+                    Some(module) => builder.linear(&name(module), d, d, true).map(Some),
+                    None => Ok(None),
+                };
+                [projection(tables.keys, &key)?, projection(tables.queries, &query)?]
+            }
+            _ => [None, None],
+        };
+        let distance_dropout = match by_distance {
+            [None, None] => Dropout { p: 0.0, site: 0 },
+            _ => builder.dropout(config.dropouts.embedding),
+        };
         Ok(Self {
-            query: builder.linear(&name(query), d, d, true)?,
-            key: builder.linear(&name(key), d, d, true)?,
-            value: builder.linear(&name(value), d, d, true)?,
+            query,
+            key,
+            value,
+            by_distance,
             output: builder.linear(&name(names.output), d, d, true)?,
             up: builder.linear(&name(names.up), mlp, d, true)?,
             down: builder.linear(&name(names.down), d, mlp, true)?,
@@ -179,21 +171,16 @@ impl Layer {
                 head_size: config.head_dim,
                 is_causal: false,
                 window: None,
-                scale: (config.head_dim as f32).powf(-0.5),
+                scale: layers.scale,
                 soft_cap: None,
                 dropout: builder.dropout(config.dropouts.attention),
             },
+            distance_dropout,
         })
     }
 
     /// `(N, D)` to `(N, D)`, or to `(B, D)` if only the pooled tokens are wanted.
-    fn forward(
-        &self,
-        tape: &Tape,
-        x: &Value,
-        sequences: &Rc<Sequences>,
-        pooled: Option<&Pooled>,
-    ) -> candle_core::Result<Value> {
+    fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
         let picked = pooled.map(|pooled| gather(tape, x, &pooled.rows)).transpose()?;
         let [q, k, v] = match &picked {
             None => Linear::all(tape, x, [&self.query, &self.key, &self.value])?,
@@ -203,23 +190,36 @@ impl Layer {
             }
         };
         let x = picked.as_ref().unwrap_or(x);
-        let o = attention(tape, [&q, &k, &v], self.attention, pooled.map_or(sequences, |pooled| &pooled.sequences))?;
+        let sequences = pooled.map_or(&pass.sequences, |pooled| &pooled.sequences);
+        let o = match &pass.reach {
+            None => attention(tape, [&q, &k, &v], self.attention, sequences)?,
+            Some(reach) => self.attend_by_distance(tape, [&q, &k, &v], reach, sequences)?,
+        };
         let x = self.attention_norm.forward(tape, &self.output.add_to(tape, &o, &self.output_dropout, x)?)?;
         let h = activate(tape, &self.up.forward(tape, &x, None)?, self.activation)?;
         self.mlp_norm.forward(tape, &self.down.add_to(tape, &h, &self.down_dropout, &x)?)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Matches `create_position_ids_from_input_ids` of transformers 4.57.6.
-    #[test]
-    fn roberta_does_not_count_padding_tokens_of_a_text() {
-        let texts: [&[u32]; 3] = [&[0, 7, 1, 8, 2], &[1, 9], &[5, 6]];
-        let batch = Batch::new(texts.map(|tokens| (tokens, &[0.0][..]))).unwrap();
-        assert_eq!(position_rows(&batch, 2).collect::<Vec<_>>(), [2, 3, 1, 4, 5, 1, 2, 2, 3]);
-        assert_eq!(position_rows(&batch, 0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 0, 1, 0, 1]);
+    fn attend_by_distance(
+        &self,
+        tape: &Tape,
+        qkv: [&Value; 3],
+        reach: &Reach,
+        sequences: &Rc<Sequences>,
+    ) -> candle_core::Result<Value> {
+        let mut tables = [None, None];
+        if let Some(table) = &reach.table {
+            let table = dropout(tape, Value::constant(table.clone()), &self.distance_dropout)?;
+            for (projected, layer) in tables.iter_mut().zip(&self.by_distance) {
+                *projected = layer.as_ref().map(|layer| layer.forward(tape, &table, None)).transpose()?;
+            }
+        }
+        let by_distance = ByDistance {
+            distances: &reach.distances,
+            keys: tables[0].as_ref(),
+            queries: tables[1].as_ref(),
+            bias: reach.bias.as_ref(),
+        };
+        relative_attention(tape, qkv, self.attention, &by_distance, sequences)
     }
 }

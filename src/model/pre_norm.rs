@@ -8,8 +8,8 @@
 //! y  = norm(x[pooled])                                  (B, D)
 //! ```
 //! What differs between families is plain configuration: biases (Qwen 2), norms of each head's q and k
-//! (Qwen 3), windows (Mistral), norms before the sums and bent scores (Gemma 2), q, k, v and gate, up
-//! stored as one (Phi-3, ModernBERT).
+//! (Qwen 3), windows (Mistral), norms before the sums and bent scores (Gemma 2), layers without rotation
+//! (SmolLM3), scaled sums (Granite), q, k, v and gate, up stored as one (Phi-3, ModernBERT).
 //! If one token a sequence is pooled, only those leave the last layer, so its queries, output and MLP
 //! run on B rows, not N. That is exact: nothing reads the others.
 
@@ -20,7 +20,7 @@ use anyhow::Result;
 
 use super::batch::{Batch, Pooled};
 use super::builder::Builder;
-use super::config::{BackboneConfig, PreNormConfig};
+use super::config::{BackboneConfig, PreNormConfig, QueryKeyNorm};
 use super::modules::{Embedding, Linear, Norm, embed};
 use super::rope::Rope;
 use crate::kernels::device::Device;
@@ -28,7 +28,7 @@ use crate::ops::activation::{Activation, gated};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::rope::{RopeTable, rope};
-use crate::ops::rows::{add, columns, gather};
+use crate::ops::rows::{add_scaled, columns, gather};
 use crate::ops::tape::{Tape, Value};
 
 /// A frozen transformer with adapters.
@@ -53,7 +53,7 @@ struct Layer {
     output: Linear,
     output_dropout: Dropout,
     after_attention: Option<Norm>,
-    mlp_norm: Norm,
+    mlp_norm: Option<Norm>,
     gate_up: GateUp,
     activation: Activation,
     mlp_dropout: Dropout,
@@ -61,6 +61,9 @@ struct Layer {
     down_dropout: Dropout,
     after_mlp: Option<Norm>,
     attention: AttentionKind,
+    /// Multiplies what attention and MLP add.
+    residual_scale: f32,
+    rotates: bool,
 }
 
 enum QueryKeyValue {
@@ -184,20 +187,25 @@ impl Layer {
         };
         let down = builder.linear(&name(names.down), d, mlp, layers.mlp_bias)?;
         let mut norm = |module: &str, width: usize| builder.norm(&name(module), width, layers.norm, layers.epsilon);
-        let has_first_norm = index > 0 || names.embedding_norm.is_none();
-        let of_heads = |norm: &mut dyn FnMut(&str, usize) -> Result<Norm>, module: &str| {
-            layers.has_query_key_norm.then(|| norm(module, config.head_dim)).transpose()
+        let first_norm = names.attention_norm.filter(|_| index > 0 || names.embedding_norm.is_none());
+        let of_heads = |norm: &mut dyn FnMut(&str, usize) -> Result<Norm>, module: &str, heads: usize| {
+            let heads = match layers.query_key_norm {
+                None => return Ok(None),
+                Some(QueryKeyNorm::Heads) => 1,
+                Some(QueryKeyNorm::Whole) => heads,
+            };
+            norm(module, heads * config.head_dim).map(Some)
         };
         Ok(Self {
             query_key_value,
             output,
             gate_up,
             down,
-            q_norm: of_heads(&mut norm, "self_attn.q_norm")?,
-            k_norm: of_heads(&mut norm, "self_attn.k_norm")?,
-            attention_norm: has_first_norm.then(|| norm(names.attention_norm, d)).transpose()?,
+            q_norm: of_heads(&mut norm, "self_attn.q_norm", config.num_attention_heads)?,
+            k_norm: of_heads(&mut norm, "self_attn.k_norm", config.num_key_value_heads)?,
+            attention_norm: first_norm.map(|module| norm(module, d)).transpose()?,
             after_attention: names.after_attention.map(|module| norm(module, d)).transpose()?,
-            mlp_norm: norm(names.mlp_norm, d)?,
+            mlp_norm: names.mlp_norm.map(|module| norm(module, d)).transpose()?,
             after_mlp: names.after_mlp.map(|module| norm(module, d)).transpose()?,
             activation: config.activation,
             output_dropout: builder.dropout(config.dropouts.attention_output),
@@ -213,6 +221,8 @@ impl Layer {
                 soft_cap: layers.soft_cap,
                 dropout: builder.dropout(config.dropouts.attention),
             },
+            residual_scale: layers.residual_scale,
+            rotates: layers.rotates[index],
         })
     }
 
@@ -220,7 +230,7 @@ impl Layer {
     fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
         let normed = self.attention_norm.as_ref().map(|norm| norm.forward(tape, x)).transpose()?;
         let h = normed.as_ref().unwrap_or(x);
-        let table = &pass.ropes[usize::from(self.attention.window.is_some())];
+        let table = self.rotates.then(|| &pass.ropes[usize::from(self.attention.window.is_some())]);
         let [q, k, v] = self.query_key_value(tape, h, pooled)?;
         let k = rotated(tape, k, self.k_norm.as_ref(), table, &pass.positions)?;
         let Some(pooled) = pooled else {
@@ -255,45 +265,57 @@ impl Layer {
     }
 
     fn after_attention(&self, tape: &Tape, attended: &Value, x: &Value) -> candle_core::Result<Value> {
-        let x = add_block(tape, attended, (&self.output, &self.output_dropout), self.after_attention.as_ref(), x)?;
-        let h = self.mlp_norm.forward(tape, &x)?;
+        let x =
+            &self.add_block(tape, attended, (&self.output, &self.output_dropout), self.after_attention.as_ref(), x)?;
+        let normed = self.mlp_norm.as_ref().map(|norm| norm.forward(tape, x)).transpose()?;
+        let h = normed.as_ref().unwrap_or(x);
         let (gate, up) = match &self.gate_up {
-            GateUp::Two([gate, up]) => Linear::all(tape, &h, [gate, up])?.into(),
+            GateUp::Two([gate, up]) => Linear::all(tape, h, [gate, up])?.into(),
             GateUp::One(fused) => {
-                let both = fused.forward(tape, &h, None)?;
+                let both = fused.forward(tape, h, None)?;
                 let width = both.tensor().dim(1)? / 2;
                 (columns(tape, &both, 0..width)?, columns(tape, &both, width..2 * width)?)
             }
         };
         let y = dropout(tape, gated(tape, &gate, &up, self.activation)?, &self.mlp_dropout)?;
-        add_block(tape, &y, (&self.down, &self.down_dropout), self.after_mlp.as_ref(), &x)
+        self.add_block(tape, &y, (&self.down, &self.down_dropout), self.after_mlp.as_ref(), x)
+    }
+
+    /// `x + scale · norm(drop(linear(h)))`: one op where neither scale, norm nor dropout does anything.
+    fn add_block(
+        &self,
+        tape: &Tape,
+        h: &Value,
+        (linear, site): (&Linear, &Dropout),
+        norm: Option<&Norm>,
+        x: &Value,
+    ) -> candle_core::Result<Value> {
+        if norm.is_none() && self.residual_scale == 1.0 {
+            return linear.add_to(tape, h, site, x);
+        }
+        let mut y = dropout(tape, linear.forward(tape, h, None)?, site)?;
+        if let Some(norm) = norm {
+            y = norm.forward(tape, &y)?;
+        }
+        add_scaled(tape, x, &y, self.residual_scale)
     }
 }
 
-/// `x + norm(linear(h))`
-fn add_block(
-    tape: &Tape,
-    h: &Value,
-    (linear, dropout): (&Linear, &Dropout),
-    norm: Option<&Norm>,
-    x: &Value,
-) -> candle_core::Result<Value> {
-    let Some(norm) = norm else { return linear.add_to(tape, h, dropout, x) };
-    let y = norm.forward(tape, &linear.forward(tape, h, None)?)?;
-    add(tape, x, &y)
-}
-
-/// Queries or keys: normalised where the model does that, rotated.
+/// Queries or keys: normalised and rotated where the model does that.
 fn rotated(
     tape: &Tape,
     x: Value,
     norm: Option<&Norm>,
-    table: &Rc<RopeTable>,
+    table: Option<&Rc<RopeTable>>,
     positions: &Rc<[u32]>,
 ) -> candle_core::Result<Value> {
-    match norm {
-        Some(norm) => rope(tape, norm.forward(tape, &x)?, table, positions),
-        None => rope(tape, x, table, positions),
+    let x = match norm {
+        Some(norm) => norm.forward(tape, &x)?,
+        None => x,
+    };
+    match table {
+        Some(table) => rope(tape, x, table, positions),
+        None => Ok(x),
     }
 }
 

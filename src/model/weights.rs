@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::digest_cache;
 use crate::file_identity::FileIdentity;
+use crate::gguf::{self, Blocks, GgufFile};
 use crate::kernels::cpu::dynamic_map::{DynamicMap, MAP_SIZE};
 use crate::kernels::cpu::memory::{Buffer, map_file, release_pages};
 use crate::kernels::cpu::nf4::{self, Nf4};
@@ -75,6 +76,8 @@ pub(super) struct TensorInFile {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) bytes: Range<usize>,
+    /// How a GGUF file stores it; then `dtype` says nothing.
+    blocks: Option<Blocks>,
 }
 
 impl Weights {
@@ -164,6 +167,10 @@ impl Checkpoint {
         for path in paths {
             files.push((path.clone(), digest_cache::identity(path)));
             let file = map_file(path).with_context(|| format!("{}: cannot read", path.display()))?;
+            if gguf::is_gguf(path) {
+                tensors.extend(tensors_of_gguf(path, &file)?);
+                continue;
+            }
             let view = SafeTensors::deserialize(&file)
                 .with_context(|| format!("{}: not a valid safetensors file; it may be cut short", path.display()))?;
             let start = file.as_ptr() as usize;
@@ -175,6 +182,7 @@ impl Checkpoint {
                     dtype: tensor.dtype(),
                     shape: tensor.shape().to_vec(),
                     bytes: offset..offset + tensor.data().len(),
+                    blocks: None,
                 };
                 tensors.insert(name.to_owned(), entry);
             }
@@ -292,7 +300,7 @@ impl Checkpoint {
             tensor.shape
         );
         ensure!(
-            matches!(tensor.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16),
+            tensor.blocks.is_some() || matches!(tensor.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16),
             "{path}: tensor `{name}` holds {:?}, expected F32, BF16 or F16",
             tensor.dtype
         );
@@ -312,6 +320,9 @@ impl TensorInFile {
     /// The numbers from `first` on, in f32.
     fn read(&self, first: usize, out: &mut [f32]) {
         let bytes = self.bytes();
+        if let Some(blocks) = &self.blocks {
+            return blocks.read(bytes, first, out);
+        }
         match self.dtype {
             Dtype::F32 => {
                 for (out, bytes) in out.iter_mut().zip(bytes[4 * first..].as_chunks::<4>().0) {
@@ -337,12 +348,16 @@ impl TensorInFile {
         /// Numbers looked at by one thread at a time.
         const PIECE: usize = 1 << 18;
         let limit = precision.first_infinite();
-        // Bits without the sign grow with the number, infinity after all finite ones, NaN after that.
-        let magnitude = |index: usize| -> u32 {
-            let mut value = [0.0];
-            self.read(index, &mut value);
-            value[0].abs().to_bits()
-        };
+        if self.blocks.is_some() {
+            let piece = (0..self.len().div_ceil(PIECE)).into_par_iter().find_first(|piece| {
+                let mut numbers = vec![0.0; PIECE.min(self.len() - piece * PIECE)];
+                self.read(piece * PIECE, &mut numbers);
+                numbers.iter().any(|number| number.abs().to_bits() >= limit)
+            });
+            release_pages(&self.file, self.bytes.clone());
+            let Some(piece) = piece else { return Ok(()) };
+            return self.refuse_infinite(name, piece * PIECE..((piece + 1) * PIECE).min(self.len()), limit);
+        }
         let bytes = self.bytes();
         let largest = |bytes: &[u8]| -> u32 {
             match self.dtype {
@@ -369,10 +384,19 @@ impl TensorInFile {
             is_bad
         });
         let Some(piece) = piece else { return Ok(()) };
-        let end = ((piece + 1) * PIECE).min(self.len());
-        let index = (piece * PIECE..end).find(|&index| magnitude(index) >= limit).unwrap_or(piece * PIECE);
+        self.refuse_infinite(name, piece * PIECE..((piece + 1) * PIECE).min(self.len()), limit)
+    }
+
+    /// The error for the first number of a range that is not below `limit`.
+    fn refuse_infinite(&self, name: &str, range: Range<usize>, limit: u32) -> Result<()> {
         let mut value = [0.0];
-        self.read(index, &mut value);
+        let start = range.start;
+        let mut is_bad = |index: usize| {
+            self.read(index, &mut value);
+            // Bits without the sign grow with the number, infinity after all finite ones, NaN after that.
+            value[0].abs().to_bits() >= limit
+        };
+        let index = range.into_iter().find(|&index| is_bad(index)).unwrap_or(start);
         let cause = if value[0].is_finite() {
             "which model.torch_dtype cannot hold; use bfloat16 or float32"
         } else {
@@ -406,6 +430,28 @@ impl TensorInFile {
             }
         }
     }
+}
+
+/// The tensors of a GGUF file by transformers' names.
+fn tensors_of_gguf(path: &Path, file: &Arc<Mmap>) -> Result<Vec<(String, TensorInFile)>> {
+    let tensors = GgufFile::open(path)?.tensors()?.into_iter().map(|tensor| {
+        ensure!(
+            tensor.bytes.end <= file.len(),
+            "{}: tensor `{}` ends beyond the file; it may be cut short",
+            path.display(),
+            tensor.name
+        );
+        let entry = TensorInFile {
+            file: Arc::clone(file),
+            path: path.to_owned(),
+            dtype: Dtype::U8,
+            shape: tensor.shape,
+            bytes: tensor.bytes,
+            blocks: Some(tensor.blocks),
+        };
+        Ok((tensor.name, entry))
+    });
+    tensors.collect()
 }
 
 /// Stores `len` numbers, read in pieces, so that they never all exist in f32 unless asked for.

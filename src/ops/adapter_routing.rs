@@ -92,9 +92,16 @@ impl Slot {
         let rows = x.dim(0)?;
         // Where both counts are the same, so are the ranges: each sequence has one token.
         let is_of_tokens = groups.last().is_none_or(|group| group.tokens.end == rows);
+        // Of one classifier all rows are, those of a table by distance too.
+        let is_one = groups.len() == 1;
         let mut pairs = Vec::new();
         for group in groups.iter() {
-            let range = if is_of_tokens { &group.tokens } else { &group.sequences };
+            let whole = 0..rows;
+            let range = match is_of_tokens {
+                _ if is_one => &whole,
+                true => &group.tokens,
+                false => &group.sequences,
+            };
             if range.end > rows {
                 bail!("{rows} rows for adapters of rows up to {}", range.end);
             }

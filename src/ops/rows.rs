@@ -70,6 +70,30 @@ pub fn add(tape: &Tape, a: &Value, b: &Value) -> Result<Value> {
     Ok(tape.record(output, move |g| gradients.iter().flatten().try_for_each(|gradient| gradient.add(Rc::clone(&g)))))
 }
 
+/// `a + scale · b`, of one shape.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn add_scaled(tape: &Tape, a: &Value, b: &Value, scale: f32) -> Result<Value> {
+    if scale == 1.0 {
+        return add(tape, a, b);
+    }
+    if a.tensor().shape() != b.tensor().shape() {
+        bail!("a sum of shapes {:?} and {:?}", a.tensor().shape(), b.tensor().shape());
+    }
+    let output = kernels::scale(b.tensor(), Some(a.tensor().copy()?), scale)?;
+    let [of_a, of_b] = [a.gradient(), b.gradient()];
+    if of_a.is_none() && of_b.is_none() {
+        return Ok(Value::constant(output));
+    }
+    Ok(tape.record(output, move |g| {
+        if let Some(gradient) = of_b {
+            gradient.accumulate(|sum| kernels::scale(&g, sum, scale))?;
+        }
+        of_a.map_or(Ok(()), |gradient| gradient.add(g))
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,7 +107,9 @@ mod tests {
             let (a, b) = (columns(tape, &inputs[0], 1..3)?, columns(tape, &inputs[0], 3..5)?);
             add(tape, &a, &b)
         });
-        check(&[x.clone(), (numbers(6 * 5, 2), (6, 5))], |tape, inputs| add(tape, &inputs[0], &inputs[1]));
+        let two = [x.clone(), (numbers(6 * 5, 2), (6, 5))];
+        check(&two, |tape, inputs| add(tape, &inputs[0], &inputs[1]));
+        check(&two, |tape, inputs| add_scaled(tape, &inputs[0], &inputs[1], 0.3));
     }
 
     #[test]

@@ -19,6 +19,8 @@ type Step = Box<dyn FnOnce() -> Result<()>>;
 pub struct Tape {
     steps: Option<RefCell<Vec<Step>>>,
     dropout: Option<DropoutKey>,
+    /// How often the layer that is computed was computed before.
+    turn: Cell<u32>,
 }
 
 /// A tensor in a forward pass and, if it needs one, its gradient.
@@ -48,19 +50,26 @@ impl Tape {
     /// A tape for training. `dropout` of `None` switches dropout off.
     #[must_use]
     pub fn recording(dropout: Option<DropoutKey>) -> Self {
-        Self { steps: Some(RefCell::default()), dropout }
+        Self { steps: Some(RefCell::default()), dropout, turn: Cell::new(0) }
     }
 
     /// A tape that records nothing: inference.
     #[must_use]
     pub fn off() -> Self {
-        Self { steps: None, dropout: None }
+        Self { steps: None, dropout: None, turn: Cell::new(0) }
     }
 
     /// The key for dropout masks, or `None` where dropout is off.
     #[must_use]
     pub fn dropout(&self) -> Option<DropoutKey> {
-        self.dropout
+        // 2³² over the golden ratio: turn 0 keeps the seed, and others are far apart.
+        let shift = self.turn.get().wrapping_mul(0x9e37_79b9);
+        self.dropout.map(|key| DropoutKey { seed: key.seed ^ shift, ..key })
+    }
+
+    /// Lets a layer that is computed again draw masks of its own: those of its `turn`, counted from 0.
+    pub(crate) fn take_turn(&self, turn: u32) {
+        self.turn.set(turn);
     }
 
     /// Returns true if ops must save what their backward needs.
@@ -102,12 +111,13 @@ impl Tape {
     /// (gradient checkpointing; Chen et al., 2016). Dropout masks come out the same, because they
     /// are functions of a counter.
     pub fn recompute(&self, input: &Value, f: impl Fn(&Tape, &Value) -> Result<Value> + 'static) -> Result<Value> {
-        let silent = Tape { steps: None, dropout: self.dropout };
+        let dropout = self.dropout();
+        let silent = Tape { steps: None, dropout, turn: Cell::new(0) };
         let output = f(&silent, &Value::constant(input.tensor.clone()))?;
         if !self.is_recording() {
             return Ok(output);
         }
-        let (dropout, tensor, target) = (self.dropout, input.tensor.clone(), input.gradient.clone());
+        let (tensor, target) = (input.tensor.clone(), input.gradient.clone());
         Ok(self.record(output.tensor, move |gradient| {
             let tape = Tape::recording(dropout);
             let inner = Value { tensor, gradient: target.as_ref().map(|_| Gradient::default()) };

@@ -81,7 +81,8 @@ impl CompleteModel<'_> {
         let padding = self.padding(directory)?;
         let id = padding.as_deref().and_then(|token| self.encoder.id_of(token));
         model_config::write(directory, self.base_config, self.file, self.dtype, id)?;
-        let has_types = matches!(&self.config.layers, LayersConfig::PostNorm(layers) if layers.token_types > Some(1));
+        let has_types =
+            matches!(&self.config.layers, LayersConfig::PostNorm(layers) if layers.embeddings.token_types > Some(1));
         model_config::settle_tokenizer(directory, self.file.max_length, padding.as_deref(), has_types)?;
         self.file.save(directory)?;
         Ok(padding)
@@ -93,7 +94,7 @@ impl CompleteModel<'_> {
         let of_tokenizer = model_config::padding_token(directory)?.filter(|token| self.encoder.id_of(token).is_some());
         let of_model = match (self.config.head.pooling, &self.config.layers) {
             (Pooling::Last { padding }, _) => padding,
-            (_, LayersConfig::PostNorm(layers)) => layers.first_position.checked_sub(1).map(|id| id as u32),
+            (_, LayersConfig::PostNorm(layers)) => layers.embeddings.first_position.checked_sub(1).map(|id| id as u32),
             (Pooling::First | Pooling::Mean, LayersConfig::PreNorm(_)) => None,
         };
         if let Some(token) = of_model.and_then(|id| self.encoder.token_of(id)) {

@@ -51,6 +51,7 @@ impl MemoryEstimate {
     pub fn new(shape: &StepShape<'_>) -> Self {
         let config = shape.config;
         let (d, mlp) = (config.hidden_size, config.intermediate_size);
+        let size = shape.device.activation_bytes();
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
         let (layer, inputs) = match &config.layers {
@@ -66,13 +67,15 @@ impl MemoryEstimate {
             // x, q, k, v, attended, both sums and the first's norm, up and its activation.
             LayersConfig::PostNorm(_) => (3 * d + 2 * queries + 2 * keys + d + 2 * mlp, 5 * d + mlp),
         };
+        // Each layer projects the embeddings of distances for queries and for keys.
+        let of_distances = 2 * config.distance_rows().min(2 * shape.tokens) * queries;
         // The last layer continues with the pooled tokens only.
         let last = if config.head.pooling == Pooling::Mean { layer } else { 2 * d + 2 * keys };
-        let layers = config.num_hidden_layers;
+        let layers = config.computed_layers();
+        let saved_beside = of_distances * if shape.recompute { 1 } else { layers } * size;
         let saved = if shape.recompute { layers * d + layer } else { (layers - 1) * layer + last };
         // Gradients of gate, up and their product, and of the residual stream.
         let in_backward = 3 * mlp + 2 * d;
-        let size = shape.device.activation_bytes();
         let beside = if shape.device.is_gpu() {
             // A weight that is widened for a product; an input with what dropout leaves of it, and its gradient.
             let widened = if shape.storage.is_4bit { d * mlp * size } else { 0 };
@@ -85,7 +88,7 @@ impl MemoryEstimate {
             base: if shape.trains_base { 0 } else { base_bytes(config, shape.storage, shape.device) },
             trained: 4 * shape.trained as u64 * u64::from(2 + sets_held(shape.accumulation)),
             optimizer: shape.optimizer_bytes as u64,
-            activations: (shape.tokens * size * (saved + in_backward) + beside) as u64,
+            activations: (shape.tokens * size * (saved + in_backward) + beside + saved_beside) as u64,
         }
     }
 

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::gemm::{ALIGNMENT, Matrix, MatrixMut, NewMatrix, Reused, matmul};
 use super::math::{dot, exp, simd, tanh};
+use super::relative::{Block, OfHead, Slopes, Tables, sum_tables};
 use crate::kernels::attention::Plan;
 use crate::kernels::buffer::{elements, tensor};
 use crate::kernels::mask::Choice;
@@ -54,13 +55,14 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> Resu
     let mut output = NewMatrix::new(plan.queries, width);
     let mut log_sums = vec![0.0; plan.queries * heads];
     let inputs = [&*elements(q)?, &*elements(k)?, &*elements(v)?];
+    let tables = Tables::of(plan)?;
     // SAFETY: `forward` overwrites each tile of each head by a product before it reads it.
     #[expect(unsafe_code, reason = "an output is written once, by all cores")]
     let outputs = unsafe { output.view() }.grid(&plan.query_offsets[1..], plan.group() * plan.kind.head_size);
     let sums = MatrixMut::new(&mut log_sums, plan.queries, heads, heads).grid(&plan.query_offsets[1..], plan.group());
     let tasks: Vec<_> = outputs.into_iter().zip(sums).enumerate().collect();
     tasks.into_par_iter().with_max_len(1).for_each(|(task, (mut output, mut sums))| {
-        plan.forward(task, inputs, &mut output, &mut sums);
+        plan.forward(task, inputs, tables.as_ref(), &mut output, &mut sums);
     });
     // SAFETY: a plan's sequences have all queries, and its tasks all heads.
     #[expect(unsafe_code, reason = "an output is written once, by all cores")]
@@ -68,18 +70,27 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> Resu
     Ok((tensor(output, (plan.queries, width))?, tensor(log_sums, (plan.queries, heads))?))
 }
 
-/// The gradients of q, k and v; all are computed, whichever are wanted.
+/// The gradients of q, k, v and the tables of [`Relative`]; all are computed, whichever are wanted.
+///
+/// [`Relative`]: crate::kernels::attention::Relative
 pub(crate) fn attention_backward(
     g: &Tensor,
     qkv: &[Tensor; 3],
     output: &Tensor,
     log_sums: &Tensor,
     plan: &Plan,
-    _wanted: [bool; 3],
-) -> Result<[Option<Tensor>; 3]> {
+    _wanted: [bool; 5],
+) -> Result<[Option<Tensor>; 5]> {
     let [q, k, v] = qkv.each_ref().map(elements);
     let (q, k, v, output, g, log_sums) = (q?, k?, v?, elements(output)?, elements(g)?, elements(log_sums)?);
-    let inputs = BackwardInputs { qkv: [&q, &k, &v], output: &output, incoming: &g, log_sums: &log_sums };
+    let tables = Tables::of(plan)?;
+    let inputs = BackwardInputs {
+        qkv: [&q, &k, &v],
+        output: &output,
+        incoming: &g,
+        log_sums: &log_sums,
+        tables: tables.as_ref(),
+    };
     let (query_width, key_width, head_size) = (plan.query_width(), plan.key_width(), plan.kind.head_size);
     let (rows, heads) = (&plan.query_offsets[1..], plan.group() * head_size);
     let mut of_q = NewMatrix::new(plan.queries, query_width);
@@ -89,14 +100,17 @@ pub(crate) fn attention_backward(
     let (gq, gk, gv) = unsafe { (of_q.view(), of_k.view(), of_v.view()) };
     let [gk, gv] = [gk, gv].map(|sums| sums.grid(&plan.offsets[1..], head_size));
     let tasks: Vec<_> = gq.grid(rows, heads).into_iter().zip(gk).zip(gv).enumerate().collect();
-    tasks.into_par_iter().with_max_len(1).for_each(|(task, ((gq, gk), gv))| {
-        plan.backward(task, &inputs, [gq, gk, gv]);
-    });
+    let of_tables: Vec<_> = tasks
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|(task, ((gq, gk), gv))| plan.backward(task, &inputs, [gq, gk, gv]))
+        .collect();
     // SAFETY: a plan's sequences have all queries and all tokens, and its tasks all heads.
     #[expect(unsafe_code, reason = "an output is written once, by all cores")]
     let [of_q, of_k, of_v] = unsafe { [of_q.finish(), of_k.finish(), of_v.finish()] };
     let new = |data, like: &Tensor| tensor(data, like.shape().clone()).map(Some);
-    Ok([new(of_q, &qkv[0])?, new(of_k, &qkv[1])?, new(of_v, &qkv[2])?])
+    let [of_keys, of_queries] = sum_tables(plan, &of_tables.into_iter().flatten().collect::<Vec<_>>())?;
+    Ok([new(of_q, &qkv[0])?, new(of_k, &qkv[1])?, new(of_v, &qkv[2])?, of_keys, of_queries])
 }
 
 struct BackwardInputs<'a> {
@@ -104,6 +118,7 @@ struct BackwardInputs<'a> {
     output: &'a [f32],
     incoming: &'a [f32],
     log_sums: &'a [f32],
+    tables: Option<&'a Tables<'a>>,
 }
 
 /// Some queries of one head, and the keys that any of them may see.
@@ -122,6 +137,10 @@ struct Tile {
 }
 
 impl Tile {
+    fn block(&self) -> Block {
+        Block { queries: self.queries, position: self.position, first_key: self.first_key, keys: self.keys }
+    }
+
     /// The keys' positions in their sequence.
     fn positions(&self) -> Range<usize> {
         self.first_key..self.first_key + self.keys
@@ -215,8 +234,22 @@ impl Plan {
         true
     }
 
-    fn forward(&self, task: usize, [q, k, v]: [&[f32]; 3], output: &mut MatrixMut<'_>, log_sums: &mut MatrixMut<'_>) {
+    /// What a task adds to its scores by distance.
+    fn by_distance<'a>(&self, tables: Option<&'a Tables<'_>>, k: &[f32], task: usize) -> Option<OfHead<'a>> {
+        let keys = self.of_keys(k, task);
+        tables.map(|tables| tables.of_head(self, task % self.kind.key_value_heads, keys))
+    }
+
+    fn forward(
+        &self,
+        task: usize,
+        [q, k, v]: [&[f32]; 3],
+        tables: Option<&Tables<'_>>,
+        output: &mut MatrixMut<'_>,
+        log_sums: &mut MatrixMut<'_>,
+    ) {
         let (d, b) = (self.kind.head_size, task / self.kind.key_value_heads);
+        let by_distance = self.by_distance(tables, k, task);
         let mut scratch = SCRATCH.take();
         let Scratch { keys, values, scores, .. } = &mut scratch;
         keys.pack(self.of_keys(k, task).transposed());
@@ -227,6 +260,9 @@ impl Plan {
             let scores = &mut scores[..tile.queries * tile.keys];
             let mut view = MatrixMut::new(scores, tile.queries, tile.keys, tile.keys);
             keys.multiply(&mut view, false, self.kind.scale, self.of_queries(q, &tile), (tile.positions(), 0..d));
+            if let Some(by_distance) = &by_distance {
+                by_distance.add(scores, tile.keys, self.of_queries(q, &tile), &tile.block());
+            }
             let mut sums = [0.0; PANEL];
             let mut factors = Vec::new();
             for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
@@ -255,11 +291,18 @@ impl Plan {
     }
 
     /// With P the probabilities and δ = Σ ∂L/∂o · o: `∂L/∂S = P ∘ (∂L/∂o vᵀ − δ)`.
-    fn backward(&self, task: usize, inputs: &BackwardInputs<'_>, [mut gq, mut gk, mut gv]: [MatrixMut<'_>; 3]) {
+    fn backward(
+        &self,
+        task: usize,
+        inputs: &BackwardInputs<'_>,
+        [mut gq, mut gk, mut gv]: [MatrixMut<'_>; 3],
+    ) -> Option<Slopes> {
         let (d, b) = (self.kind.head_size, task / self.kind.key_value_heads);
         let [q, k, v] = inputs.qkv;
         gk.clear();
         gv.clear();
+        let by_distance = self.by_distance(inputs.tables, k, task);
+        let mut of_tables = by_distance.as_ref().map(OfHead::slopes);
         let mut scratch = SCRATCH.take();
         let Scratch { keys, values, key_rows, scores, slopes } = &mut scratch;
         keys.pack(self.of_keys(k, task).transposed());
@@ -282,14 +325,20 @@ impl Plan {
                 let (qs, go) = (self.of_queries(q, &part), self.of_queries(inputs.incoming, &part));
                 keys.multiply(&mut of_part(scores), false, self.kind.scale, qs, (part.positions(), 0..d));
                 values.multiply(&mut of_part(slopes), false, 1.0, go, (part.positions(), 0..d));
+                let start = rows.start * tile.keys + first;
+                if let Some(by_distance) = &by_distance {
+                    by_distance.add(&mut scores[start..], tile.keys, qs, &part.block());
+                }
                 for index in rows.clone() {
                     let at = index * tile.keys..(index + 1) * tile.keys;
                     self.slopes(&tile, index, &mut scores[at.clone()], &mut slopes[at], inputs);
                 }
-                let of_scores =
-                    Matrix::new(&slopes[rows.start * tile.keys + first..], rows.len(), part.keys, tile.keys);
+                let of_scores = Matrix::new(&slopes[start..], rows.len(), part.keys, tile.keys);
                 let mut block = gq.block(row + rows.start, rows.len(), member * d, d);
                 key_rows.multiply(&mut block, false, self.kind.scale, of_scores, (0..d, part.positions()));
+                if let (Some(by_distance), Some(of_tables)) = (&by_distance, &mut of_tables) {
+                    by_distance.add_slopes(of_tables, (&slopes[start..], tile.keys), (qs, &mut block), &part.block());
+                }
             }
             let (qs, go) = (self.of_queries(q, &tile), self.of_queries(inputs.incoming, &tile));
             let p = Matrix::new(scores, tile.queries, tile.keys, tile.keys).transposed();
@@ -298,6 +347,10 @@ impl Plan {
             matmul(&mut gk.block(tile.first_key, tile.keys, 0, d), true, self.kind.scale, slopes, qs);
         }
         SCRATCH.set(scratch);
+        if let (Some(by_distance), Some(of_tables)) = (&by_distance, &mut of_tables) {
+            by_distance.finish(of_tables, self.of_keys(k, task), &mut gk);
+        }
+        of_tables
     }
 
     /// Turns a query's scores into what its values count, and ∂L/∂P into ∂L/∂S.

@@ -18,6 +18,7 @@ pub(crate) mod math;
 pub mod memory;
 pub mod nf4;
 pub(crate) mod norm;
+mod relative;
 pub(crate) mod rope;
 pub(crate) mod rows;
 

@@ -3,27 +3,9 @@
 // the sum of a row's exponentials, the backward computes the scores again from it: once for the
 // queries' gradient, once for the keys' and values', so that every sum has a fixed order.
 
-#include "common.cuh"
+#include "attention.cuh"
 
 using namespace nvcuda;
-
-// A sequence: its first row of q and how many, the position of that first query, its first row of k
-// and v and how many.
-struct Sequence {
-    uint32_t query, queries, position, key, length;
-};
-
-// What all tiles share: `Shape` in attention.rs.
-struct Shape {
-    uint32_t heads, key_heads, head_size, tokens, tile;
-    // 0: no window, no cap.
-    uint32_t is_causal, window;
-    float scale, cap;
-    // Dropout of probabilities; a scale of 0: off.
-    Stream stream;
-    uint32_t threshold;
-    float kept_scale;
-};
 
 __device__ __forceinline__ uint32_t ceil16(uint32_t x) { return (x + 15) / 16 * 16; }
 
@@ -196,19 +178,6 @@ template <> struct Sums<bf16> {
     }
 };
 
-// The score of a product q·k, bent if the model does that; `slope` is its derivative by the product's
-// scaled value.
-__device__ __forceinline__ float score_of(const Shape &shape, float product, float &slope) {
-    float score = shape.scale * product;
-    slope = 1.0f;
-    if (shape.cap > 0.0f) {
-        float t = tanhf(score / shape.cap);
-        slope = 1.0f - t * t;
-        score = shape.cap * t;
-    }
-    return score;
-}
-
 // What the probability of a query's row for a key's row counts for under dropout.
 __device__ __forceinline__ float factor(const Shape &shape, uint32_t query, uint32_t head, uint32_t key) {
     if (shape.kept_scale == 0.0f) return 1.0f;
@@ -265,7 +234,8 @@ __device__ void attention(T *out, float *log_sums, const T *q, const T *k, const
             float *s = scores.row(row), largest = -INFINITY, slope;
             for (uint32_t key = lane; key < B; key += WARP) {
                 bool is_seen = row < rows && key < keys && sees(shape, position + row, start + key);
-                s[key] = is_seen ? score_of(shape, s[key], slope) : -INFINITY;
+                Pair pair = {head, query + row, (size_t)sequence.key + start + key, position + row, start + key};
+                s[key] = is_seen ? score_of(shape, s[key], pair, slope) : -INFINITY;
                 largest = fmaxf(largest, s[key]);
             }
             float before = maxima[row], maximum = fmaxf(before, warp_max(largest)), total = 0.0f;
@@ -350,7 +320,8 @@ __device__ void score_slopes(const Backward<T> &tiles, T *p, uint32_t p_stride, 
         float probability = 0.0f, slope = 0.0f;
         if (row < rows && key < keys && sees(shape, position + row, key_position + key)) {
             size_t at = (query + row) * shape.heads + head;
-            float bend, score = score_of(shape, tiles.scores.row(row)[key], bend);
+            Pair pair = {head, query + row, key_row + key, position + row, key_position + key};
+            float bend, score = score_of(shape, tiles.scores.row(row)[key], pair, bend);
             float count = factor(shape, query + row, head, key_row + key);
             probability = expf(score - log_sums[at]);
             slope = probability * (count * tiles.products.row(row)[key] - deltas[at]) * bend;
@@ -391,6 +362,11 @@ __device__ void attention_backward_q(T *gq, const T *g, const T *q, const T *k, 
         load_rows(tile.vs, v, key, keys, key_width, key_head * d, d, B);
         __syncthreads();
         score_slopes<T>(tile, nullptr, 0, shape, log_sums, deltas, head, query, position, rows, key, start, keys);
+        if (shape.slopes)
+            for (uint32_t e = threadIdx.x; e < rows * keys; e += blockDim.x) {
+                uint32_t row = e / keys, at = e % keys;
+                slopes_of(shape, query + row, head)[start + at] = to_float(tile.slopes.row(row)[at]);
+            }
         sums.template add<false>(tile.slopes, tile.ks, B);
     }
     __syncthreads();

@@ -1,11 +1,13 @@
 //! Attention over unpadded sequences: see `attention.cu`.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, sys};
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
 use super::launch::{Code, Grid, StreamWords, WARP, kernels, ptx};
 use super::memory::{Activations, Address, activations, address_of, device_of, floats, scratch};
+use super::relative::{Products, Side, table_gradient};
+use super::shape::{Shape, tiles_of};
 use crate::kernels::attention::{AttentionKind, Plan};
 use crate::kernels::cpu::flops;
 
@@ -36,49 +38,29 @@ kernels! { CODE:
     );
 }
 
-/// Facts shared by all tiles: `Shape` in attention.cu.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Shape {
-    heads: u32,
-    key_heads: u32,
-    head_size: u32,
-    tokens: u32,
-    tile: u32,
-    is_causal: u32,
-    window: u32,
-    scale: f32,
-    cap: f32,
-    stream: StreamWords,
-    threshold: u32,
-    kept_scale: f32,
-}
-
-// SAFETY: laid out as in C.
-#[expect(unsafe_code, reason = "a parameter of a kernel")]
-unsafe impl DeviceRepr for Shape {}
-
 /// Attends; gives the output, and of each query and head the log of the sum of its exponentials.
 pub(in crate::kernels) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Plan) -> Result<(Tensor, Tensor)> {
     let (device, dtype) = (device_of(q)?, q.dtype());
     let output = scratch(&device, dtype, q.shape())?;
     let log_sums = scratch(&device, DType::F32, (plan.queries, plan.kind.heads))?;
-    let work = Work::new(&device, dtype, plan, Pass::Forward)?;
+    let products = plan.relative.as_ref().map(|relative| Products::new(&device, [q, k], relative, plan, false));
+    let products = products.transpose()?;
+    let work = Work::new(&device, dtype, plan, Pass::Forward, products.as_ref())?;
     let [out, q, k, v] = [activations(&output)?, activations(q)?, activations(k)?, activations(v)?];
     let (tiles, sequences) = (address_of(&work.tiles), address_of(plan.sequences.on(&device)?));
     kernel::attention(&device, dtype, work.grid, out, floats(&log_sums)?, q, k, v, sequences, tiles, work.shape)?;
     Ok((output, log_sums))
 }
 
-/// The gradients of q, k and v that are wanted; k's and v's come together.
+/// The gradients of q, k, v and the tables for q and for k that are wanted; k's and v's come together.
 pub(in crate::kernels) fn attention_backward(
     g: &Tensor,
     qkv: &[Tensor; 3],
     output: &Tensor,
     log_sums: &Tensor,
     plan: &Plan,
-    wanted: [bool; 3],
-) -> Result<[Option<Tensor>; 3]> {
+    wanted: [bool; 5],
+) -> Result<[Option<Tensor>; 5]> {
     let (device, dtype, count) = (device_of(g)?, g.dtype(), plan.queries * plan.kind.heads);
     let deltas = scratch(&device, DType::F32, count)?;
     let (of_g, of_output, head_size) = (activations(g)?, activations(output)?, plan.kind.head_size as u32);
@@ -87,9 +69,16 @@ pub(in crate::kernels) fn attention_backward(
     let sequences = address_of(plan.sequences.on(&device)?);
     let [q, k, v] = [activations(&qkv[0])?, activations(&qkv[1])?, activations(&qkv[2])?];
     let (sums, deltas) = (floats(log_sums)?, floats(&deltas)?);
-    let mut found = [None, None, None];
-    if wanted[0] {
-        let work = Work::new(&device, dtype, plan, Pass::Queries)?;
+    let mut found = [None, None, None, None, None];
+    let products = plan.relative.as_ref();
+    let products = products.map(|relative| Products::new(&device, [&qkv[0], &qkv[1]], relative, plan, true));
+    let products = products.transpose()?;
+    let has_tables =
+        plan.relative.as_ref().is_some_and(|relative| relative.keys.is_some() || relative.queries.is_some());
+    let mut shape_of_slopes = None;
+    if wanted[0] || has_tables {
+        let work = Work::new(&device, dtype, plan, Pass::Queries, products.as_ref())?;
+        shape_of_slopes = Some(work.shape);
         let new = scratch(&device, dtype, qkv[0].shape())?;
         let (tiles, gq) = (address_of(&work.tiles), activations(&new)?);
         kernel::attention_backward_q(
@@ -98,18 +87,26 @@ pub(in crate::kernels) fn attention_backward(
         found[0] = Some(new);
     }
     if wanted[1] || wanted[2] {
-        let work = Work::new(&device, dtype, plan, Pass::Keys)?;
+        let work = Work::new(&device, dtype, plan, Pass::Keys, products.as_ref())?;
         let [of_keys, of_values] = [scratch(&device, dtype, qkv[1].shape())?, scratch(&device, dtype, qkv[2].shape())?];
         let (tiles, [gk, gv]) = (address_of(&work.tiles), [activations(&of_keys)?, activations(&of_values)?]);
         kernel::attention_backward_kv(
             &device, dtype, work.grid, gk, gv, of_g, q, k, v, sums, deltas, sequences, tiles, work.shape,
         )?;
-        found[1..].clone_from_slice(&[Some(of_keys), Some(of_values)]);
+        found[1..3].clone_from_slice(&[Some(of_keys), Some(of_values)]);
+    }
+    if let (Some(relative), Some(shape)) = (&plan.relative, shape_of_slopes) {
+        let sides = [(&relative.keys, Side::Queries, 0), (&relative.queries, Side::Keys, 1)];
+        for (table, side, input) in sides {
+            let Some(table) = table else { continue };
+            let of_table = table_gradient(side, (&qkv[input], found[input].as_ref()), table, plan, shape)?;
+            found[3 + input] = Some(of_table);
+        }
     }
     Ok(found)
 }
 
-/// The kind of pass, which sets the loop of a kernel.
+/// What a kernel goes over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
     Forward,
@@ -126,7 +123,7 @@ struct Work {
 }
 
 impl Work {
-    fn new(device: &CudaDevice, dtype: DType, plan: &Plan, pass: Pass) -> Result<Self> {
+    fn new(device: &CudaDevice, dtype: DType, plan: &Plan, pass: Pass, products: Option<&Products>) -> Result<Self> {
         // The scores are computed in each pass, their gradient in both of the backward.
         count(
             plan,
@@ -139,13 +136,9 @@ impl Work {
         let AttentionKind { heads, key_value_heads, head_size, is_causal, window, scale, soft_cap, .. } = plan.kind;
         let (tile, shared_bytes) = tile(device, dtype, head_size, pass)?;
         let offsets = if pass == Pass::Keys { &plan.offsets } else { &plan.query_offsets };
-        let tiles: Vec<u32> = offsets
-            .windows(2)
-            .enumerate()
-            .flat_map(|(b, pair)| (0..pair[1] - pair[0]).step_by(tile).flat_map(move |start| [b as u32, start as u32]))
-            .collect();
+        let tiles = tiles_of(offsets, tile);
         let blocks = (tiles.len() as u32 / 2, if pass == Pass::Keys { key_value_heads } else { heads } as u32);
-        let shape = Shape {
+        let mut shape = Shape {
             heads: heads as u32,
             key_heads: key_value_heads as u32,
             head_size: head_size as u32,
@@ -158,7 +151,17 @@ impl Work {
             stream: plan.kept.as_ref().map(StreamWords::from).unwrap_or_default(),
             threshold: plan.kept.map_or(0, |choice| choice.threshold()),
             kept_scale: plan.kept.map_or(0.0, |choice| choice.scale()),
+            longest: 0,
+            rows: Address::none(),
+            table: 0,
+            of_queries: Address::none(),
+            of_keys: Address::none(),
+            bias: Address::none(),
+            slopes: Address::none(),
         };
+        if let Some((products, relative)) = products.zip(plan.relative.as_ref()) {
+            products.describe(device, relative, &mut shape)?;
+        }
         Ok(Self { grid: Grid { blocks, threads: THREADS, shared_bytes }, shape, tiles: device.clone_htod(&tiles)? })
     }
 }
@@ -197,7 +200,7 @@ fn tile(device: &CudaDevice, dtype: DType, head_size: usize, pass: Pass) -> Resu
     Ok((tile, bytes(tile) as u32))
 }
 
-/// Bytes of shared memory that the kernels of attention.cu lay out.
+/// What the kernels of attention.cu lay out in shared memory.
 fn shared_bytes(pass: Pass, tile: usize, head_size: usize, size: usize) -> usize {
     // Rows of `columns` numbers and 16 bytes; widths are multiples of 16.
     let part = |rows: usize, columns: usize, size: usize| rows * (columns * size + 16);

@@ -10,6 +10,14 @@ template <typename T> __device__ void add(T *out, const T *a, const T *b, size_t
 KERNEL(add, PARAMS, (out, a, b, n))
 #undef PARAMS
 
+template <typename T> __device__ void scale(T *out, const T *x, size_t n, int accumulate, float factor) {
+    const T *const in[1] = {x};
+    map(out, in, n, accumulate, [factor](const float (&x)[1]) { return factor * x[0]; });
+}
+#define PARAMS(T) (T * out, const T *x, size_t n, int accumulate, float factor)
+KERNEL(scale, PARAMS, (out, x, n, accumulate, factor))
+#undef PARAMS
+
 // x += bias, row by row.
 template <typename T> __device__ void add_bias(T *x, const float *bias, size_t n, uint32_t width) {
     for (size_t e = global_thread(); e < n; e += global_threads())

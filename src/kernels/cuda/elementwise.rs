@@ -2,14 +2,15 @@
 
 use candle_core::{CudaDevice, DType, Result, Tensor};
 
-use super::launch::{Code, Grid, function, kernels, ptx};
-use super::memory::{Activations, Address, activations, device_of, floats, scratch, upload};
+use super::launch::{Code, Flag, Grid, function, kernels, ptx};
+use super::memory::{Activations, Address, activations, device_of, floats, scratch, sum_or_new, upload};
 use crate::kernels::buffer::elements;
 
 const CODE: Code = Code { name: "elementwise", ptx: ptx::ELEMENTWISE };
 
 kernels! { CODE:
     fn add<T>(out: Address<Activations>, a: Address<Activations>, b: Address<Activations>, n: usize);
+    fn scale<T>(out: Address<Activations>, x: Address<Activations>, n: usize, accumulate: Flag, factor: f32);
     fn narrow<T>(out: Address<Activations>, x: Address<f32>, n: usize);
 }
 
@@ -30,6 +31,14 @@ pub(in crate::kernels) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 pub(in crate::kernels) fn add_in_place(sum: &Tensor, x: &Tensor) -> Result<()> {
     let (n, address) = (sum.elem_count(), activations(sum)?);
     kernel::add(&device_of(sum)?, sum.dtype(), Grid::over(n / 4), address, address, activations(x)?, n)
+}
+
+/// `scale · x`, or `sum + scale · x`.
+pub(in crate::kernels) fn scale(x: &Tensor, sum: Option<Tensor>, scale: f32) -> Result<Tensor> {
+    let (device, dtype, n) = (device_of(x)?, x.dtype(), x.elem_count());
+    let (sum, accumulate) = sum_or_new(sum, x, x.shape())?;
+    kernel::scale(&device, dtype, Grid::over(n / 4), activations(&sum)?, activations(x)?, n, accumulate, scale)?;
+    Ok(sum)
 }
 
 /// `x`, where and as `like` is: a gradient that comes from the CPU is one of f32.

@@ -20,17 +20,33 @@ pub(super) struct Operand {
     rows: usize,
     columns: usize,
     is_transposed: bool,
+    /// Numbers from one stored row to the next.
+    stride: usize,
 }
 
 impl Operand {
     /// A tensor of two dimensions.
     pub(super) fn of(tensor: &Tensor) -> Result<Self> {
         let (rows, columns) = tensor.dims2()?;
-        Ok(Self { address: bytes_of(tensor)?, dtype: tensor.dtype(), rows, columns, is_transposed: false })
+        Ok(Self {
+            address: bytes_of(tensor)?,
+            dtype: tensor.dtype(),
+            rows,
+            columns,
+            is_transposed: false,
+            stride: columns,
+        })
     }
 
     pub(super) fn transposed(self) -> Self {
         Self { is_transposed: !self.is_transposed, ..self }
+    }
+
+    /// Some columns, of one that is not transposed.
+    pub(super) fn part(self, first: usize, columns: usize) -> Self {
+        debug_assert!(!self.is_transposed && first + columns <= self.columns, "columns of {}", self.columns);
+        let address = self.address + (first * self.dtype.size_in_bytes()) as u64;
+        Self { address, columns, ..self }
     }
 
     /// Rows and columns as multiplied.
@@ -73,14 +89,14 @@ pub(super) fn gemm(
             (&raw const alpha).cast(),
             pointer(b),
             data_type(b.dtype)?,
-            b.columns as i32,
+            b.stride as i32,
             pointer(a),
             data_type(a.dtype)?,
-            a.columns as i32,
+            a.stride as i32,
             (&raw const beta).cast(),
             pointer(out),
             data_type(out.dtype)?,
-            out.columns as i32,
+            out.stride as i32,
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )

@@ -17,7 +17,9 @@ pub(super) mod matrix;
 pub(super) mod memory;
 pub(super) mod norm;
 pub(super) mod optimizer;
+mod relative;
 pub(super) mod rope;
 pub(super) mod rows;
+mod shape;
 #[cfg(test)]
 mod tests;

@@ -1,24 +1,26 @@
 //! Every op on the GPU against its CPU reference: outputs and gradients, in f32 and in bf16.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
 use crate::kernels::buffer::{elements, modify, tensor};
+use crate::kernels::constant::Constant;
 use crate::kernels::cpu::memory::Buffer;
 use crate::kernels::cpu::nf4::Nf4;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::{FrozenMatrix, Storage};
 use crate::ops::activation::{Activation, activate, gated};
 use crate::ops::adamw::{Maps, MomentStorage, Moments, ParamMoments, Step, sum_of_squares};
-use crate::ops::attention::{AttentionKind, Sequences, attention};
+use crate::ops::attention::{AttentionKind, ByDistance, Distances, Sequences, attention, relative_attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::finite_differences::numbers;
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
 use crate::ops::lora_linear::{Adapter, LoraLinear, lora_linear};
 use crate::ops::rms_norm::{RmsNorm, rms_norm};
 use crate::ops::rope::{RopeTable, rope};
-use crate::ops::rows::{add, columns, gather};
+use crate::ops::rows::{add, add_scaled, columns, gather};
 use crate::ops::tape::{DropoutKey, Param, Tape, Value};
 use crate::ops::to_host::to_host;
 
@@ -170,6 +172,7 @@ fn rows_and_columns_match_the_cpu() {
     compare("gather", &[input(5, 19, 1)], &|tape, x| gather(tape, &x[0], &indices));
     compare("columns", &[input(5, 19, 1)], &|tape, x| columns(tape, &x[0], 3..14));
     compare("add", &[input(5, 19, 1), input(5, 19, 2)], &|tape, x| add(tape, &x[0], &x[1]));
+    compare("add_scaled", &[input(5, 19, 1), input(5, 19, 2)], &|tape, x| add_scaled(tape, &x[0], &x[1], 0.3));
     compare("both", &[input(5, 19, 1)], &|tape, x| {
         let copy = add(tape, &x[0], &x[0])?;
         let (left, right) = (columns(tape, &copy, 0..7)?, columns(tape, &copy, 5..12)?);
@@ -269,6 +272,39 @@ fn attention_matches_the_cpu() {
             let inputs = [input(asked, q, 1), input(tokens, k, 2), input(tokens, k, 3)];
             compare(&format!("{kind:?}"), &inputs, &|tape, x| attention(tape, [&x[0], &x[1], &x[2]], kind, &sequences));
         }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn relative_attention_matches_the_cpu() {
+    let kind = AttentionKind {
+        heads: 3,
+        key_value_heads: 3,
+        head_size: 20,
+        is_causal: false,
+        window: None,
+        scale: 0.3,
+        soft_cap: None,
+        dropout: Dropout { p: 0.0, site: 0 },
+    };
+    let distances = Arc::new(Distances::new(71, 11, |distance| (distance.clamp(-9, 8) + 11) as usize / 2));
+    let bias = Arc::new(Constant::from(numbers(11 * 3, 6)));
+    let last: Rc<[u32]> = vec![0, 40, 83].into();
+    for (queries, p) in [(None, 0.0), (Some(Rc::clone(&last)), 0.0), (None, 0.3)] {
+        let kind = AttentionKind { dropout: Dropout { p, site: 2 }, ..kind };
+        let asked = queries.as_ref().map_or(84, |queries| queries.len());
+        let sequences = Rc::new(Sequences { offsets: vec![0, 13, 13 + 70, 13 + 70 + 1], queries });
+        let inputs = [input(asked, 60, 1), input(84, 60, 2), input(84, 60, 3), input(11, 60, 4), input(11, 60, 5)];
+        compare("scores by distance", &inputs, &|tape, x| {
+            let (keys, queries) = (Some(&x[3]), Some(&x[4]));
+            let by_distance = ByDistance { distances: &distances, keys, queries, bias: Some(&bias) };
+            relative_attention(tape, [&x[0], &x[1], &x[2]], kind, &by_distance, &sequences)
+        });
+        compare("biases by distance", &inputs[..3], &|tape, x| {
+            let by_distance = ByDistance { distances: &distances, keys: None, queries: None, bias: Some(&bias) };
+            relative_attention(tape, [&x[0], &x[1], &x[2]], kind, &by_distance, &sequences)
+        });
     }
 }
 

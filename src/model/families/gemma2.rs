@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use super::file::ConfigFile;
 use super::llama::{self, Defaults, decoder};
-use crate::model::config::{BackboneConfig, NormKind, PreNormNames};
+use crate::model::config::{BackboneConfig, NormKind, PreNormConfig, PreNormNames};
 use crate::ops::activation::Activation;
 
 static NAMES: PreNormNames = PreNormNames {
     after_attention: Some("post_attention_layernorm"),
-    mlp_norm: "pre_feedforward_layernorm",
+    mlp_norm: Some("pre_feedforward_layernorm"),
     after_mlp: Some("post_feedforward_layernorm"),
     ..llama::NAMES
 };
@@ -32,18 +32,8 @@ static DEFAULTS: Defaults = Defaults {
 
 pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
     file.refuse_unless("use_bidirectional_attention", &[Value::Bool(false)])?;
-    file.refuse_unless("mlp_bias", &[Value::Bool(false)])?;
     decoder(file, &DEFAULTS, |config, layers| {
-        config.activation = file.activation("hidden_activation", Activation::GeluTanh)?;
-        layers.names = &NAMES;
-        layers.norm = NormKind::RmsFromOne;
-        let has_bias = file.flag("attention_bias", false)?;
-        layers.query_key_value_bias = has_bias;
-        layers.output_bias = has_bias;
-        layers.embedding_scale = (config.hidden_size as f32).sqrt();
-        let query_scale = file.optional_number("query_pre_attn_scalar")?.unwrap_or(256.0);
-        ensure!(query_scale > 0.0, "`query_pre_attn_scalar` is {query_scale}, expected a positive number");
-        layers.scale = query_scale.powf(-0.5) as f32;
+        deviate(file, config, layers)?;
         layers.soft_cap = file.nullable_number("attn_logit_softcapping", 50.0)?.map(|cap| cap as f32);
         let window = file.nullable_size("sliding_window", 4096)?;
         ensure!(window != Some(0), "`sliding_window` is 0");
@@ -52,4 +42,20 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
         layers.windows = types.into_iter().map(|is_sliding| window.filter(|_| is_sliding)).collect();
         Ok(())
     })
+}
+
+/// All that Gemma 2 and 3 share.
+pub(super) fn deviate(file: &ConfigFile, config: &mut BackboneConfig, layers: &mut PreNormConfig) -> Result<()> {
+    file.refuse_unless("mlp_bias", &[Value::Bool(false)])?;
+    config.activation = file.activation("hidden_activation", Activation::GeluTanh)?;
+    layers.names = &NAMES;
+    layers.norm = NormKind::RmsFromOne;
+    let has_bias = file.flag("attention_bias", false)?;
+    layers.query_key_value_bias = has_bias;
+    layers.output_bias = has_bias;
+    layers.embedding_scale = (config.hidden_size as f32).sqrt();
+    let query_scale = file.optional_number("query_pre_attn_scalar")?.unwrap_or(256.0);
+    ensure!(query_scale > 0.0, "`query_pre_attn_scalar` is {query_scale}, expected a positive number");
+    layers.scale = query_scale.powf(-0.5) as f32;
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::file::{ConfigFile, head_dim};
-use super::rope::{RopeDefaults, shared};
+use super::rope::{RopeDefaults, by_layer_type, shared};
 use crate::model::config::{
     BackboneConfig, Dropouts, HeadConfig, LayersConfig, NormKind, Pooling, PreNormConfig, PreNormNames,
 };
@@ -14,11 +14,11 @@ pub(super) static NAMES: PreNormNames = PreNormNames {
     embedding: "embed_tokens",
     embedding_norm: None,
     layers: "layers",
-    attention_norm: "input_layernorm",
+    attention_norm: Some("input_layernorm"),
     query_key_value: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     output: "self_attn.o_proj",
     after_attention: None,
-    mlp_norm: "post_attention_layernorm",
+    mlp_norm: Some("post_attention_layernorm"),
     gate_up: &["mlp.gate_proj", "mlp.up_proj"],
     down: "mlp.down_proj",
     after_mlp: None,
@@ -49,6 +49,10 @@ pub(super) struct Defaults {
     pub(super) original_max_positions: Option<usize>,
     /// True if a part of each head may be rotated.
     pub(super) may_rotate_partly: bool,
+    /// `rope_theta`.
+    pub(super) theta: f64,
+    /// The same for layers with a window, where they have a rotary embedding of their own: its key and value.
+    pub(super) local_theta: Option<(&'static str, f64)>,
 }
 
 pub(super) static DEFAULTS: Defaults = Defaults {
@@ -65,6 +69,8 @@ pub(super) static DEFAULTS: Defaults = Defaults {
     padding: None,
     original_max_positions: None,
     may_rotate_partly: false,
+    theta: 10_000.0,
+    local_theta: None,
 };
 
 pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
@@ -92,19 +98,27 @@ pub(super) fn decoder(
     let head_dim = given.map_or_else(|| head_dim(hidden_size, heads), Ok)?;
     let num_hidden_layers = file.size("num_hidden_layers", defaults.layers)?;
     let initializer_range = file.float("initializer_range", 0.02)?;
-    let rope = shared(
-        file,
-        &RopeDefaults {
-            theta: 10_000.0,
-            head_dim,
-            longest: file.size("max_position_embeddings", defaults.max_positions)?,
-            original: defaults.original_max_positions,
-            may_be_partial: defaults.may_rotate_partly,
-        },
-    )?;
+    let rope_defaults = RopeDefaults {
+        theta: defaults.theta,
+        head_dim,
+        longest: file.size("max_position_embeddings", defaults.max_positions)?,
+        original: defaults.original_max_positions,
+        may_be_partial: defaults.may_rotate_partly,
+    };
+    let ropes = match defaults.local_theta {
+        None => {
+            let rope = shared(file, &rope_defaults)?;
+            [rope.clone(), rope]
+        }
+        Some((key, local)) => {
+            let theta = file.optional_number("rope_theta")?.unwrap_or(defaults.theta);
+            let local = file.optional_number(key)?.unwrap_or(local);
+            by_layer_type(file, [theta, local], [true, false], &rope_defaults)?
+        }
+    };
     // Beyond the context of pretraining LongRoPE has other factors, which are not computed, and frequencies of the
     // dynamic kind depend on the longest text of a batch.
-    let max_tokens = match rope.scaling {
+    let max_tokens = match ropes[0].scaling {
         RopeScaling::Long { original, .. } | RopeScaling::Dynamic { original } => Some(original),
         _ => None,
     };
@@ -114,14 +128,16 @@ pub(super) fn decoder(
         epsilon: file.float("rms_norm_eps", defaults.epsilon)?,
         query_key_value_bias: false,
         output_bias: false,
-        has_query_key_norm: false,
+        query_key_norm: None,
         mlp_bias: false,
         is_causal: true,
         windows: vec![None; num_hidden_layers.min(1 << 12)],
         scale: (head_dim as f64).powf(-0.5) as f32,
         soft_cap: None,
         embedding_scale: 1.0,
-        ropes: [rope.clone(), rope],
+        residual_scale: 1.0,
+        rotates: vec![true; num_hidden_layers.min(1 << 12)],
+        ropes,
     };
     let mut config = BackboneConfig {
         hidden_size,

@@ -1,18 +1,26 @@
 //! Model families: one file each, with its `config.json` as transformers 4 and 5 write it, the names of its modules
 //! and its deviations.
 
+mod albert;
 mod bert;
 mod custom_code;
+mod deberta_v2;
 mod distilbert;
+mod electra;
 mod file;
 mod gemma2;
+mod gemma3;
+mod granite;
 mod llama;
 mod mistral;
 mod modernbert;
+mod mpnet;
+mod olmo2;
 mod phi3;
 mod qwen;
 mod roberta;
 mod rope;
+mod smollm3;
 
 use std::path::Path;
 
@@ -30,27 +38,43 @@ enum Family {
     Mistral,
     Qwen2,
     Qwen3,
+    SmolLm3,
     Gemma2,
+    Gemma3,
     Phi3,
+    Olmo2,
+    Granite,
     Bert,
     Roberta,
     XlmRoberta,
     DistilBert,
+    Electra,
+    Albert,
+    MpNet,
+    DebertaV2,
     ModernBert,
 }
 
 /// In the order in which messages list them.
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 19] = [
     Family::Llama,
     Family::Mistral,
     Family::Qwen2,
     Family::Qwen3,
+    Family::SmolLm3,
     Family::Gemma2,
+    Family::Gemma3,
     Family::Phi3,
+    Family::Olmo2,
+    Family::Granite,
     Family::Bert,
     Family::Roberta,
     Family::XlmRoberta,
     Family::DistilBert,
+    Family::Electra,
+    Family::Albert,
+    Family::MpNet,
+    Family::DebertaV2,
     Family::ModernBert,
 ];
 
@@ -62,12 +86,20 @@ impl Family {
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::SmolLm3 => "smollm3",
             Self::Gemma2 => "gemma2",
+            Self::Gemma3 => "gemma3_text",
             Self::Phi3 => "phi3",
+            Self::Olmo2 => "olmo2",
+            Self::Granite => "granite",
             Self::Bert => "bert",
             Self::Roberta => "roberta",
             Self::XlmRoberta => "xlm-roberta",
             Self::DistilBert => "distilbert",
+            Self::Electra => "electra",
+            Self::Albert => "albert",
+            Self::MpNet => "mpnet",
+            Self::DebertaV2 => "deberta-v2",
             Self::ModernBert => "modernbert",
         }
     }
@@ -79,12 +111,20 @@ impl Family {
             Self::Mistral => "Mistral",
             Self::Qwen2 => "Qwen2",
             Self::Qwen3 => "Qwen3",
+            Self::SmolLm3 => "SmolLM3",
             Self::Gemma2 => "Gemma2",
+            Self::Gemma3 => "Gemma3Text",
             Self::Phi3 => "Phi3",
+            Self::Olmo2 => "Olmo2",
+            Self::Granite => "Granite",
             Self::Bert => "Bert",
             Self::Roberta => "Roberta",
             Self::XlmRoberta => "XLMRoberta",
             Self::DistilBert => "DistilBert",
+            Self::Electra => "Electra",
+            Self::Albert => "Albert",
+            Self::MpNet => "MPNet",
+            Self::DebertaV2 => "DebertaV2",
             Self::ModernBert => "ModernBert",
         }
     }
@@ -104,22 +144,23 @@ impl Family {
             Self::Mistral => mistral::read(file),
             Self::Qwen2 => qwen::read_2(file),
             Self::Qwen3 => qwen::read_3(file),
+            Self::SmolLm3 => smollm3::read(file),
             Self::Gemma2 => gemma2::read(file),
+            Self::Gemma3 => gemma3::read(file),
             Self::Phi3 => phi3::read(file),
+            Self::Olmo2 => olmo2::read(file),
+            Self::Granite => granite::read(file),
             Self::Bert => bert::read(file),
             Self::Roberta => roberta::read(file),
             Self::XlmRoberta => roberta::read_xlm(file),
             Self::DistilBert => distilbert::read(file),
+            Self::Electra => electra::read(file),
+            Self::Albert => albert::read(file),
+            Self::MpNet => mpnet::read(file),
+            Self::DebertaV2 => deberta_v2::read(file),
             Self::ModernBert => modernbert::read(file),
         }
     }
-}
-
-/// The name of the classifier of a `model_type` in transformers.
-#[must_use]
-pub(crate) fn classifier_class(model_type: &str) -> Option<String> {
-    let family = FAMILIES.into_iter().find(|family| family.model_type() == model_type)?;
-    Some(format!("{}ForSequenceClassification", family.class_prefix()))
 }
 
 impl BackboneConfig {
@@ -190,7 +231,9 @@ mod tests {
         let sizes = SIZES.replace("llama", model_type);
         let sizes = match model_type {
             "distilbert" => sizes.replace("intermediate_size", "hidden_dim"),
-            "qwen2" | "qwen3" | "gemma2" | "mistral" => format!("{sizes}, \"num_key_value_heads\": 2"),
+            "qwen2" | "qwen3" | "gemma2" | "gemma3_text" | "smollm3" | "mistral" => {
+                format!("{sizes}, \"num_key_value_heads\": 2")
+            }
             _ => sizes,
         };
         BackboneConfig::from_json(&format!("{{{sizes}{more}}}"))
@@ -228,6 +271,21 @@ mod tests {
             ("roberta", r#", "add_cross_attention": true"#, "add_cross_attention"),
             ("bert", r#", "pruned_heads": {"0": [1]}"#, "pruned_heads"),
             ("distilbert", r#", "activation": "mish""#, "mish"),
+            ("gemma3_text", r#", "sliding_window": null"#, "sliding_window"),
+            ("gemma3_text", r#", "rope_parameters": {"rope_type": "default"}"#, "rope_parameters"),
+            ("smollm3", r#", "no_rope_layers": [1]"#, "no_rope_layers"),
+            ("smollm3", r#", "layer_types": ["full_attention", "sliding_attention"]"#, "use_sliding_window"),
+            ("electra", r#", "position_embedding_type": "relative_key""#, "position_embedding_type"),
+            ("albert", r#", "num_hidden_groups": 3"#, "num_hidden_groups 3"),
+            ("mpnet", r#", "relative_attention_num_buckets": 8"#, "relative_attention_num_buckets"),
+            ("deberta-v2", r#", "conv_kernel_size": 3"#, "conv_kernel_size"),
+            ("deberta-v2", r#", "pos_att_type": "c2p|c2c""#, "c2c"),
+            ("deberta-v2", r#", "attention_head_size": 4"#, "attention_head_size"),
+            (
+                "deberta-v2",
+                r#", "relative_attention": true, "pos_att_type": "c2p", "position_buckets": 1"#,
+                "position_buckets",
+            ),
             ("modernbert", r#", "classifier_pooling": "max""#, "classifier_pooling"),
             ("modernbert", r#", "rope_parameters": {"rope_type": "default"}"#, "rope_parameters"),
         ] {

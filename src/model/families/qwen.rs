@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::file::ConfigFile;
 use super::llama::{self, Defaults, decoder};
-use crate::model::config::BackboneConfig;
+use crate::model::config::{BackboneConfig, QueryKeyNorm};
 
 static DEFAULTS: Defaults = Defaults {
     intermediate_size: 22_016,
@@ -33,7 +33,7 @@ pub(super) fn read_3(file: &ConfigFile) -> Result<BackboneConfig> {
         let has_bias = file.flag("attention_bias", false)?;
         layers.query_key_value_bias = has_bias;
         layers.output_bias = has_bias;
-        layers.has_query_key_norm = true;
+        layers.query_key_norm = Some(QueryKeyNorm::Heads);
         layers.windows = windows(file, layers.windows.len())?;
         Ok(())
     })
@@ -46,12 +46,17 @@ fn windows(file: &ConfigFile, layers: usize) -> Result<Vec<Option<usize>>> {
     let window = window.filter(|_| is_used);
     ensure!(window != Some(0), "`sliding_window` is 0");
     if let Some(types) = file.layer_types(layers)? {
-        ensure!(
-            window.is_some() || !types.contains(&true),
-            "`layer_types` names sliding_attention, and `use_sliding_window` or `sliding_window` is off"
-        );
-        return Ok(types.into_iter().map(|is_sliding| window.filter(|_| is_sliding)).collect());
+        return sliding(types, window);
     }
     let first = file.size("max_window_layers", 28)?;
     Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect())
+}
+
+/// The window in the layers that `layer_types` gives one.
+pub(super) fn sliding(types: Vec<bool>, window: Option<usize>) -> Result<Vec<Option<usize>>> {
+    ensure!(
+        window.is_some() || !types.contains(&true),
+        "`layer_types` names sliding_attention, and `use_sliding_window` or `sliding_window` is off"
+    );
+    Ok(types.into_iter().map(|is_sliding| window.filter(|_| is_sliding)).collect())
 }

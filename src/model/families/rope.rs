@@ -44,10 +44,16 @@ pub(super) fn shared(file: &ConfigFile, defaults: &RopeDefaults) -> Result<Rope>
     }
 }
 
-/// Reads the rotary embeddings of layers that see all tokens and of layers with a window.
-pub(super) fn by_layer_type(file: &ConfigFile, thetas: [f64; 2], defaults: &RopeDefaults) -> Result<[Rope; 2]> {
-    let read = |kind: &str, theta: f64| {
-        if let Some(keys) = object(file, "rope_scaling")? {
+/// Reads the rotary embeddings of layers that see all tokens and of layers with a window; `is_scaled` says which of
+/// them `rope_scaling` of transformers 4 is for.
+pub(super) fn by_layer_type(
+    file: &ConfigFile,
+    thetas: [f64; 2],
+    is_scaled: [bool; 2],
+    defaults: &RopeDefaults,
+) -> Result<[Rope; 2]> {
+    let read = |kind: &str, theta: f64, is_scaled: bool| {
+        if let Some(keys) = object(file, "rope_scaling")?.filter(|_| is_scaled) {
             return Spelling { key: "rope_scaling", keys, is_new: false }.read(file, theta, defaults);
         }
         let empty = Map::new();
@@ -59,7 +65,7 @@ pub(super) fn by_layer_type(file: &ConfigFile, thetas: [f64; 2], defaults: &Rope
         };
         Spelling { key: "rope_parameters", keys, is_new: true }.read(file, theta, defaults)
     };
-    Ok([read("full_attention", thetas[0])?, read("sliding_attention", thetas[1])?])
+    Ok([read("full_attention", thetas[0], is_scaled[0])?, read("sliding_attention", thetas[1], is_scaled[1])?])
 }
 
 fn object<'a>(file: &'a ConfigFile, key: &str) -> Result<Option<&'a Map<String, Value>>> {

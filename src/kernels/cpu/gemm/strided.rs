@@ -16,6 +16,14 @@ impl<'a> Matrix<'a> {
         Input { data, rows, depth: columns, stride, is_transposed, scale }
     }
 
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// As the second factor.
     pub(super) fn as_weights(self) -> Weights<'a> {
         let (rows, columns, direction) = match self.is_transposed {
