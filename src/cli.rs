@@ -315,9 +315,17 @@ pub struct RunArgs {
         help_heading = CLASSIFIER
     )]
     pub batch_size: Option<usize>,
-    /// Compute products with the base's weights on the CPU in float32 or bfloat16 [default: as in training]
+}
+
+/// Chooses how a trained classifier computes.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct PrecisionArgs {
+    /// What products with the base's weights are computed in on the CPU [default: as in training]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
     pub precision: Option<Precision>,
+    /// Use int8 even if it costs more than half a point of F1
+    #[arg(long = "accept_loss", alias = "accept-loss", requires = "precision", help_heading = CLASSIFIER)]
+    pub accept_loss: bool,
 }
 
 /// A split of the run's own data.
@@ -357,6 +365,8 @@ pub enum TuneScope {
 pub struct EvalArgs {
     #[command(flatten)]
     pub run: RunArgs,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// A split of the run's data [default: test]
     #[arg(long, value_enum, conflicts_with = "input_csv")]
     pub split: Option<Split>,
@@ -392,6 +402,8 @@ pub struct EvalArgs {
 pub struct PredictArgs {
     #[command(flatten)]
     pub run: RunArgs,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// Rows to predict, with the run's text columns: .csv, .tsv, .jsonl or .parquet; - reads
     /// standard input and answers row by row on standard output
     #[arg(value_name = "INPUT", conflicts_with_all = ["input_csv", "text"])]

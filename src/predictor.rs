@@ -1,6 +1,7 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,7 @@ use crate::data::table::{Example, typed_text};
 use crate::data::tokenize::{Encoded, TextEncoder};
 use crate::embedded;
 use crate::evaluation::{Evaluation, Sample, evaluate};
+use crate::exit::quoted;
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset::{self, Rows};
@@ -20,11 +22,13 @@ use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
+use crate::model::quantization::Quantization;
 use crate::model::shared_base::SharedBase;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
+use crate::run::int8_file::Int8File;
 
 /// Number type of products with frozen weights, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,6 +39,9 @@ pub enum Precision {
     /// Both factors rounded to bf16, with sums in f32
     #[value(name = "bfloat16")]
     Bfloat16,
+    /// Both factors rounded to int8, outliers to bf16; for a classifier of which `eval` has measured what it costs
+    #[value(name = "int8")]
+    Int8,
 }
 
 impl Precision {
@@ -48,12 +55,51 @@ impl Precision {
             "--precision is for the CPU; on a GPU products are computed in model.torch_dtype: leave it out, or add \
              --device cpu"
         );
-        model.compute = match self {
-            Self::Float32 => ComputeType::Float32,
-            Self::Bfloat16 => ComputeType::Bfloat16,
-        };
+        match self {
+            Self::Float32 => model.compute = ComputeType::Float32,
+            Self::Bfloat16 => model.compute = ComputeType::Bfloat16,
+            // The head, which stays as it was.
+            Self::Int8 => {}
+        }
         Ok(())
     }
+
+    /// In configurations' words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// Points of micro-F1 that int8 may cost unless the user accepts more.
+const ACCEPTED_LOSS: f64 = 0.5;
+
+/// A trained classifier's quantization for int8.
+///
+/// # Errors
+/// If nobody has measured what int8 costs it, or it costs more than half a point and that is not accepted.
+pub fn int8_of(trained: &Trained, accepts_loss: bool) -> Result<Quantization> {
+    let file = Int8File::load(&trained.adapter)?.with_context(|| {
+        format!(
+            "--precision int8: what it costs this classifier has not been measured; run `llmcls eval --run {} --split \
+             validation --precision int8`, or use --precision bfloat16",
+            quoted(&trained.home.display().to_string())
+        )
+    })?;
+    ensure!(
+        file.cost() <= ACCEPTED_LOSS || accepts_loss,
+        "--precision int8 costs {:.1} points of micro-F1 on {} validation rows ({:.4} instead of {:.4}); use --precision \
+         bfloat16, or add --accept_loss",
+        file.cost(),
+        file.rows,
+        file.int8.f1_micro,
+        file.reference.f1_micro
+    );
+    Ok(Quantization::Int8(Rc::new(file.outliers)))
 }
 
 /// A trained classifier, ready to predict.
@@ -72,7 +118,19 @@ pub struct Predictor {
 impl Predictor {
     /// Builds the model on its base, and reads adapter, head and tokenizer.
     pub fn open(trained: Trained, file: ClassifierFile, is_of_a_run: bool, base: &BaseModel) -> Result<Self> {
-        let classifier = base.classifier(&options(&trained, &file, base, base.device_for_predicting())?)?;
+        Self::open_as(trained, file, is_of_a_run, base, Quantization::Off)
+    }
+
+    /// As [`Predictor::open`], with linear modules built in another way.
+    pub fn open_as(
+        trained: Trained,
+        file: ClassifierFile,
+        is_of_a_run: bool,
+        base: &BaseModel,
+        quantization: Quantization,
+    ) -> Result<Self> {
+        let options = options(&trained, &file, base, base.device_for_predicting())?;
+        let classifier = base.classifier(&ClassifierOptions { quantization, ..options })?;
         Self::with_classifier(trained, file, is_of_a_run, base, classifier)
     }
 
@@ -214,6 +272,7 @@ fn options(trained: &Trained, file: &ClassifierFile, base: &BaseModel, device: D
         weights: BceWeights::default(),
         recompute: false,
         device,
+        quantization: Quantization::Off,
     })
 }
 

@@ -9,6 +9,7 @@ use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
+use llmcls::model::quantization::Quantization;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::Tape;
@@ -44,6 +45,7 @@ fn build(directory: &Path, expected: &Expected, lora: &LoraOptions) -> Classifie
         lora: lora.clone(),
         weights: BceWeights::default(),
         recompute: false,
+        quantization: Quantization::Off,
         device: Device::cpu(),
     };
     Classifier::new(&config, &weights, &options).unwrap()

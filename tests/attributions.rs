@@ -7,6 +7,7 @@ use llmcls::model::attributions::Explainer;
 use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
+use llmcls::model::quantization::Quantization;
 
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
@@ -48,6 +49,7 @@ fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
             weights: BceWeights::default(),
             recompute: false,
             device: Device::cpu(),
+            quantization: Quantization::Off,
         };
         let classifier = Classifier::new(&config, &weights, &options).unwrap();
         adapter::load(&directory.join("adapter"), &classifier).unwrap();

@@ -11,6 +11,7 @@ use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
+use llmcls::model::quantization::Quantization;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::Tape;
@@ -37,6 +38,7 @@ fn options(labels: usize, base_rows: Option<Vec<usize>>, storage: BaseStorage, l
         lora,
         weights: BceWeights::default(),
         recompute: false,
+        quantization: Quantization::Off,
         device: Device::cpu(),
     }
 }

@@ -32,6 +32,8 @@ mod init;
 mod init_adapter;
 /// Bad input in bulk.
 mod inputs;
+/// Predicting in int8.
+mod int8;
 /// The declarations of CUDA kernels.
 mod kernels;
 /// Labels in every form that files have.

@@ -11,6 +11,7 @@ use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
+use llmcls::model::quantization::Quantization;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::{DropoutKey, Tape};
@@ -62,6 +63,7 @@ fn open_at(device: &Device, name: &str, recompute: bool, dropout: f64) -> Fixtur
         lora: lora.clone(),
         weights: BceWeights::default(),
         recompute,
+        quantization: Quantization::Off,
         device: device.clone(),
     };
     let classifier = Classifier::new(&config, &weights, &options).unwrap();

@@ -8,6 +8,7 @@ use llmcls::model::batch::Batch;
 use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
+use llmcls::model::quantization::Quantization;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::{DropoutKey, Tape};
@@ -40,10 +41,12 @@ fn build(directory: &Path, labels: usize, problem: Problem, lora: LoraOptions, r
         labels,
         base_rows: (!lora.trains_base).then(|| (0..labels).collect()),
         problem,
+        quantization: Quantization::Off,
         storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
         lora,
         weights: BceWeights::default(),
         recompute,
+        quantization: Quantization::Off,
         device: Device::cpu(),
     };
     Classifier::new(&config, &weights, &options).unwrap()

@@ -18,6 +18,7 @@ use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::quantization::Quantization;
 use crate::ops::loss::BceWeights;
 use crate::ops::tape::{DropoutKey, Tape};
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
@@ -37,6 +38,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
         lora: lora.clone(),
         weights: BceWeights::default(),
         recompute: config.train.gradient_checkpointing,
+        quantization: Quantization::Off,
         device: match args.mode {
             BenchMode::Infer => base.device_for_predicting(),
             BenchMode::Train => base.device.clone(),

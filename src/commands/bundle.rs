@@ -34,10 +34,6 @@ pub fn run(args: &BundleArgs, console: Console) -> Result<()> {
         !cfg!(target_os = "macos"),
         "bundle: macOS runs no program with bytes behind its signature; export the model, and install llmcls there"
     );
-    ensure!(
-        args.run.precision.is_none(),
-        "--precision is for predict and eval: give it to the program that is written"
-    );
     let loaded = Loaded::open(&args.run, &Device::cpu(), console)?;
     let parts = parts(&loaded)?;
     let inputs = parts.values().filter_map(|part| match part {

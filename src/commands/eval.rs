@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use super::eval_int8;
 use super::loaded::Loaded;
 use super::suggest;
 use crate::atomic_file;
-use crate::cli::{EvalArgs, RunArgs, Split, TuneScope};
+use crate::cli::{EvalArgs, PrecisionArgs, RunArgs, Split, TuneScope};
 use crate::cluster::Group;
 use crate::config::Config;
 use crate::console::{Console, print, print_json};
@@ -22,6 +23,7 @@ use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals, describe};
 use crate::metrics::{Decision, Predictions, Scores};
 use crate::model::classifier::Problem;
+use crate::predictor::Precision;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{self, REPORT, find_trained};
@@ -36,8 +38,17 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     if let Some(count) = args.suggest {
         return suggest::run(args, count, device, console);
     }
-    let loaded = Loaded::open(&args.run, device, console)?;
+    if args.precision.precision == Some(Precision::Int8)
+        && args.split == Some(Split::Validation)
+        && args.input_csv.is_none()
+    {
+        eval_int8::measure(&args.run, device, group, console)?;
+    }
+    // Whoever measures sees what it costs.
+    let precision = PrecisionArgs { accept_loss: true, ..args.precision };
+    let loaded = Loaded::open_in(&args.run, precision, device, console)?;
     let (name, rows) = rows(args, &loaded)?;
+    let name = precision.precision.map_or_else(|| name.clone(), |precision| format!("{name}_{}", precision.name()));
     let path = &rows.path;
     let directory = output_directory(args, &loaded, &name, path)?;
     let problem = loaded.predictor.classifier.problem();

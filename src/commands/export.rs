@@ -32,11 +32,6 @@ pub fn run(args: &ExportArgs, console: Console) -> Result<()> {
         "--out {}: is there already; name a new directory, or remove this one",
         args.out.display()
     );
-    // What a single call computes in is no part of what is written.
-    ensure!(
-        args.run.precision.is_none(),
-        "--precision is for predict and eval; --dtype chooses how weights are stored"
-    );
     // Merging is memory's work, and f32 on the CPU is what the numbers are compared in.
     let loaded = Loaded::open(&args.run, &Device::cpu(), console)?;
     let export = Export { loaded: &loaded, dtype: args.dtype.map(Precision::from), shard_bytes: args.max_shard_size.0 };

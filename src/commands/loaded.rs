@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::configuration;
-use crate::cli::{ConfigArgs, RunArgs};
+use crate::cli::{ConfigArgs, PrecisionArgs, RunArgs};
 use crate::config::Config;
 use crate::config::model::Token;
 use crate::config::overrides::Overrides;
@@ -17,7 +17,8 @@ use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
 use crate::kernels::device::Device;
-use crate::predictor::{self, Predictor};
+use crate::model::quantization::Quantization;
+use crate::predictor::{self, Precision, Predictor};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::{find_verified, newest_finished};
 
@@ -36,6 +37,22 @@ pub struct Loaded {
 impl Loaded {
     /// Finds and loads the classifier that the flags name.
     pub fn open(args: &RunArgs, device: &Device, console: Console) -> Result<Self> {
+        Self::open_as(args, PrecisionArgs::default(), None, device, console)
+    }
+
+    /// The same, computing as the flags ask for.
+    pub fn open_in(args: &RunArgs, precision: PrecisionArgs, device: &Device, console: Console) -> Result<Self> {
+        Self::open_as(args, precision, None, device, console)
+    }
+
+    /// The same, with linear modules built in a given way.
+    pub(super) fn open_as(
+        args: &RunArgs,
+        precision: PrecisionArgs,
+        quantization: Option<Quantization>,
+        device: &Device,
+        console: Console,
+    ) -> Result<Self> {
         let given = selecting_config(&args.config)?;
         let run = match &args.run {
             Some(run) => run.clone(),
@@ -62,9 +79,14 @@ impl Loaded {
         };
         model.hf_token = given.as_ref().or(config.as_ref()).and_then(|config| config.model.hf_token.clone());
         predictor::place_base(&trained, &mut model, overrides.model_name.as_deref())?;
-        if let Some(precision) = args.precision {
+        if let Some(precision) = precision.precision {
             precision.overrule(&mut model, device)?;
         }
+        let quantization = match (quantization, precision.precision) {
+            (Some(quantization), _) => quantization,
+            (None, Some(Precision::Int8)) => predictor::int8_of(&trained, precision.accept_loss)?,
+            (None, _) => Quantization::Off,
+        };
         let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {
             true => "the model cannot be used".to_owned(),
             false => format!(
@@ -84,7 +106,7 @@ impl Loaded {
             }
             (None, None) => unreachable!("refused above"),
         };
-        let predictor = Predictor::open(trained, file, is_of_a_run, &base)?;
+        let predictor = Predictor::open_as(trained, file, is_of_a_run, &base, quantization)?;
         Ok(Self { predictor, config, base, token: model.hf_token, overrides })
     }
 

@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod check;
 mod configuration;
 pub mod eval;
+mod eval_int8;
 pub mod export;
 pub mod init;
 pub mod loaded;

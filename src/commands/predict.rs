@@ -27,7 +27,9 @@ use crate::kernels::device::Device;
 use crate::metrics::{Decision, Predictions};
 use crate::model::attributions::Explainer;
 use crate::partial_output::{PartialOutput, Start};
+use crate::predictor::Precision;
 use crate::run::classifier_file::ClassifierFile;
+use crate::run::int8_file;
 use crate::run::manifest;
 use crate::run::records::{PredictionLine, Why, names};
 
@@ -55,7 +57,7 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
     }
     let input: Vec<PathBuf> = origin.given().into_iter().collect();
     refuse_outputs(output, &input)?;
-    let loaded = Loaded::open(&args.run, device, console)?;
+    let loaded = Loaded::open_in(&args.run, args.precision, device, console)?;
     refuse_outputs(output, &loaded.predictor.files())?;
     let columns = loaded.columns(false)?;
     let input = origin.open(args, &columns)?;
@@ -63,7 +65,7 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
     let total = origin.file().map(|path| predict_input::count(path, &columns)).transpose()?;
     let range = range(args, total)?;
     let decision = decision(args, &loaded.predictor.file)?;
-    let job = || job(&loaded, &decision, &origin, &range, (&columns, format, args.explain));
+    let job = || job(&loaded, args.precision.precision, &decision, &origin, &range, (&columns, format, args.explain));
     let is_resumable = is_to_file && origin.file().is_some() && format != Format::Parquet;
     let job = if is_resumable { Some(job()?) } else { None };
     let names = column_names(&loaded.predictor.file.labels);
@@ -130,7 +132,7 @@ fn range(args: &PredictArgs, total: Option<usize>) -> Result<Range<usize>> {
 
 /// The part of a rank that does not lead: it computes its share of each window that rank 0 reads.
 fn help(args: &PredictArgs, origin: &Origin, device: &Device, group: &Group, console: Console) -> Result<()> {
-    let loaded = Loaded::open(&args.run, device, console)?;
+    let loaded = Loaded::open_in(&args.run, args.precision, device, console)?;
     let decision = decision(args, &loaded.predictor.file)?;
     let batch_size = loaded.batch_size(&args.run);
     let source = origin.path();
@@ -147,13 +149,15 @@ fn help(args: &PredictArgs, origin: &Origin, device: &Device, group: &Group, con
 /// Everything that determines the bytes of the output.
 fn job(
     loaded: &Loaded,
+    precision: Option<Precision>,
     decision: &Decision,
     origin: &Origin,
     range: &Range<usize>,
     (columns, format, explains): (&Columns, Format, bool),
 ) -> Result<Value> {
     let mut classifier = loaded.predictor.trained.files();
-    classifier.retain(|path| path.is_file() && path.file_name().is_none_or(|name| name != "README.md"));
+    let matters = |name: &OsStr| name != "README.md" && (name != int8_file::NAME || precision == Some(Precision::Int8));
+    classifier.retain(|path| path.is_file() && path.file_name().is_none_or(matters));
     classifier.sort();
     // Those in the manifest were just checked against it.
     let mut known = manifest::digests(&loaded.predictor.trained.adapter);
@@ -165,7 +169,7 @@ fn job(
     let classifier = classifier.iter().map(&mut digest).collect::<Result<Vec<_>>>()?;
     let input = origin.file().map(atomic_file::sha256).transpose()?;
     let explains = if explains { " explained" } else { "" };
-    let options = format!("{decision:?} {columns:?} {format:?} {range:?}{explains}");
+    let options = format!("{decision:?} {columns:?} {format:?} {range:?} {precision:?}{explains}");
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "classifier": atomic_file::hex(&Sha256::digest(classifier.concat())),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::export::Export;
 use super::loaded::Loaded;
@@ -22,11 +22,6 @@ use crate::run::{adapter, model_card, model_weights};
 /// If the classifier cannot be used, a file would give away a path of this machine, or the Hub refuses.
 pub fn run(args: &PushArgs, console: Console) -> Result<()> {
     check_name(&args.repo)?;
-    // What a single call computes in is no part of what is written.
-    ensure!(
-        args.run.precision.is_none(),
-        "--precision is for predict and eval; --dtype chooses how weights are stored"
-    );
     let loaded = Loaded::open(&args.run, &Device::cpu(), console)?;
     let token = loaded.token.as_ref().map(|token| token.secret());
     // Before the work of merging.

@@ -23,6 +23,7 @@ use crate::kernels::device::Device;
 use crate::metrics::{METRICS, Metric};
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
+use crate::model::quantization::Quantization;
 use crate::run::adapter::BaseName;
 use crate::run::classifier_file::{Base, ClassifierFile};
 use crate::thresholds::Scope;
@@ -101,6 +102,7 @@ impl<'a> Experiment<'a> {
             lora: lora.clone(),
             weights: dataset::loss_weights(config, &columns.labels, &train.examples)?,
             recompute: config.train.gradient_checkpointing,
+            quantization: Quantization::Off,
             device: base.device.clone(),
         })?;
         let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;

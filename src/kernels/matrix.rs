@@ -3,13 +3,16 @@
 //! `W` never has a gradient. What is stored otherwise than it is computed is converted tile by tile next
 //! to the product, in a core's cache: the matrix never exists in f32.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Result, Tensor};
 use half::{bf16, f16};
 
 use super::buffer::{elements, modify, tensor};
 use super::cpu::flops;
 use super::cpu::gemm::{
-    Compute, Direction, MatrixMut, NewMatrix, Packed, Packing, Source, Start, Weights, pack, product,
+    Compute, Direction, Int8, Int8Rows, MatrixMut, NewMatrix, Packed, Packing, Source, Start, Weights, pack, product,
 };
 use super::cpu::memory::Buffer;
 use super::cpu::nf4::Nf4;
@@ -38,6 +41,26 @@ pub struct FrozenMatrix {
     columns: usize,
     compute: Compute,
     packed: Option<Packed>,
+    /// In place of `packed`, for predicting in int8.
+    int8: Option<Int8>,
+    /// The largest magnitude seen in each column of x, where that is asked for.
+    maxima: Option<Mutex<Vec<f32>>>,
+}
+
+/// Rows of x, ready for products on the CPU.
+pub(super) enum PackedInput {
+    Floats(Packing),
+    Int8(Int8Rows),
+}
+
+impl PackedInput {
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Self::Floats(x) => x.rows(),
+            Self::Int8(x) => x.rows(),
+        }
+    }
 }
 
 impl FrozenMatrix {
@@ -57,7 +80,7 @@ impl FrozenMatrix {
         };
         assert_eq!(len, rows * columns, "a {rows} × {columns} matrix of {len} numbers");
         assert!(len > 0, "a {rows} × {columns} matrix has no products");
-        Self { storage, rows, columns, compute: Compute::Float32, packed: None }
+        Self { storage, rows, columns, compute: Compute::Float32, packed: None, int8: None, maxima: None }
     }
 
     /// The width of the output.
@@ -76,7 +99,9 @@ impl FrozenMatrix {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let packed = self.packed.as_ref().map_or(0, Packed::bytes);
+        let int8 = self.int8.as_ref().map_or(0, Int8::bytes);
         packed
+            + int8
             + match &self.storage {
                 Storage::F32(data) => 4 * data.len(),
                 Storage::Bf16(data) => 2 * data.len(),
@@ -105,7 +130,7 @@ impl FrozenMatrix {
     /// The same matrix, whose products on the CPU are computed in `compute`.
     #[must_use]
     pub fn computed_in(self, compute: Compute) -> Self {
-        Self { compute, packed: None, ..self }
+        Self { compute, packed: None, int8: None, ..self }
     }
 
     /// Packs the weights once for `y = x Wᵀ`, beside the stored ones: few rows are then several times as
@@ -113,6 +138,24 @@ impl FrozenMatrix {
     pub fn pack(&mut self) {
         self.packed = Some(Packed::new(self.compute, &self.weights(Direction::Forward)));
         self.release();
+    }
+
+    /// Quantizes the weights for `y = x Wᵀ` in int8; columns of x that are `outliers` stay in bf16.
+    pub fn quantize(&mut self, outliers: &[usize]) {
+        self.int8 = Some(Int8::new(&self.weights(Direction::Forward), outliers));
+        self.release();
+    }
+
+    /// From now on takes note of the largest magnitude in each column of x.
+    pub fn observe(&mut self) {
+        self.maxima = Some(Mutex::new(vec![0.0; self.columns]));
+    }
+
+    /// The largest magnitudes that were seen, where that was asked for.
+    #[must_use]
+    pub fn maxima(&self) -> Option<Vec<f32>> {
+        let maxima = self.maxima.as_ref()?;
+        Some(maxima.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// The same matrix on a GPU, for activations of `dtype`.
@@ -146,7 +189,7 @@ impl FrozenMatrix {
             return self.on_device()?.product(x, sum);
         }
         let (n, x) = (x.dim(0)?, elements(x)?);
-        let x = pack(self.compute, &x, self.columns, &|_| {});
+        let x = self.prepare(&x, &|_| {});
         summed(sum, n, self.rows, |y, start| self.multiply(&x, y, start))
     }
 
@@ -157,22 +200,48 @@ impl FrozenMatrix {
             return self.on_device()?.product_transposed(g, sum);
         }
         let (n, g) = (g.dim(0)?, elements(g)?);
-        let g = pack(self.compute, &g, self.rows, &|_| {});
+        let g = self.prepare_transposed(&g, &|_| {});
         summed(sum, n, self.columns, |y, start| self.multiply_transposed(&g, y, start))
     }
 
-    /// In what products on the CPU are computed: x is packed for that.
-    pub(super) fn compute(&self) -> Compute {
-        self.compute
+    /// Whether rows of x that were prepared for one of the two can be multiplied by the other.
+    pub(super) fn shares_input_with(&self, other: &Self) -> bool {
+        self.columns == other.columns
+            && match (&self.int8, &other.int8) {
+                (Some(own), Some(other)) => own.shares_rows_with(other),
+                (None, None) => self.compute == other.compute,
+                _ => false,
+            }
     }
 
-    /// `y = start + x Wᵀ` on the CPU, x packed.
-    pub(super) fn multiply(&self, x: &Packing, y: MatrixMut<'_>, start: Start<'_>) {
-        flops::count(y.shape().0, self.columns, self.rows);
-        match &self.packed {
-            Some(packed) => packed.product(x, y, start),
-            None => product(&self.weights(Direction::Forward), x, y, start),
+    /// Prepares rows of x for `y = x Wᵀ` on the CPU; `also` hears of rows as soon as they were read.
+    pub(super) fn prepare(&self, x: &[f32], also: &(dyn Fn(Range<usize>) + Sync)) -> PackedInput {
+        if let Some(maxima) = &self.maxima {
+            let mut maxima = maxima.lock().unwrap_or_else(PoisonError::into_inner);
+            for row in x.chunks_exact(self.columns) {
+                maxima.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(x.abs()));
+            }
         }
+        match &self.int8 {
+            Some(int8) => PackedInput::Int8(int8.quantize(x, also)),
+            None => PackedInput::Floats(pack(self.compute, x, self.columns, also)),
+        }
+    }
+
+    /// `y = start + x Wᵀ` on the CPU.
+    pub(super) fn multiply(&self, x: &PackedInput, y: MatrixMut<'_>, start: Start<'_>) {
+        flops::count(y.shape().0, self.columns, self.rows);
+        match (x, &self.int8, &self.packed) {
+            (PackedInput::Int8(x), Some(int8), _) => int8.product(x, y, start),
+            (PackedInput::Floats(x), None, Some(packed)) => packed.product(x, y, start),
+            (PackedInput::Floats(x), None, None) => product(&self.weights(Direction::Forward), x, y, start),
+            _ => unreachable!("x was prepared for a matrix of another kind"),
+        }
+    }
+
+    /// Prepares rows of g for `g W` on the CPU; `also` hears of rows as soon as they were read.
+    pub(super) fn prepare_transposed(&self, g: &[f32], also: &(dyn Fn(Range<usize>) + Sync)) -> Packing {
+        pack(self.compute, g, self.rows, also)
     }
 
     /// `y = start + g W` on the CPU, g packed.

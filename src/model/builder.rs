@@ -8,6 +8,7 @@ use super::config::NormKind;
 use super::frozen::{Frozen, FrozenKind};
 use super::lora::{AdapterShape, LoraOptions};
 use super::modules::{Embedding, Linear, Norm};
+use super::quantization::Quantization;
 use super::weights::{BaseStorage, Precision, Weights};
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
@@ -52,6 +53,10 @@ pub(super) struct Builder<'a> {
     pub(super) shapes: Vec<(usize, usize)>,
     /// Where layers find the adapters of several classifiers, if these share the base.
     pub(super) routing: Option<Rc<Routing>>,
+    /// How linear modules are built.
+    pub(super) quantization: Quantization,
+    /// The linear modules, where their inputs are observed.
+    pub(super) linears: Vec<(String, Rc<LoraLinear>)>,
     /// Tensors of the base, in the order in which they were taken.
     pub(super) frozen: Vec<Frozen>,
     pub(super) size: BaseSize,
@@ -95,6 +100,8 @@ impl<'a> Builder<'a> {
             modules: Vec::new(),
             shapes: Vec::new(),
             routing: None,
+            quantization: Quantization::Off,
+            linears: Vec::new(),
             frozen: Vec::new(),
             size: BaseSize::default(),
             dropouts: 0,
@@ -164,13 +171,31 @@ impl<'a> Builder<'a> {
             self.took(format!("{stored}.bias"), format!("{module}.bias"), FrozenKind::Bias { len: outputs });
         }
         self.count(&weight);
-        let weight = self.device.hold(weight)?;
+        let outliers = self.quantization.outliers(&module);
+        let device = if outliers.is_some() { self.device.packing_weights(false) } else { self.device.clone() };
+        let mut weight = device.hold(weight)?;
+        if let Some(outliers) = outliers {
+            ensure!(
+                outliers.iter().all(|&column| column < inputs),
+                "the outliers of `{module}` for int8 are not those of {inputs} columns; measure again with `llmcls eval \
+                 --split validation --precision int8`"
+            );
+            weight.quantize(outliers);
+        }
+        let is_observed = matches!(self.quantization, Quantization::Observe);
+        if is_observed {
+            weight.observe();
+        }
         self.count_floats(bias.as_ref());
         let adapter = self.adapter(&module, outputs, inputs)?;
         let slot = self.routing.as_ref().map(|routing| Slot { routing: Rc::clone(routing), index: self.modules.len() });
+        let linear = Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter, slot });
+        if is_observed {
+            self.linears.push((module.clone(), Rc::clone(&linear)));
+        }
         self.modules.push(module);
         self.shapes.push((outputs, inputs));
-        Ok(Linear::Frozen(Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter, slot })))
+        Ok(Linear::Frozen(linear))
     }
 
     /// A matrix of the base. What is trained is read from its file once, and needs no other form of it.

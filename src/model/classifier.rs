@@ -14,11 +14,13 @@ use super::head::Head;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
 use super::modules::Embedding;
+use super::quantization::{Outliers, Quantization, outliers_of};
 use super::weights::{BaseStorage, Weights};
 use crate::config::model::ProblemType;
 use crate::kernels::buffer::modify;
 use crate::kernels::device::Device;
 use crate::ops::adapter_routing::{Group, Routing, SharedAdapters};
+use crate::ops::lora_linear::LoraLinear;
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
 use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Param, Tape, Value};
@@ -62,6 +64,8 @@ pub struct ClassifierOptions {
     pub recompute: bool,
     /// Where the base and its adapters are, and compute.
     pub device: Device,
+    /// How linear modules are built, for predicting.
+    pub quantization: Quantization,
 }
 
 /// A frozen base, its adapters and its head.
@@ -76,6 +80,7 @@ pub struct Classifier {
     initial: Vec<Initial>,
     modules: Vec<String>,
     frozen: Vec<Frozen>,
+    observed: Vec<(String, Rc<LoraLinear>)>,
     lora: LoraOptions,
     base: BaseSize,
     labels: usize,
@@ -94,6 +99,7 @@ impl Classifier {
     pub fn new(config: &BackboneConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
         let names = (config.prefix, layers::embedding(config));
         let mut builder = Builder::new(weights, names, options.storage, &options.lora, &options.device);
+        builder.quantization = options.quantization.clone();
         let layers = Rc::new(Layers::new(&mut builder, config, options.recompute)?);
         Self::with_head(builder, config, options, (layers, None))
     }
@@ -119,6 +125,7 @@ impl Classifier {
             initial: builder.initial,
             modules: builder.modules,
             frozen: builder.frozen,
+            observed: builder.linears,
             lora: options.lora.clone(),
             base: builder.size,
             labels: options.labels,
@@ -162,6 +169,13 @@ impl Classifier {
     #[must_use]
     pub fn modules(&self) -> &[String] {
         &self.modules
+    }
+
+    /// The outliers of every linear module, after batches went through a classifier that observes its inputs.
+    #[must_use]
+    pub fn outliers(&self) -> Outliers {
+        let of = |linear: &LoraLinear| outliers_of(&linear.weight.maxima().unwrap_or_default());
+        self.observed.iter().map(|(module, linear)| (module.clone(), of(linear))).collect()
     }
 
     /// The base's tensors.

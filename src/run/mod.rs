@@ -5,6 +5,7 @@ pub mod adapter_config;
 mod base_facts;
 pub mod classifier_file;
 pub mod directory;
+pub mod int8_file;
 pub mod listing;
 pub mod manifest;
 mod markdown;

@@ -11,13 +11,13 @@ use std::ops::Range;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::gemm::{MatrixMut, NewMatrix, Packing, Start, pack};
+use super::gemm::{MatrixMut, NewMatrix, Start};
 use super::low_rank::{Opening, OuterSum, Product, dots, outer_sums};
 use crate::kernels::adapted::{Layer, LowRankBackward};
 use crate::kernels::buffer::{Elements, Shared, elements, modify, tensor};
 use crate::kernels::low_rank::LowRank;
 use crate::kernels::mask::Bits;
-use crate::kernels::matrix::FrozenMatrix;
+use crate::kernels::matrix::{FrozenMatrix, PackedInput};
 
 /// The outputs of layers that share the input x, each with `u = drop(x) Aᵀ` of its adapters; `residual` is
 /// added to each.
@@ -28,15 +28,19 @@ pub(crate) fn adapted(
 ) -> Result<Vec<(Tensor, Vec<Tensor>)>> {
     let inputs = x.dim(1)?;
     let Some(first) = layers.first() else { return Ok(Vec::new()) };
-    if layers.iter().any(|layer| layer.weight.columns() != inputs || layer.weight.compute() != first.weight.compute()) {
-        bail!("layers that do not share an input of {inputs} columns");
+    if first.weight.columns() != inputs {
+        bail!("an input of {inputs} columns for a layer of {}", first.weight.columns());
+    }
+    if !layers.iter().all(|layer| layer.weight.shares_input_with(first.weight)) {
+        let alone = |layer| adapted(x, std::slice::from_ref(layer), residual);
+        return layers.iter().map(alone).collect::<Result<Vec<_>>>().map(|outputs| outputs.concat());
     }
     let (x, residual) = (elements(x)?, residual.map(elements).transpose()?);
     let pairs: Vec<_> = layers.iter().flat_map(|layer| &layer.low_rank).collect();
     let mut us: Vec<Vec<f32>> = pairs.iter().map(|(rows, pair)| vec![0.0; rows.len() * pair.rank]).collect();
     let parts = pairs.iter().zip(&mut us);
     let parts = parts.map(|((rows, pair), u)| UnderWay::new(rows.clone(), pair, u)).collect::<Result<Vec<_>>>()?;
-    let packed = pack(first.weight.compute(), &x, inputs, &|rows| {
+    let packed = first.weight.prepare(&x, &|rows| {
         parts.iter().for_each(|part| part.multiply(&x, &rows));
     });
     drop(parts);
@@ -80,7 +84,7 @@ impl<'a> UnderWay<'a> {
 }
 
 /// The output of a layer.
-fn multiplied(layer: &Layer<'_>, packed: &Packing, residual: Option<&[f32]>, us: &[Vec<f32>]) -> Result<Tensor> {
+fn multiplied(layer: &Layer<'_>, packed: &PackedInput, residual: Option<&[f32]>, us: &[Vec<f32>]) -> Result<Tensor> {
     let (rows, outputs) = (packed.rows(), layer.weight.rows());
     let mut output = NewMatrix::new(rows, outputs);
     let bs = layer.low_rank.iter().map(|(_, pair)| elements(&pair.b)).collect::<Result<Vec<_>>>()?;
@@ -119,7 +123,7 @@ pub(crate) fn adapted_backward(
     let g = elements(g)?;
     let Some(LowRankBackward { pair, x, u, of_a, of_b }) = low_rank else {
         let Some(sum) = of_x else { return Ok(None) };
-        let packed = pack(weight.compute(), &g, outputs, &|_| {});
+        let packed = weight.prepare_transposed(&g, &|_| {});
         let start = if sum.is_some() { Start::Sum } else { Start::Zero };
         let multiply = |y: MatrixMut<'_>| weight.multiply_transposed(&packed, y, start);
         // SAFETY: a product that starts at zero writes the whole of its output first.
@@ -135,7 +139,7 @@ pub(crate) fn adapted_backward(
         dots(of_u, &g, rows, &b, scaling, None);
     };
     let packed = match of_x {
-        Some(_) => Some(pack(weight.compute(), &g, outputs, &slope)),
+        Some(_) => Some(weight.prepare_transposed(&g, &slope)),
         None => {
             let count = rows.div_ceil(16);
             (0..count).into_par_iter().for_each(|part| slope(16 * part..(16 * part + 16).min(rows)));

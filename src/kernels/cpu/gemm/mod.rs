@@ -24,6 +24,7 @@ mod arithmetic;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod int8;
 mod kernel;
 mod nf4;
 mod packed;
@@ -37,12 +38,14 @@ mod tasks;
 mod tests;
 mod tile;
 mod views;
+mod vnni;
 mod weights;
 
 use std::ops::Range;
 
 use tasks::{for_each_task, multiply_part, rows_of, with_kernel};
 
+pub(crate) use int8::{Int8, Int8Rows};
 pub(crate) use packed::Packed;
 pub(crate) use panels::{Packing, Start};
 pub use path::Compute;
