@@ -6,11 +6,10 @@
 
 mod job;
 #[cfg(feature = "mpi")]
-#[path = "mpi.rs"]
+mod mpi;
 mod ranks;
 #[cfg(not(feature = "mpi"))]
-#[path = "without_mpi.rs"]
-mod ranks;
+mod without_mpi;
 
 use std::ops::Range;
 

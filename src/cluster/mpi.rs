@@ -4,13 +4,13 @@
 
 use std::cell::RefCell;
 
+use ::mpi::collective::CommunicatorCollectives;
+use ::mpi::datatype::PartitionMut;
+use ::mpi::environment::{self, Universe};
+use ::mpi::topology::{Color, SimpleCommunicator};
+use ::mpi::traits::{Communicator, Destination, Root, Source};
+use ::mpi::{Count, Rank, Threading};
 use anyhow::{Context, Result};
-use mpi::collective::CommunicatorCollectives;
-use mpi::datatype::PartitionMut;
-use mpi::environment::{self, Universe};
-use mpi::topology::{Color, SimpleCommunicator};
-use mpi::traits::{Communicator, Destination, Root, Source};
-use mpi::{Count, Rank, Threading};
 
 /// Elements of one message: MPI counts them in a C `int`.
 const MESSAGE: usize = 1 << 28;
