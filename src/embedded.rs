@@ -15,8 +15,6 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::atomic_file::{self, hex};
-
 const MAGIC: &[u8; 16] = b"LLMCLS BUNDLE 1\n";
 const HASH: usize = 32;
 const TRAILER: usize = 8 + HASH + MAGIC.len();
@@ -72,7 +70,7 @@ impl Location {
     /// # Errors
     /// If it is not what was appended.
     pub fn check(&self, contents: &[u8]) -> io::Result<()> {
-        if hex(&Sha256::digest(contents)) == self.sha256 {
+        if format!("{:x}", Sha256::digest(contents)) == self.sha256 {
             return Ok(());
         }
         Err(Error::new(ErrorKind::InvalidData, "the bundle is damaged: this part has changed since it was written"))
@@ -193,48 +191,38 @@ fn read_index(program: &mut File) -> io::Result<Option<Index>> {
 /// Writes this program with files appended, in place of those that it carries itself. Returns its bytes.
 ///
 /// # Errors
-/// If a file cannot be read, or the program not be written.
-pub fn write(out: &Path, parts: &BTreeMap<String, Part>) -> anyhow::Result<u64> {
+/// If a file cannot be read, or `writer` fails.
+pub fn write(writer: &mut impl Write, parts: &BTreeMap<String, Part>) -> anyhow::Result<u64> {
     let program = std::env::current_exe()?;
-    let mut total = 0;
-    atomic_file::write_file(out, |writer| {
-        let mut source = File::open(&program)?;
-        let bytes = match read_index(&mut source)? {
-            Some(index) => index.program,
-            None => source.metadata()?.len(),
+    let mut source = File::open(&program)?;
+    let bytes = match read_index(&mut source)? {
+        Some(index) => index.program,
+        None => source.metadata()?.len(),
+    };
+    source.seek(SeekFrom::Start(0))?;
+    let mut at = io::copy(&mut source.take(bytes), writer)?;
+    let mut index = Index { program: bytes, files: BTreeMap::new() };
+    for (name, part) in parts {
+        let offset = at.next_multiple_of(ALIGNMENT);
+        io::copy(&mut io::repeat(0).take(offset - at), writer)?;
+        let mut hashed = Hashed { writer: &mut *writer, hash: Sha256::new() };
+        let bytes = match part {
+            Part::File(path) => {
+                let file = File::open(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+                io::copy(&mut io::BufReader::with_capacity(1 << 20, file), &mut hashed)?
+            }
+            Part::Bytes(contents) => io::copy(&mut contents.as_slice(), &mut hashed)?,
         };
-        source.seek(SeekFrom::Start(0))?;
-        let mut at = io::copy(&mut source.take(bytes), writer)?;
-        let mut index = Index { program: bytes, files: BTreeMap::new() };
-        for (name, part) in parts {
-            let offset = at.next_multiple_of(ALIGNMENT);
-            io::copy(&mut io::repeat(0).take(offset - at), writer)?;
-            let mut hashed = Hashed { writer: &mut *writer, hash: Sha256::new() };
-            let bytes = match part {
-                Part::File(path) => {
-                    let file = File::open(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-                    io::copy(&mut io::BufReader::with_capacity(1 << 20, file), &mut hashed)?
-                }
-                Part::Bytes(contents) => io::copy(&mut contents.as_slice(), &mut hashed)?,
-            };
-            let sha256 = hex(&hashed.hash.finalize());
-            index.files.insert(name.clone(), Entry { offset, bytes, sha256 });
-            at = offset + bytes;
-        }
-        let text = serde_json::to_vec(&index)?;
-        writer.write_all(&text)?;
-        writer.write_all(&(text.len() as u64).to_le_bytes())?;
-        writer.write_all(&Sha256::digest(&text))?;
-        writer.write_all(MAGIC)?;
-        total = at + (text.len() + TRAILER) as u64;
-        Ok(())
-    })?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(out, fs::Permissions::from_mode(0o755))?;
+        let sha256 = format!("{:x}", hashed.hash.finalize());
+        index.files.insert(name.clone(), Entry { offset, bytes, sha256 });
+        at = offset + bytes;
     }
-    Ok(total)
+    let text = serde_json::to_vec(&index)?;
+    writer.write_all(&text)?;
+    writer.write_all(&(text.len() as u64).to_le_bytes())?;
+    writer.write_all(&Sha256::digest(&text))?;
+    writer.write_all(MAGIC)?;
+    Ok(at + (text.len() + TRAILER) as u64)
 }
 
 /// Writes through, and hashes.
@@ -268,7 +256,7 @@ mod tests {
             ("base/empty".to_owned(), Part::Bytes(Vec::new())),
             ("adapter/a".to_owned(), Part::Bytes(vec![7; 5000])),
         ]);
-        let total = write(&out, &parts).unwrap();
+        let total = write(&mut File::create(&out).unwrap(), &parts).unwrap();
         let mut file = File::open(&out).unwrap();
         assert_eq!(file.metadata().unwrap().len(), total);
         let index = read_index(&mut file).unwrap().unwrap();

@@ -323,7 +323,11 @@ impl PredictingBase {
             .layers
             .classifier(&self.base.config, &self.base.weights, &options)
             .with_context(|| format!("{}: cannot build the model", self.base.files.name))?;
-        Predictor::with_classifier(trained, file, is_of_a_run, &self.base, classifier)
+        let mut predictor = Predictor::with_classifier(trained, file, is_of_a_run, &self.base, classifier)?;
+        if let Some(encoder) = Arc::get_mut(&mut predictor.encoder) {
+            encoder.keep_nothing();
+        }
+        Ok(predictor)
     }
 }
 

@@ -70,8 +70,6 @@ mod resume;
 mod rows;
 /// Classifiers over HTTP.
 mod serve;
-/// The table of models and their memory.
-mod sizes;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
 /// Encoders whose every weight is trained.

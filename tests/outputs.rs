@@ -361,3 +361,39 @@ fn a_number_that_is_not_finite_names_its_cause_and_no_way_that_meets_it_again() 
         assert!(!error.contains(part), "{error}");
     }
 }
+
+#[test]
+fn the_shards_of_a_file_are_the_output_of_the_whole() {
+    let (root, run, rows) = trained(ROWS);
+    let predict = |output: &Path, more: &[&str]| {
+        let mut command = llmcls(&["predict", rows.to_str().unwrap(), "--run", run.to_str().unwrap(), "-o"]);
+        let output = command.arg(output).args(more).output().unwrap();
+        (output.status.code(), errors(&output))
+    };
+    for ending in ["csv", "jsonl"] {
+        let whole = root.path().join(format!("whole.{ending}"));
+        assert_eq!(predict(&whole, &[]).0, Some(0));
+        // Four rows: shards of one or two.
+        let mut together = Vec::new();
+        for shard in ["1/3", "2/3", "3/3"] {
+            let part = root.path().join(format!("part_{}.{ending}", &shard[..1]));
+            assert_eq!(predict(&part, &["--shard", shard]).0, Some(0));
+            together.extend(fs::read(&part).unwrap());
+        }
+        assert_eq!(String::from_utf8(together).unwrap(), fs::read_to_string(&whole).unwrap());
+    }
+    for shard in ["0/3", "4/3", "1", "a/b"] {
+        let (status, message) = predict(&root.path().join("none.csv"), &["--shard", shard]);
+        assert!(status == Some(2) && message.contains("expected I/N"), "{message}");
+    }
+    let without_output = llmcls(&["predict", rows.to_str().unwrap(), "--run", run.to_str().unwrap(), "--shard", "1/2"]);
+    let output = { without_output }.output().unwrap();
+    assert!(output.status.code() == Some(2) && errors(&output).contains("--shard needs -o"), "{}", errors(&output));
+}
+
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn one_of_several_processes_is_refused_without_mpi_where_it_would_do_the_whole_job() {
+    let output = llmcls(&["train", "--config", "configs/tiny.yaml"]).env("OMPI_COMM_WORLD_SIZE", "4").output().unwrap();
+    assert!(!output.status.success() && errors(&output).contains("--features mpi"), "{}", errors(&output));
+}

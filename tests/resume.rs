@@ -97,7 +97,7 @@ fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
             if name == "report.html" {
                 // What follows is machine, time, memory and paths.
                 let text = String::from_utf8(bytes).unwrap();
-                bytes = text.split_once("<h2>How</h2>").unwrap().0.into();
+                bytes = text.split_once("<h2>Run details</h2>").unwrap().0.into();
             }
             if name.ends_with(".json") || name.ends_with(".jsonl") {
                 let lines = serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>();

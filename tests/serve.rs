@@ -607,6 +607,7 @@ fn a_server_that_cannot_start_says_why() {
         (vec!["--run", run, "--api_key_file", "/dev/null"], "holds no key"),
         (vec!["--run", run, "--set", "data.id_column=x"], "model.model_name"),
         (vec!["--models", "/nowhere"], "no such directory"),
+        (vec!["--run", run, "--precision", "int8"], "use bfloat16"),
         (vec!["--run", run, "--admin", "0.0.0.0:0"], "set a key"),
     ] {
         let any_port: &[&str] = if arguments.contains(&"--port") { &[] } else { &["--port", "0"] };

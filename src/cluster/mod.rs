@@ -6,11 +6,10 @@
 
 mod job;
 #[cfg(feature = "mpi")]
-#[path = "mpi.rs"]
+mod mpi;
 mod ranks;
 #[cfg(not(feature = "mpi"))]
-#[path = "without_mpi.rs"]
-mod ranks;
+mod without_mpi;
 
 use std::ops::Range;
 
@@ -170,10 +169,11 @@ impl Group {
     }
 }
 
-/// The things of `count` that one of `parts` gets: consecutive, and no part has two more than another.
+/// The things of `count` that one of `parts` gets: consecutive, no part has two more than another, and the first
+/// thing is the first part's.
 #[must_use]
 pub fn share(part: usize, parts: usize, count: usize) -> Range<usize> {
-    part * count / parts..(part + 1) * count / parts
+    (part * count).div_ceil(parts)..((part + 1) * count).div_ceil(parts)
 }
 
 #[cfg(test)]
@@ -186,6 +186,7 @@ mod tests {
             for count in 0..40 {
                 let shares: Vec<_> = (0..parts).map(|part| share(part, parts, count)).collect();
                 assert_eq!(shares[0].start, 0);
+                assert_eq!(shares[0].is_empty(), count == 0, "a sum over a tree ends where its first leaf is");
                 assert_eq!(shares[parts - 1].end, count);
                 assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
                 let sizes = shares.iter().map(ExactSizeIterator::len);

@@ -4,13 +4,13 @@
 
 use std::cell::RefCell;
 
+use ::mpi::collective::CommunicatorCollectives;
+use ::mpi::datatype::PartitionMut;
+use ::mpi::environment::{self, Universe};
+use ::mpi::topology::{Color, SimpleCommunicator};
+use ::mpi::traits::{Communicator, Destination, Root, Source};
+use ::mpi::{Count, Rank, Threading};
 use anyhow::{Context, Result};
-use mpi::collective::CommunicatorCollectives;
-use mpi::datatype::PartitionMut;
-use mpi::environment::{self, Universe};
-use mpi::topology::{Color, SimpleCommunicator};
-use mpi::traits::{Communicator, Destination, Root, Source};
-use mpi::{Count, Rank, Threading};
 
 /// Elements of one message: MPI counts them in a C `int`.
 const MESSAGE: usize = 1 << 28;
@@ -52,7 +52,7 @@ impl Ranks {
         let color = Color::with_value(part as i32);
         let communicator = self.communicator.split_by_color(color).expect("every rank has a part");
         let own = [self.in_job[self.rank()] as u64];
-        let mut all = vec![0; communicator.size() as usize];
+        let mut all = vec![0u64; communicator.size() as usize];
         communicator.all_gather_into(&own[..], &mut all[..]);
         Self { communicator, in_job: all.into_iter().map(|rank| rank as usize).collect() }
     }

@@ -42,7 +42,16 @@ pub fn run(args: &BundleArgs, console: Console) -> Result<()> {
     });
     let program = std::env::current_exe().context("cannot find this program")?;
     atomic_file::refuse_input_as_output(&args.out, inputs.chain([program.as_path()]))?;
-    let size = embedded::write(&args.out, &parts)?;
+    let mut size = 0;
+    atomic_file::write_file(&args.out, |writer| {
+        size = embedded::write(writer, &parts)?;
+        Ok(())
+    })?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&args.out, std::fs::Permissions::from_mode(0o755))?;
+    }
     console.say(format!("wrote {} ({})", args.out.display(), bytes(size)));
     let name = if args.out.is_absolute() { args.out.clone() } else { Path::new(".").join(&args.out) };
     console.say(format!("use it: {} predict --text \"…\"", name.display()));

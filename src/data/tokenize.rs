@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams};
 
 use super::tokenizer::{self, Resolved, unless_it_panics};
@@ -61,6 +62,18 @@ impl TextEncoder {
             .with_truncation(Some(TruncationParams { max_length, direction, ..TruncationParams::default() }))
             .map_err(|error| anyhow!("data.max_length is {max_length}: {error}"))?;
         Ok(Self { tokenizer: resolved, fallback })
+    }
+
+    /// Lets the tokenizer keep nothing of the texts that it has seen; the tokens are the same. The library holds a cache
+    /// for each BPE tokenizer on every thread that used it, and leaves it there when the tokenizer is dropped: more and
+    /// more memory where tokenizers come and go.
+    pub fn keep_nothing(&mut self) {
+        let tokenizer = &mut self.tokenizer.tokenizer;
+        if let ModelWrapper::BPE(_) = tokenizer.get_model() {
+            let mut model = tokenizer.get_model().clone();
+            model.resize_cache(0);
+            tokenizer.with_model(model);
+        }
     }
 
     /// Encodes texts, on all cores.

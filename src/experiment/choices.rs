@@ -92,7 +92,7 @@ impl Choices {
             // Of few rows an epoch is a few steps, in which a metric may well stand still.
             patience: 120usize.div_ceil(steps_per_epoch).max(3),
             learning_rate: match parameters {
-                0..50_000_000 if trains_all => 3e-4,
+                0..50_000_000 if trains_all => 2e-4,
                 _ if trains_all => 5e-5,
                 0..600_000_000 => 5e-4,
                 _ => 2e-4,

@@ -61,7 +61,7 @@ pub fn measure(
         most_frequent: BaselineScores::of(&of_always),
         linear: BaselineScores::of(&of_linear),
         linear_features: linear.features(),
-        seconds: started.elapsed().as_secs_f64(),
+        runtime: started.elapsed().as_secs_f64(),
         model: model.map(|model| BaselineScores::of(&Scores::new(model, labels))),
         difference: model.map(|model| {
             let own = Scores::new(model, labels);

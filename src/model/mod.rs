@@ -9,7 +9,7 @@ pub mod classifier;
 pub mod config;
 mod digest_cache;
 mod embeddings;
-pub(crate) mod families;
+mod families;
 pub mod fingerprint;
 mod frozen;
 pub mod frozen_rows;

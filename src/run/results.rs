@@ -209,7 +209,7 @@ pub struct Yardstick {
     /// Words and pairs of words.
     pub linear_features: usize,
     /// Seconds that training and scoring took.
-    pub seconds: f64,
+    pub runtime: f64,
     /// The classifier's own scores, if it is trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<BaselineScores>,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::answer::{Facts, Refusal};
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) log: Log,
     /// Bytes of bodies that are being read.
     pub(super) buffered: AtomicUsize,
+    /// Turns to tokenize, one a core: a tokenizer keeps some memory for each thread that ever used it at once.
+    pub(super) turns: Semaphore,
 }
 
 /// Treatment of a text that is too long.
@@ -160,6 +162,7 @@ impl App {
     ) -> Result<Arc<[Encoded]>, Refusal> {
         let reader = model.reader.clone();
         let most = self.0.limits.tokens;
+        let turn = self.0.turns.acquire().await.map_err(|_| Refusal::failed("nobody tokenizes any more"))?;
         let read = spawn_blocking(move || -> anyhow::Result<Result<Vec<Encoded>, usize>> {
             let (mut encoded, mut tokens) = (Vec::with_capacity(texts.len()), 0);
             for text in texts.iter() {
@@ -172,6 +175,7 @@ impl App {
             Ok(Ok(encoded))
         });
         let encoded = read.await.map_err(|_| Refusal::failed("the tokenizer has panicked"))?;
+        drop(turn);
         let encoded = encoded.map_err(|error| Refusal::invalid(format!("{error:#}")))?.map_err(|texts| {
             Refusal::too_large(format!(
                 "the first {texts} texts have more than {most} tokens, and no more are taken at once; send several requests"

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -137,6 +138,7 @@ fn app(settings: Settings, open_device: OpenDevice, console: Console) -> App {
         access: settings.access,
         log: Log { settings: settings.log },
         buffered: AtomicUsize::new(0),
+        turns: Semaphore::new(thread::available_parallelism().map_or(1, usize::from)),
     }))
 }
 

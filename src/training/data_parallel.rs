@@ -59,19 +59,19 @@ impl<'a> TreeSum<'a> {
         let middle = middle(low, high);
         self.sum(low, middle, compute)?;
         let (left, right) = (self.owner(low), self.owner(middle));
-        if left == right {
+        if left == right && self.group.rank() == left {
             let held = self.held()?;
             self.sum(middle, high, compute)?;
             for (param, held) in self.params.iter().zip(held) {
                 param.add_tensor_to_gradient(&held)?;
             }
-        } else if self.group.rank() == left {
+        } else if left != right && self.group.rank() == left {
             let mut sum = vec![0.0; self.count()];
             self.group.receive(&mut sum, right);
             self.each(&sum, |param, own| param.add_to_gradient(own))?;
         } else {
             self.sum(middle, high, compute)?;
-            if self.group.rank() == right {
+            if left != right && self.group.rank() == right {
                 self.group.send(&self.flat()?, left);
             }
         }

@@ -20,15 +20,12 @@ use super::kernel::{Shared, Words};
 use super::packed::Packed;
 use super::panels::{Packing, Start};
 use super::path::{Compute, Path};
+use super::tasks::pack;
 use super::views::MatrixMut;
+use super::vnni::{self, ROWS, STRIP};
 use super::weights::{Direction, Source, Weights};
-use super::{pack, vnni};
 use crate::kernels::cpu::math::simd;
 
-/// Rows of x that are multiplied together at most.
-pub(super) const ROWS: usize = 12;
-/// Columns of y in a strip.
-pub(super) const STRIP: usize = 32;
 /// The largest whole number, on either side.
 const LARGEST: f32 = 127.0;
 /// A row whose largest number is smaller counts as zero.

@@ -37,13 +37,15 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod views;
 mod vnni;
 mod weights;
 
-use std::ops::Range;
+use tasks::{for_each_task, multiply_part, with_kernel};
 
-use tasks::{for_each_task, multiply_part, rows_of, with_kernel};
+pub(crate) use tasks::pack;
 
 pub(crate) use int8::{Int8, Int8Rows};
 pub(crate) use packed::Packed;
@@ -54,18 +56,6 @@ pub(crate) use reused::{ALIGNMENT, Reused};
 pub(crate) use strided::matmul;
 pub(crate) use views::{Matrix, MatrixMut, NewMatrix};
 pub(crate) use weights::{Direction, Source, Weights};
-
-/// Packs `x` `(n, depth)` for products in `compute`, on all threads; `also` hears of rows as soon as they
-/// were read, while they are in the cache.
-pub(crate) fn pack(compute: Compute, x: &[f32], depth: usize, also: &(dyn Fn(Range<usize>) + Sync)) -> Packing {
-    pack_on(Path::of_this_cpu(compute), compute, x, depth, also)
-}
-
-/// The same for given instructions, which this CPU must have.
-fn pack_on(path: Path, compute: Compute, x: &[f32], depth: usize, also: &(dyn Fn(Range<usize>) + Sync)) -> Packing {
-    let x = rows_of(x, depth);
-    with_kernel!(compute, path, K => Packing::new::<K>((compute, path), x, true, also))
-}
 
 /// `y = gᵀ x`, or `y +=` if `accumulate`, on all threads: `g` `(n, rows of y)`, `x` `(n, columns of y)`. Along n each
 /// output is one chain of fused multiply-adds in f32.

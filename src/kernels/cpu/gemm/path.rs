@@ -60,7 +60,7 @@ impl Path {
             use crate::kernels::cpu::math::Level;
             let level = Level::of_this_cpu();
             let has_avx512 = level == Level::V4 && (compute == Compute::Float32 || has_avx512_bf16());
-            if compute == Compute::Bfloat16 && has_avx512 && super::amx::is_on() {
+            if compute == Compute::Bfloat16 && has_avx512 && super::tiles::is_on() {
                 return Self::Amx;
             }
             match level {

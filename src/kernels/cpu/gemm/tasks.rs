@@ -2,10 +2,13 @@
 
 #![expect(unsafe_code, reason = "tiles are shared between packing and micro-kernels by raw pointers")]
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::kernel::{DEPTH, Kernel, Shared};
-use super::panels::{Input, Panels, Part, Start, Tile};
+use super::panels::{Input, Packing, Panels, Part, Start, Tile};
+use super::path::{Compute, Path};
 use super::tile::{self, COLUMNS};
 use super::weights::{Direction, Source, Weights};
 
@@ -130,4 +133,22 @@ pub(super) fn for_each_task<K: Kernel>(
         let end = ((column + 1) * strips / across * K::STRIP).min(outputs);
         f(Part { panels: row * count / down..(row + 1) * count / down, columns: start..end, y, y_stride: outputs });
     });
+}
+
+/// Packs `x` `(n, depth)` for products in `compute`, on all threads; `also` hears of rows as soon as they
+/// were read, while they are in the cache.
+pub(crate) fn pack(compute: Compute, x: &[f32], depth: usize, also: &(dyn Fn(Range<usize>) + Sync)) -> Packing {
+    pack_on(Path::of_this_cpu(compute), compute, x, depth, also)
+}
+
+/// The same for given instructions, which this CPU must have.
+pub(super) fn pack_on(
+    path: Path,
+    compute: Compute,
+    x: &[f32],
+    depth: usize,
+    also: &(dyn Fn(Range<usize>) + Sync),
+) -> Packing {
+    let x = rows_of(x, depth);
+    with_kernel!(compute, path, K => Packing::new::<K>((compute, path), x, true, also))
 }

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::strided::matmul_on;
+use super::tasks::pack_on;
 use super::*;
 use crate::kernels::cpu::nf4::Nf4;
 

@@ -2,8 +2,12 @@
 
 #![expect(unsafe_code, reason = "vector loads take raw pointers")]
 
-use super::int8::{ROWS, STRIP};
 use super::path::Path;
+
+/// Rows of x that are multiplied together at most.
+pub(super) const ROWS: usize = 12;
+/// Columns of y in a strip.
+pub(super) const STRIP: usize = 32;
 
 /// `sums[r][c] = Σ x · w` for a group of rows and a strip: `x` has a word of four numbers without a sign for
 /// each unit and row, `w` one with a sign for each unit and column.
