@@ -5,7 +5,7 @@ use std::process::Command;
 use assert_cmd::cargo::CommandCargoExt;
 use serde_json::Value;
 
-/// Attention works on tiles of 32 queries, all of which get as many keys as the last of them sees.
+/// Attention works on tiles of 32 queries, all of which get as many keys as the last of them sees, at most.
 const TILE: usize = 32;
 
 #[test]
@@ -45,5 +45,7 @@ fn a_training_step_does_no_more_products_than_the_algorithm_needs() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(result["flops_per_step"].as_f64().unwrap(), needed as f64);
+    let (done, needed) = (result["flops_per_step"].as_f64().unwrap(), needed as f64);
+    // The last layer's one query is multiplied with less than whole tiles.
+    assert!(done <= needed && done > 0.998 * needed, "{done} of {needed}");
 }

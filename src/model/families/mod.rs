@@ -255,7 +255,7 @@ mod tests {
     fn keys_that_llmcls_does_not_compute_are_refused_by_name() {
         for (model_type, more, name) in [
             ("llama", r#", "hidden_act": "xielu""#, "xielu"),
-            ("llama", r#", "rope_scaling": {"type": "yarn", "factor": 2.0}"#, "yarn"),
+            ("llama", r#", "rope_scaling": {"type": "mrope", "factor": 2.0}"#, "mrope"),
             ("qwen2", r#", "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}"#, "dynamic"),
             ("llama", r#", "partial_rotary_factor": 0.5"#, "partial_rotary_factor"),
             ("llama", r#", "rope_parameters": {"full_attention": {"rope_type": "default"}}"#, "rope_parameters"),
