@@ -18,7 +18,7 @@ const USER_DEFINED: usize = 4;
 pub(super) fn of(file: &Header, architecture: Architecture) -> Result<Vec<(&'static str, Value)>> {
     let mut words = file.texts(&format!("{PREFIX}.tokens"))?;
     if architecture == Architecture::Gemma3 {
-        words.iter_mut().for_each(|word| as_transformers_has_it(word));
+        words.iter_mut().for_each(as_transformers_has_it);
     }
     let kind = file.text(&format!("{PREFIX}.model"))?.unwrap_or("none");
     let tokenizer = match kind {

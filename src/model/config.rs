@@ -63,6 +63,7 @@ pub struct Dropouts {
 
 /// Architecture of the layers.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one a model")]
 pub enum LayersConfig {
     /// Norms before attention and MLP: decoders, and ModernBERT.
     PreNorm(Box<PreNormConfig>),

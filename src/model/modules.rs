@@ -87,6 +87,7 @@ impl Norm {
 }
 
 /// A table of embeddings, `(V, D)`.
+#[expect(clippy::large_enum_variant, reason = "there are a few a model")]
 pub(super) enum Embedding {
     Frozen(FrozenMatrix),
     /// `padding`: a row that keeps its numbers, as in torch.

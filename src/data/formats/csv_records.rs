@@ -90,6 +90,7 @@ impl Records {
     }
 
     /// Where the record that was read last begins.
+    #[expect(clippy::misnamed_getters, reason = "the line where the record begins")]
     pub(super) fn line(&self) -> u64 {
         self.scanner.record_line
     }

@@ -256,7 +256,7 @@ mod tests {
         for (model_type, more, name) in [
             ("llama", r#", "hidden_act": "xielu""#, "xielu"),
             ("llama", r#", "rope_scaling": {"type": "mrope", "factor": 2.0}"#, "mrope"),
-            ("qwen2", r#", "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}"#, "dynamic"),
+            ("qwen2", r#", "rope_parameters": {"rope_type": "su", "factor": 2.0}"#, "su"),
             ("llama", r#", "partial_rotary_factor": 0.5"#, "partial_rotary_factor"),
             ("llama", r#", "rope_parameters": {"full_attention": {"rope_type": "default"}}"#, "rope_parameters"),
             ("llama", r#", "layer_types": ["full_attention", "sliding_attention"]"#, "layer_types"),

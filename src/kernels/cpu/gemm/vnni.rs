@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn every_path_gives_the_same_sums() {
         let units = 37;
-        let number = |at: usize| [0u8, 255, 128, 127, 129, 1, 254, 3][at * 7 % 8 ^ at / 8 % 8];
+        let number = |at: usize| [0u8, 255, 128, 127, 129, 1, 254, 3][(at * 7 % 8) ^ (at / 8 % 8)];
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| number(4 * at + byte)));
         let x: Vec<u32> = (0..units * ROWS).map(word).collect();
         let w: Vec<u32> = (0..units * STRIP).map(|at| word(at + 5)).collect();
