@@ -505,7 +505,7 @@ pub struct ServeArgs {
     /// Take requests for this host name, beside localhost; may be given several times
     #[arg(long = "allow_host", alias = "allow-host", value_name = "NAME", help_heading = ACCESS)]
     pub allow_host: Vec<String>,
-    /// Let web pages of this origin read answers (CORS), such as https://example.org; may be given several times
+    /// Let web pages of this origin read answers (CORS), such as `https://example.org`; may be given several times
     #[arg(long = "allow_origin", alias = "allow-origin", value_name = "ORIGIN", help_heading = ACCESS)]
     pub allow_origin: Vec<String>,
     /// Texts in a request; more are refused with 413

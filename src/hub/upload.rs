@@ -2,7 +2,7 @@
 //! which files go to its store for large ones, they are sent there, and one commit names all of them.
 //!
 //! Nothing is visible before the commit, so an upload that breaks leaves the repository as it was. Downloads'
-//! [`Client`] makes the requests: the token goes to the Hub's own host alone, and never to the store.
+//! `Client` makes the requests: the token goes to the Hub's own host alone, and never to the store.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

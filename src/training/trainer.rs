@@ -121,7 +121,7 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// If a loss or gradient is not finite, a file cannot be written, or with
-    /// [`interrupt::Interrupted`] after a signal. The last checkpoint stands.
+    /// [`crate::interrupt::Interrupted`] after a signal. The last checkpoint stands.
     pub fn run(&self) -> Result<TrainOutcome> {
         let options = &self.options;
         let mut optimizer = AdamW::new(self.classifier.params(), options.config.weight_decay, options.moments)?;
