@@ -89,7 +89,7 @@ impl Ranks {
         self.communicator.all_gather_into(&own[..], &mut lengths[..]);
         let total = lengths.iter().sum::<u64>() as usize;
         if total > MESSAGE {
-            return (0..self.size()).map(|rank| self.from_rank(rank, lengths[rank], bytes)).collect();
+            return (0..self.size()).map(|rank| self.bytes_of(rank, lengths[rank], bytes)).collect();
         }
         let counts: Vec<Count> = lengths.iter().map(|&len| len as Count).collect();
         let starts: Vec<Count> = counts
@@ -112,7 +112,7 @@ impl Ranks {
     }
 
     /// One rank's bytes, for all, in parts.
-    fn from_rank(&self, rank: usize, len: u64, own: &[u8]) -> Vec<u8> {
+    fn bytes_of(&self, rank: usize, len: u64, own: &[u8]) -> Vec<u8> {
         let mut bytes = if rank == self.rank() { own.to_vec() } else { vec![0; len as usize] };
         let process = self.communicator.process_at_rank(rank as Rank);
         bytes.chunks_mut(MESSAGE).for_each(|part| process.broadcast_into(part));
