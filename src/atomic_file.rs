@@ -161,7 +161,7 @@ fn identity(path: &Path, _: bool) -> Option<PathBuf> {
 /// name is removed when this is dropped; after a rename there is nothing left.
 pub struct Temporary {
     path: PathBuf,
-    /// What it stands for.
+    /// The file that it will replace.
     target: PathBuf,
 }
 
@@ -199,13 +199,13 @@ impl Temporary {
         &self.path
     }
 
-    /// A message that names what this stands for in place of its hidden name.
+    /// Replaces the temporary's hidden path in a message by the path of the file that it will replace.
     #[must_use]
     pub fn name_target(&self, message: &str) -> String {
         message.replace(&*self.path.to_string_lossy(), &self.target.to_string_lossy())
     }
 
-    /// As [`Temporary::name_target`], for an error. One that does not have the hidden name stays as it is.
+    /// Does the same in an error; leaves an error without the hidden path as it is.
     #[must_use]
     pub fn name_target_in(&self, error: anyhow::Error) -> anyhow::Error {
         let message = format!("{error:#}");
