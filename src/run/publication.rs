@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use regex::{Captures, Regex};
 use serde_json::{Map, Value};
 
@@ -68,7 +68,7 @@ impl Publication<'_> {
     pub fn write_report(&self, directory: &Path) -> Result<()> {
         let Some(report) = self.report.filter(|report| report.is_file()) else { return Ok(()) };
         let html = fs::read_to_string(report).with_context(|| format!("{}: cannot read", report.display()))?;
-        let html = self.private.shortened(&without_texts(&html));
+        let html = self.private.shortened(&without_texts(&html)?);
         atomic_file::write_bytes(&directory.join(REPORT), html.as_bytes())
     }
 
@@ -97,12 +97,21 @@ impl Publication<'_> {
 }
 
 /// Takes the texts of rows out of a report: a public page must not show them.
-fn without_texts(html: &str) -> String {
+///
+/// # Errors
+/// If a row's error keeps its text, because the report has another form.
+fn without_texts(html: &str) -> Result<String> {
     static TEXT: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r#"(<p class="error"><b>[^<]*</b>[^<]*<span class="soft">[^<]*</span>)<br>[^<]*</p>"#)
             .expect("the expression is valid")
     });
-    TEXT.replace_all(html, "$1</p>").into_owned()
+    let cut = TEXT.replace_all(html, "$1</p>").into_owned();
+    let mut errors = cut.split("class=\"error\"").skip(1);
+    ensure!(
+        !errors.any(|error| error.split("</p>").next().is_some_and(|error| error.contains("<br>"))),
+        "the report has a form from which the texts of rows cannot be taken out; leave it out with --no_report"
+    );
+    Ok(cut)
 }
 
 /// Paths that say where things lie on this machine.
@@ -177,7 +186,9 @@ mod tests {
     fn a_report_loses_the_texts_of_its_rows_and_nothing_else() {
         let html = "<details><summary>a</summary><p class=\"error\"><b>0.912</b> predicted, not there <span \
                     class=\"soft\">row 7</span><br>my &lt;secret&gt; text\nand more</p></details><p>x<br>y</p>";
-        let cut = without_texts(html);
+        let cut = without_texts(html).unwrap();
         assert!(!cut.contains("secret") && cut.contains("row 7</span></p></details><p>x<br>y</p>"), "{cut}");
+        let other = html.replace("<b>0.912</b>", "<i>0.912</i>");
+        assert!(without_texts(&other).unwrap_err().to_string().contains("--no_report"));
     }
 }

@@ -817,5 +817,7 @@ fn find_table(objects: &Objects) -> Result<Option<String>> {
     if let (1, Some(key)) = (entries.len(), rows) {
         bail!("{path}: is one object whose `{}` holds the rows; write that list alone", clip(key));
     }
-    Ok(rows.cloned())
+    // What has a second list is a row of an annotation tool rather than rows with a note on them.
+    let lists = entries.values().filter(|value| value.get().starts_with('[')).count();
+    Ok(rows.filter(|_| lists == 1).cloned())
 }

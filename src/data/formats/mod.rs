@@ -268,8 +268,7 @@ impl Rows {
         self.cell(column)?.to_text().map_err(|found| {
             let way_out = match found {
                 "a list of objects" if self.is_table() => {
-                    "; if they are the rows, write that list alone into the file; `llmcls prepare` writes flat rows of \
-                     nested exports"
+                    "; if they are the rows, write that list alone into the file: it is one object now"
                 }
                 "an object" | "a list of objects" => {
                     "; `llmcls prepare` writes flat rows of nested exports, or write the field you need into a column \
