@@ -50,7 +50,7 @@ fn compile_kernels() {
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     cudaforge::KernelBuilder::new()
         .source_files(KERNELS.map(|name| format!("{FOLDER}/{name}.cu")).to_vec())
-        .watch([format!("{FOLDER}/common.cuh"), format!("{FOLDER}/attention.cuh")])
+        .watch(["common", "attention", "attention_bf16", "tensor_cores"].map(|name| format!("{FOLDER}/{name}.cuh")))
         .arg("-std=c++17")
         .arg("-O3")
         .build_ptx()

@@ -1,14 +1,15 @@
-//! The declarations of CUDA kernels in Rust have the parameters of the kernels in the `.cu` files.
+//! The declarations of CUDA kernels in Rust name the `.cu` files that the kernels are in, and have their parameters.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-fn files(extension: &str) -> Vec<String> {
+/// Names and texts of the files of an extension.
+fn files(extension: &str) -> Vec<(String, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/kernels/cuda");
     let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let paths = paths.filter(|path| path.extension().is_some_and(|found| found == extension));
-    paths.map(|path| fs::read_to_string(path).unwrap()).collect()
+    paths.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())).collect()
 }
 
 /// The text from after `start` to the parenthesis that closes what `start` opens.
@@ -22,11 +23,16 @@ fn inside<'a>(text: &'a str, start: &str) -> &'a str {
     &text[..end.unwrap().0]
 }
 
-/// Name and type of each kernel's parameters as declared in Rust, by the kernel's name.
-fn declared() -> BTreeMap<String, Vec<(String, String)>> {
+/// The `.cu` file of each kernel, and its parameters: name and type.
+type Kernels = BTreeMap<String, (String, Vec<(String, String)>)>;
+
+/// Kernels as declared in Rust.
+fn declared() -> Kernels {
     let mut kernels = BTreeMap::new();
-    for text in files("rs") {
-        let Some((_, block)) = text.split_once("kernels! { CODE:\n") else { continue };
+    for (_, text) in files("rs") {
+        let Some((before, block)) = text.split_once("kernels! { CODE:\n") else { continue };
+        let file = before.split_once("const CODE: Code = Code { name: \"").unwrap().1.split_once('"').unwrap().0;
+        assert!(before.contains(&format!("ptx::{} }};", file.to_uppercase())), "{file}: another file's code");
         let block = block.split_once("\n}").unwrap().0;
         for declaration in block.split(';').filter(|declaration| declaration.contains("fn ")) {
             let (name, parameters) = declaration.split_once("fn ").unwrap().1.split_once('(').unwrap();
@@ -50,19 +56,20 @@ fn declared() -> BTreeMap<String, Vec<(String, String)>> {
                 let (parameter, r#type) = parameter.split_once(": ").unwrap();
                 (parameter.to_owned(), of_c(r#type).to_owned())
             });
-            kernels.insert(name.trim_end_matches("<T>").to_owned(), parameters.collect());
+            let name = name.split('<').next().unwrap();
+            kernels.insert(name.to_owned(), (file.to_owned(), parameters.collect()));
         }
     }
     kernels
 }
 
 /// The same, as the `.cu` files have them.
-fn defined() -> BTreeMap<String, Vec<(String, String)>> {
+fn defined() -> Kernels {
     let parsed = |list: &str| -> Vec<(String, String)> {
         let parameters = list.split(',').map(|parameter| {
             let (r#type, name) = parameter.trim().rsplit_once([' ', '*']).unwrap();
             let pointer = if parameter.contains('*') { "*" } else { "" };
-            let r#type = r#type.replace("const ", "").replace('*', "");
+            let r#type = r#type.replace("const ", "").replace("__grid_constant__ ", "").replace('*', "");
             // Five numbers a sequence.
             let r#type = r#type.trim().replace("Sequence", "uint32_t");
             (name.to_owned(), format!("{type}{pointer}"))
@@ -70,7 +77,7 @@ fn defined() -> BTreeMap<String, Vec<(String, String)>> {
         parameters.collect()
     };
     let mut kernels = BTreeMap::new();
-    for text in files("cu") {
+    for (file, text) in files("cu") {
         let text = text.replace("\\\n", " ").split_whitespace().collect::<Vec<_>>().join(" ");
         let shared = text
             .split_once("#define BACKWARD_PARAMS(T) ")
@@ -78,11 +85,11 @@ fn defined() -> BTreeMap<String, Vec<(String, String)>> {
         for part in text.split("#define PARAMS(T) ").skip(1) {
             let list = inside(part, "(").replace("BACKWARD_PARAMS(T)", shared);
             let name = part.split_once("KERNEL(").unwrap().1.split_once(',').unwrap().0;
-            kernels.insert(name.to_owned(), parsed(&list));
+            kernels.insert(name.to_owned(), (file.clone(), parsed(&list)));
         }
         for part in text.split("extern \"C\" __global__ void ").skip(1) {
             let name = part.split_once('(').unwrap().0;
-            kernels.insert(name.to_owned(), parsed(inside(part, "(")));
+            kernels.insert(name.to_owned(), (file.clone(), parsed(inside(part, "("))));
         }
     }
     kernels
@@ -93,7 +100,7 @@ fn declarations_have_the_parameters_of_their_kernels() {
     let (declared, defined) = (declared(), defined());
     assert!(declared.len() > 15, "only {:?} were found", declared.keys());
     assert_eq!(declared.keys().collect::<Vec<_>>(), defined.keys().collect::<Vec<_>>());
-    for (name, parameters) in declared {
-        assert_eq!(parameters, defined[&name], "{name}");
+    for (name, kernel) in declared {
+        assert_eq!(kernel, defined[&name], "{name}");
     }
 }

@@ -18,6 +18,7 @@ Thread *current;
 Index block, block_size, grid_size;
 char *dynamic_shared;
 float exchanged[1024];
+Given given[1024];
 
 // Fibers: stacks, and a switch between them that keeps what the System V ABI wants kept.
 extern "C" void emulation_switch(void **from, void *to);
@@ -56,6 +57,26 @@ static void yield(decltype(Thread::state) state) {
 }
 void wait_for_warp() { yield(Thread::AT_WARP_BARRIER); }
 void wait_for_block() { yield(Thread::AT_BLOCK_BARRIER); }
+
+struct Copy {
+    void *to;
+    const void *from;
+    bool is_there;
+};
+static std::vector<Copy> started[1024];
+
+void begin_copy(void *to, const void *from, bool is_there) {
+    check((uintptr_t)to % 16 == 0 && (uintptr_t)from % 16 == 0, "a copy must start at a multiple of 16 bytes");
+    memset(to, 0xFF, 16);
+    started[current->number].push_back({to, from, is_there});
+}
+void end_copies() {
+    for (const Copy &copy : started[current->number]) {
+        if (copy.is_there) memcpy(copy.to, copy.from, 16);
+        else memset(copy.to, 0, 16);
+    }
+    started[current->number].clear();
+}
 
 static void run_thread() {
     launcher(arguments);
@@ -116,7 +137,8 @@ static void run_block(uint32_t threads) {
         }
     } while (release(0, threads, Thread::AT_BLOCK_BARRIER));
     for (uint32_t i = 0; i < threads; i++)
-        check(fibers[i].state == Thread::DONE, "threads wait at barriers that others do not reach");
+        check(fibers[i].state == Thread::DONE && started[i].empty(),
+              "threads wait at barriers that others do not reach, or end before their copies");
 }
 
 static std::map<uintptr_t, size_t> allocations;
@@ -233,11 +255,16 @@ int cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t n, void *) {
     return memmove((void *)to, (void *)from, n), 0;
 }
 int cuMemsetD8Async(uintptr_t to, unsigned char value, size_t n, void *) { return memset((void *)to, value, n), 0; }
-int cuModuleLoadData(void **module, const void *) { return *module = (void *)5, SUCCESS; }
+// The stand-in for nvcc writes `// NAME` as the code of NAME.cu, and a module has the kernels of its file only.
+int cuModuleLoadData(void **module, const void *code) {
+    std::string text = (const char *)code;
+    check(text.rfind("// ", 0) == 0, "a module that is no file's code");
+    return *module = new std::string(text.substr(3, text.find('\n') - 3)), SUCCESS;
+}
 int cuModuleUnload(void *) { return SUCCESS; }
-int cuModuleGetFunction(void **function, void *, const char *name) {
+int cuModuleGetFunction(void **function, void *module, const char *name) {
     static const std::map<std::string, Launcher> all = kernels();
-    auto found = all.find(name);
+    auto found = all.find(*(const std::string *)module + "/" + name);
     if (found == all.end()) return NOT_FOUND;
     *function = (void *)found->second;
     return SUCCESS;

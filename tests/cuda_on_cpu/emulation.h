@@ -20,6 +20,9 @@ using std::signbit;
 #define __launch_bounds__(...)
 #define __device__
 #define __forceinline__ inline
+#define __noinline__
+#define __grid_constant__
+#define EMULATED_CUDA
 #define __align__(bytes) alignas(bytes)
 // In a section of their own, so that each block finds NaN in them.
 #define __shared__ static __attribute__((section("emulated_shared")))
@@ -92,74 +95,66 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
     return {(uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 
-// Of a warp, the first thread holds all of a fragment and works alone.
-namespace nvcuda {
-namespace wmma {
-struct matrix_a {};
-struct matrix_b {};
-struct accumulator {};
-struct row_major {};
-struct col_major {};
-enum layout_t { mem_row_major, mem_col_major };
+// Instructions of tensor cores and copies to shared memory: see tensor_cores.cuh.
+typedef float Sum[4];
+typedef uint32_t Left[4];
 
-template <typename Use, int M, int N, int K, typename T, typename Order = void> struct fragment {
-    static_assert(M == 16 && N == 16 && K == 16, "the shapes that are used");
-    float at[16][16];
+namespace emulation {
+// What each thread of a block gives to an instruction of its warp.
+struct Given {
+    uint32_t a[4], b[2];
+    const __nv_bfloat16 *row;
 };
+extern Given given[1024];
 
-template <typename T> void check_alignment(const T *from, unsigned stride) {
-    emulation::check((uintptr_t)from % 32 == 0, "a fragment must lie at a multiple of 32 bytes");
-    emulation::check(stride * sizeof(T) % 16 == 0, "a fragment's rows must be multiples of 16 bytes apart");
+inline float half_of(uint32_t pair, int side) {
+    return __bfloat162float({(uint16_t)(side ? pair >> 16 : pair)});
 }
 
-template <typename Use, typename T>
-void load_matrix_sync(fragment<Use, 16, 16, 16, T, row_major> &to, const T *from, unsigned stride) {
-    check_alignment(from, stride);
-    if (!emulation::is_first_of_warp()) return;
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 16; j++) to.at[i][j] = __bfloat162float(from[i * stride + j]);
+inline void load_matrices(uint32_t (&to)[4], const __nv_bfloat16 *row, bool is_transposed) {
+    check((uintptr_t)row % 16 == 0, "a row of a matrix must lie at a multiple of 16 bytes");
+    uint32_t me = current->number, lane = me % 32, first = me - lane;
+    given[me].row = row;
+    wait_for_warp();
+    for (uint32_t matrix = 0; matrix < 4; matrix++) {
+        const Given *rows = given + first + 8 * matrix;
+        uint32_t i = lane / 4, j = 2 * (lane % 4);
+        uint16_t low = is_transposed ? rows[j].row[i].bits : rows[i].row[j].bits;
+        uint16_t high = is_transposed ? rows[j + 1].row[i].bits : rows[i].row[j + 1].bits;
+        to[matrix] = low | (uint32_t)high << 16;
+    }
+    wait_for_warp();
 }
 
-template <typename Use, typename T>
-void load_matrix_sync(fragment<Use, 16, 16, 16, T, col_major> &to, const T *from, unsigned stride) {
-    check_alignment(from, stride);
-    if (!emulation::is_first_of_warp()) return;
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 16; j++) to.at[i][j] = __bfloat162float(from[j * stride + i]);
+// Copies that a thread has started arrive when it waits for them; until then there is NaN.
+void begin_copy(void *to, const void *from, bool is_there);
+void end_copies();
+} // namespace emulation
+
+inline void multiply_add(Sum &sum, const Left &a, uint32_t b0, uint32_t b1) {
+    using namespace emulation;
+    uint32_t me = current->number, lane = me % 32, first = me - lane;
+    for (int i = 0; i < 4; i++) given[me].a[i] = a[i];
+    given[me].b[0] = b0, given[me].b[1] = b1;
+    wait_for_warp();
+    for (int at = 0; at < 4; at++)
+        for (uint32_t k = 0; k < 16; k++) {
+            // Row lane / 4 (+ 8) of a, column 2 (lane % 4) (+ 1) of b.
+            const Given &left = given[first + lane / 4 * 4 + k % 8 / 2];
+            const Given &right = given[first + (2 * (lane % 4) + at % 2) * 4 + k % 8 / 2];
+            sum[at] += half_of(left.a[at / 2 + k / 8 * 2], k % 2) * half_of(right.b[k / 8], k % 2);
+        }
+    wait_for_warp();
 }
 
-inline void load_matrix_sync(fragment<accumulator, 16, 16, 16, float> &to, const float *from, unsigned stride,
-                             layout_t) {
-    check_alignment(from, stride);
-    if (!emulation::is_first_of_warp()) return;
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 16; j++) to.at[i][j] = from[i * stride + j];
+inline void load_matrices(uint32_t (&to)[4], const __nv_bfloat16 *row) { emulation::load_matrices(to, row, false); }
+inline void load_matrices_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row) {
+    emulation::load_matrices(to, row, true);
 }
-
-inline void fill_fragment(fragment<accumulator, 16, 16, 16, float> &to, float value) {
-    for (auto &row : to.at)
-        for (float &x : row) x = value;
+inline void start_copy(__nv_bfloat16 *to, const __nv_bfloat16 *from, bool is_there) {
+    emulation::begin_copy(to, from, is_there);
 }
-
-template <typename T, typename OA, typename OB>
-void mma_sync(fragment<accumulator, 16, 16, 16, float> &d, const fragment<matrix_a, 16, 16, 16, T, OA> &a,
-              const fragment<matrix_b, 16, 16, 16, T, OB> &b, const fragment<accumulator, 16, 16, 16, float> &c) {
-    if (!emulation::is_first_of_warp()) return;
-    fragment<accumulator, 16, 16, 16, float> sum = c;
-    for (int i = 0; i < 16; i++)
-        for (int k = 0; k < 16; k++)
-            for (int j = 0; j < 16; j++) sum.at[i][j] += a.at[i][k] * b.at[k][j];
-    d = sum;
+inline void finish_copies() { emulation::end_copies(); }
+inline uint32_t narrowed(float low, float high) {
+    return __float2bfloat16(low).bits | (uint32_t)__float2bfloat16(high).bits << 16;
 }
-
-inline void store_matrix_sync(float *to, const fragment<accumulator, 16, 16, 16, float> &from, unsigned stride,
-                              layout_t) {
-    check_alignment(to, stride);
-    emulation::wait_for_warp();
-    if (emulation::is_first_of_warp())
-        for (int i = 0; i < 16; i++)
-            for (int j = 0; j < 16; j++) to[i * stride + j] = from.at[i][j];
-    emulation::wait_for_warp();
-}
-} // namespace wmma
-} // namespace nvcuda

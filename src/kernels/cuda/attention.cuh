@@ -3,6 +3,10 @@
 
 #include "common.cuh"
 
+#ifndef EMULATED_CUDA
+extern __shared__ __align__(128) char shared_memory[];
+#endif
+
 // A sequence: its first row of q and how many, the position of that first query, its first row of k
 // and v and how many.
 struct Sequence {
@@ -58,4 +62,26 @@ __device__ __forceinline__ float score_of(const Shape &shape, float product, con
 
 __device__ __forceinline__ float *slopes_of(const Shape &shape, size_t query, uint32_t head) {
     return shape.slopes + (query * shape.heads + head) * (shape.longest + 1);
+}
+
+// Whether the query at position `query` of its sequence sees the key at position `key`.
+__device__ __forceinline__ bool sees(const Shape &shape, uint32_t query, uint32_t key) {
+    if (shape.is_causal && key > query) return false;
+    return !shape.window || (key + shape.window > query && (shape.is_causal || query + shape.window > key));
+}
+
+// What the probability of a query's row for a key's row counts for under dropout.
+__device__ __forceinline__ float factor(const Shape &shape, uint32_t query, uint32_t head, uint32_t key) {
+    if (shape.kept_scale == 0.0f) return 1.0f;
+    uint64_t element = ((uint64_t)query * shape.heads + head) * shape.tokens + key;
+    return kept(shape.stream, element, shape.threshold, shape.kept_scale);
+}
+
+// The positions of keys that queries at positions first ..= last see lie in [start, end).
+__device__ __forceinline__ void keys_of(const Shape &shape, const Sequence &sequence, uint32_t first, uint32_t last,
+                                        uint32_t &start, uint32_t &end) {
+    start = shape.window && first + 1 > shape.window ? first + 1 - shape.window : 0;
+    end = sequence.length;
+    if (shape.is_causal) end = min(end, last + 1);
+    else if (shape.window) end = min(end, last + shape.window);
 }

@@ -4,34 +4,30 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, sys};
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
-use super::launch::{Code, Grid, StreamWords, WARP, kernels, ptx};
+use super::launch::{Code, Grid, StreamWords, THREADS, Variant, WARP, kernels, ptx};
 use super::memory::{Activations, Address, activations, address_of, device_of, floats, scratch};
 use super::relative::{Products, Side, table_gradient};
 use super::shape::{Shape, tiles_of};
 use crate::kernels::attention::{AttentionKind, Plan};
 use crate::kernels::cpu::flops;
 
-/// Threads of a block of the attention kernels: eight warps.
-const THREADS: u32 = 256;
-/// Numbers of a sum that the registers of a block hold in bf16: `Sums` in attention.cu.
-const MOST_SUMMED: usize = 4 * 16 * 16 * (THREADS / WARP) as usize;
 
 const CODE: Code = Code { name: "attention", ptx: ptx::ATTENTION };
 
 kernels! { CODE:
-    fn attention<T>(
+    fn attention<T, WIDTH>(
         out: Address<Activations>, log_sums: Address<f32>, q: Address<Activations>, k: Address<Activations>,
         v: Address<Activations>, sequences: Address<u32>, tiles: Address<u32>, shape: Shape,
     );
     fn attention_deltas<T>(
         deltas: Address<f32>, g: Address<Activations>, out: Address<Activations>, n: usize, head_size: u32,
     );
-    fn attention_backward_q<T>(
+    fn attention_backward_q<T, WIDTH>(
         gq: Address<Activations>, g: Address<Activations>, q: Address<Activations>, k: Address<Activations>,
         v: Address<Activations>, log_sums: Address<f32>, deltas: Address<f32>, sequences: Address<u32>,
         tiles: Address<u32>, shape: Shape,
     );
-    fn attention_backward_kv<T>(
+    fn attention_backward_kv<T, WIDTH>(
         gk: Address<Activations>, gv: Address<Activations>, g: Address<Activations>, q: Address<Activations>,
         k: Address<Activations>, v: Address<Activations>, log_sums: Address<f32>, deltas: Address<f32>,
         sequences: Address<u32>, tiles: Address<u32>, shape: Shape,
@@ -48,7 +44,7 @@ pub(in crate::kernels) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &P
     let work = Work::new(&device, dtype, plan, Pass::Forward, products.as_ref())?;
     let [out, q, k, v] = [activations(&output)?, activations(q)?, activations(k)?, activations(v)?];
     let (tiles, sequences) = (address_of(&work.tiles), address_of(plan.sequences.on(&device)?));
-    kernel::attention(&device, dtype, work.grid, out, floats(&log_sums)?, q, k, v, sequences, tiles, work.shape)?;
+    kernel::attention(&device, work.variant, work.grid, out, floats(&log_sums)?, q, k, v, sequences, tiles, work.shape)?;
     Ok((output, log_sums))
 }
 
@@ -82,7 +78,7 @@ pub(in crate::kernels) fn attention_backward(
         let new = scratch(&device, dtype, qkv[0].shape())?;
         let (tiles, gq) = (address_of(&work.tiles), activations(&new)?);
         kernel::attention_backward_q(
-            &device, dtype, work.grid, gq, of_g, q, k, v, sums, deltas, sequences, tiles, work.shape,
+            &device, work.variant, work.grid, gq, of_g, q, k, v, sums, deltas, sequences, tiles, work.shape,
         )?;
         found[0] = Some(new);
     }
@@ -91,7 +87,7 @@ pub(in crate::kernels) fn attention_backward(
         let [of_keys, of_values] = [scratch(&device, dtype, qkv[1].shape())?, scratch(&device, dtype, qkv[2].shape())?];
         let (tiles, [gk, gv]) = (address_of(&work.tiles), [activations(&of_keys)?, activations(&of_values)?]);
         kernel::attention_backward_kv(
-            &device, dtype, work.grid, gk, gv, of_g, q, k, v, sums, deltas, sequences, tiles, work.shape,
+            &device, work.variant, work.grid, gk, gv, of_g, q, k, v, sums, deltas, sequences, tiles, work.shape,
         )?;
         found[1..3].clone_from_slice(&[Some(of_keys), Some(of_values)]);
     }
@@ -116,6 +112,7 @@ enum Pass {
 
 /// One kernel over tiles of queries or of keys.
 struct Work {
+    variant: Variant,
     grid: Grid,
     shape: Shape,
     /// Pairs: a sequence, and its first query or key of the tile.
@@ -134,10 +131,15 @@ impl Work {
             },
         );
         let AttentionKind { heads, key_value_heads, head_size, is_causal, window, scale, soft_cap, .. } = plan.kind;
-        let (tile, shared_bytes) = tile(device, dtype, head_size, pass)?;
+        let Tiling { variant, rows: tile, threads, shared_bytes, parts } = Tiling::of(device, dtype, head_size, pass)?;
         let offsets = if pass == Pass::Keys { &plan.offsets } else { &plan.query_offsets };
-        let tiles = tiles_of(offsets, tile);
-        let blocks = (tiles.len() as u32 / 2, if pass == Pass::Keys { key_value_heads } else { heads } as u32);
+        let mut tiles = tiles_of(offsets, tile);
+        if pass != Pass::Keys && is_causal {
+            // Later queries see more keys: the longest work starts first.
+            tiles.sort_by_key(|&[_, start]| std::cmp::Reverse(start));
+        }
+        let shared_heads = if pass == Pass::Keys { key_value_heads } else { heads };
+        let grid = Grid { blocks: ((shared_heads * parts) as u32, tiles.len() as u32), threads, shared_bytes };
         let mut shape = Shape {
             heads: heads as u32,
             key_heads: key_value_heads as u32,
@@ -162,7 +164,7 @@ impl Work {
         if let Some((products, relative)) = products.zip(plan.relative.as_ref()) {
             products.describe(device, relative, &mut shape)?;
         }
-        Ok(Self { grid: Grid { blocks, threads: THREADS, shared_bytes }, shape, tiles: device.clone_htod(&tiles)? })
+        Ok(Self { variant, grid, shape, tiles: device.clone_htod(tiles.as_flattened())? })
     }
 }
 
@@ -179,41 +181,68 @@ fn count(plan: &Plan, products: usize) {
     flops::count(products * heads, head_size, pairs);
 }
 
-/// Rows of a tile whose sums fit into registers, and the shared memory that it takes: the largest of which
-/// two blocks fit on a multiprocessor, else the largest that fits at all.
-fn tile(device: &CudaDevice, dtype: DType, head_size: usize, pass: Pass) -> Result<(usize, u32)> {
-    let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-    let most = device.cuda_stream().context().attribute(attribute).w()? as usize;
-    let bytes = |tile| shared_bytes(pass, tile, head_size, dtype.size_in_bytes());
-    let fits = |tile, most| bytes(tile) <= most && tile * head_size.next_multiple_of(16) <= MOST_SUMMED;
-    // The driver keeps 1 KiB of a multiprocessor for each block, and `most` leaves out one: two blocks share
-    // most + 1024 bytes, less 1024 each.
-    let half = most / 2 - 512;
-    let found = [half, most].iter().find_map(|&most| [64, 32, 16].into_iter().find(|&tile| fits(tile, most)));
-    let Some(tile) = found else {
-        bail!(
-            "heads of {head_size} in {:?} do not fit the {most} bytes of shared memory of this GPU; set \
-             model.torch_dtype=bfloat16",
-            dtype
-        );
-    };
-    Ok((tile, bytes(tile) as u32))
+/// How a kernel divides its work.
+struct Tiling {
+    variant: Variant,
+    /// Rows of a tile.
+    rows: usize,
+    threads: u32,
+    shared_bytes: u32,
+    /// Blocks that share the columns of a head.
+    parts: usize,
 }
 
-/// What the kernels of attention.cu lay out in shared memory.
-fn shared_bytes(pass: Pass, tile: usize, head_size: usize, size: usize) -> usize {
-    // Rows of `columns` numbers and 16 bytes; widths are multiples of 16.
-    let part = |rows: usize, columns: usize, size: usize| rows * (columns * size + 16);
-    let width = head_size.next_multiple_of(16);
-    let (wide, square) = (part(tile, width, size), part(tile, tile, size));
-    let (sums, scores) = (part(tile, width, 4), part(tile, tile, 4));
-    // The backward's are in registers for bf16.
-    let backward_sums = if size == 4 { sums } else { 0 };
-    match pass {
-        Pass::Forward => 3 * wide + square + scores + sums + part(1, 2 * tile, 4),
-        Pass::Queries => 4 * wide + square + 2 * scores + backward_sums,
-        Pass::Keys => 4 * wide + 2 * square + 2 * scores + 2 * backward_sums,
+impl Tiling {
+    fn of(device: &CudaDevice, dtype: DType, head_size: usize, pass: Pass) -> Result<Self> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most = device.cuda_stream().context().attribute(attribute).w()? as usize;
+        let found = if dtype == DType::BF16 { Self::bf16(head_size, pass) } else { Self::f32(head_size, pass, most) };
+        let Some(found) = found.filter(|found| found.shared_bytes as usize <= most) else {
+            bail!(
+                "heads of {head_size} in {dtype:?} do not fit the {most} bytes of shared memory of this GPU; set {}",
+                if dtype == DType::BF16 { "the device to cpu" } else { "model.torch_dtype=bfloat16" }
+            );
+        };
+        Ok(found)
+    }
+
+    /// As in attention_bf16.cuh.
+    fn bf16(head_size: usize, pass: Pass) -> Option<Self> {
+        const ROWS: usize = 64;
+        let width = [64, 128, 256].into_iter().find(|&width| head_size <= width)?;
+        let (stages, others, parts) = match (width, pass) {
+            (256, Pass::Forward) => (1, 64, 1),
+            (256, _) => (1, 16, 2),
+            (_, Pass::Forward) | (64, _) => (2, 64, 1),
+            _ => (2, 32, 1),
+        };
+        let own = if pass == Pass::Forward { ROWS } else { 2 * ROWS };
+        let shared_bytes = (own + stages * 2 * others) * (width + 8) * size_of::<half::bf16>();
+        let threads = ROWS as u32 / 16 * WARP;
+        let variant = Variant { dtype: DType::BF16, width };
+        Some(Self { variant, rows: ROWS, threads, shared_bytes: shared_bytes as u32, parts })
+    }
+
+    /// As in attention.cu: the largest tile of which two blocks fit on a multiprocessor, else the largest that
+    /// fits at all.
+    fn f32(head_size: usize, pass: Pass, most: usize) -> Option<Self> {
+        let bytes = |tile| {
+            // Rows of so many numbers, and four more.
+            let part = |rows: usize, columns: usize| 4 * rows * (columns + 4);
+            let (wide, square) = (part(tile, head_size), part(tile, tile));
+            match pass {
+                Pass::Forward => 4 * wide + 2 * square + part(1, 2 * tile),
+                Pass::Queries => 5 * wide + 3 * square,
+                Pass::Keys => 6 * wide + 4 * square,
+            }
+        };
+        // The driver keeps 1 KiB of a multiprocessor for each block, and `most` leaves out one: two blocks share
+        // most + 1024 bytes, less 1024 each.
+        let half = most / 2 - 512;
+        let fits = [half, most].into_iter();
+        let rows = fits.flat_map(|most| [64, 32, 16].map(|tile| (tile, most))).find(|&(tile, most)| bytes(tile) <= most);
+        let (rows, _) = rows?;
+        let variant = Variant { dtype: DType::F32, width: 0 };
+        Some(Self { variant, rows, threads: THREADS, shared_bytes: bytes(rows) as u32, parts: 1 })
     }
 }
-
-const _: () = assert!(THREADS.is_multiple_of(WARP), "rows are shared among whole warps");

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cuda_bf16.h>
-#include <mma.h>
 #include <stdint.h>
 
 typedef __nv_bfloat16 bf16;

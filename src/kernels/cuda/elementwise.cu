@@ -18,15 +18,6 @@ template <typename T> __device__ void scale(T *out, const T *x, size_t n, int ac
 KERNEL(scale, PARAMS, (out, x, n, accumulate, factor))
 #undef PARAMS
 
-// x += bias, row by row.
-template <typename T> __device__ void add_bias(T *x, const float *bias, size_t n, uint32_t width) {
-    for (size_t e = global_thread(); e < n; e += global_threads())
-        x[e] = from_float<T>(to_float(x[e]) + bias[e % width]);
-}
-#define PARAMS(T) (T * x, const float *bias, size_t n, uint32_t width)
-KERNEL(add_bias, PARAMS, (x, bias, n, width))
-#undef PARAMS
-
 // f32 to the type of activations.
 template <typename T> __device__ void narrow(T *out, const float *x, size_t n) {
     for (size_t e = global_thread(); e < n; e += global_threads()) out[e] = from_float<T>(x[e]);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, DeviceRepr, LaunchArgs, LaunchConfig, sys};
-use candle_core::{CudaDevice, Result};
+use candle_core::{CudaDevice, DType, Result};
 
 use crate::kernels::mask::Choice;
 
@@ -46,6 +46,13 @@ pub(super) struct Code {
     pub(super) ptx: &'static str,
 }
 
+/// What a kernel is compiled for: the type of activations, and for bf16 the most columns of a head.
+#[derive(Clone, Copy)]
+pub(super) struct Variant {
+    pub(super) dtype: DType,
+    pub(super) width: usize,
+}
+
 /// A flag, as kernels take it.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -78,7 +85,7 @@ unsafe impl DeviceRepr for StreamWords {}
 
 /// Declares the kernels of a `.cu` file, each with the parameters that it has there, as functions in
 /// `kernel` of a device and a grid; `<T>` is a kernel for each type of activations, which the function is
-/// given too.
+/// given too, `<T, WIDTH>` one for each [`Variant`].
 macro_rules! kernels {
     (@each $code:ident:) => {};
     (@each $code:ident: fn $name:ident<T>($($parameter:ident: $type:ty),* $(,)?); $($rest:tt)*) => {
@@ -93,6 +100,25 @@ macro_rules! kernels {
                 candle_core::DType::F32 => concat!(stringify!($name), "_f32"),
                 candle_core::DType::BF16 => concat!(stringify!($name), "_bf16"),
                 other => candle_core::bail!("activations of {other:?} on a GPU"),
+            };
+            kernels!(@launch $code, device, name, grid, $($parameter: $type),*)
+        }
+        kernels!(@each $code: $($rest)*);
+    };
+    (@each $code:ident: fn $name:ident<T, WIDTH>($($parameter:ident: $type:ty),* $(,)?); $($rest:tt)*) => {
+        #[allow(clippy::too_many_arguments, reason = "a kernel has as many")]
+        pub(super) fn $name(
+            device: &candle_core::CudaDevice,
+            variant: $crate::kernels::cuda::launch::Variant,
+            grid: $crate::kernels::cuda::launch::Grid,
+            $($parameter: impl Into<$type>),*
+        ) -> candle_core::Result<()> {
+            let name = match (variant.dtype, variant.width) {
+                (candle_core::DType::F32, _) => concat!(stringify!($name), "_f32"),
+                (candle_core::DType::BF16, 64) => concat!(stringify!($name), "_bf16_64"),
+                (candle_core::DType::BF16, 128) => concat!(stringify!($name), "_bf16_128"),
+                (candle_core::DType::BF16, 256) => concat!(stringify!($name), "_bf16_256"),
+                (other, width) => candle_core::bail!("heads of {width} in {other:?} on a GPU"),
             };
             kernels!(@launch $code, device, name, grid, $($parameter: $type),*)
         }

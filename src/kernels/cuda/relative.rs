@@ -93,7 +93,7 @@ pub(super) fn table_gradient(
     let by_row = scratch(&device, x.dtype(), (rows, heads * count))?;
     clear(&by_row)?;
     let offsets = if side == Side::Queries { &plan.query_offsets } else { &plan.offsets };
-    let held = device.clone_htod(&tiles_of(offsets, TILE as usize))?;
+    let held = device.clone_htod(tiles_of(offsets, TILE as usize).as_flattened())?;
     let grid = Grid { blocks: (held.len() as u32 / 2, heads as u32), threads: TILE, shared_bytes: 0 };
     let (out, sequences) = (activations(&by_row)?, address_of(plan.sequences.on(&device)?));
     let tiles = address_of(&held);

@@ -1,6 +1,15 @@
-// Rows and columns that move.
+// Rows: their biases, and those that move.
 
 #include "common.cuh"
+
+// x += bias, row by row.
+template <typename T> __device__ void add_bias(T *x, const float *bias, size_t n, uint32_t width) {
+    for (size_t e = global_thread(); e < n; e += global_threads())
+        x[e] = from_float<T>(to_float(x[e]) + bias[e % width]);
+}
+#define PARAMS(T) (T * x, const float *bias, size_t n, uint32_t width)
+KERNEL(add_bias, PARAMS, (x, bias, n, width))
+#undef PARAMS
 
 // out[i] = x[indices[i]], rows of `width`.
 template <typename T> __device__ void gather(T *out, const T *x, const uint32_t *indices, size_t n, uint32_t width) {

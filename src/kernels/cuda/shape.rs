@@ -35,9 +35,9 @@ pub(super) struct Shape {
 unsafe impl DeviceRepr for Shape {}
 
 /// Pairs: a sequence, and its first query or key of a tile of so many.
-pub(super) fn tiles_of(offsets: &[usize], tile: usize) -> Vec<u32> {
+pub(super) fn tiles_of(offsets: &[usize], tile: usize) -> Vec<[u32; 2]> {
     let sequences = offsets.windows(2).enumerate();
     sequences
-        .flat_map(|(b, pair)| (0..pair[1] - pair[0]).step_by(tile).flat_map(move |start| [b as u32, start as u32]))
+        .flat_map(|(b, pair)| (0..pair[1] - pair[0]).step_by(tile).map(move |start| [b as u32, start as u32]))
         .collect()
 }
