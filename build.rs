@@ -44,8 +44,19 @@ fn commit_of_checkout() -> Option<String> {
 #[cfg(feature = "cuda")]
 fn compile_kernels() {
     const FOLDER: &str = "src/kernels/cuda";
-    const KERNELS: [&str; 10] =
-        ["activation", "attention", "dropout", "elementwise", "nf4", "norm", "optimizer", "relative", "rope", "rows"];
+    const KERNELS: [&str; 11] = [
+        "activation",
+        "attention",
+        "dropout",
+        "elementwise",
+        "low_rank",
+        "nf4",
+        "norm",
+        "optimizer",
+        "relative",
+        "rope",
+        "rows",
+    ];
     println!("cargo::rerun-if-changed={FOLDER}");
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     cudaforge::KernelBuilder::new()

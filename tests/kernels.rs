@@ -9,7 +9,9 @@ fn files(extension: &str) -> Vec<(String, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/kernels/cuda");
     let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let paths = paths.filter(|path| path.extension().is_some_and(|found| found == extension));
-    paths.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())).collect()
+    paths
+        .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap()))
+        .collect()
 }
 
 /// The text from after `start` to the parenthesis that closes what `start` opens.
@@ -71,7 +73,7 @@ fn defined() -> Kernels {
             let pointer = if parameter.contains('*') { "*" } else { "" };
             let r#type = r#type.replace("const ", "").replace("__grid_constant__ ", "").replace('*', "");
             // Five numbers a sequence.
-            let r#type = r#type.trim().replace("Sequence", "uint32_t");
+            let r#type = r#type.trim().replace("Sequence", "uint32_t").replace("bf16", "T");
             (name.to_owned(), format!("{type}{pointer}"))
         });
         parameters.collect()
@@ -79,6 +81,7 @@ fn defined() -> Kernels {
     let mut kernels = BTreeMap::new();
     for (file, text) in files("cu") {
         let text = text.replace("\\\n", " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = text.replace("__launch_bounds__(256, 2) ", "");
         let shared = text
             .split_once("#define BACKWARD_PARAMS(T) ")
             .map_or("", |(_, rest)| rest.split_once(" #define").map_or(rest, |(list, _)| list));

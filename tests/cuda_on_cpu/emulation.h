@@ -88,6 +88,8 @@ inline float __bfloat162float(__nv_bfloat16 x) {
     return wide;
 }
 
+inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
+
 inline __nv_bfloat16 __float2bfloat16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);

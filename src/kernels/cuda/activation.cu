@@ -85,3 +85,27 @@ __device__ void gate_backward(T *gradient, const T *g, const T *gate, size_t n, 
 #define PARAMS(T) (T * gradient, const T *g, const T *gate, size_t n, int kind, int accumulate)
 KERNEL(gate_backward, PARAMS, (gradient, g, gate, n, kind, accumulate))
 #undef PARAMS
+
+// The gradients of gate and of up in f(gate) ∘ up.
+template <typename T>
+__device__ void gated_backward(T *of_gate, T *of_up, const T *g, const T *gate, const T *up, size_t n, int kind) {
+    const int W = Pack<T>::WIDTH;
+    auto both = [&](float g, float gate, float up, T &to_gate, T &to_up) {
+        float slope, value = activation(kind, gate, slope);
+        to_gate = from_float<T>(g * up * slope);
+        to_up = from_float<T>(g * value);
+    };
+    for (size_t p = global_thread(); p < n / W; p += global_threads()) {
+        Pack<T> gs = load_pack(g + p * W), gates = load_pack(gate + p * W), ups = load_pack(up + p * W), first, second;
+#pragma unroll
+        for (int w = 0; w < W; w++)
+            both(to_float(gs.at[w]), to_float(gates.at[w]), to_float(ups.at[w]), first.at[w], second.at[w]);
+        store_pack(of_gate + p * W, first);
+        store_pack(of_up + p * W, second);
+    }
+    for (size_t e = n / W * W + global_thread(); e < n; e += global_threads())
+        both(to_float(g[e]), to_float(gate[e]), to_float(up[e]), of_gate[e], of_up[e]);
+}
+#define PARAMS(T) (T * of_gate, T *of_up, const T *g, const T *gate, const T *up, size_t n, int kind)
+KERNEL(gated_backward, PARAMS, (of_gate, of_up, g, gate, up, n, kind))
+#undef PARAMS

@@ -20,6 +20,10 @@ kernels! { CODE:
         gradient: Address<Activations>, g: Address<Activations>, gate: Address<Activations>,
         n: usize, kind: i32, accumulate: Flag,
     );
+    fn gated_backward<T>(
+        of_gate: Address<Activations>, of_up: Address<Activations>, g: Address<Activations>,
+        gate: Address<Activations>, up: Address<Activations>, n: usize, kind: i32,
+    );
 }
 
 /// The order of `Activation` in activation.cu.
@@ -70,7 +74,12 @@ pub(in crate::kernels) fn activate_backward(
 
 /// The gradients of `gate` and of `up` in `f(gate) ∘ up`, new ones.
 pub(in crate::kernels) fn gated_backward(g: &Tensor, gate: &Tensor, up: &Tensor, f: Activation) -> Result<[Tensor; 2]> {
-    Ok([activate_backward(g, None, gate, Some(up), f)?, gate_backward(g, None, gate, f)?])
+    let (device, dtype, n) = (device_of(gate)?, gate.dtype(), gate.elem_count());
+    let found = [scratch(&device, dtype, gate.shape())?, scratch(&device, dtype, up.shape())?];
+    let [of_gate, of_up] = [activations(&found[0])?, activations(&found[1])?];
+    let [g, gate, up] = [activations(g)?, activations(gate)?, activations(up)?];
+    kernel::gated_backward(&device, dtype, Grid::over(n / 4), of_gate, of_up, g, gate, up, n, number_of(f))?;
+    Ok(found)
 }
 
 /// The gradient of `up` in `f(gate) ∘ up`.

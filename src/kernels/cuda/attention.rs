@@ -11,7 +11,6 @@ use super::shape::{Shape, tiles_of};
 use crate::kernels::attention::{AttentionKind, Plan};
 use crate::kernels::cpu::flops;
 
-
 const CODE: Code = Code { name: "attention", ptx: ptx::ATTENTION };
 
 kernels! { CODE:
@@ -44,7 +43,19 @@ pub(in crate::kernels) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &P
     let work = Work::new(&device, dtype, plan, Pass::Forward, products.as_ref())?;
     let [out, q, k, v] = [activations(&output)?, activations(q)?, activations(k)?, activations(v)?];
     let (tiles, sequences) = (address_of(&work.tiles), address_of(plan.sequences.on(&device)?));
-    kernel::attention(&device, work.variant, work.grid, out, floats(&log_sums)?, q, k, v, sequences, tiles, work.shape)?;
+    kernel::attention(
+        &device,
+        work.variant,
+        work.grid,
+        out,
+        floats(&log_sums)?,
+        q,
+        k,
+        v,
+        sequences,
+        tiles,
+        work.shape,
+    )?;
     Ok((output, log_sums))
 }
 
@@ -78,7 +89,19 @@ pub(in crate::kernels) fn attention_backward(
         let new = scratch(&device, dtype, qkv[0].shape())?;
         let (tiles, gq) = (address_of(&work.tiles), activations(&new)?);
         kernel::attention_backward_q(
-            &device, work.variant, work.grid, gq, of_g, q, k, v, sums, deltas, sequences, tiles, work.shape,
+            &device,
+            work.variant,
+            work.grid,
+            gq,
+            of_g,
+            q,
+            k,
+            v,
+            sums,
+            deltas,
+            sequences,
+            tiles,
+            work.shape,
         )?;
         found[0] = Some(new);
     }
@@ -87,7 +110,20 @@ pub(in crate::kernels) fn attention_backward(
         let [of_keys, of_values] = [scratch(&device, dtype, qkv[1].shape())?, scratch(&device, dtype, qkv[2].shape())?];
         let (tiles, [gk, gv]) = (address_of(&work.tiles), [activations(&of_keys)?, activations(&of_values)?]);
         kernel::attention_backward_kv(
-            &device, work.variant, work.grid, gk, gv, of_g, q, k, v, sums, deltas, sequences, tiles, work.shape,
+            &device,
+            work.variant,
+            work.grid,
+            gk,
+            gv,
+            of_g,
+            q,
+            k,
+            v,
+            sums,
+            deltas,
+            sequences,
+            tiles,
+            work.shape,
         )?;
         found[1..3].clone_from_slice(&[Some(of_keys), Some(of_values)]);
     }
@@ -240,7 +276,8 @@ impl Tiling {
         // most + 1024 bytes, less 1024 each.
         let half = most / 2 - 512;
         let fits = [half, most].into_iter();
-        let rows = fits.flat_map(|most| [64, 32, 16].map(|tile| (tile, most))).find(|&(tile, most)| bytes(tile) <= most);
+        let rows =
+            fits.flat_map(|most| [64, 32, 16].map(|tile| (tile, most))).find(|&(tile, most)| bytes(tile) <= most);
         let (rows, _) = rows?;
         let variant = Variant { dtype: DType::F32, width: 0 };
         Some(Self { variant, rows, threads: THREADS, shared_bytes: bytes(rows) as u32, parts: 1 })

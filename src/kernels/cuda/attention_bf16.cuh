@@ -149,7 +149,7 @@ __device__ void attention_of(bf16 *out, float *log_sums, const bf16 *q, const bf
             uint32_t row = first_row + lane / 4 + 8 * half;
             float largest = -INFINITY, slope;
 #pragma unroll
-            for (int part = 0; part < (int)KEYS / 8; part++)
+            for (uint32_t part = 0; part < KEYS / 8; part++)
 #pragma unroll
                 for (int side = 0; side < 2; side++) {
                     uint32_t at = 8 * part + 2 * (lane % 4) + side;
@@ -162,7 +162,7 @@ __device__ void attention_of(bf16 *out, float *log_sums, const bf16 *q, const bf
             // A row that has seen nothing yet keeps its zeros.
             float base = maximum == -INFINITY ? 0.0f : maximum, rescale = exp2f(before - base);
 #pragma unroll
-            for (int part = 0; part < (int)KEYS / 8; part++)
+            for (uint32_t part = 0; part < KEYS / 8; part++)
 #pragma unroll
                 for (int side = 0; side < 2; side++) {
                     float &score = scores[part][2 * half + side];
@@ -249,7 +249,7 @@ __device__ void attention_backward_q_of(bf16 *gq, const bf16 *g, const bf16 *q, 
         Corner corner = {head, query, (size_t)sequence.key + start, position, start};
         bool is_whole = rows == ROWS && start + KEYS <= end && corner.sees_all(shape, ROWS, KEYS);
 #pragma unroll
-        for (int part = 0; part < (int)KEYS / 8; part++)
+        for (uint32_t part = 0; part < KEYS / 8; part++)
 #pragma unroll
             for (int at_sum = 0; at_sum < 4; at_sum++) {
                 int half = at_sum / 2;
@@ -332,7 +332,7 @@ __device__ void attention_backward_kv_of(bf16 *gk, bf16 *gv, const bf16 *g, cons
         Corner corner = {head, query, key, position, start};
         bool is_whole = rows == QUERIES && keys == ROWS && corner.sees_all(shape, QUERIES, ROWS);
 #pragma unroll
-        for (int part = 0; part < (int)QUERIES / 8; part++)
+        for (uint32_t part = 0; part < QUERIES / 8; part++)
 #pragma unroll
             for (int side = 0; side < 2; side++) {
                 uint32_t row = 8 * part + 2 * (lane % 4) + side;

@@ -1,16 +1,48 @@
-//! The low-rank product by cuBLAS.
+//! The low-rank product: in bf16 by kernels that draw dropout on the way, else by cuBLAS.
 //!
 //! A and B are f32; products with them round them to the type of activations and sum in f32, and
-//! their gradients arrive in f32. The dropped-out copy of `x` exists during a product only.
+//! their gradients arrive in f32. Where cuBLAS multiplies, a dropped-out copy of `x` exists during a product.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::dropout::{dropout, masked};
 use super::elementwise::narrowed;
 use super::gemm::{Operand, gemm};
-use super::memory::{device_of, scratch};
+use super::launch::{Code, Flag, Grid, StreamWords, THREADS, WARP, kernels, ptx};
+use super::memory::{Activations, Address, activations, device_of, floats, scratch};
+use crate::kernels::cpu::flops;
 use crate::kernels::low_rank::LowRank;
 use crate::kernels::mask::Mask;
+
+const CODE: Code = Code { name: "low_rank", ptx: ptx::LOW_RANK };
+
+kernels! { CODE:
+    fn add_low_rank(
+        out: Address<Activations>, base: Address<Activations>, u: Address<Activations>, w: Address<Activations>,
+        rows: u32, rank: u32, width: u32, is_transposed: Flag, scale: f32, stream: StreamWords, threshold: u32,
+        kept_scale: f32,
+    );
+    fn low_rank_inputs(
+        u: Address<Activations>, x: Address<Activations>, a: Address<Activations>, rows: u32, rank: u32, width: u32,
+        stream: StreamWords, threshold: u32, kept_scale: f32,
+    );
+    fn low_rank_gradient(
+        parts: Address<f32>, g: Address<Activations>, x: Address<Activations>, rows: u32, rank: u32, width: u32,
+        rows_of_block: u32, first_rank: u32, stream: StreamWords, threshold: u32, kept_scale: f32,
+    );
+    fn sum_of_parts(out: Address<f32>, parts: Address<f32>, n: usize, count: u32, accumulate: Flag);
+}
+
+/// The kernels' limits, as in low_rank.cu.
+const MOST_RANK: usize = 64;
+const RANKS_AT_ONCE: usize = 16;
+const WARPS: usize = (THREADS / WARP) as usize;
+
+/// Returns true if this file's kernels do the product of activations of a width.
+fn is_fused(activations: &Tensor, pair: &LowRank) -> Result<bool> {
+    let width = activations.dim(1)?;
+    Ok(activations.dtype() == DType::BF16 && width.is_multiple_of(8) && pair.rank <= MOST_RANK)
+}
 
 /// A and B for products with rows like `x`.
 pub(in crate::kernels) fn low_rank(
@@ -27,13 +59,64 @@ pub(in crate::kernels) fn low_rank(
 
 /// `y += s · drop(x) Aᵀ Bᵀ`; gives u = drop(x) Aᵀ, `(N, r)`.
 pub(in crate::kernels) fn low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRank) -> Result<Tensor> {
-    let device = device_of(x)?;
-    let u = scratch(&device, x.dtype(), (x.dim(0)?, pair.rank))?;
-    let kept = pair.kept(x)?;
+    let (device, (rows, width)) = (device_of(x)?, x.dims2()?);
+    let u = scratch(&device, x.dtype(), (rows, pair.rank))?;
     let of_u = Operand::of(&u)?;
-    gemm(&device, of_u, false, 1.0, Operand::of(&kept)?, Operand::of(&pair.a)?.transposed())?;
-    gemm(&device, Operand::of(y)?, true, pair.scaling, of_u, Operand::of(&pair.b)?.transposed())?;
+    if is_fused(x, pair)? {
+        flops::count(rows, width, pair.rank);
+        let grid = Grid { blocks: (rows.div_ceil(16) as u32, 1), threads: THREADS, shared_bytes: 0 };
+        let [out, from, a] = [activations(&u)?, activations(x)?, activations(&pair.a)?];
+        let (stream, threshold, kept_scale) = pair.dropout();
+        let [rows, rank, width] = [rows, pair.rank, width].map(|size| size as u32);
+        kernel::low_rank_inputs(&device, grid, out, from, a, rows, rank, width, stream, threshold, kept_scale)?;
+    } else {
+        let kept = pair.kept(x)?;
+        gemm(&device, of_u, false, 1.0, Operand::of(&kept)?, Operand::of(&pair.a)?.transposed())?;
+    }
+    if is_fused(y, pair)? {
+        add_product(y, &u, &pair.b, true, pair.scaling, None)?;
+    } else {
+        gemm(&device, Operand::of(y)?, true, pair.scaling, of_u, Operand::of(&pair.b)?.transposed())?;
+    }
     Ok(u)
+}
+
+/// `sum += scale · mask(u W)`, or of the transpose of W: with this file's kernel.
+fn add_product(
+    sum: &Tensor,
+    u: &Tensor,
+    w: &Tensor,
+    is_transposed: bool,
+    scale: f32,
+    pair: Option<&LowRank>,
+) -> Result<()> {
+    /// Columns of a block.
+    const COLUMNS: usize = 32 * WARPS;
+    /// Sixteen rows at a time, a block does so many of them: W is read once for all.
+    const TURNS: usize = 4;
+    let (device, (rows, width), rank) = (device_of(sum)?, sum.dims2()?, u.dim(1)?);
+    flops::count(rows, rank, width);
+    let blocks = (width.div_ceil(COLUMNS) as u32, rows.div_ceil(16 * TURNS) as u32);
+    let grid = Grid { blocks, threads: THREADS, shared_bytes: 0 };
+    let [sum, u, w] = [activations(sum)?, activations(u)?, activations(w)?];
+    let (stream, threshold, kept_scale) = pair.map(LowRank::dropout).unwrap_or_default();
+    let [rows, rank, width] = [rows, rank, width].map(|size| size as u32);
+    kernel::add_low_rank(
+        &device,
+        grid,
+        sum,
+        sum,
+        u,
+        w,
+        rows,
+        rank,
+        width,
+        is_transposed,
+        scale,
+        stream,
+        threshold,
+        kept_scale,
+    )
 }
 
 /// ∂L/∂u = s · g B, `(N, r)`.
@@ -64,13 +147,58 @@ pub(in crate::kernels) fn sum_gradient_of_a(
     x: &Tensor,
     pair: &LowRank,
 ) -> Result<()> {
+    if is_fused(x, pair)? {
+        return sum_gradient_of_a_in_parts(of_u, sum, accumulate, x, pair);
+    }
     let kept = pair.kept(x)?;
     let transposed = Operand::of(of_u)?.transposed();
     gemm(&device_of(x)?, Operand::of(sum)?, accumulate, 1.0, transposed, Operand::of(&kept)?)
 }
 
+/// The same, with this file's kernels: rows are divided among blocks by the shapes alone, so that sums have one order.
+fn sum_gradient_of_a_in_parts(of_u: &Tensor, sum: &Tensor, accumulate: bool, x: &Tensor, pair: &LowRank) -> Result<()> {
+    /// Columns of a block.
+    const COLUMNS: usize = 64;
+    /// About two blocks for each multiprocessor of a large GPU.
+    const BLOCKS: usize = 264;
+    /// Rows that the warps of a block do at once.
+    const ROWS: usize = 16 * WARPS;
+    let (device, (rows, width)) = (device_of(x)?, x.dims2()?);
+    flops::count(rows, pair.rank, width);
+    let columns = width.div_ceil(COLUMNS);
+    let rows_of_block = rows.div_ceil(BLOCKS.div_ceil(columns)).next_multiple_of(ROWS);
+    let count = rows.div_ceil(rows_of_block);
+    let parts = scratch(&device, DType::F32, (count, pair.rank * width))?;
+    let grid = Grid { blocks: (columns as u32, count as u32), threads: THREADS, shared_bytes: 0 };
+    let (to, [g, from]) = (floats(&parts)?, [activations(of_u)?, activations(x)?]);
+    let (stream, threshold, kept_scale) = pair.dropout();
+    let n = pair.rank * width;
+    let [rows, rank, width, rows_of_block] = [rows, pair.rank, width, rows_of_block].map(|size| size as u32);
+    for first in (0..rank).step_by(RANKS_AT_ONCE) {
+        kernel::low_rank_gradient(
+            &device,
+            grid,
+            to,
+            g,
+            from,
+            rows,
+            rank,
+            width,
+            rows_of_block,
+            first,
+            stream,
+            threshold,
+            kept_scale,
+        )?;
+    }
+    kernel::sum_of_parts(&device, Grid::over(n), floats(sum)?, to, n, count as u32, accumulate)
+}
+
 /// `∂L/∂x += mask(∂L/∂u · A)`
 pub(in crate::kernels) fn add_gradient_of_x(of_u: &Tensor, sum: &Tensor, pair: &LowRank) -> Result<()> {
+    if is_fused(sum, pair)? {
+        return add_product(sum, of_u, &pair.a, false, 1.0, Some(pair));
+    }
     let device = device_of(sum)?;
     let (of_gu, of_a) = (Operand::of(of_u)?, Operand::of(&pair.a)?);
     let Some(mask) = &pair.mask else { return gemm(&device, Operand::of(sum)?, true, 1.0, of_gu, of_a) };
@@ -80,6 +208,12 @@ pub(in crate::kernels) fn add_gradient_of_x(of_u: &Tensor, sum: &Tensor, pair: &
 }
 
 impl LowRank {
+    /// What draws the mask, the threshold, and what an element that is kept counts for: 0 without a mask.
+    fn dropout(&self) -> (StreamWords, u32, f32) {
+        let of_mask = |mask: &Mask| (StreamWords::from(&mask.choice), mask.choice.threshold(), mask.choice.scale());
+        self.mask.as_ref().map(of_mask).unwrap_or_default()
+    }
+
     /// x as the adapter sees it.
     fn kept(&self, x: &Tensor) -> Result<Tensor> {
         self.mask.as_ref().map_or_else(|| Ok(x.clone()), |mask| dropout(x, mask))

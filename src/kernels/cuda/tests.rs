@@ -205,7 +205,9 @@ fn param(device: &Device, rows: usize, columns: usize, seed: u32) -> Rc<Param> {
 #[test]
 #[ignore = "needs a GPU"]
 fn lora_linear_matches_the_cpu() {
-    for (rows, inputs, outputs, rank) in [(11, 19, 13, 2), (5, 130, 66, 6)] {
+    // In bf16, widths of eights and ranks to 64 have kernels of their own; the others are cuBLAS's.
+    let wide = [(11, 40, 24, 2), (150, 328, 296, 16), (37, 72, 88, 5), (20, 64, 136, 40), (20, 64, 72, 72)];
+    for (rows, inputs, outputs, rank) in [(11, 19, 13, 2), (5, 130, 66, 6)].into_iter().chain(wide) {
         let given = [input(rows, inputs, 2), input(rows, outputs, 3)];
         for (is_4bit, has_bias, dropout) in [(false, true, 0.0), (true, false, 0.2)] {
             let make = |device: &Device| vec![param(device, rank, inputs, 4), param(device, outputs, rank, 5)];

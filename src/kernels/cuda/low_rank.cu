@@ -1,0 +1,264 @@
+// The low-rank products of adapters in bf16, each in one pass over the activations, whose dropout is drawn on the way:
+// one side of such a product has a few columns only, so it is as fast as memory. Ranks up to 64; widths are multiples
+// of 8. What others need, cuBLAS does (low_rank.rs).
+
+#include "tensor_cores.cuh"
+
+const uint32_t BLOCK_WARPS = 8;
+const uint32_t MOST_RANK = 64;
+
+typedef Pack<bf16> Eight;
+
+__device__ __forceinline__ uint32_t pair_of(bf16 low, bf16 high) {
+    return __bfloat16_as_ushort(low) | (uint32_t)__bfloat16_as_ushort(high) << 16;
+}
+
+__device__ __forceinline__ uint32_t two_of(const Eight &pack, int pair) {
+    return pair_of(pack.at[2 * pair], pack.at[2 * pair + 1]);
+}
+
+// Numbers k and k + 1 of a row of `rank`, k even; zero beyond the rank, and where there is no row.
+__device__ __forceinline__ uint32_t two_of_row(const bf16 *row, uint32_t k, uint32_t rank, bool is_there) {
+    bf16 zero = from_float<bf16>(0.0f);
+    if (rank % 2 == 0) {
+        struct alignas(4) Two {
+            bf16 low, high;
+        };
+        if (!is_there || k >= rank) return 0;
+        Two two = *reinterpret_cast<const Two *>(row + k);
+        return pair_of(two.low, two.high);
+    }
+    return pair_of(is_there && k < rank ? row[k] : zero, is_there && k + 1 < rank ? row[k + 1] : zero);
+}
+
+// The same of a column, whose numbers are `stride` apart.
+__device__ __forceinline__ uint32_t two_of_column(const bf16 *column, uint32_t stride, bool is_first, bool is_second) {
+    bf16 zero = from_float<bf16>(0.0f);
+    return pair_of(is_first ? column[0] : zero, is_second ? column[stride] : zero);
+}
+
+// Which of the eight elements from `element` on, a multiple of 4, dropout keeps: a bit each.
+__device__ __forceinline__ uint32_t kept_bits(const Stream &stream, size_t element, uint32_t threshold) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int quad = 0; quad < 2; quad++) {
+        uint32_t numbers[4];
+        philox(stream, element / 4 + quad, numbers);
+#pragma unroll
+        for (int i = 0; i < 4; i++) bits |= (uint32_t)(numbers[i] >= threshold) << (4 * quad + i);
+    }
+    return bits;
+}
+
+// Eight elements as dropout leaves them.
+__device__ __forceinline__ Eight dropped(Eight pack, const Stream &stream, size_t element, uint32_t threshold,
+                                         float scale) {
+    uint32_t bits = kept_bits(stream, element, threshold);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        pack.at[i] = from_float<bf16>(bits >> i & 1 ? scale * to_float(pack.at[i]) : 0.0f);
+    return pack;
+}
+
+__device__ __forceinline__ Eight eight_zeros() {
+    Eight zeros;
+#pragma unroll
+    for (int i = 0; i < 8; i++) zeros.at[i] = from_float<bf16>(0.0f);
+    return zeros;
+}
+
+// out = base + scale · mask(u W): u (rows × rank); W (rank × width), or, where `is_transposed`, (width × rank).
+// `kept_scale` of 0: no mask. `out` may be `base`. A warp: 32 columns, whose part of W it holds, of some rows.
+extern "C" __global__ void __launch_bounds__(256, 2) add_low_rank(
+    bf16 *out, const bf16 *base, const bf16 *u, const bf16 *w, uint32_t rows, uint32_t rank, uint32_t width,
+    int is_transposed, float scale, Stream stream, uint32_t threshold, float kept_scale) {
+    uint32_t lane = threadIdx.x % WARP, group = lane / 4, member = lane % 4;
+    uint32_t first_column = (blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP) * 32;
+    if (first_column >= width) return;
+    // Column c of part j of the product is column 8 (c / 2) + 2 j + c % 2 of these 32: so a thread has eight neighbours.
+    uint32_t right[MOST_RANK / 16][4][2];
+#pragma unroll
+    for (uint32_t step = 0; step < MOST_RANK / 16; step++) {
+#pragma unroll
+        for (int part = 0; part < 4; part++) {
+            uint32_t column = first_column + group / 2 * 8 + 2 * part + group % 2;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                uint32_t k = 16 * step + 8 * half + 2 * member;
+                bool is_there = column < width;
+                right[step][part][half] =
+                    is_transposed ? two_of_row(w + (size_t)column * rank, k, rank, is_there)
+                                  : two_of_column(w + (size_t)k * width + column, width, is_there && k < rank,
+                                                  is_there && k + 1 < rank);
+            }
+        }
+    }
+    uint32_t column = first_column + 8 * member;
+    bool is_inside = column < width;
+    for (uint32_t row = 16 * blockIdx.y; row < rows; row += 16 * gridDim.y) {
+        Sum sums[4] = {};
+#pragma unroll
+        for (uint32_t step = 0; step < MOST_RANK / 16; step++) {
+            if (16 * step >= rank) break;
+            Left left;
+#pragma unroll
+            for (int at = 0; at < 4; at++) {
+                uint32_t r = row + group + at % 2 * 8, k = 16 * step + at / 2 * 8 + 2 * member;
+                left[at] = two_of_row(u + (size_t)r * rank, k, rank, r < rows);
+            }
+#pragma unroll
+            for (int part = 0; part < 4; part++) multiply_add(sums[part], left, right[step][part][0], right[step][part][1]);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint32_t r = row + group + 8 * half;
+            if (r >= rows || !is_inside) continue;
+            size_t element = (size_t)r * width + column;
+            Eight sum = load_pack(base + element);
+            uint32_t bits = kept_scale != 0.0f ? kept_bits(stream, element, threshold) : 0xff;
+            float factor = kept_scale != 0.0f ? kept_scale * scale : scale;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                float product = bits >> i & 1 ? factor * sums[i / 2][2 * half + i % 2] : 0.0f;
+                sum.at[i] = from_float<bf16>(to_float(sum.at[i]) + product);
+            }
+            store_pack(out + element, sum);
+        }
+    }
+}
+
+// u = drop(x) Aᵀ: x (rows × width), A (rank × width), u (rows × rank). A block: 16 rows, whose columns its warps share.
+extern "C" __global__ void __launch_bounds__(256, 2) low_rank_inputs(
+    bf16 *u, const bf16 *x, const bf16 *a, uint32_t rows, uint32_t rank, uint32_t width, Stream stream,
+    uint32_t threshold, float kept_scale) {
+    __shared__ float parts[BLOCK_WARPS][16][MOST_RANK / 2];
+    uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, member = lane % 4;
+    uint32_t first_row = 16 * blockIdx.x;
+    Sum sums[MOST_RANK / 8] = {};
+    Eight zeros = eight_zeros();
+    // Of 32 columns, a thread has eight neighbours: the first four for one product, the others for a second.
+    for (uint32_t first = 32 * warp; first < width; first += 32 * BLOCK_WARPS) {
+        uint32_t column = first + 8 * member;
+        Eight left[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint32_t row = first_row + group + 8 * half;
+            size_t element = (size_t)row * width + column;
+            bool is_there = row < rows && column < width;
+            left[half] = is_there ? load_pack(x + element) : zeros;
+            if (kept_scale != 0.0f) left[half] = dropped(left[half], stream, element, threshold, kept_scale);
+        }
+#pragma unroll
+        for (uint32_t part = 0; part < MOST_RANK / 8; part++) {
+            if (8 * part >= rank) break;
+            uint32_t row = 8 * part + group;
+            Eight right = row < rank && column < width ? load_pack(a + (size_t)row * width + column) : zeros;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                Left x = {two_of(left[0], 2 * half), two_of(left[1], 2 * half), two_of(left[0], 2 * half + 1),
+                          two_of(left[1], 2 * half + 1)};
+                multiply_add(sums[part], x, two_of(right, 2 * half), two_of(right, 2 * half + 1));
+            }
+        }
+    }
+    // The warps' sums in their order, half of the most columns at a time.
+    for (uint32_t start = 0; start < rank; start += MOST_RANK / 2) {
+        __syncthreads();
+#pragma unroll
+        for (uint32_t part = 0; part < MOST_RANK / 8; part++) {
+            if (8 * part < start || 8 * part >= start + MOST_RANK / 2) continue;
+#pragma unroll
+            for (int at = 0; at < 4; at++)
+                parts[warp][group + at / 2 * 8][8 * part - start + 2 * member + at % 2] = sums[part][at];
+        }
+        __syncthreads();
+        uint32_t columns = min(rank - start, MOST_RANK / 2);
+        for (uint32_t e = threadIdx.x; e < 16 * columns; e += blockDim.x) {
+            uint32_t row = e / columns, column = e % columns;
+            float sum = 0.0f;
+            for (uint32_t other = 0; other < BLOCK_WARPS; other++) sum += parts[other][row][column];
+            if (first_row + row < rows)
+                u[(size_t)(first_row + row) * rank + start + column] = from_float<bf16>(sum);
+        }
+    }
+}
+
+// Parts of gᵀ drop(x): g (rows × rank), x (rows × width), parts (blocks of rows × rank × width). A block: 64 columns
+// and `rows_of_block` rows, a multiple of 16, which its warps share. Ranks up to 16 at a time, from `first_rank` on.
+extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
+    float *parts, const bf16 *g, const bf16 *x, uint32_t rows, uint32_t rank, uint32_t width,
+    uint32_t rows_of_block, uint32_t first_rank, Stream stream, uint32_t threshold, float kept_scale) {
+    __shared__ float shared[BLOCK_WARPS / 2][16][64 + 8];
+    uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, member = lane % 4;
+    uint32_t column = 64 * blockIdx.x + 8 * group, first = rows_of_block * blockIdx.y;
+    uint32_t last = min(rows, first + rows_of_block);
+    Sum sums[8] = {};
+    Eight zeros = eight_zeros();
+    for (uint32_t start = first + 16 * warp; start < last; start += 16 * BLOCK_WARPS) {
+        // Rows 2 m, 2 m + 1 and the same from 8 on; of each eight columns.
+        Eight right[4];
+        Left left;
+#pragma unroll
+        for (int at = 0; at < 4; at++) {
+            uint32_t row = start + 2 * member + at % 2 + at / 2 * 8;
+            size_t element = (size_t)row * width + column;
+            bool is_there = row < last && column < width;
+            right[at] = is_there ? load_pack(x + element) : zeros;
+            if (kept_scale != 0.0f) right[at] = dropped(right[at], stream, element, threshold, kept_scale);
+            // Rank `group` (+ 8) of two rows.
+            uint32_t r = first_rank + group + at % 2 * 8, from = start + 2 * member + at / 2 * 8;
+            left[at] = two_of_column(g + (size_t)from * rank + r, rank, r < rank && from < last,
+                                     r < rank && from + 1 < last);
+        }
+#pragma unroll
+        for (int part = 0; part < 8; part++) {
+            uint32_t pairs[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                pairs[half] = pair_of(right[2 * half].at[part], right[2 * half + 1].at[part]);
+            multiply_add(sums[part], left, pairs[0], pairs[1]);
+        }
+    }
+    // The upper half of the warps hands its sums to the lower, and so on.
+    for (uint32_t half = BLOCK_WARPS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        // Column c of part j is column 8 c + j of the 64.
+        if (warp >= half && warp < 2 * half)
+#pragma unroll
+            for (int part = 0; part < 8; part++)
+#pragma unroll
+                for (int at = 0; at < 4; at++)
+                    shared[warp - half][group + at / 2 * 8][8 * (2 * member + at % 2) + part] = sums[part][at];
+        __syncthreads();
+        if (warp < half)
+#pragma unroll
+            for (int part = 0; part < 8; part++)
+#pragma unroll
+                for (int at = 0; at < 4; at++)
+                    sums[part][at] += shared[warp][group + at / 2 * 8][8 * (2 * member + at % 2) + part];
+    }
+    if (warp > 0) return;
+    parts += (size_t)blockIdx.y * rank * width;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        uint32_t r = first_rank + group + 8 * half;
+        if (r >= rank) continue;
+#pragma unroll
+        for (int side = 0; side < 2; side++) {
+            uint32_t from = 64 * blockIdx.x + 8 * (2 * member + side);
+            if (from >= width) continue;
+#pragma unroll
+            for (int part = 0; part < 8; part++) parts[(size_t)r * width + from + part] = sums[part][2 * half + side];
+        }
+    }
+}
+
+// out = the sum of `count` parts of n numbers, in their order, or += that.
+extern "C" __global__ void __launch_bounds__(256, 2) sum_of_parts(
+    float *out, const float *parts, size_t n, uint32_t count, int accumulate) {
+    for (size_t e = global_thread(); e < n; e += global_threads()) {
+        float sum = 0.0f;
+        for (uint32_t part = 0; part < count; part++) sum += parts[(size_t)part * n + e];
+        out[e] = accumulate ? out[e] + sum : sum;
+    }
+}
