@@ -61,19 +61,20 @@ void wait_for_block() { yield(Thread::AT_BLOCK_BARRIER); }
 struct Copy {
     void *to;
     const void *from;
+    size_t bytes;
     bool is_there;
 };
 static std::vector<Copy> started[1024];
 
-void begin_copy(void *to, const void *from, bool is_there) {
-    check((uintptr_t)to % 16 == 0 && (uintptr_t)from % 16 == 0, "a copy must start at a multiple of 16 bytes");
-    memset(to, 0xFF, 16);
-    started[current->number].push_back({to, from, is_there});
+void begin_copy(void *to, const void *from, size_t bytes, bool is_there) {
+    check((uintptr_t)to % bytes == 0 && (uintptr_t)from % bytes == 0, "a copy must start at a multiple of its size");
+    memset(to, 0xFF, bytes);
+    started[current->number].push_back({to, from, bytes, is_there});
 }
 void end_copies() {
     for (const Copy &copy : started[current->number]) {
-        if (copy.is_there) memcpy(copy.to, copy.from, 16);
-        else memset(copy.to, 0, 16);
+        if (copy.is_there) memcpy(copy.to, copy.from, copy.bytes);
+        else memset(copy.to, 0, copy.bytes);
     }
     started[current->number].clear();
 }

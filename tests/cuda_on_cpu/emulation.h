@@ -129,7 +129,7 @@ inline void load_matrices(uint32_t (&to)[4], const __nv_bfloat16 *row, bool is_t
 }
 
 // Copies that a thread has started arrive when it waits for them; until then there is NaN.
-void begin_copy(void *to, const void *from, bool is_there);
+void begin_copy(void *to, const void *from, size_t bytes, bool is_there);
 void end_copies();
 } // namespace emulation
 
@@ -154,9 +154,11 @@ inline void load_matrices_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row
     emulation::load_matrices(to, row, true);
 }
 inline void start_copy(__nv_bfloat16 *to, const __nv_bfloat16 *from, bool is_there) {
-    emulation::begin_copy(to, from, is_there);
+    emulation::begin_copy(to, from, 16, is_there);
 }
+inline void start_copy(float *to, const float *from, bool is_there) { emulation::begin_copy(to, from, 4, is_there); }
 inline void finish_copies() { emulation::end_copies(); }
+inline float power_of_2(float x) { return exp2f(x); }
 inline uint32_t narrowed(float low, float high) {
     return __float2bfloat16(low).bits | (uint32_t)__float2bfloat16(high).bits << 16;
 }

@@ -65,10 +65,11 @@ __device__ void multiply(Tile c, Tile a, Tile b, uint32_t m, uint32_t n, uint32_
     }
 }
 
-// Declares a kernel: name_f32, and for bf16 one for each width of heads.
-#define ATTENTION_KERNEL(name, T_PARAMS, ARGS)                                                                         \
+// Declares a kernel: name_f32, and for bf16 one for each width of heads. Registers are to suffice for as many blocks
+// of the narrowest on a multiprocessor as made it fastest (H100).
+#define ATTENTION_KERNEL(name, T_PARAMS, ARGS, BLOCKS)                                                                 \
     extern "C" __global__ void __launch_bounds__(256, 2) name##_f32 T_PARAMS(float) { name ARGS; }                     \
-    extern "C" __global__ void __launch_bounds__(128, 2) name##_bf16_64 T_PARAMS(bf16) { name##_of<64> ARGS; }         \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS) name##_bf16_64 T_PARAMS(bf16) { name##_of<64> ARGS; }    \
     extern "C" __global__ void __launch_bounds__(128, 2) name##_bf16_128 T_PARAMS(bf16) { name##_of<128> ARGS; }       \
     extern "C" __global__ void __launch_bounds__(128, 2) name##_bf16_256 T_PARAMS(bf16) { name##_of<256> ARGS; }
 
@@ -144,7 +145,7 @@ __device__ void attention(float *out, float *log_sums, const float *q, const flo
 #define PARAMS(T)                                                                                                      \
     (T * out, float *log_sums, const T *q, const T *k, const T *v, const Sequence *sequences, const uint32_t *tiles,   \
      const __grid_constant__ Shape shape)
-ATTENTION_KERNEL(attention, PARAMS, (out, log_sums, q, k, v, sequences, tiles, shape))
+ATTENTION_KERNEL(attention, PARAMS, (out, log_sums, q, k, v, sequences, tiles, shape), 3)
 #undef PARAMS
 
 // δ = Σ ∂L/∂o · o of each query and head: a warp each.
@@ -250,7 +251,7 @@ __device__ void attention_backward_q(float *gq, const float *g, const float *q, 
     const T *g, const T *q, const T *k, const T *v, const float *log_sums, const float *deltas,                        \
         const Sequence *sequences, const uint32_t *tiles, const __grid_constant__ Shape shape
 #define PARAMS(T) (T * gq, BACKWARD_PARAMS(T))
-ATTENTION_KERNEL(attention_backward_q, PARAMS, (gq, g, q, k, v, log_sums, deltas, sequences, tiles, shape))
+ATTENTION_KERNEL(attention_backward_q, PARAMS, (gq, g, q, k, v, log_sums, deltas, sequences, tiles, shape), 3)
 #undef PARAMS
 
 // The gradients of k and v, summed over the heads that share them. tiles: pairs (sequence, its first key).
@@ -301,5 +302,5 @@ __device__ void attention_backward_kv(float *gk, float *gv, const float *g, cons
     store_rows(gv, value_sums, key, keys, key_width, key_head * d, d, 1.0f);
 }
 #define PARAMS(T) (T * gk, T *gv, BACKWARD_PARAMS(T))
-ATTENTION_KERNEL(attention_backward_kv, PARAMS, (gk, gv, g, q, k, v, log_sums, deltas, sequences, tiles, shape))
+ATTENTION_KERNEL(attention_backward_kv, PARAMS, (gk, gv, g, q, k, v, log_sums, deltas, sequences, tiles, shape), 2)
 #undef PARAMS

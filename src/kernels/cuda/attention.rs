@@ -253,7 +253,9 @@ impl Tiling {
             _ => (2, 32, 1),
         };
         let own = if pass == Pass::Forward { ROWS } else { 2 * ROWS };
-        let shared_bytes = (own + stages * 2 * others) * (width + 8) * size_of::<half::bf16>();
+        // The pass over keys has two numbers of each query besides.
+        let numbers = if pass == Pass::Keys { stages * 2 * others * size_of::<f32>() } else { 0 };
+        let shared_bytes = (own + stages * 2 * others) * (width + 8) * size_of::<half::bf16>() + numbers;
         let threads = ROWS as u32 / 16 * WARP;
         let variant = Variant { dtype: DType::BF16, width };
         Some(Self { variant, rows: ROWS, threads, shared_bytes: shared_bytes as u32, parts })

@@ -93,7 +93,23 @@ struct Corner {
     }
 };
 
+// What a tile's elements need: nothing, or a look at who sees whom, or scores that are bent or dropped besides.
+template <int M> struct Mode { static const int VALUE = M; };
+typedef Mode<0> All;
+typedef Mode<1> Some;
+typedef Mode<2> Bent;
+
+template <typename F> __device__ __forceinline__ void in_mode(bool is_bent, bool is_whole, F f) {
+    if (is_bent) f(Bent());
+    else if (is_whole) f(All());
+    else f(Some());
+}
+
 __device__ __forceinline__ bool is_plain(const Shape &shape) { return !shape.rows && shape.cap == 0.0f; }
+
+__device__ __forceinline__ bool is_bent(const Shape &shape) {
+    return !is_plain(shape) || shape.kept_scale != 0.0f || shape.slopes;
+}
 
 __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(0xffffffffu, x, 1);
@@ -118,7 +134,8 @@ __device__ void attention_of(bf16 *out, float *log_sums, const bf16 *q, const bf
     size_t query = sequence.query + offset;
     uint32_t position = sequence.position + offset;
     uint32_t lane = threadIdx.x % WARP, first_row = threadIdx.x / WARP * 16;
-    bool plain = is_plain(shape);
+    bool plain = is_plain(shape), bent = is_bent(shape);
+    float scale = LOG2_E * shape.scale;
 
     bf16 *qs = reinterpret_cast<bf16 *>(shared_memory), *ks = qs + SIZE, *vs = ks + STAGES * SIZE;
     uint32_t start, end;
@@ -143,41 +160,48 @@ __device__ void attention_of(bf16 *out, float *log_sums, const bf16 *q, const bf
         add_product_of_rows<KEYS, D>(scores, qs + first_row * STRIDE, keys_at, STRIDE);
 
         Corner corner = {head, query, (size_t)sequence.key + start, position, start};
-        bool is_whole = rows == ROWS && start + KEYS <= end && corner.sees_all(shape, ROWS, KEYS);
+        bool is_whole = start + KEYS <= end && corner.sees_all(shape, ROWS, KEYS);
+        in_mode(bent, is_whole, [&](auto mode) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            uint32_t row = first_row + lane / 4 + 8 * half;
-            float largest = -INFINITY, slope;
+            for (int half = 0; half < 2; half++) {
+                uint32_t row = first_row + lane / 4 + 8 * half;
+                float largest = -INFINITY, slope;
 #pragma unroll
-            for (uint32_t part = 0; part < KEYS / 8; part++)
+                for (uint32_t part = 0; part < KEYS / 8; part++)
 #pragma unroll
-                for (int side = 0; side < 2; side++) {
-                    uint32_t at = 8 * part + 2 * (lane % 4) + side;
-                    float &score = scores[part][2 * half + side];
-                    bool is_seen = is_whole || (row < rows && start + at < end && corner.sees(shape, row, at));
-                    score = is_seen ? LOG2_E * corner.score(shape, plain, score, row, at, slope) : -INFINITY;
-                    largest = fmaxf(largest, score);
+                    for (int side = 0; side < 2; side++) {
+                        uint32_t at = 8 * part + 2 * (lane % 4) + side;
+                        float &score = scores[part][2 * half + side];
+                        bool is_seen = mode.VALUE == 0 || (start + at < end && corner.sees(shape, row, at));
+                        if (mode.VALUE == 2)
+                            score = is_seen && row < rows ? LOG2_E * corner.score(shape, plain, score, row, at, slope)
+                                                          : -INFINITY;
+                        else
+                            score = is_seen ? scale * score : -INFINITY;
+                        largest = fmaxf(largest, score);
+                    }
+                float before = maxima[half], maximum = fmaxf(before, quad_max(largest)), total = 0.0f;
+                // A row that has seen nothing yet keeps its zeros.
+                float base = maximum == -INFINITY ? 0.0f : maximum, rescale = power_of_2(before - base);
+#pragma unroll
+                for (uint32_t part = 0; part < KEYS / 8; part++)
+#pragma unroll
+                    for (int side = 0; side < 2; side++) {
+                        float &score = scores[part][2 * half + side];
+                        score = power_of_2(score - base);
+                        total += score;
+                        if (mode.VALUE == 2)
+                            score *= corner.factor(shape, row, 8 * part + 2 * (lane % 4) + side);
+                    }
+                maxima[half] = maximum;
+                totals[half] = totals[half] * rescale + quad_sum(total);
+#pragma unroll
+                for (int part = 0; part < D / 8; part++) {
+                    sums[part][2 * half] *= rescale;
+                    sums[part][2 * half + 1] *= rescale;
                 }
-            float before = maxima[half], maximum = fmaxf(before, quad_max(largest)), total = 0.0f;
-            // A row that has seen nothing yet keeps its zeros.
-            float base = maximum == -INFINITY ? 0.0f : maximum, rescale = exp2f(before - base);
-#pragma unroll
-            for (uint32_t part = 0; part < KEYS / 8; part++)
-#pragma unroll
-                for (int side = 0; side < 2; side++) {
-                    float &score = scores[part][2 * half + side];
-                    score = exp2f(score - base);
-                    total += score;
-                    if (shape.kept_scale != 0.0f) score *= corner.factor(shape, row, 8 * part + 2 * (lane % 4) + side);
-                }
-            maxima[half] = maximum;
-            totals[half] = totals[half] * rescale + quad_sum(total);
-#pragma unroll
-            for (int part = 0; part < D / 8; part++) {
-                sums[part][2 * half] *= rescale;
-                sums[part][2 * half + 1] *= rescale;
             }
-        }
+        });
         add_product_of_sums<D, KEYS>(sums, scores, values_at, STRIDE);
         if (STAGES > 1) {
             stage ^= 1;
@@ -214,7 +238,8 @@ __device__ void attention_backward_q_of(bf16 *gq, const bf16 *g, const bf16 *q, 
     size_t query = sequence.query + offset;
     uint32_t position = sequence.position + offset;
     uint32_t lane = threadIdx.x % WARP, first_row = threadIdx.x / WARP * 16;
-    bool plain = is_plain(shape);
+    bool plain = is_plain(shape), bent = is_bent(shape);
+    float scale = LOG2_E * shape.scale;
 
     bf16 *qs = reinterpret_cast<bf16 *>(shared_memory), *gs = qs + SIZE, *ks = gs + SIZE, *vs = ks + STAGES * KEY_SIZE;
     uint32_t start, end;
@@ -247,24 +272,32 @@ __device__ void attention_backward_q_of(bf16 *gq, const bf16 *g, const bf16 *q, 
         add_product_of_rows<KEYS, D>(products, gs + first_row * STRIDE, values_at, STRIDE);
 
         Corner corner = {head, query, (size_t)sequence.key + start, position, start};
-        bool is_whole = rows == ROWS && start + KEYS <= end && corner.sees_all(shape, ROWS, KEYS);
+        bool is_whole = start + KEYS <= end && corner.sees_all(shape, ROWS, KEYS);
+        in_mode(bent, is_whole, [&](auto mode) {
 #pragma unroll
-        for (uint32_t part = 0; part < KEYS / 8; part++)
+            for (uint32_t part = 0; part < KEYS / 8; part++)
 #pragma unroll
-            for (int at_sum = 0; at_sum < 4; at_sum++) {
-                int half = at_sum / 2;
-                uint32_t row = first_row + lane / 4 + 8 * half, at = 8 * part + 2 * (lane % 4) + at_sum % 2;
-                bool is_inside = is_whole || (row < rows && start + at < end);
-                float bend, slope = 0.0f;
-                if (is_whole || (is_inside && corner.sees(shape, row, at))) {
-                    float score = corner.score(shape, plain, scores[part][at_sum], row, at, bend);
-                    float product = products[part][at_sum];
-                    if (shape.kept_scale != 0.0f) product *= corner.factor(shape, row, at);
-                    slope = exp2f(LOG2_E * score - bases[half]) * (product - pulls[half]) * bend;
+                for (int at_sum = 0; at_sum < 4; at_sum++) {
+                    int half = at_sum / 2;
+                    uint32_t row = first_row + lane / 4 + 8 * half, at = 8 * part + 2 * (lane % 4) + at_sum % 2;
+                    float &score = scores[part][at_sum], product = products[part][at_sum];
+                    bool is_seen = mode.VALUE == 0 || (start + at < end && corner.sees(shape, row, at));
+                    if (mode.VALUE == 2) {
+                        float bend, slope = 0.0f;
+                        if (is_seen && row < rows) {
+                            score = LOG2_E * corner.score(shape, plain, score, row, at, bend);
+                            product *= corner.factor(shape, row, at);
+                            slope = power_of_2(score - bases[half]) * (product - pulls[half]) * bend;
+                        }
+                        score = slope;
+                        if (shape.slopes && column == 0 && row < rows && start + at < end)
+                            slopes_of(shape, query + row, head)[start + at] = slope;
+                    } else {
+                        float probability = power_of_2(scale * score - bases[half]);
+                        score = is_seen ? probability * (product - pulls[half]) : 0.0f;
+                    }
                 }
-                scores[part][at_sum] = slope;
-                if (shape.slopes && column == 0 && is_inside) slopes_of(shape, query + row, head)[start + at] = slope;
-            }
+        });
         add_product_of_sums<N, KEYS>(sums, scores, keys_at + column, STRIDE);
         if (STAGES > 1) {
             stage ^= 1;
@@ -293,9 +326,11 @@ __device__ void attention_backward_kv_of(bf16 *gk, bf16 *gv, const bf16 *g, cons
     uint32_t start = tiles[2 * blockIdx.y + 1], keys = min(ROWS, sequence.length - start);
     size_t key = (size_t)sequence.key + start;
     uint32_t lane = threadIdx.x % WARP, first_row = threadIdx.x / WARP * 16;
-    bool plain = is_plain(shape);
+    bool plain = is_plain(shape), bent = is_bent(shape);
+    float scale = LOG2_E * shape.scale;
 
     bf16 *ks = reinterpret_cast<bf16 *>(shared_memory), *vs = ks + SIZE, *qs = vs + SIZE, *gs = qs + STAGES * QUERY_SIZE;
+    float *log_sums_at = reinterpret_cast<float *>(gs + STAGES * QUERY_SIZE), *deltas_at = log_sums_at + STAGES * QUERIES;
     // Queries from the first to the last position that can see any of these keys.
     uint32_t first = shape.is_causal ? start : 0, last = sequence.position + sequence.queries;
     if (shape.window) {
@@ -310,6 +345,13 @@ __device__ void attention_backward_kv_of(bf16 *gk, bf16 *gv, const bf16 *g, cons
         uint32_t rows = min(QUERIES, last - position);
         start_rows<D, QUERIES>(qs + stage * QUERY_SIZE, q, query, rows, query_width, head * d, d);
         start_rows<D, QUERIES>(gs + stage * QUERY_SIZE, g, query, rows, query_width, head * d, d);
+        // Two numbers of each query.
+        for (uint32_t e = threadIdx.x; e < 2 * QUERIES; e += BF16_THREADS) {
+            uint32_t row = e % QUERIES;
+            size_t at = (query + min(row, rows - 1)) * shape.heads + head;
+            if (e < QUERIES) start_copy(log_sums_at + stage * QUERIES + row, log_sums + at, row < rows);
+            else start_copy(deltas_at + stage * QUERIES + row, deltas + at, row < rows);
+        }
     };
     start_rows<D, ROWS>(ks, k, key, keys, key_width, key_head * d, d);
     start_rows<D, ROWS>(vs, v, key, keys, key_width, key_head * d, d);
@@ -330,33 +372,38 @@ __device__ void attention_backward_kv_of(bf16 *gk, bf16 *gv, const bf16 *g, cons
         add_product_of_rows<QUERIES, D>(products, vs + first_row * STRIDE, gradients_at, STRIDE);
 
         Corner corner = {head, query, key, position, start};
-        bool is_whole = rows == QUERIES && keys == ROWS && corner.sees_all(shape, QUERIES, ROWS);
+        bool is_whole = rows == QUERIES && corner.sees_all(shape, QUERIES, ROWS);
+        const float *bases = log_sums_at + stage * QUERIES, *pulls = deltas_at + stage * QUERIES;
+        in_mode(bent, is_whole, [&](auto mode) {
 #pragma unroll
-        for (uint32_t part = 0; part < QUERIES / 8; part++)
+            for (uint32_t part = 0; part < QUERIES / 8; part++)
 #pragma unroll
-            for (int side = 0; side < 2; side++) {
-                uint32_t row = 8 * part + 2 * (lane % 4) + side;
-                float base = 0.0f, pull = 0.0f;
-                if (row < rows) {
-                    base = LOG2_E * log_sums[(query + row) * shape.heads + head];
-                    pull = deltas[(query + row) * shape.heads + head];
-                }
+                for (int side = 0; side < 2; side++) {
+                    uint32_t row = 8 * part + 2 * (lane % 4) + side;
+                    float base = LOG2_E * bases[row], pull = pulls[row];
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    uint32_t at = first_row + lane / 4 + 8 * half;
-                    float &score = scores[part][2 * half + side], &product = products[part][2 * half + side];
-                    float bend, slope = 0.0f, probability = 0.0f;
-                    if (is_whole || (row < rows && at < keys && corner.sees(shape, row, at))) {
-                        float bent = corner.score(shape, plain, score, row, at, bend);
-                        probability = exp2f(LOG2_E * bent - base);
-                        float count = shape.kept_scale != 0.0f ? corner.factor(shape, row, at) : 1.0f;
-                        slope = probability * (count * product - pull) * bend;
-                        probability *= count;
+                    for (int half = 0; half < 2; half++) {
+                        uint32_t at = first_row + lane / 4 + 8 * half;
+                        float &score = scores[part][2 * half + side], &product = products[part][2 * half + side];
+                        bool is_seen = mode.VALUE == 0 || (row < rows && corner.sees(shape, row, at));
+                        float probability = 0.0f, slope = 0.0f;
+                        if (mode.VALUE == 2) {
+                            if (is_seen && at < keys) {
+                                float bend, count = corner.factor(shape, row, at);
+                                float bent_score = LOG2_E * corner.score(shape, plain, score, row, at, bend);
+                                probability = power_of_2(bent_score - base);
+                                slope = probability * (count * product - pull) * bend;
+                                probability *= count;
+                            }
+                        } else {
+                            probability = is_seen ? power_of_2(scale * score - base) : 0.0f;
+                            slope = probability * (product - pull);
+                        }
+                        score = probability;
+                        product = slope;
                     }
-                    score = probability;
-                    product = slope;
                 }
-            }
+        });
         add_product_of_sums<N, QUERIES>(value_sums, scores, gradients_at + column, STRIDE);
         add_product_of_sums<N, QUERIES>(key_sums, products, queries_at + column, STRIDE);
         if (STAGES > 1) {

@@ -85,7 +85,7 @@ unsafe impl DeviceRepr for StreamWords {}
 
 /// Declares the kernels of a `.cu` file, each with the parameters that it has there, as functions in
 /// `kernel` of a device and a grid; `<T>` is a kernel for each type of activations, which the function is
-/// given too, `<T, WIDTH>` one for each [`Variant`].
+/// given too, `<T, WIDTH>` one for each [`Variant`], `<RANK>` one for ranks up to 16 and one for ranks up to 64.
 macro_rules! kernels {
     (@each $code:ident:) => {};
     (@each $code:ident: fn $name:ident<T>($($parameter:ident: $type:ty),* $(,)?); $($rest:tt)*) => {
@@ -120,6 +120,19 @@ macro_rules! kernels {
                 (candle_core::DType::BF16, 256) => concat!(stringify!($name), "_bf16_256"),
                 (other, width) => candle_core::bail!("heads of {width} in {other:?} on a GPU"),
             };
+            kernels!(@launch $code, device, name, grid, $($parameter: $type),*)
+        }
+        kernels!(@each $code: $($rest)*);
+    };
+    (@each $code:ident: fn $name:ident<RANK>($($parameter:ident: $type:ty),* $(,)?); $($rest:tt)*) => {
+        #[allow(clippy::too_many_arguments, reason = "a kernel has as many")]
+        pub(super) fn $name(
+            device: &candle_core::CudaDevice,
+            rank: usize,
+            grid: $crate::kernels::cuda::launch::Grid,
+            $($parameter: impl Into<$type>),*
+        ) -> candle_core::Result<()> {
+            let name = if rank <= 16 { concat!(stringify!($name), "_16") } else { concat!(stringify!($name), "_64") };
             kernels!(@launch $code, device, name, grid, $($parameter: $type),*)
         }
         kernels!(@each $code: $($rest)*);

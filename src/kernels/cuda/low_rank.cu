@@ -1,13 +1,18 @@
 // The low-rank products of adapters in bf16, each in one pass over the activations, whose dropout is drawn on the way:
-// one side of such a product has a few columns only, so it is as fast as memory. Ranks up to 64; widths are multiples
-// of 8. What others need, cuBLAS does (low_rank.rs).
+// one side of such a product has a few columns only, so it is as fast as memory. There is a kernel for ranks up to 16,
+// and one for ranks up to 64; widths are multiples of 8. What others need, cuBLAS does (low_rank.rs).
 
 #include "tensor_cores.cuh"
 
 const uint32_t BLOCK_WARPS = 8;
-const uint32_t MOST_RANK = 64;
 
 typedef Pack<bf16> Eight;
+
+// Declares a kernel for ranks up to 16, of which so many blocks fit on a multiprocessor, and one for ranks up to 64,
+// which needs more registers.
+#define RANK_KERNEL(name, T_PARAMS, ARGS, BLOCKS)                                                                      \
+    extern "C" __global__ void __launch_bounds__(256, BLOCKS) name##_16 T_PARAMS(bf16) { name<16> ARGS; }              \
+    extern "C" __global__ void __launch_bounds__(256, 2) name##_64 T_PARAMS(bf16) { name<64> ARGS; }
 
 __device__ __forceinline__ uint32_t pair_of(bf16 low, bf16 high) {
     return __bfloat16_as_ushort(low) | (uint32_t)__bfloat16_as_ushort(high) << 16;
@@ -69,9 +74,10 @@ __device__ __forceinline__ Eight eight_zeros() {
 
 // out = base + scale · mask(u W): u (rows × rank); W (rank × width), or, where `is_transposed`, (width × rank).
 // `kept_scale` of 0: no mask. `out` may be `base`. A warp: 32 columns, whose part of W it holds, of some rows.
-extern "C" __global__ void __launch_bounds__(256, 2) add_low_rank(
-    bf16 *out, const bf16 *base, const bf16 *u, const bf16 *w, uint32_t rows, uint32_t rank, uint32_t width,
-    int is_transposed, float scale, Stream stream, uint32_t threshold, float kept_scale) {
+template <uint32_t MOST_RANK>
+__device__ __forceinline__ void add_low_rank(bf16 *out, const bf16 *base, const bf16 *u, const bf16 *w, uint32_t rows,
+                                             uint32_t rank, uint32_t width, int is_transposed, float scale,
+                                             const Stream &stream, uint32_t threshold, float kept_scale) {
     uint32_t lane = threadIdx.x % WARP, group = lane / 4, member = lane % 4;
     uint32_t first_column = (blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP) * 32;
     if (first_column >= width) return;
@@ -95,7 +101,14 @@ extern "C" __global__ void __launch_bounds__(256, 2) add_low_rank(
     }
     uint32_t column = first_column + 8 * member;
     bool is_inside = column < width;
-    for (uint32_t row = 16 * blockIdx.y; row < rows; row += 16 * gridDim.y) {
+for (uint32_t row = 16 * blockIdx.y; row < rows; row += 16 * gridDim.y) {
+        // All that is read comes first, so that many reads are under way.
+        Eight before[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint32_t r = row + group + 8 * half;
+            if (r < rows && is_inside) before[half] = load_pack(base + (size_t)r * width + column);
+        }
         Sum sums[4] = {};
 #pragma unroll
         for (uint32_t step = 0; step < MOST_RANK / 16; step++) {
@@ -114,9 +127,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) add_low_rank(
             uint32_t r = row + group + 8 * half;
             if (r >= rows || !is_inside) continue;
             size_t element = (size_t)r * width + column;
-            Eight sum = load_pack(base + element);
             uint32_t bits = kept_scale != 0.0f ? kept_bits(stream, element, threshold) : 0xff;
             float factor = kept_scale != 0.0f ? kept_scale * scale : scale;
+            Eight &sum = before[half];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 float product = bits >> i & 1 ? factor * sums[i / 2][2 * half + i % 2] : 0.0f;
@@ -126,53 +139,71 @@ extern "C" __global__ void __launch_bounds__(256, 2) add_low_rank(
         }
     }
 }
+#define PARAMS(T)                                                                                                      \
+    (bf16 * out, const bf16 *base, const bf16 *u, const bf16 *w, uint32_t rows, uint32_t rank, uint32_t width,         \
+     int is_transposed, float scale, Stream stream, uint32_t threshold, float kept_scale)
+RANK_KERNEL(add_low_rank, PARAMS, (out, base, u, w, rows, rank, width, is_transposed, scale, stream, threshold, kept_scale), 4)
+#undef PARAMS
 
 // u = drop(x) Aᵀ: x (rows × width), A (rank × width), u (rows × rank). A block: 16 rows, whose columns its warps share.
-extern "C" __global__ void __launch_bounds__(256, 2) low_rank_inputs(
-    bf16 *u, const bf16 *x, const bf16 *a, uint32_t rows, uint32_t rank, uint32_t width, Stream stream,
-    uint32_t threshold, float kept_scale) {
-    __shared__ float parts[BLOCK_WARPS][16][MOST_RANK / 2];
+template <uint32_t MOST_RANK>
+__device__ __forceinline__ void low_rank_inputs(bf16 *u, const bf16 *x, const bf16 *a, uint32_t rows, uint32_t rank,
+                                                uint32_t width, const Stream &stream, uint32_t threshold,
+                                                float kept_scale) {
+    const uint32_t SUMMED = MOST_RANK < 32 ? MOST_RANK : 32;
+    __shared__ float parts[BLOCK_WARPS][16][SUMMED + 8];
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, member = lane % 4;
     uint32_t first_row = 16 * blockIdx.x;
     Sum sums[MOST_RANK / 8] = {};
     Eight zeros = eight_zeros();
-    // Of 32 columns, a thread has eight neighbours: the first four for one product, the others for a second.
-    for (uint32_t first = 32 * warp; first < width; first += 32 * BLOCK_WARPS) {
-        uint32_t column = first + 8 * member;
-        Eight left[2];
+    // Of 32 columns, a thread has eight neighbours: the first four for one product, the others for a second. Several
+    // times 32 are read before they are used, so that many reads are under way.
+const int AHEAD = 2;
+    for (uint32_t first = 32 * AHEAD * warp; first < width; first += 32 * AHEAD * BLOCK_WARPS) {
+        Eight left[AHEAD][2];
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            uint32_t row = first_row + group + 8 * half;
-            size_t element = (size_t)row * width + column;
-            bool is_there = row < rows && column < width;
-            left[half] = is_there ? load_pack(x + element) : zeros;
-            if (kept_scale != 0.0f) left[half] = dropped(left[half], stream, element, threshold, kept_scale);
-        }
-#pragma unroll
-        for (uint32_t part = 0; part < MOST_RANK / 8; part++) {
-            if (8 * part >= rank) break;
-            uint32_t row = 8 * part + group;
-            Eight right = row < rank && column < width ? load_pack(a + (size_t)row * width + column) : zeros;
+        for (int turn = 0; turn < AHEAD; turn++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                Left x = {two_of(left[0], 2 * half), two_of(left[1], 2 * half), two_of(left[0], 2 * half + 1),
-                          two_of(left[1], 2 * half + 1)};
-                multiply_add(sums[part], x, two_of(right, 2 * half), two_of(right, 2 * half + 1));
+                uint32_t row = first_row + group + 8 * half, column = first + 32 * turn + 8 * member;
+                bool is_there = row < rows && column < width;
+                left[turn][half] = is_there ? load_pack(x + (size_t)row * width + column) : zeros;
+            }
+#pragma unroll
+        for (int turn = 0; turn < AHEAD; turn++) {
+            uint32_t column = first + 32 * turn + 8 * member;
+            if (kept_scale != 0.0f)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    size_t element = (size_t)(first_row + group + 8 * half) * width + column;
+                    left[turn][half] = dropped(left[turn][half], stream, element, threshold, kept_scale);
+                }
+#pragma unroll
+            for (uint32_t part = 0; part < MOST_RANK / 8; part++) {
+                if (8 * part >= rank) break;
+                uint32_t row = 8 * part + group;
+                Eight right = row < rank && column < width ? load_pack(a + (size_t)row * width + column) : zeros;
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    Left x = {two_of(left[turn][0], 2 * half), two_of(left[turn][1], 2 * half),
+                              two_of(left[turn][0], 2 * half + 1), two_of(left[turn][1], 2 * half + 1)};
+                    multiply_add(sums[part], x, two_of(right, 2 * half), two_of(right, 2 * half + 1));
+                }
             }
         }
     }
-    // The warps' sums in their order, half of the most columns at a time.
-    for (uint32_t start = 0; start < rank; start += MOST_RANK / 2) {
+    // The warps' sums in their order.
+    for (uint32_t start = 0; start < rank; start += SUMMED) {
         __syncthreads();
 #pragma unroll
         for (uint32_t part = 0; part < MOST_RANK / 8; part++) {
-            if (8 * part < start || 8 * part >= start + MOST_RANK / 2) continue;
+            if (8 * part < start || 8 * part >= start + SUMMED) continue;
 #pragma unroll
             for (int at = 0; at < 4; at++)
                 parts[warp][group + at / 2 * 8][8 * part - start + 2 * member + at % 2] = sums[part][at];
         }
         __syncthreads();
-        uint32_t columns = min(rank - start, MOST_RANK / 2);
+        uint32_t columns = min(rank - start, SUMMED);
         for (uint32_t e = threadIdx.x; e < 16 * columns; e += blockDim.x) {
             uint32_t row = e / columns, column = e % columns;
             float sum = 0.0f;
@@ -182,6 +213,12 @@ extern "C" __global__ void __launch_bounds__(256, 2) low_rank_inputs(
         }
     }
 }
+
+#define PARAMS(T)                                                                                                      \
+    (bf16 * u, const bf16 *x, const bf16 *a, uint32_t rows, uint32_t rank, uint32_t width, Stream stream,              \
+     uint32_t threshold, float kept_scale)
+RANK_KERNEL(low_rank_inputs, PARAMS, (u, x, a, rows, rank, width, stream, threshold, kept_scale), 3)
+#undef PARAMS
 
 // Parts of gᵀ drop(x): g (rows × rank), x (rows × width), parts (blocks of rows × rank × width). A block: 64 columns
 // and `rows_of_block` rows, a multiple of 16, which its warps share. Ranks up to 16 at a time, from `first_rank` on.

@@ -17,12 +17,12 @@ use crate::kernels::mask::Mask;
 const CODE: Code = Code { name: "low_rank", ptx: ptx::LOW_RANK };
 
 kernels! { CODE:
-    fn add_low_rank(
+    fn add_low_rank<RANK>(
         out: Address<Activations>, base: Address<Activations>, u: Address<Activations>, w: Address<Activations>,
         rows: u32, rank: u32, width: u32, is_transposed: Flag, scale: f32, stream: StreamWords, threshold: u32,
         kept_scale: f32,
     );
-    fn low_rank_inputs(
+    fn low_rank_inputs<RANK>(
         u: Address<Activations>, x: Address<Activations>, a: Address<Activations>, rows: u32, rank: u32, width: u32,
         stream: StreamWords, threshold: u32, kept_scale: f32,
     );
@@ -68,7 +68,9 @@ pub(in crate::kernels) fn low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRan
         let [out, from, a] = [activations(&u)?, activations(x)?, activations(&pair.a)?];
         let (stream, threshold, kept_scale) = pair.dropout();
         let [rows, rank, width] = [rows, pair.rank, width].map(|size| size as u32);
-        kernel::low_rank_inputs(&device, grid, out, from, a, rows, rank, width, stream, threshold, kept_scale)?;
+        kernel::low_rank_inputs(
+            &device, pair.rank, grid, out, from, a, rows, rank, width, stream, threshold, kept_scale,
+        )?;
     } else {
         let kept = pair.kept(x)?;
         gemm(&device, of_u, false, 1.0, Operand::of(&kept)?, Operand::of(&pair.a)?.transposed())?;
@@ -100,17 +102,18 @@ fn add_product(
     let grid = Grid { blocks, threads: THREADS, shared_bytes: 0 };
     let [sum, u, w] = [activations(sum)?, activations(u)?, activations(w)?];
     let (stream, threshold, kept_scale) = pair.map(LowRank::dropout).unwrap_or_default();
-    let [rows, rank, width] = [rows, rank, width].map(|size| size as u32);
+    let [of_rows, of_rank, of_width] = [rows, rank, width].map(|size| size as u32);
     kernel::add_low_rank(
         &device,
+        rank,
         grid,
         sum,
         sum,
         u,
         w,
-        rows,
-        rank,
-        width,
+        of_rows,
+        of_rank,
+        of_width,
         is_transposed,
         scale,
         stream,

@@ -45,8 +45,22 @@ __device__ __forceinline__ void start_copy(bf16 *to, const bf16 *from, bool is_t
                  : "memory");
 }
 
+// The same of one number.
+__device__ __forceinline__ void start_copy(float *to, const float *from, bool is_there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(is_there ? 4 : 0)
+                 : "memory");
+}
+
 // Waits for all that this thread has started; others see it behind a barrier.
 __device__ __forceinline__ void finish_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// 2 to the power of x, to 22 bits.
+__device__ __forceinline__ float power_of_2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 __device__ __forceinline__ uint32_t narrowed(float low, float high) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
