@@ -21,5 +21,6 @@ mod relative;
 pub(super) mod rope;
 pub(super) mod rows;
 mod shape;
+mod staging;
 #[cfg(test)]
 mod tests;

@@ -393,3 +393,22 @@ fn too_large_a_tensor_is_an_error_and_leaves_the_device_usable() {
     let x: Tensor = gpu.zeros((2, 3)).unwrap();
     assert_eq!(&*elements(&x).unwrap(), &[0.0; 6]);
 }
+
+/// Tensors of many pieces of page-locked memory, and more than there are in all: each is written again.
+#[test]
+#[ignore = "needs a GPU"]
+fn large_tensors_arrive_whole_one_after_another() {
+    let gpu = gpu();
+    for dtype in [DType::F32, DType::BF16] {
+        let device = gpu.with_dtype(dtype);
+        let sizes = [(1 << 14) + 3, (1 << 20) + 7, 5_000_001, 1 << 20, 6_500_009, 77, 5_000_001];
+        let given: Vec<Vec<f32>> = sizes.iter().zip(1..).map(|(&size, seed)| numbers(size, seed)).collect();
+        let put = |data: &Vec<f32>| device.put(tensor(data.clone(), data.len()).unwrap()).unwrap();
+        let there: Vec<Tensor> = given.iter().map(put).collect();
+        for (given, there) in given.iter().zip(&there) {
+            let found = elements(there).unwrap();
+            let same = if dtype == DType::F32 { **given == *found } else { rounded(given) == *found };
+            assert!(same, "{} numbers as {dtype:?}", given.len());
+        }
+    }
+}
