@@ -12,7 +12,7 @@ use crate::kernels::cpu::nf4::Nf4;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::{FrozenMatrix, Storage};
 use crate::ops::activation::{Activation, activate, gated};
-use crate::ops::adamw::{Maps, MomentStorage, Moments, ParamMoments, Step, sum_of_squares};
+use crate::ops::adamw::{self, Maps, MomentStorage, Moments, ParamMoments, Step, sum_of_squares};
 use crate::ops::attention::{AttentionKind, ByDistance, Distances, Sequences, attention, relative_attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::finite_differences::numbers;
@@ -352,7 +352,7 @@ fn adamw_matches_the_cpu() {
                     correction2: (1.0 - 0.999f32.powi(number)).sqrt(),
                     decay: 0.99,
                 };
-                moments.step(&maps, &step, &param).unwrap();
+                adamw::step(&maps, [(&mut moments, step, &*param)]).unwrap();
             }
             let norm = sum_of_squares([&*param]).unwrap();
             (elements(param.value()).unwrap().to_vec(), moments.read().unwrap().into_owned(), norm)
@@ -381,6 +381,56 @@ fn adamw_matches_the_cpu() {
         let again = param(&gpu, 51, 131, 1);
         let held = ParamMoments::new(&again, device.1.clone(), &maps).unwrap();
         assert_eq!(*held.read().unwrap(), device.1);
+    }
+}
+
+/// A launch for all parameters does to each what one for it alone does, and their squares add up.
+#[test]
+#[ignore = "needs a GPU"]
+fn parameters_step_together_as_each_alone() {
+    let gpu = gpu();
+    let maps = Maps::new();
+    let shapes = [(1, 3), (51, 131), (7, 600), (64, 128), (1, 256), (130, 300)];
+    for storage in [MomentStorage::Float32, MomentStorage::EightBit] {
+        let stepped = |is_together: bool| {
+            let params: Vec<Rc<Param>> =
+                shapes.iter().zip(1..).map(|(&(rows, columns), seed)| param(&gpu, rows, columns, seed)).collect();
+            let held = |param: &Rc<Param>| {
+                let zeros = Moments::zeros(param.value().elem_count(), storage, &maps);
+                ParamMoments::new(param, zeros, &maps).unwrap()
+            };
+            let mut moments: Vec<ParamMoments> = params.iter().map(held).collect();
+            for number in 1..3 {
+                for (param, seed) in params.iter().zip(20..) {
+                    let gradient = numbers(param.value().elem_count(), seed + 100 * number as u32);
+                    modify(param.gradient(), |to| to.copy_from_slice(&gradient)).unwrap();
+                }
+                let step = |index: usize| Step {
+                    learning_rate: 1e-2,
+                    gradient_scale: 0.7,
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    epsilon: 1e-8,
+                    correction1: 1.0 - 0.9f32.powi(number),
+                    correction2: (1.0 - 0.999f32.powi(number)).sqrt(),
+                    decay: 0.99 - 0.01 * index as f32,
+                };
+                let updates = moments.iter_mut().zip(&params).enumerate();
+                let mut updates: Vec<_> = updates.map(|(at, (held, param))| (held, step(at), &**param)).collect();
+                if is_together {
+                    adamw::step(&maps, updates).unwrap();
+                } else {
+                    updates.drain(..).for_each(|update| adamw::step(&maps, [update]).unwrap());
+                }
+            }
+            let values: Vec<Vec<f32>> = params.iter().map(|param| elements(param.value()).unwrap().to_vec()).collect();
+            let moments: Vec<Moments> = moments.iter().map(|held| held.read().unwrap().into_owned()).collect();
+            let sum = sum_of_squares(params.iter().map(|param| &**param)).unwrap();
+            let sums: f64 = params.iter().map(|param| sum_of_squares([&**param]).unwrap()).sum();
+            assert!((sum - sums).abs() < 1e-12 * sum, "{sum}, not {sums}");
+            (values, moments)
+        };
+        assert_eq!(stepped(true), stepped(false), "{storage:?}");
     }
 }
 
