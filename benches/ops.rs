@@ -95,7 +95,7 @@ fn ops(c: &mut Criterion) {
     let norm = Rc::new(RmsNorm { weight: numbers(WIDTH, 5).into(), epsilon: 1e-5 });
     bench(c, "rms norm", &[(TOKENS, WIDTH)], |tape, inputs| rms_norm(tape, &inputs[0], &norm).unwrap());
     let table = Rc::new(RopeTable::new(&numbers(32, 6), 64, 1.0, TOKENS));
-    let positions: Rc<[u32]> = (0..TOKENS as u32).collect();
+    let positions = Rc::new((0..TOKENS as u32).collect::<Vec<_>>().into());
     bench(c, "rope", &[(TOKENS, WIDTH)], |tape, mut inputs| {
         rope(tape, inputs.pop().unwrap(), &table, &positions).unwrap()
     });
@@ -114,7 +114,7 @@ fn ops(c: &mut Criterion) {
             dropout: Dropout { p: 0.0, site: 0 },
         };
         let offsets = (0..=TOKENS).step_by(length).collect();
-        let sequences = Rc::new(Sequences { offsets, queries: None });
+        let sequences = Rc::new(Sequences::new(offsets, None));
         bench(c, &format!("attention {length}"), &[(TOKENS, WIDTH), (TOKENS, 256), (TOKENS, 256)], |tape, inputs| {
             attention(tape, [&inputs[0], &inputs[1], &inputs[2]], kind, &sequences).unwrap()
         });

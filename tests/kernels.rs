@@ -44,13 +44,15 @@ fn declared() -> Kernels {
                 "i32" | "Flag" => "int",
                 "f32" => "float",
                 "StreamWords" => "Stream",
-                "StepNumbers" => "Step",
                 "Shape" => "Shape",
                 "Address<Activations>" => "T*",
                 "Address<f32>" => "float*",
                 "Address<f64>" => "double*",
                 "Address<u8>" => "uint8_t*",
                 "Address<u32>" => "uint32_t*",
+                "Address<Update>" => "Update*",
+                "Address<BlockwiseUpdate>" => "BlockwiseUpdate*",
+                "Address<Numbers>" => "Numbers*",
                 other => panic!("{name}: `{other}` is no type of a kernel's parameter"),
             };
             let parameters = parameters.trim_end().trim_end_matches(')').split(',').map(str::trim);

@@ -1,5 +1,6 @@
 //! Shapes of attention over sequences that lie end to end.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use candle_core::{Result, Tensor, bail};
 
 use super::buffer::rows_of;
 use super::constant::Constant;
+#[cfg(feature = "cuda")]
+use super::cuda::tiles::HeldTiles;
 use super::mask::{Choice, Dropout};
 
 /// Heads and who sees whom.
@@ -32,16 +35,31 @@ pub struct AttentionKind {
     pub dropout: Dropout,
 }
 
-/// Where sequences start, and which of their tokens ask.
-#[derive(Clone, Debug)]
+/// Where sequences start, and which of their tokens ask. It does not change: layers share what a GPU holds of it.
+#[derive(Debug)]
 pub struct Sequences {
     /// B + 1 entries: sequence b has the rows `offsets[b] .. offsets[b + 1]` of keys and values.
     pub offsets: Vec<usize>,
     /// `None`: every token. Else one token a sequence, by its row.
     pub queries: Option<Rc<[u32]>>,
+    numbers: OnceCell<Arc<Constant<u32>>>,
+    #[cfg(feature = "cuda")]
+    tiles: Arc<HeldTiles>,
 }
 
 impl Sequences {
+    /// Sequences from B + 1 `offsets`; with `queries`, a row each, only those ask.
+    #[must_use]
+    pub fn new(offsets: Vec<usize>, queries: Option<Rc<[u32]>>) -> Self {
+        Self {
+            offsets,
+            queries,
+            numbers: OnceCell::new(),
+            #[cfg(feature = "cuda")]
+            tiles: Arc::default(),
+        }
+    }
+
     /// Rows of q: where each sequence's queries start, B + 1 entries.
     fn query_offsets(&self) -> Vec<usize> {
         match &self.queries {
@@ -111,7 +129,9 @@ pub(crate) struct Plan {
     /// For each sequence: its first query, the number of queries, the position of the first, its first key, its
     /// length.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "kernels of a GPU read it"))]
-    pub(crate) sequences: Constant<u32>,
+    pub(crate) sequences: Arc<Constant<u32>>,
+    #[cfg(feature = "cuda")]
+    pub(super) tiles: Arc<HeldTiles>,
 }
 
 impl Plan {
@@ -149,13 +169,16 @@ impl Plan {
         }
         let first_positions: Vec<_> = (0..count).map(|b| sequences.first_position(b)).collect();
         let offsets = sequences.offsets.clone();
-        let numbers: Vec<u32> = (0..count)
-            .flat_map(|b| {
-                let (query, key) = (query_offsets[b], offsets[b]);
-                let (queries, length) = (query_offsets[b + 1] - query, offsets[b + 1] - key);
-                [query, queries, first_positions[b], key, length].map(|number| number as u32)
-            })
-            .collect();
+        let numbers_of = |b: usize| {
+            let (query, key) = (query_offsets[b], offsets[b]);
+            let (queries, length) = (query_offsets[b + 1] - query, offsets[b + 1] - key);
+            [query, queries, first_positions[b], key, length].map(|number| number as u32)
+        };
+        let numbers = sequences.numbers.get_or_init(|| {
+            let numbers: Vec<u32> = (0..count).flat_map(numbers_of).collect();
+            Arc::new(numbers.into())
+        });
+        let numbers = Arc::clone(numbers);
         Ok(Self {
             kind,
             offsets,
@@ -165,7 +188,9 @@ impl Plan {
             tokens,
             kept,
             relative,
-            sequences: numbers.into(),
+            sequences: numbers,
+            #[cfg(feature = "cuda")]
+            tiles: Arc::clone(&sequences.tiles),
         })
     }
 

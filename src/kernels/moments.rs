@@ -44,18 +44,33 @@ impl HeldMoments {
             Self::Device(moments) => moments.to_host().map(Cow::Owned),
         }
     }
+}
 
-    /// Updates the moments and `value` with `gradient`.
-    pub(crate) fn step(&mut self, maps: &Maps, step: &Step, value: &Tensor, gradient: &Tensor) -> Result<()> {
-        match self {
-            Self::Host(moments) => {
+/// One parameter's part of a step.
+pub(crate) struct Update<'a> {
+    pub(crate) moments: &'a mut HeldMoments,
+    pub(crate) step: Step,
+    pub(crate) value: &'a Tensor,
+    pub(crate) gradient: &'a Tensor,
+}
+
+/// Updates moments and values with gradients: those on a GPU all at once.
+pub(crate) fn step<'a>(maps: &Maps, updates: impl IntoIterator<Item = Update<'a>>) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    let mut on_device = super::cuda::optimizer::Steps::default();
+    for Update { moments, step, value, gradient } in updates {
+        match moments {
+            HeldMoments::Host(moments) => {
                 let gradient = elements(gradient)?;
-                modify(value, |values| moments.step(maps, step, &gradient, values))
+                modify(value, |values| moments.step(maps, &step, &gradient, values))?;
             }
             #[cfg(feature = "cuda")]
-            Self::Device(moments) => moments.step(step, value, gradient),
+            HeldMoments::Device(moments) => on_device.add(moments, &step, value, gradient)?,
         }
     }
+    #[cfg(feature = "cuda")]
+    on_device.take()?;
+    Ok(())
 }
 
 /// Σ x² over all tensors, which are of f32, in f64.

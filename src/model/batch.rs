@@ -6,6 +6,7 @@ use std::rc::Rc;
 use candle_core::{Device, Result, Tensor};
 
 use super::config::Pooling;
+use crate::kernels::constant::Constant;
 use crate::ops::attention::Sequences;
 
 /// Token ids and positions of some examples, as a model sees them.
@@ -14,7 +15,7 @@ pub struct Batch {
     /// All tokens, sequence after sequence: N values.
     pub token_ids: Rc<[u32]>,
     /// Position of each token in its own sequence: N values.
-    pub positions: Rc<[u32]>,
+    pub positions: Rc<Constant<u32>>,
     /// Where each sequence starts.
     pub sequences: Rc<Sequences>,
     /// `(B, L)`, 0 or 1.
@@ -42,8 +43,8 @@ impl Batch {
         let labels = Tensor::from_vec(labels, shape, &Device::Cpu)?;
         Ok(Self {
             token_ids: token_ids.into(),
-            positions: positions.into(),
-            sequences: Rc::new(Sequences { offsets, queries: None }),
+            positions: Rc::new(positions.into()),
+            sequences: Rc::new(Sequences::new(offsets, None)),
             labels,
             frozen: None,
         })
@@ -65,15 +66,15 @@ impl Batch {
     #[must_use]
     pub fn pooled(&self, pooling: Pooling) -> Option<Rc<Pooled>> {
         let offsets = &self.sequences.offsets;
-        let rows: Rc<[u32]> = match pooling {
+        let rows: Vec<u32> = match pooling {
             Pooling::First => offsets[..self.len()].iter().map(|&row| row as u32).collect(),
             Pooling::Last { padding } => offsets.windows(2).map(|ends| self.last(ends[0]..ends[1], padding)).collect(),
             Pooling::Mean => return None,
         };
         Some(Rc::new(Pooled {
-            positions: rows.iter().map(|&row| self.positions[row as usize]).collect(),
-            sequences: Rc::new(Sequences { offsets: offsets.clone(), queries: Some(Rc::clone(&rows)) }),
-            rows,
+            positions: Rc::new(rows.iter().map(|&row| self.positions[row as usize]).collect::<Vec<_>>().into()),
+            sequences: Rc::new(Sequences::new(offsets.clone(), Some(rows.as_slice().into()))),
+            rows: Rc::new(rows.into()),
         }))
     }
 }
@@ -99,9 +100,9 @@ impl Batch {
 #[derive(Clone, Debug)]
 pub struct Pooled {
     /// Their rows in the batch: B values.
-    pub rows: Rc<[u32]>,
+    pub rows: Rc<Constant<u32>>,
     /// Their positions in their sequences.
-    pub positions: Rc<[u32]>,
+    pub positions: Rc<Constant<u32>>,
     /// The batch's sequences, with these tokens alone asking.
     pub sequences: Rc<Sequences>,
 }

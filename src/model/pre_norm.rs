@@ -24,6 +24,7 @@ use super::builder::Builder;
 use super::config::{BackboneConfig, PreNormConfig, QueryKeyNorm};
 use super::modules::{Embedding, Linear, Norm, embed};
 use super::rope::Rope;
+use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
 use crate::ops::activation::{Activation, gated};
 use crate::ops::attention::{AttentionKind, Sequences, attention};
@@ -82,7 +83,7 @@ enum GateUp {
 /// State shared by the layers of one forward pass.
 struct Pass {
     ropes: [Rc<RopeTable>; 2],
-    positions: Rc<[u32]>,
+    positions: Rc<Constant<u32>>,
     sequences: Rc<Sequences>,
 }
 
@@ -327,7 +328,7 @@ fn rotated(
     x: Value,
     norm: Option<&Norm>,
     table: Option<&Rc<RopeTable>>,
-    positions: &Rc<[u32]>,
+    positions: &Rc<Constant<u32>>,
 ) -> candle_core::Result<Value> {
     let x = match norm {
         Some(norm) => norm.forward(tape, &x)?,

@@ -8,7 +8,7 @@ use super::tape::Param;
 pub use crate::kernels::adamw::MomentStorage;
 pub(crate) use crate::kernels::adamw::{Maps, Step};
 pub use crate::kernels::cpu::adamw::Moments;
-use crate::kernels::moments::{self, HeldMoments};
+use crate::kernels::moments::{self, HeldMoments, Update};
 
 /// The moments of a parameter, on its device.
 #[derive(Debug)]
@@ -28,11 +28,20 @@ impl ParamMoments {
     pub(crate) fn read(&self) -> Result<Cow<'_, Moments>> {
         self.0.read()
     }
+}
 
-    /// Updates the moments and the parameter's value with its gradient.
-    pub(crate) fn step(&mut self, maps: &Maps, step: &Step, param: &Param) -> Result<()> {
-        self.0.step(maps, step, param.value(), param.gradient())
-    }
+/// Updates moments and the parameters' values with their gradients.
+pub(crate) fn step<'a>(
+    maps: &Maps,
+    updates: impl IntoIterator<Item = (&'a mut ParamMoments, Step, &'a Param)>,
+) -> Result<()> {
+    let updates = updates.into_iter().map(|(moments, step, param)| Update {
+        moments: &mut moments.0,
+        step,
+        value: param.value(),
+        gradient: param.gradient(),
+    });
+    moments::step(maps, updates)
 }
 
 /// Σ g² over the gradients of all parameters, in f64.

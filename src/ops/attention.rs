@@ -110,8 +110,8 @@ mod tests {
 
     #[test]
     fn relative_attention_passes_finite_differences() {
-        let sequences = Rc::new(Sequences { offsets: vec![0, 5, 6, 9], queries: None });
-        let pooled = Rc::new(Sequences { offsets: vec![0, 5, 6, 9], queries: Some(vec![0, 5, 7].into()) });
+        let sequences = Rc::new(Sequences::new(vec![0, 5, 6, 9], None));
+        let pooled = Rc::new(Sequences::new(vec![0, 5, 6, 9], Some(vec![0, 5, 7].into())));
         let kind = AttentionKind { heads: 2, ..kind(false) };
         let (distances, bias) = (distances(6), Arc::new(Constant::from(numbers(7 * 2, 6))));
         for (sequences, queries) in [(&sequences, 9), (&pooled, 3)] {
@@ -147,7 +147,7 @@ mod tests {
         let (keys, queries) = (value(&of_q, 7), value(&of_k, 7));
         let by_distance =
             ByDistance { distances: &distances, keys: Some(&keys), queries: Some(&queries), bias: Some(&held) };
-        let sequences = Rc::new(Sequences { offsets, queries: None });
+        let sequences = Rc::new(Sequences::new(offsets, None));
         let kind = AttentionKind { heads: 2, ..kind(false) };
         let output = relative_attention(&Tape::off(), [&qv, &kv, &vv], kind, &by_distance, &sequences).unwrap();
         let output = elements(output.tensor()).unwrap();
@@ -178,8 +178,8 @@ mod tests {
 
     #[test]
     fn attention_passes_finite_differences() {
-        let sequences = Rc::new(Sequences { offsets: vec![0, 5, 6, 9], queries: None });
-        let pooled = Rc::new(Sequences { offsets: vec![0, 5, 6, 9], queries: Some(vec![4, 5, 7].into()) });
+        let sequences = Rc::new(Sequences::new(vec![0, 5, 6, 9], None));
+        let pooled = Rc::new(Sequences::new(vec![0, 5, 6, 9], Some(vec![4, 5, 7].into())));
         for (is_causal, sequences, queries) in [(true, &sequences, 9), (false, &sequences, 9), (true, &pooled, 3)] {
             let q = (numbers(queries * 24, 1), (queries, 24));
             let inputs = [q, (numbers(9 * 8, 2), (9, 8)), (numbers(9 * 8, 3), (9, 8))];
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn attention_with_dropout_passes_finite_differences() {
         let key = DropoutKey { seed: 4, micro_batch: 9 };
-        let sequences = Rc::new(Sequences { offsets: vec![0, 40, 43], queries: None });
+        let sequences = Rc::new(Sequences::new(vec![0, 40, 43], None));
         let kind = AttentionKind { dropout: Dropout { p: 0.4, site: 2 }, ..kind(false) };
         let data = [(numbers(43 * 24, 1), 24), (numbers(43 * 8, 2), 8), (numbers(43 * 8, 3), 8)];
         let run = |data: &[(Vec<f32>, usize)], key: Option<DropoutKey>| {
@@ -232,7 +232,7 @@ mod tests {
     fn attention_matches_the_definition_over_many_tiles() {
         let (tokens, offsets) = (83, vec![0, 70, 83]);
         let (q, k, v) = (numbers(tokens * 24, 1), numbers(tokens * 8, 2), numbers(tokens * 8, 3));
-        let sequences = Rc::new(Sequences { offsets: offsets.clone(), queries: None });
+        let sequences = Rc::new(Sequences::new(offsets.clone(), None));
         let value = |data: &[f32], width| Value::constant(tensor(data.to_vec(), (tokens, width)).unwrap());
         let inputs = [value(&q, 24), value(&k, 8), value(&v, 8)];
         let [qv, kv, vv] = &inputs;

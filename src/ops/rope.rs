@@ -14,7 +14,7 @@ pub use crate::kernels::rope::RopeTable;
 ///
 /// # Errors
 /// If the width is not a multiple of the table's, or a position is not in the table.
-pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>) -> Result<Value> {
+pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<Constant<u32>>) -> Result<Value> {
     let (rows, width) = x.tensor().dims2()?;
     if width % table.head_size != 0 || rows != positions.len() {
         bail!("rope over ({rows}, {width}) with {} positions and heads of {}", positions.len(), table.head_size);
@@ -22,10 +22,9 @@ pub fn rope(tape: &Tape, x: Value, table: &Rc<RopeTable>, positions: &Rc<[u32]>)
     if let Some(position) = positions.iter().find(|&&p| p as usize >= table.positions()) {
         bail!("position {position} is outside the rope table of {}", table.positions());
     }
-    let positions = Constant::from(positions.to_vec());
-    kernels::rotate(x.tensor(), table, &positions, 1.0)?;
+    kernels::rotate(x.tensor(), table, positions, 1.0)?;
     let Some(gradient) = x.gradient() else { return Ok(x) };
-    let table = Rc::clone(table);
+    let (table, positions) = (Rc::clone(table), Rc::clone(positions));
     Ok(tape.record(x.tensor().clone(), move |g| {
         let g = owned(g)?;
         kernels::rotate(&g, &table, &positions, -1.0)?;
@@ -43,10 +42,10 @@ mod tests {
         // Heads that are rotated in full, and two thirds of them, with another scale.
         for (frequencies, scale) in [(&[1.0, 0.3, 0.05][..], 1.0), (&[1.0, 0.3], 1.2)] {
             let table = Rc::new(RopeTable::new(frequencies, 6, scale, 11));
-            let positions: Rc<[u32]> = vec![0, 1, 2, 0, 10].into();
+            let positions = Rc::new(vec![0, 1, 2, 0, 10].into());
             check(&[(numbers(5 * 12, 1), (5, 12))], |tape, inputs| {
                 // rope consumes its input and the check looks at it again.
-                let copy = crate::ops::rows::gather(tape, &inputs[0], &(0..5).collect::<Vec<_>>().into())?;
+                let copy = crate::ops::rows::gather(tape, &inputs[0], &Rc::new((0..5).collect::<Vec<_>>().into()))?;
                 rope(tape, copy, &table, &positions)
             });
         }

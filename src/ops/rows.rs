@@ -13,14 +13,14 @@ use crate::kernels::constant::Constant;
 ///
 /// # Errors
 /// If an index is not below N.
-pub fn gather(tape: &Tape, x: &Value, indices: &Rc<[u32]>) -> Result<Value> {
+pub fn gather(tape: &Tape, x: &Value, indices: &Rc<Constant<u32>>) -> Result<Value> {
     let (rows, _) = x.tensor().dims2()?;
     if let Some(index) = indices.iter().find(|&&index| index as usize >= rows) {
         bail!("row {index} of {rows}");
     }
-    let indices = Constant::from(indices.to_vec());
-    let output = kernels::gather(x.tensor(), &indices)?;
+    let output = kernels::gather(x.tensor(), indices)?;
     let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
+    let indices = Rc::clone(indices);
     Ok(tape.record(output, move |g| gradient.accumulate(|sum| kernels::scatter(&g, sum, &indices, rows))))
 }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn gather_passes_finite_differences() {
-        let indices: Rc<[u32]> = vec![4, 0, 2].into();
+        let indices = Rc::new(vec![4, 0, 2].into());
         check(&[(numbers(5 * 3, 1), (5, 3))], |tape, inputs| gather(tape, &inputs[0], &indices));
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use candle_core::Result;
 
-use crate::ops::adamw::{Maps, ParamMoments, Step, sum_of_squares};
+use crate::ops::adamw::{self, Maps, ParamMoments, Step, sum_of_squares};
 pub use crate::ops::adamw::{MomentStorage, Moments};
 use crate::ops::tape::Param;
 
@@ -91,11 +91,12 @@ impl AdamW {
             correction2: (1.0 - BETA2.powi(self.steps)).sqrt() as f32,
             decay: 1.0,
         };
-        for (param, moments) in &mut self.params {
-            let decay = if decays(param.name()) { (1.0 - learning_rate * self.weight_decay) as f32 } else { 1.0 };
-            moments.step(&self.maps, &Step { decay, ..step }, param)?;
-        }
-        Ok(())
+        let decayed = (1.0 - learning_rate * self.weight_decay) as f32;
+        let updates = self.params.iter_mut().map(|(param, moments)| {
+            let decay = if decays(param.name()) { decayed } else { 1.0 };
+            (moments, Step { decay, ..step }, &**param)
+        });
+        adamw::step(&self.maps, updates)
     }
 }
 

@@ -1,10 +1,12 @@
 // What llmcls, candle and cudarc call of CUDA's driver and of cuBLAS, on a CPU: a device whose kernels are
-// src/kernels/cuda/*.cu compiled as C++, and whose memory is this process's. Queued work is done at once.
+// src/kernels/cuda/*.cu compiled as C++, and whose memory is this process's. Queued work is done at once, but a copy
+// from page-locked memory as late as can be: when it is waited for, or by the next work that is queued.
 //
 // New memory holds NaN, and what is written beyond its end is noticed when it is freed.
 
 #include "emulation.h"
 
+#include <deque>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -153,6 +155,30 @@ static void check_guard(uintptr_t address, size_t bytes) {
 }
 
 static std::map<std::string, Launcher> kernels();
+
+// Page-locked memory, and copies from it that are queued: those up to `finished` of `queued` are done.
+static std::map<uintptr_t, size_t> page_locked;
+struct LateCopy {
+    uintptr_t to, from;
+    size_t bytes;
+};
+static std::deque<LateCopy> late;
+static uint64_t queued, finished;
+
+static bool is_page_locked(uintptr_t address) {
+    auto after = page_locked.upper_bound(address);
+    return after != page_locked.begin() && address < std::prev(after)->first + std::prev(after)->second;
+}
+
+static void finish(uint64_t up_to) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    for (; finished < up_to; finished++, late.pop_front())
+        memcpy((void *)late.front().to, (void *)late.front().from, late.front().bytes);
+}
+static void finish() {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    finish(queued);
+}
 } // namespace emulation
 
 using namespace emulation;
@@ -202,15 +228,16 @@ int cuDevicePrimaryCtxRetain(void **context, int) { return *context = (void *)1,
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxSetCurrent(void *) { return SUCCESS; }
 int cuCtxGetCurrent(void **context) { return *context = (void *)1, SUCCESS; }
-int cuCtxSynchronize() { return SUCCESS; }
+int cuCtxSynchronize() { return finish(), SUCCESS; }
 int cuStreamCreate(void **stream, unsigned) { return *stream = (void *)2, SUCCESS; }
 int cuStreamDestroy_v2(void *) { return SUCCESS; }
-int cuStreamSynchronize(void *) { return SUCCESS; }
+int cuStreamSynchronize(void *) { return finish(), SUCCESS; }
 int cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
-int cuEventCreate(void **event, unsigned) { return *event = (void *)3, SUCCESS; }
-int cuEventDestroy_v2(void *) { return SUCCESS; }
-int cuEventRecord(void *, void *) { return SUCCESS; }
-int cuEventSynchronize(void *) { return SUCCESS; }
+// An event holds how many copies were queued before it.
+int cuEventCreate(void **event, unsigned) { return *event = new uint64_t(0), SUCCESS; }
+int cuEventDestroy_v2(void *event) { return delete (uint64_t *)event, SUCCESS; }
+int cuEventRecord(void *event, void *) { return *(uint64_t *)event = queued, SUCCESS; }
+int cuEventSynchronize(void *event) { return finish(*(uint64_t *)event), SUCCESS; }
 int cuMemGetInfo_v2(size_t *free, size_t *total) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     *total = memory();
@@ -240,6 +267,7 @@ int cuMemAlloc_v2(uintptr_t *address, size_t bytes) { return cuMemAllocAsync(add
 int cuMemFreeAsync(uintptr_t address, void *) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!address) return SUCCESS;
+    finish();
     auto found = allocations.find(address);
     check(found != allocations.end(), "memory is freed that was not allocated");
     check_guard(address, found->second);
@@ -250,12 +278,39 @@ int cuMemFreeAsync(uintptr_t address, void *) {
     return SUCCESS;
 }
 int cuMemFree_v2(uintptr_t address) { return cuMemFreeAsync(address, nullptr); }
-int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t n, void *) { return memcpy((void *)to, from, n), 0; }
-int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t n, void *) { return memcpy(to, (void *)from, n), 0; }
-int cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t n, void *) {
-    return memmove((void *)to, (void *)from, n), 0;
+int cuMemHostAlloc(void **address, size_t bytes, unsigned) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (getenv("EMULATED_CUDA_LOCKS_NO_PAGES")) return OUT_OF_MEMORY;
+    *address = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+    if (!*address) return OUT_OF_MEMORY;
+    page_locked[(uintptr_t)*address] = bytes;
+    return SUCCESS;
 }
-int cuMemsetD8Async(uintptr_t to, unsigned char value, size_t n, void *) { return memset((void *)to, value, n), 0; }
+int cuMemFreeHost(void *address) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    auto found = page_locked.find((uintptr_t)address);
+    check(found != page_locked.end(), "page-locked memory is freed that was not allocated");
+    for (const LateCopy &copy : late)
+        check(copy.from < found->first || copy.from >= found->first + found->second,
+              "page-locked memory is freed before the copy out of it is done");
+    page_locked.erase(found);
+    free(address);
+    return SUCCESS;
+}
+int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t n, void *) {
+    std::lock_guard<std::recursive_mutex> guard(lock);
+    if (is_page_locked((uintptr_t)from)) return late.push_back({to, (uintptr_t)from, n}), queued++, SUCCESS;
+    return finish(), memcpy((void *)to, from, n), SUCCESS;
+}
+int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t n, void *) {
+    return finish(), memcpy(to, (void *)from, n), SUCCESS;
+}
+int cuMemcpyDtoDAsync_v2(uintptr_t to, uintptr_t from, size_t n, void *) {
+    return finish(), memmove((void *)to, (void *)from, n), SUCCESS;
+}
+int cuMemsetD8Async(uintptr_t to, unsigned char value, size_t n, void *) {
+    return finish(), memset((void *)to, value, n), SUCCESS;
+}
 // The stand-in for nvcc writes `// NAME` as the code of NAME.cu, and a module has the kernels of its file only.
 int cuModuleLoadData(void **module, const void *code) {
     std::string text = (const char *)code;
@@ -275,6 +330,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
                    unsigned shared_bytes, void *, void **values, void **) {
     std::lock_guard<std::recursive_mutex> guard(lock);
     if (!gx || !gy || gz != 1 || !bx || bx > 1024 || by != 1 || bz != 1) return INVALID_VALUE;
+    finish();
     launcher = (Launcher)function;
     arguments = values;
     grid_size = {gx, gy, gz};
@@ -317,6 +373,7 @@ static float number(const void *from, int type, size_t at) {
 int cublasGemmEx(void *, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda,
                  const void *b, int type_b, int ldb, const void *beta, void *c, int type_c, int ldc, int, int) {
     std::lock_guard<std::recursive_mutex> guard(lock);
+    finish();
     check((type_a == 0 || type_a == 14) && (type_b == 0 || type_b == 14) && (type_c == 0 || type_c == 14) &&
               type_a == type_b && (type_c == type_a || type_c == 0),
           "cublasGemmEx has no such combination of types");

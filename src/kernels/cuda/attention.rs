@@ -1,5 +1,7 @@
 //! Attention over unpadded sequences: see `attention.cu`.
 
+use std::sync::Arc;
+
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, sys};
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
@@ -7,7 +9,8 @@ use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 use super::launch::{Code, Grid, StreamWords, THREADS, Variant, WARP, kernels, ptx};
 use super::memory::{Activations, Address, activations, address_of, device_of, floats, scratch};
 use super::relative::{Products, Side, table_gradient};
-use super::shape::{Shape, tiles_of};
+use super::shape::Shape;
+use super::tiles::Tiles;
 use crate::kernels::attention::{AttentionKind, Plan};
 use crate::kernels::cpu::flops;
 
@@ -152,7 +155,7 @@ struct Work {
     grid: Grid,
     shape: Shape,
     /// Pairs: a sequence, and its first query or key of the tile.
-    tiles: CudaSlice<u32>,
+    tiles: Arc<CudaSlice<u32>>,
 }
 
 impl Work {
@@ -168,14 +171,12 @@ impl Work {
         );
         let AttentionKind { heads, key_value_heads, head_size, is_causal, window, scale, soft_cap, .. } = plan.kind;
         let Tiling { variant, rows: tile, threads, shared_bytes, parts } = Tiling::of(device, dtype, head_size, pass)?;
-        let offsets = if pass == Pass::Keys { &plan.offsets } else { &plan.query_offsets };
-        let mut tiles = tiles_of(offsets, tile);
-        if pass != Pass::Keys && is_causal {
-            // Later queries see more keys: the longest work starts first.
-            tiles.sort_by_key(|&[_, start]| std::cmp::Reverse(start));
-        }
+        let of_keys = pass == Pass::Keys;
+        // Later queries see more keys: the longest work starts first.
+        let wanted = Tiles { of_keys, rows: tile, latest_first: !of_keys && is_causal };
+        let tiles = plan.tiles.on(device, plan, wanted)?;
         let shared_heads = if pass == Pass::Keys { key_value_heads } else { heads };
-        let grid = Grid { blocks: ((shared_heads * parts) as u32, tiles.len() as u32), threads, shared_bytes };
+        let grid = Grid { blocks: ((shared_heads * parts) as u32, tiles.len() as u32 / 2), threads, shared_bytes };
         let mut shape = Shape {
             heads: heads as u32,
             key_heads: key_value_heads as u32,
@@ -200,7 +201,7 @@ impl Work {
         if let Some((products, relative)) = products.zip(plan.relative.as_ref()) {
             products.describe(device, relative, &mut shape)?;
         }
-        Ok(Self { variant, grid, shape, tiles: device.clone_htod(tiles.as_flattened())? })
+        Ok(Self { variant, grid, shape, tiles })
     }
 }
 

@@ -127,6 +127,9 @@ pub(super) fn clear(tensor: &Tensor) -> Result<()> {
 
 /// f32 on the CPU to a tensor of `dtype` on the GPU.
 pub(in crate::kernels) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Shape) -> Result<Tensor> {
+    if let Some(tensor) = super::staging::upload(device, data, dtype, shape)? {
+        return Ok(tensor);
+    }
     let slice = match dtype {
         DType::F32 => CudaStorageSlice::F32(device.clone_htod(data)?),
         DType::BF16 => {

@@ -21,5 +21,7 @@ mod relative;
 pub(super) mod rope;
 pub(super) mod rows;
 mod shape;
+mod staging;
+pub(super) mod tiles;
 #[cfg(test)]
 mod tests;

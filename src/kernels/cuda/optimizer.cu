@@ -1,14 +1,40 @@
-// AdamW, and the norm of gradients. Everything here is f32.
+// AdamW, and the norm of gradients, of all tensors in one launch: blockIdx.y is the tensor. Everything here is f32.
 
 #include "common.cuh"
 
-// The numbers of `Step` in optimizer.rs.
+// The numbers of `StepNumbers` in optimizer.rs.
 struct Step {
     float learning_rate, gradient_scale, beta1, beta2, epsilon, correction1, correction2, decay;
 };
 
-extern "C" __global__ void adamw(float *values, float *first, float *second, const float *gradient, size_t n,
-                                 Step step) {
+// A parameter and its moments: those of `Update`, `BlockwiseUpdate` and `Numbers` in optimizer.rs.
+struct Update {
+    float *values, *first, *second;
+    const float *gradient;
+    size_t n;
+    Step step;
+};
+
+struct BlockwiseUpdate {
+    float *values;
+    uint8_t *first, *second;
+    float *first_scales, *second_scales;
+    const float *first_map, *second_map, *gradient;
+    size_t n;
+    Step step;
+};
+
+struct Numbers {
+    const float *x;
+    size_t n;
+};
+
+extern "C" __global__ void adamw(const Update *updates) {
+    const Update update = updates[blockIdx.y];
+    float *values = update.values, *first = update.first, *second = update.second;
+    const float *gradient = update.gradient;
+    size_t n = update.n;
+    const Step &step = update.step;
     float step_size = step.learning_rate / step.correction1;
     for (size_t e = global_thread(); e < n; e += global_threads()) {
         float g = gradient[e] * step.gradient_scale, m = first[e], v = second[e];
@@ -41,46 +67,55 @@ __device__ float block_max(float x) {
     return x;
 }
 
-// With moments in 8 bits (see blockwise.rs): a block of 256 threads for each block of 256 moments.
-extern "C" __global__ void adamw_8bit(float *values, uint8_t *first, uint8_t *second, float *first_scales,
-                                      float *second_scales, const float *first_map, const float *second_map,
-                                      const float *gradient, size_t n, Step step) {
+// With moments in 8 bits (see blockwise.rs): a block of 256 threads takes blocks of 256 moments, one after another.
+extern "C" __global__ void adamw_8bit(const BlockwiseUpdate *updates) {
     __shared__ float signed_map[256], unsigned_map[256];
-    signed_map[threadIdx.x] = first_map[threadIdx.x];
-    unsigned_map[threadIdx.x] = second_map[threadIdx.x];
+    const BlockwiseUpdate update = updates[blockIdx.y];
+    float *values = update.values, *first_scales = update.first_scales, *second_scales = update.second_scales;
+    uint8_t *first = update.first, *second = update.second;
+    const float *gradient = update.gradient;
+    size_t n = update.n;
+    const Step &step = update.step;
+    signed_map[threadIdx.x] = update.first_map[threadIdx.x];
+    unsigned_map[threadIdx.x] = update.second_map[threadIdx.x];
     __syncthreads();
-    size_t e = global_thread();
-    float m = 0.0f, v = 0.0f;
-    if (e < n) {
-        float g = gradient[e] * step.gradient_scale;
-        if (isfinite(g)) {
-            m = step.beta1 * (signed_map[first[e]] * first_scales[blockIdx.x]) + (1.0f - step.beta1) * g;
-            v = step.beta2 * (unsigned_map[second[e]] * second_scales[blockIdx.x]) + (1.0f - step.beta2) * g * g;
-            float value = values[e] - step.learning_rate * step.correction2 / step.correction1 * m /
-                                          (sqrtf(v) + step.correction2 * step.epsilon);
-            values[e] = value * step.decay;
+    for (size_t block = blockIdx.x; block * 256 < n; block += gridDim.x) {
+        size_t e = block * 256 + threadIdx.x;
+        float m = 0.0f, v = 0.0f;
+        if (e < n) {
+            float g = gradient[e] * step.gradient_scale;
+            if (isfinite(g)) {
+                m = step.beta1 * (signed_map[first[e]] * first_scales[block]) + (1.0f - step.beta1) * g;
+                v = step.beta2 * (unsigned_map[second[e]] * second_scales[block]) + (1.0f - step.beta2) * g * g;
+                float value = values[e] - step.learning_rate * step.correction2 / step.correction1 * m /
+                                              (sqrtf(v) + step.correction2 * step.epsilon);
+                values[e] = value * step.decay;
+            }
         }
-    }
-    float first_scale = block_max(fabsf(m)), second_scale = block_max(fabsf(v));
-    if (e < n) {
-        uint8_t code = nearest(signed_map, first_scale > 0.0f ? m * (1.0f / first_scale) : 0.0f);
-        // A code of the other sign would push the parameter the wrong way.
-        if (signbit(signed_map[code]) != signbit(m)) {
-            if (m > 0.0f) code = code < 255 ? code + 1 : 255;
-            else code = code > 0 ? code - 1 : 0;
+        // Barriers in here let every thread read its block's scales before one of them writes new ones.
+        float first_scale = block_max(fabsf(m)), second_scale = block_max(fabsf(v));
+        if (e < n) {
+            uint8_t code = nearest(signed_map, first_scale > 0.0f ? m * (1.0f / first_scale) : 0.0f);
+            // A code of the other sign would push the parameter the wrong way.
+            if (signbit(signed_map[code]) != signbit(m)) {
+                if (m > 0.0f) code = code < 255 ? code + 1 : 255;
+                else code = code > 0 ? code - 1 : 0;
+            }
+            first[e] = code;
+            second[e] = nearest(unsigned_map, second_scale > 0.0f ? v * (1.0f / second_scale) : 0.0f);
         }
-        first[e] = code;
-        second[e] = nearest(unsigned_map, second_scale > 0.0f ? v * (1.0f / second_scale) : 0.0f);
-    }
-    if (threadIdx.x == 0) {
-        first_scales[blockIdx.x] = first_scale;
-        second_scales[blockIdx.x] = second_scale;
+        if (threadIdx.x == 0) {
+            first_scales[block] = first_scale;
+            second_scales[block] = second_scale;
+        }
     }
 }
 
-// out[block] = Σ x² over the elements of this block of 256 threads.
-extern "C" __global__ void sum_of_squares(double *out, const float *x, size_t n) {
+// out[tensor][block] = Σ x² over the elements of this block of 256 threads.
+extern "C" __global__ void sum_of_squares(double *out, const Numbers *tensors) {
     __shared__ double sums[256];
+    const float *x = tensors[blockIdx.y].x;
+    size_t n = tensors[blockIdx.y].n;
     double sum = 0.0;
     for (size_t e = global_thread(); e < n; e += global_threads()) sum += (double)x[e] * x[e];
     sums[threadIdx.x] = sum;
@@ -88,5 +123,5 @@ extern "C" __global__ void sum_of_squares(double *out, const float *x, size_t n)
         __syncthreads();
         if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     }
-    if (threadIdx.x == 0) out[blockIdx.x] = sums[0];
+    if (threadIdx.x == 0) out[blockIdx.y * gridDim.x + blockIdx.x] = sums[0];
 }

@@ -12,16 +12,9 @@ use crate::kernels::cpu::blockwise::{BLOCK, BlockwiseMoments};
 const CODE: Code = Code { name: "optimizer", ptx: ptx::OPTIMIZER };
 
 kernels! { CODE:
-    fn adamw(
-        values: Address<f32>, first: Address<f32>, second: Address<f32>, gradient: Address<f32>, n: usize,
-        step: StepNumbers,
-    );
-    fn adamw_8bit(
-        values: Address<f32>, first: Address<u8>, second: Address<u8>, first_scales: Address<f32>,
-        second_scales: Address<f32>, first_map: Address<f32>, second_map: Address<f32>, gradient: Address<f32>,
-        n: usize, step: StepNumbers,
-    );
-    fn sum_of_squares(out: Address<f64>, x: Address<f32>, n: usize);
+    fn adamw(updates: Address<Update>);
+    fn adamw_8bit(updates: Address<BlockwiseUpdate>);
+    fn sum_of_squares(out: Address<f64>, tensors: Address<Numbers>);
 }
 
 /// The numbers of a step: `Step` in optimizer.cu.
@@ -38,9 +31,50 @@ struct StepNumbers {
     decay: f32,
 }
 
+/// One parameter's step, of moments in f32: `Update` in optimizer.cu.
+#[repr(C)]
+struct Update {
+    values: Address<f32>,
+    first: Address<f32>,
+    second: Address<f32>,
+    gradient: Address<f32>,
+    n: usize,
+    step: StepNumbers,
+}
+
+/// One parameter's step, of moments in 8 bits: `BlockwiseUpdate` in optimizer.cu.
+#[repr(C)]
+struct BlockwiseUpdate {
+    values: Address<f32>,
+    first: Address<u8>,
+    second: Address<u8>,
+    first_scales: Address<f32>,
+    second_scales: Address<f32>,
+    first_map: Address<f32>,
+    second_map: Address<f32>,
+    gradient: Address<f32>,
+    n: usize,
+    step: StepNumbers,
+}
+
+/// The elements of a tensor of f32: `Numbers` in optimizer.cu.
+#[repr(C)]
+struct Numbers {
+    x: Address<f32>,
+    n: usize,
+}
+
 // SAFETY: laid out as in C.
-#[expect(unsafe_code, reason = "a parameter of a kernel")]
-unsafe impl DeviceRepr for StepNumbers {}
+#[expect(unsafe_code, reason = "read by a kernel")]
+unsafe impl DeviceRepr for Update {}
+
+// SAFETY: laid out as in C.
+#[expect(unsafe_code, reason = "read by a kernel")]
+unsafe impl DeviceRepr for BlockwiseUpdate {}
+
+// SAFETY: laid out as in C.
+#[expect(unsafe_code, reason = "read by a kernel")]
+unsafe impl DeviceRepr for Numbers {}
 
 impl From<&Step> for StepNumbers {
     fn from(step: &Step) -> Self {
@@ -113,37 +147,79 @@ impl DeviceMoments {
             }
         })
     }
+}
 
-    /// Updates moments and `value`.
-    pub(in crate::kernels) fn step(&self, step: &Step, value: &Tensor, gradient: &Tensor) -> Result<()> {
-        let (device, n) = (device_of(value)?, value.elem_count());
-        let [value, gradient] = [floats(value)?, floats(gradient)?];
-        match self {
-            Self::Float32 { first, second } => {
-                kernel::adamw(&device, Grid::over(n), value, floats(first)?, floats(second)?, gradient, n, step)
+/// The steps of all parameters on a GPU, for a launch of each kernel.
+#[derive(Default)]
+pub(in crate::kernels) struct Steps {
+    device: Option<CudaDevice>,
+    updates: Vec<Update>,
+    blockwise: Vec<BlockwiseUpdate>,
+}
+
+impl Steps {
+    /// Adds the step of a parameter, all of them on one device.
+    pub(in crate::kernels) fn add(
+        &mut self,
+        moments: &DeviceMoments,
+        step: &Step,
+        value: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<()> {
+        self.device.get_or_insert(device_of(value)?);
+        let (n, step) = (value.elem_count(), step.into());
+        let [values, gradient] = [floats(value)?, floats(gradient)?];
+        match moments {
+            DeviceMoments::Float32 { first, second } => {
+                let [first, second] = [floats(first)?, floats(second)?];
+                self.updates.push(Update { values, first, second, gradient, n, step });
             }
-            Self::Blockwise { first, second, first_scales, second_scales, first_map, second_map, .. } => {
-                let grid = Grid { blocks: (n.div_ceil(BLOCK) as u32, 1), threads: THREADS, shared_bytes: 0 };
-                let [codes, of_squares] = [address_of(first), address_of(second)];
-                let [scales, more_scales] = [address_of(first_scales), address_of(second_scales)];
-                let [map, map_of_squares] = [address_of(first_map), address_of(second_map)];
-                kernel::adamw_8bit(
-                    &device,
-                    grid,
-                    value,
-                    codes,
-                    of_squares,
-                    scales,
-                    more_scales,
-                    map,
-                    map_of_squares,
+            DeviceMoments::Blockwise { first, second, first_scales, second_scales, first_map, second_map, .. } => {
+                self.blockwise.push(BlockwiseUpdate {
+                    values,
+                    first: address_of(first),
+                    second: address_of(second),
+                    first_scales: address_of(first_scales),
+                    second_scales: address_of(second_scales),
+                    first_map: address_of(first_map),
+                    second_map: address_of(second_map),
                     gradient,
                     n,
                     step,
-                )
+                });
             }
         }
+        Ok(())
     }
+
+    /// Updates moments and values.
+    pub(in crate::kernels) fn take(self) -> Result<()> {
+        let Some(device) = self.device else { return Ok(()) };
+        for updates in self.updates.chunks(MOST_TENSORS) {
+            let held = device.clone_htod(updates)?;
+            kernel::adamw(&device, grid(updates.iter().map(|update| update.n)), address_of(&held))?;
+        }
+        for updates in self.blockwise.chunks(MOST_TENSORS) {
+            let held = device.clone_htod(updates)?;
+            kernel::adamw_8bit(&device, grid(updates.iter().map(|update| update.n)), address_of(&held))?;
+        }
+        Ok(())
+    }
+}
+
+/// Tensors of a launch: a grid has no more rows of blocks.
+const MOST_TENSORS: usize = u16::MAX as usize;
+
+/// Blocks of a launch: with more, most would find nothing to do in small tensors beside large ones. In tests so few
+/// that blocks have several turns.
+const MOST_BLOCKS: usize = if cfg!(test) { 64 } else { 1 << 14 };
+
+/// Blocks for tensors of `n` elements each.
+fn grid(n: impl ExactSizeIterator<Item = usize>) -> Grid {
+    let tensors = n.len();
+    let most = (MOST_BLOCKS / tensors).max(1);
+    let blocks = n.max().unwrap_or(0).div_ceil(THREADS as usize).clamp(1, most);
+    Grid { blocks: (blocks as u32, tensors as u32), threads: THREADS, shared_bytes: 0 }
 }
 
 const _: () = assert!(BLOCK == THREADS as usize, "adamw_8bit has a thread for each moment of a block");
@@ -155,10 +231,12 @@ pub(in crate::kernels) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
     let Some(first) = tensors.first() else { return Ok(0.0) };
     let device = device_of(first)?;
     let sums = scratch_buffer::<f64>(&device, PARTS * tensors.len())?;
-    for (index, tensor) in tensors.iter().enumerate() {
-        let out = address_of(&sums).after(PARTS * index);
-        let grid = Grid { blocks: (PARTS as u32, 1), threads: THREADS, shared_bytes: 0 };
-        kernel::sum_of_squares(&device, grid, out, floats(tensor)?, tensor.elem_count())?;
+    for (index, tensors) in tensors.chunks(MOST_TENSORS).enumerate() {
+        let numbers = tensors.iter().map(|tensor| Ok(Numbers { x: floats(tensor)?, n: tensor.elem_count() }));
+        let held = device.clone_htod(&numbers.collect::<Result<Vec<_>>>()?)?;
+        let out = address_of(&sums).after(PARTS * MOST_TENSORS * index);
+        let grid = Grid { blocks: (PARTS as u32, tensors.len() as u32), threads: THREADS, shared_bytes: 0 };
+        kernel::sum_of_squares(&device, grid, out, address_of(&held))?;
     }
     Ok(device.clone_dtoh(&sums)?.iter().sum())
 }

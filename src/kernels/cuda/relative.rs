@@ -5,7 +5,8 @@ use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 use super::gemm::{Operand, gemm};
 use super::launch::{Code, Grid, kernels, ptx};
 use super::memory::{Activations, Address, activations, address_of, clear, device_of, floats, scratch};
-use super::shape::{Shape, tiles_of};
+use super::shape::Shape;
+use super::tiles::Tiles;
 use crate::kernels::attention::{Plan, Relative};
 
 const CODE: Code = Code { name: "relative", ptx: ptx::RELATIVE };
@@ -92,8 +93,8 @@ pub(super) fn table_gradient(
     let (rows, count, d, heads) = (x.dim(0)?, table.dim(0)?, plan.kind.head_size, plan.kind.heads);
     let by_row = scratch(&device, x.dtype(), (rows, heads * count))?;
     clear(&by_row)?;
-    let offsets = if side == Side::Queries { &plan.query_offsets } else { &plan.offsets };
-    let held = device.clone_htod(tiles_of(offsets, TILE as usize).as_flattened())?;
+    let wanted = Tiles { of_keys: side == Side::Keys, rows: TILE as usize, latest_first: false };
+    let held = plan.tiles.on(&device, plan, wanted)?;
     let grid = Grid { blocks: (held.len() as u32 / 2, heads as u32), threads: TILE, shared_bytes: 0 };
     let (out, sequences) = (activations(&by_row)?, address_of(plan.sequences.on(&device)?));
     let tiles = address_of(&held);

@@ -12,7 +12,7 @@ use crate::kernels::cpu::nf4::Nf4;
 use crate::kernels::device::Device;
 use crate::kernels::matrix::{FrozenMatrix, Storage};
 use crate::ops::activation::{Activation, activate, gated};
-use crate::ops::adamw::{Maps, MomentStorage, Moments, ParamMoments, Step, sum_of_squares};
+use crate::ops::adamw::{self, Maps, MomentStorage, Moments, ParamMoments, Step, sum_of_squares};
 use crate::ops::attention::{AttentionKind, ByDistance, Distances, Sequences, attention, relative_attention};
 use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::finite_differences::numbers;
@@ -145,7 +145,7 @@ fn dropout_draws_the_mask_of_the_cpu() {
     for (rows, width) in [(5, 24), (3, 37)] {
         let site = Dropout { p: 0.3, site: 5 };
         compare("dropout", &[input(rows, width, 1)], &|tape, x| {
-            let copy = gather(tape, &x[0], &(0..rows as u32).collect::<Vec<_>>().into())?;
+            let copy = gather(tape, &x[0], &Rc::new((0..rows as u32).collect::<Vec<_>>().into()))?;
             dropout(tape, copy, &site)
         });
     }
@@ -156,10 +156,10 @@ fn dropout_draws_the_mask_of_the_cpu() {
 fn rope_matches_the_cpu() {
     for (frequencies, head_size) in [(&[1.0, 0.3, 0.05][..], 6), (&[1.0, 0.3], 6), (&[1.0; 16], 32)] {
         let table = Rc::new(RopeTable::new(frequencies, head_size, 1.2, 11));
-        let positions: Rc<[u32]> = vec![0, 1, 2, 0, 10].into();
+        let positions = Rc::new(vec![0, 1, 2, 0, 10].into());
         compare("rope", &[input(5, 3 * head_size, 1)], &|tape, x| {
             // rope consumes its input.
-            let copy = gather(tape, &x[0], &(0..5).collect::<Vec<_>>().into())?;
+            let copy = gather(tape, &x[0], &Rc::new((0..5).collect::<Vec<_>>().into()))?;
             rope(tape, copy, &table, &positions)
         });
     }
@@ -168,7 +168,7 @@ fn rope_matches_the_cpu() {
 #[test]
 #[ignore = "needs a GPU"]
 fn rows_and_columns_match_the_cpu() {
-    let indices: Rc<[u32]> = vec![4, 0, 2].into();
+    let indices = Rc::new(vec![4, 0, 2].into());
     compare("gather", &[input(5, 19, 1)], &|tape, x| gather(tape, &x[0], &indices));
     compare("columns", &[input(5, 19, 1)], &|tape, x| columns(tape, &x[0], 3..14));
     compare("add", &[input(5, 19, 1), input(5, 19, 2)], &|tape, x| add(tape, &x[0], &x[1]));
@@ -269,7 +269,7 @@ fn attention_matches_the_cpu() {
         let tokens = 84;
         for queries in [None, Some(last)] {
             let asked = queries.as_ref().map_or(tokens, |queries| queries.len());
-            let sequences = Rc::new(Sequences { offsets: offsets.clone(), queries });
+            let sequences = Rc::new(Sequences::new(offsets.clone(), queries));
             let (q, k) = (kind.heads * kind.head_size, kind.key_value_heads * kind.head_size);
             let inputs = [input(asked, q, 1), input(tokens, k, 2), input(tokens, k, 3)];
             compare(&format!("{kind:?}"), &inputs, &|tape, x| attention(tape, [&x[0], &x[1], &x[2]], kind, &sequences));
@@ -296,7 +296,7 @@ fn relative_attention_matches_the_cpu() {
     for (queries, p) in [(None, 0.0), (Some(Rc::clone(&last)), 0.0), (None, 0.3)] {
         let kind = AttentionKind { dropout: Dropout { p, site: 2 }, ..kind };
         let asked = queries.as_ref().map_or(84, |queries| queries.len());
-        let sequences = Rc::new(Sequences { offsets: vec![0, 13, 13 + 70, 13 + 70 + 1], queries });
+        let sequences = Rc::new(Sequences::new(vec![0, 13, 13 + 70, 13 + 70 + 1], queries));
         let inputs = [input(asked, 60, 1), input(84, 60, 2), input(84, 60, 3), input(11, 60, 4), input(11, 60, 5)];
         compare("scores by distance", &inputs, &|tape, x| {
             let (keys, queries) = (Some(&x[3]), Some(&x[4]));
@@ -354,7 +354,7 @@ fn adamw_matches_the_cpu() {
                     correction2: (1.0 - 0.999f32.powi(number)).sqrt(),
                     decay: 0.99,
                 };
-                moments.step(&maps, &step, &param).unwrap();
+                adamw::step(&maps, [(&mut moments, step, &*param)]).unwrap();
             }
             let norm = sum_of_squares([&*param]).unwrap();
             (elements(param.value()).unwrap().to_vec(), moments.read().unwrap().into_owned(), norm)
@@ -386,6 +386,56 @@ fn adamw_matches_the_cpu() {
     }
 }
 
+/// A launch for all parameters does to each what one for it alone does, and their squares add up.
+#[test]
+#[ignore = "needs a GPU"]
+fn parameters_step_together_as_each_alone() {
+    let gpu = gpu();
+    let maps = Maps::new();
+    let shapes = [(1, 3), (51, 131), (7, 600), (64, 128), (1, 256), (130, 300)];
+    for storage in [MomentStorage::Float32, MomentStorage::EightBit] {
+        let stepped = |is_together: bool| {
+            let params: Vec<Rc<Param>> =
+                shapes.iter().zip(1..).map(|(&(rows, columns), seed)| param(&gpu, rows, columns, seed)).collect();
+            let held = |param: &Rc<Param>| {
+                let zeros = Moments::zeros(param.value().elem_count(), storage, &maps);
+                ParamMoments::new(param, zeros, &maps).unwrap()
+            };
+            let mut moments: Vec<ParamMoments> = params.iter().map(held).collect();
+            for number in 1..3 {
+                for (param, seed) in params.iter().zip(20..) {
+                    let gradient = numbers(param.value().elem_count(), seed + 100 * number as u32);
+                    modify(param.gradient(), |to| to.copy_from_slice(&gradient)).unwrap();
+                }
+                let step = |index: usize| Step {
+                    learning_rate: 1e-2,
+                    gradient_scale: 0.7,
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    epsilon: 1e-8,
+                    correction1: 1.0 - 0.9f32.powi(number),
+                    correction2: (1.0 - 0.999f32.powi(number)).sqrt(),
+                    decay: 0.99 - 0.01 * index as f32,
+                };
+                let updates = moments.iter_mut().zip(&params).enumerate();
+                let mut updates: Vec<_> = updates.map(|(at, (held, param))| (held, step(at), &**param)).collect();
+                if is_together {
+                    adamw::step(&maps, updates).unwrap();
+                } else {
+                    updates.drain(..).for_each(|update| adamw::step(&maps, [update]).unwrap());
+                }
+            }
+            let values: Vec<Vec<f32>> = params.iter().map(|param| elements(param.value()).unwrap().to_vec()).collect();
+            let moments: Vec<Moments> = moments.iter().map(|held| held.read().unwrap().into_owned()).collect();
+            let sum = sum_of_squares(params.iter().map(|param| &**param)).unwrap();
+            let sums: f64 = params.iter().map(|param| sum_of_squares([&**param]).unwrap()).sum();
+            assert!((sum - sums).abs() < 1e-12 * sum, "{sum}, not {sums}");
+            (values, moments)
+        };
+        assert_eq!(stepped(true), stepped(false), "{storage:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn too_large_a_tensor_is_an_error_and_leaves_the_device_usable() {
@@ -394,4 +444,23 @@ fn too_large_a_tensor_is_an_error_and_leaves_the_device_usable() {
     assert!(error.contains("memory"), "{error}");
     let x: Tensor = gpu.zeros((2, 3)).unwrap();
     assert_eq!(&*elements(&x).unwrap(), &[0.0; 6]);
+}
+
+/// Tensors of many pieces of page-locked memory, and more than there are in all: each is written again.
+#[test]
+#[ignore = "needs a GPU"]
+fn large_tensors_arrive_whole_one_after_another() {
+    let gpu = gpu();
+    for dtype in [DType::F32, DType::BF16] {
+        let device = gpu.with_dtype(dtype);
+        let sizes = [(1 << 14) + 3, (1 << 20) + 7, 5_000_001, 1 << 20, 6_500_009, 77, 5_000_001];
+        let given: Vec<Vec<f32>> = sizes.iter().zip(1..).map(|(&size, seed)| numbers(size, seed)).collect();
+        let put = |data: &Vec<f32>| device.put(tensor(data.clone(), data.len()).unwrap()).unwrap();
+        let there: Vec<Tensor> = given.iter().map(put).collect();
+        for (given, there) in given.iter().zip(&there) {
+            let found = elements(there).unwrap();
+            let same = if dtype == DType::F32 { **given == *found } else { rounded(given) == *found };
+            assert!(same, "{} numbers as {dtype:?}", given.len());
+        }
+    }
 }

@@ -1,0 +1,141 @@
+//! Copies to the GPU by way of page-locked memory, which the GPU reads by itself while this thread goes on.
+//!
+//! Numbers are converted a piece at a time, on all cores, while the piece before is copied. A piece is written again
+//! only when the copy out of it is done, which its event tells.
+
+use std::cell::RefCell;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, sys};
+use candle_core::{CudaDevice, DType, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::memory::{bytes_of, scratch};
+
+/// f32 that a piece holds: 2 MiB, long enough for a copy at full speed.
+const PIECE: usize = 1 << 19;
+/// Pieces that are kept: two batches of embedded tokens, so that one is converted while the GPU is behind.
+const MOST_PIECES: usize = 16;
+/// Numbers that a core converts at a time.
+const PART: usize = 1 << 14;
+/// Fewer bytes are copied as they are: the driver keeps them with the command.
+const LEAST_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static STAGING: RefCell<Staging> = RefCell::default();
+}
+
+/// Page-locked memory, and when the last copy out of it is done.
+struct Piece {
+    memory: PinnedHostSlice<f32>,
+    // The memory has an event of its own, which is not recorded where a context has event tracking off.
+    copied: CudaEvent,
+}
+
+/// Pieces, used in turn.
+#[derive(Default)]
+struct Staging {
+    pieces: Vec<Piece>,
+    next: usize,
+    /// The system gave no more.
+    is_refused: bool,
+}
+
+/// f32 to a new tensor of f32 or bf16; `None` if they are few, or there is no page-locked memory.
+pub(super) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Shape) -> Result<Option<Tensor>> {
+    if data.len() * dtype.size_in_bytes() < LEAST_BYTES || !matches!(dtype, DType::F32 | DType::BF16) {
+        return Ok(None);
+    }
+    STAGING.with_borrow_mut(|staging| {
+        let stream = device.cuda_stream();
+        if !staging.prepare(&stream) {
+            return Ok(None);
+        }
+        let tensor = scratch(device, dtype, shape)?;
+        let mut to = bytes_of(&tensor)?;
+        for part in data.chunks(PIECE * size_of::<f32>() / dtype.size_in_bytes()) {
+            staging.take(&stream).send(part, dtype, to, &stream)?;
+            to += (part.len() * dtype.size_in_bytes()) as u64;
+        }
+        Ok(Some(tensor))
+    })
+}
+
+impl Staging {
+    /// Returns true if there is a piece for this stream.
+    fn prepare(&mut self, stream: &CudaStream) -> bool {
+        if self.pieces.first().is_some_and(|piece| piece.memory.context() != stream.context()) {
+            *self = Self::default();
+        }
+        if self.pieces.is_empty() {
+            self.grow(stream);
+        }
+        !self.pieces.is_empty()
+    }
+
+    /// The next piece, of which there must be one: a new one while there are few.
+    fn take(&mut self, stream: &CudaStream) -> &mut Piece {
+        if self.next == self.pieces.len() && self.next < MOST_PIECES {
+            self.grow(stream);
+        }
+        let index = self.next % self.pieces.len();
+        self.next = index + 1;
+        &mut self.pieces[index]
+    }
+
+    fn grow(&mut self, stream: &CudaStream) {
+        if self.is_refused {
+            return;
+        }
+        match Piece::new(stream) {
+            Ok(piece) => self.pieces.push(piece),
+            Err(_) => self.is_refused = true,
+        }
+    }
+}
+
+impl Piece {
+    fn new(stream: &CudaStream) -> Result<Self> {
+        let context = stream.context();
+        let copied = context.new_event(Some(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)).w()?;
+        // SAFETY: it is written before it is read, and every bit pattern is a number.
+        #[expect(unsafe_code, reason = "memory of the driver's")]
+        let memory = unsafe { context.alloc_pinned_with_flags(PIECE, 0).w()? };
+        Ok(Self { memory, copied })
+    }
+
+    /// Writes `data` here as numbers of `dtype`, and queues their copy to the address `to`.
+    fn send(&mut self, data: &[f32], dtype: DType, to: u64, stream: &CudaStream) -> Result<()> {
+        self.copied.synchronize().w()?;
+        let memory = self.memory.as_mut_slice().w()?;
+        fill(memory, data, dtype);
+        let bytes = data.len() * dtype.size_in_bytes();
+        // SAFETY: the memory has these bytes, and so has the tensor at `to`; the event keeps the
+        // memory from being written or freed before the copy.
+        #[expect(unsafe_code, reason = "a driver call on an address")]
+        unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to, memory.as_ptr().cast(), bytes, stream.cu_stream()).result().w()?;
+        }
+        self.copied.record(stream).w()
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // A device that failed copies nothing any more.
+        let _ = self.copied.synchronize();
+    }
+}
+
+/// Writes `data` to a piece as numbers of `dtype`.
+fn fill(piece: &mut [f32], data: &[f32], dtype: DType) {
+    if dtype == DType::F32 {
+        let parts = piece.par_chunks_mut(PART).zip(data.par_chunks(PART));
+        parts.for_each(|(to, from)| to[..from.len()].copy_from_slice(from));
+        return;
+    }
+    let piece: &mut [u16] = bytemuck::cast_slice_mut(piece);
+    piece.par_chunks_mut(PART).zip(data.par_chunks(PART)).for_each(|(to, from)| {
+        to.iter_mut().zip(from).for_each(|(to, &x)| *to = half::bf16::from_f32(x).to_bits());
+    });
+}
