@@ -42,6 +42,7 @@ def prepare(shape: str, rank: int = RANK) -> tuple[Path, Path]:
     from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     base = ROOT / "models" / "smollm2-135m-instruct" if shape == "smollm2" else WORK / shape
     if not (base / "config.json").exists():
         hidden, layers, heads, kv, inter, vocabulary = SHAPES[shape]
@@ -50,10 +51,13 @@ def prepare(shape: str, rank: int = RANK) -> tuple[Path, Path]:
             intermediate_size=inter, vocab_size=vocabulary, tie_word_embeddings=True, rope_theta=500000.0,
             max_position_embeddings=4096, bos_token_id=0, eos_token_id=1, pad_token_id=1,
         )
-        LlamaForCausalLM(config).save_pretrained(base, max_shard_size="20GB")
+        with torch.device(device):
+            model = LlamaForCausalLM(config)
+        # A GPU's bases are held in bf16 at most.
+        model.to(torch.bfloat16 if device == "cuda" else torch.float32).save_pretrained(base, max_shard_size="20GB")
     adapter = WORK / (f"{shape}-adapter" if rank == RANK else f"{shape}-adapter-{rank}")
     if not adapter.exists():
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=LABELS)
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=LABELS).to(device, torch.float32)
         model.config.pad_token_id = model.config.eos_token_id
         lora = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=rank, lora_dropout=0.05, target_modules=TARGETS)
         model = get_peft_model(model, lora)
