@@ -194,6 +194,12 @@ impl Plan {
         })
     }
 
+    /// Where the keys of each sequence start, or its queries.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn offsets_of(&self, of_keys: bool) -> &[usize] {
+        if of_keys { &self.offsets } else { &self.query_offsets }
+    }
+
     pub(crate) fn query_width(&self) -> usize {
         self.kind.heads * self.kind.head_size
     }

@@ -174,7 +174,7 @@ impl Work {
         let of_keys = pass == Pass::Keys;
         // Later queries see more keys: the longest work starts first.
         let wanted = Tiles { of_keys, rows: tile, latest_first: !of_keys && is_causal };
-        let tiles = plan.tiles.on(device, plan, wanted)?;
+        let tiles = plan.tiles.on(device, wanted, plan.offsets_of(of_keys))?;
         let shared_heads = if pass == Pass::Keys { key_value_heads } else { heads };
         let grid = Grid { blocks: ((shared_heads * parts) as u32, tiles.len() as u32 / 2), threads, shared_bytes };
         let mut shape = Shape {

@@ -9,6 +9,8 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
+use super::staging;
+
 /// Stands for the type of activations, f32 or bf16, that a kernel is called for.
 pub(super) enum Activations {}
 
@@ -127,8 +129,11 @@ pub(super) fn clear(tensor: &Tensor) -> Result<()> {
 
 /// f32 on the CPU to a tensor of `dtype` on the GPU.
 pub(in crate::kernels) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Shape) -> Result<Tensor> {
-    if let Some(tensor) = super::staging::upload(device, data, dtype, shape)? {
-        return Ok(tensor);
+    if staging::is_for(data.len(), dtype) {
+        let tensor = scratch(device, dtype, shape)?;
+        if staging::send(device, data, dtype, bytes_of(&tensor)?)? {
+            return Ok(tensor);
+        }
     }
     let slice = match dtype {
         DType::F32 => CudaStorageSlice::F32(device.clone_htod(data)?),

@@ -94,7 +94,7 @@ pub(super) fn table_gradient(
     let by_row = scratch(&device, x.dtype(), (rows, heads * count))?;
     clear(&by_row)?;
     let wanted = Tiles { of_keys: side == Side::Keys, rows: TILE as usize, latest_first: false };
-    let held = plan.tiles.on(&device, plan, wanted)?;
+    let held = plan.tiles.on(&device, wanted, plan.offsets_of(wanted.of_keys))?;
     let grid = Grid { blocks: (held.len() as u32 / 2, heads as u32), threads: TILE, shared_bytes: 0 };
     let (out, sequences) = (activations(&by_row)?, address_of(plan.sequences.on(&device)?));
     let tiles = address_of(&held);

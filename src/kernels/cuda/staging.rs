@@ -7,10 +7,8 @@ use std::cell::RefCell;
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, sys};
-use candle_core::{CudaDevice, DType, Result, Shape, Tensor};
+use candle_core::{CudaDevice, DType, Result};
 use rayon::prelude::*;
-
-use super::memory::{bytes_of, scratch};
 
 /// f32 that a piece holds: 2 MiB, long enough for a copy at full speed.
 const PIECE: usize = 1 << 19;
@@ -41,23 +39,23 @@ struct Staging {
     is_refused: bool,
 }
 
-/// f32 to a new tensor of f32 or bf16; `None` if they are few, or there is no page-locked memory.
-pub(super) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Shape) -> Result<Option<Tensor>> {
-    if data.len() * dtype.size_in_bytes() < LEAST_BYTES || !matches!(dtype, DType::F32 | DType::BF16) {
-        return Ok(None);
-    }
+/// Returns true for so many numbers of `dtype` that they should come this way.
+pub(super) fn is_for(count: usize, dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::BF16) && count * dtype.size_in_bytes() >= LEAST_BYTES
+}
+
+/// Queues the copy of f32, as f32 or bf16, to the address of a tensor; false if there is no page-locked memory.
+pub(super) fn send(device: &CudaDevice, data: &[f32], dtype: DType, mut to: u64) -> Result<bool> {
     STAGING.with_borrow_mut(|staging| {
         let stream = device.cuda_stream();
         if !staging.prepare(&stream) {
-            return Ok(None);
+            return Ok(false);
         }
-        let tensor = scratch(device, dtype, shape)?;
-        let mut to = bytes_of(&tensor)?;
         for part in data.chunks(PIECE * size_of::<f32>() / dtype.size_in_bytes()) {
             staging.take(&stream).send(part, dtype, to, &stream)?;
             to += (part.len() * dtype.size_in_bytes()) as u64;
         }
-        Ok(Some(tensor))
+        Ok(true)
     })
 }
 

@@ -7,7 +7,6 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{CudaDevice, Result};
 
 use super::shape::tiles_of;
-use crate::kernels::attention::Plan;
 
 /// What a kernel goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +23,14 @@ pub(super) struct Tiles {
 pub(in crate::kernels) struct HeldTiles(Mutex<Vec<(Tiles, Arc<CudaSlice<u32>>)>>);
 
 impl HeldTiles {
-    /// Pairs: a sequence, and its first query or key of the tile.
-    pub(super) fn on(&self, device: &CudaDevice, plan: &Plan, tiles: Tiles) -> Result<Arc<CudaSlice<u32>>> {
+    /// Pairs: a sequence, and its first query or key of the tile; `offsets` are those of queries or of keys.
+    pub(super) fn on(&self, device: &CudaDevice, tiles: Tiles, offsets: &[usize]) -> Result<Arc<CudaSlice<u32>>> {
         // A thread that panicked has added a pair or none.
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, found)) = held.iter().find(|(of, _)| *of == tiles) {
             return Ok(Arc::clone(found));
         }
-        let mut pairs = tiles_of(if tiles.of_keys { &plan.offsets } else { &plan.query_offsets }, tiles.rows);
+        let mut pairs = tiles_of(offsets, tiles.rows);
         if tiles.latest_first {
             pairs.sort_by_key(|&[_, start]| Reverse(start));
         }
