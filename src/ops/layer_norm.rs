@@ -29,9 +29,14 @@ pub fn layer_norm(tape: &Tape, x: &Value, norm: &Rc<LayerNorm>) -> Result<Value>
     let (output, moments) = kernels::layer_norm(x.tensor(), &norm.weight, norm.bias.as_ref(), norm.epsilon)?;
     let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
     let (x, norm) = (x.tensor().clone(), Rc::clone(norm));
-    Ok(tape.record(output, move |g| {
+    let again = {
+        let (x, norm) = (x.clone(), Rc::clone(&norm));
+        move || kernels::layer_norm(&x, &norm.weight, norm.bias.as_ref(), norm.epsilon).map(|(output, _)| output)
+    };
+    let value = tape.record(output, move |g| {
         gradient.accumulate(|sum| kernels::layer_norm_backward(&g, sum, &x, &norm.weight, &moments))
-    }))
+    });
+    Ok(value.computed_again(again))
 }
 
 /// [`layer_norm`] whose scale, and shift if there is one, are trained.

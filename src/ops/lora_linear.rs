@@ -11,7 +11,7 @@ use std::rc::Rc;
 use candle_core::{Result, Tensor, bail};
 
 use super::adapter_routing::Slot;
-use super::tape::{Param, Tape, Value};
+use super::tape::{Param, Saved, Tape, Value};
 use crate::kernels;
 use crate::kernels::adapted::{Layer, LowRankBackward};
 use crate::kernels::buffer::rows_of;
@@ -102,7 +102,7 @@ fn linears<const K: usize>(
         .collect();
     let outputs = kernels::adapted(x.tensor(), &parts, residual.map(Value::tensor))?;
     let values = layers.into_iter().zip(pairs).zip(outputs).map(|((layer, pair), (output, us))| {
-        let low_rank = pair.zip(us.into_iter().next()).map(|(pair, u)| (x.tensor().clone(), pair, u));
+        let low_rank = pair.zip(us.into_iter().next()).map(|(pair, u)| (x.saved(), pair, u));
         recorded(tape, (x, residual), layer, output, low_rank)
     });
     let values: Vec<Value> = values.collect();
@@ -124,7 +124,7 @@ fn recorded(
     layer: &Rc<LoraLinear>,
     output: Tensor,
     // Without an adapter the backward does not look at x.
-    low_rank: Option<(Tensor, LowRank, Tensor)>,
+    low_rank: Option<(Saved, LowRank, Tensor)>,
 ) -> Value {
     let (of_x, of_residual) = (x.gradient(), residual.and_then(Value::gradient));
     if !tape.is_recording() || low_rank.is_none() && of_x.is_none() && of_residual.is_none() {
@@ -139,7 +139,7 @@ fn recorded(
             let (Some(adapter), Some((x, pair, u))) = (&layer.adapter, &low_rank) else {
                 return kernels::adapted_backward(&g, &layer.weight, None, of_x);
             };
-            let mut found = None;
+            let (x, mut found) = (x.tensor()?, None);
             adapter.a.accumulate(|a, add_a| {
                 adapter.b.accumulate(|b, add_b| {
                     let low_rank = LowRankBackward { pair, x, u, of_a: (a, add_a), of_b: (b, add_b) };

@@ -31,9 +31,14 @@ pub fn rms_norm(tape: &Tape, x: &Value, norm: &Rc<RmsNorm>) -> Result<Value> {
     let (output, inverse) = kernels::rms_norm(x.tensor(), &norm.weight, norm.epsilon)?;
     let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
     let (x, norm) = (x.tensor().clone(), Rc::clone(norm));
-    Ok(tape.record(output, move |g| {
+    let again = {
+        let (x, norm) = (x.clone(), Rc::clone(&norm));
+        move || kernels::rms_norm(&x, &norm.weight, norm.epsilon).map(|(output, _)| output)
+    };
+    let value = tape.record(output, move |g| {
         gradient.accumulate(|sum| kernels::rms_norm_backward(&g, sum, &x, &norm.weight, &inverse))
-    }))
+    });
+    Ok(value.computed_again(again))
 }
 
 #[cfg(test)]

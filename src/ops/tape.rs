@@ -5,7 +5,7 @@
 //! freed as soon as it was used. Nothing is recorded for what needs no gradient: the frozen base,
 //! and all that comes before the first trained parameter.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use candle_core::{Result, Tensor, bail};
@@ -28,6 +28,24 @@ pub struct Tape {
 pub struct Value {
     tensor: Tensor,
     gradient: Option<Gradient>,
+    /// How to compute the tensor again, where that is cheap and what it takes is saved anyway.
+    again: Option<Rc<Again>>,
+}
+
+/// A tensor that is computed again in the backward, once for all that ask for it.
+struct Again {
+    compute: Box<dyn Fn() -> Result<Tensor>>,
+    computed: OnceCell<Tensor>,
+}
+
+/// A tensor that a backward needs: kept, or computed again.
+#[derive(Clone)]
+pub(crate) struct Saved(Source);
+
+#[derive(Clone)]
+enum Source {
+    Kept(Tensor),
+    Again(Rc<Again>),
 }
 
 /// The gradients of one value, as they arrive.
@@ -88,7 +106,7 @@ impl Tape {
             Some(gradient) => backward(gradient),
             None => Ok(()),
         }));
-        Value { tensor: output, gradient: Some(gradient) }
+        Value { tensor: output, gradient: Some(gradient), again: None }
     }
 
     /// Runs the recorded closures backwards from `output`, whose gradient is `gradient`.
@@ -120,7 +138,8 @@ impl Tape {
         let (tensor, target) = (input.tensor.clone(), input.gradient.clone());
         Ok(self.record(output.tensor, move |gradient| {
             let tape = Tape::recording(dropout);
-            let inner = Value { tensor, gradient: target.as_ref().map(|_| Gradient::default()) };
+            let gradient_of_inner = target.as_ref().map(|_| Gradient::default());
+            let inner = Value { tensor, gradient: gradient_of_inner, again: None };
             let output = f(&tape, &inner)?;
             tape.backward(&output, Rc::unwrap_or_clone(gradient))?;
             if let (Some(target), Some(inner)) = (target, inner.gradient.and_then(|slot| slot.take())) {
@@ -135,14 +154,14 @@ impl Value {
     /// A value that needs no gradient.
     #[must_use]
     pub fn constant(tensor: Tensor) -> Self {
-        Self { tensor, gradient: None }
+        Self { tensor, gradient: None, again: None }
     }
 
     /// A value whose gradient is wanted, and where to read it after the backward: for tests and benches.
     #[must_use]
     pub fn leaf(tensor: Tensor) -> (Self, Gradient) {
         let gradient = Gradient::default();
-        (Self { tensor, gradient: Some(gradient.clone()) }, gradient)
+        (Self { tensor, gradient: Some(gradient.clone()), again: None }, gradient)
     }
 
     /// The value's numbers.
@@ -151,9 +170,39 @@ impl Value {
         &self.tensor
     }
 
+    /// Lets backwards compute the tensor again rather than keep it: for an op that costs little and whose own
+    /// backward keeps what `compute` takes. It must give the same bytes.
+    pub(crate) fn computed_again(self, compute: impl Fn() -> Result<Tensor> + 'static) -> Self {
+        let again = Again { compute: Box::new(compute), computed: OnceCell::new() };
+        Self { again: Some(Rc::new(again)), ..self }
+    }
+
+    /// The tensor, for a backward.
+    pub(crate) fn saved(&self) -> Saved {
+        Saved(match &self.again {
+            Some(again) => Source::Again(Rc::clone(again)),
+            None => Source::Kept(self.tensor.clone()),
+        })
+    }
+
     /// Where this value's gradient goes, if it needs one.
     pub(crate) fn gradient(&self) -> Option<Gradient> {
         self.gradient.clone()
+    }
+}
+
+impl Saved {
+    pub(crate) fn tensor(&self) -> Result<&Tensor> {
+        match &self.0 {
+            Source::Kept(tensor) => Ok(tensor),
+            Source::Again(again) => {
+                if let Some(computed) = again.computed.get() {
+                    return Ok(computed);
+                }
+                let computed = (again.compute)()?;
+                Ok(again.computed.get_or_init(|| computed))
+            }
+        }
     }
 }
 

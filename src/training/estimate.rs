@@ -56,18 +56,20 @@ impl MemoryEstimate {
         let size = shape.device.activation_bytes();
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
+        // The outputs of frozen norms are computed again.
+        let norms = if shape.trains_base { 2 * d } else { 0 };
         let (layer, inputs) = match &config.layers {
             LayersConfig::PreNorm(layers) => {
-                // x, norm, q, k, v, attended, x after attention, norm, gate, up, their product.
-                let plain = 4 * d + 2 * queries + 2 * keys + 3 * mlp;
+                // x, q, k, v, attended, x after attention, gate, up, their product.
+                let plain = norms + 2 * d + 2 * queries + 2 * keys + 3 * mlp;
                 let names = layers.names;
                 let sandwich = [names.after_attention, names.after_mlp].iter().flatten().count() * 2 * d;
                 let fused = if names.query_key_value.len() == 1 { queries + 2 * keys } else { 0 };
                 let fused_mlp = if names.gate_up.len() == 1 { 2 * mlp } else { 0 };
                 (plain + sandwich + fused + fused_mlp, 6 * d + mlp)
             }
-            // x, q, k, v, attended, both sums and the first's norm, up and its activation.
-            LayersConfig::PostNorm(_) => (3 * d + 2 * queries + 2 * keys + d + 2 * mlp, 5 * d + mlp),
+            // Both sums, q, k, v, attended, up and its activation.
+            LayersConfig::PostNorm(_) => (norms + 2 * d + 2 * queries + 2 * keys + 2 * mlp, 5 * d + mlp),
         };
         // Each layer projects the embeddings of distances for queries and for keys.
         let of_distances = 2 * config.distance_rows().min(2 * shape.tokens) * queries;
@@ -84,9 +86,9 @@ impl MemoryEstimate {
         // Gradients of gate, up and their product, and of the residual stream.
         let in_backward = 3 * mlp + 2 * d;
         let beside = if shape.device.is_gpu() {
-            // A weight that is widened for a product; an input with what dropout leaves of it, and its gradient.
+            // A weight that is widened for a product; an input that is computed again, and its gradient.
             let widened = if shape.storage.is_4bit { d * mlp * size } else { 0 };
-            widened + shape.tokens * 2 * mlp * size
+            widened + shape.tokens * (mlp + 2 * d) * size
         } else {
             // Dropout's masks, of the inputs of adapters.
             shape.tokens * if shape.recompute { 1 } else { layers } * if shape.trains_base { 0 } else { inputs } / 8

@@ -22,6 +22,6 @@ pub(super) mod rope;
 pub(super) mod rows;
 mod shape;
 mod staging;
-pub(super) mod tiles;
 #[cfg(test)]
 mod tests;
+pub(super) mod tiles;
