@@ -83,7 +83,6 @@ fn defined() -> Kernels {
     let mut kernels = BTreeMap::new();
     for (file, text) in files("cu") {
         let text = text.replace("\\\n", " ").split_whitespace().collect::<Vec<_>>().join(" ");
-        let text = text.replace("__launch_bounds__(256, 2) ", "");
         let shared = text
             .split_once("#define BACKWARD_PARAMS(T) ")
             .map_or("", |(_, rest)| rest.split_once(" #define").map_or(rest, |(list, _)| list));
@@ -93,8 +92,15 @@ fn defined() -> Kernels {
             kernels.insert(name.to_owned(), (file.clone(), parsed(&list)));
         }
         for part in text.split("extern \"C\" __global__ void ").skip(1) {
+            let part = match part.strip_prefix("__launch_bounds__(") {
+                Some(bounded) => bounded.split_once(") ").unwrap().1,
+                None => part,
+            };
             let name = part.split_once('(').unwrap().0;
-            kernels.insert(name.to_owned(), (file.clone(), parsed(inside(part, "("))));
+            // Not in the macros that declare several.
+            if !name.contains('#') {
+                kernels.insert(name.to_owned(), (file.clone(), parsed(inside(part, "("))));
+            }
         }
     }
     kernels
