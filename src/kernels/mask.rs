@@ -3,6 +3,9 @@
 
 use std::cell::OnceCell;
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+
 use crate::rng::{Purpose, Stream};
 
 /// Key of a dropout mask, in addition to the site.
@@ -55,13 +58,23 @@ pub(crate) struct Mask {
     pub(crate) choice: Choice,
     pub(crate) rows: usize,
     pub(crate) width: usize,
-    /// On the CPU what was drawn, as drawing it again in the backward takes long; a GPU draws it again.
+    /// On the CPU what was drawn, as drawing it again in the backward takes long.
     pub(crate) bits: OnceCell<Bits>,
+    /// The same on a GPU, where a kernel of adapters has drawn it: a bit for each element, none between rows.
+    #[cfg(feature = "cuda")]
+    pub(crate) on_device: OnceCell<CudaSlice<u8>>,
 }
 
 impl Mask {
     pub(crate) fn new(choice: Choice, (rows, width): (usize, usize)) -> Self {
-        Self { choice, rows, width, bits: OnceCell::new() }
+        Self {
+            choice,
+            rows,
+            width,
+            bits: OnceCell::new(),
+            #[cfg(feature = "cuda")]
+            on_device: OnceCell::new(),
+        }
     }
 }
 

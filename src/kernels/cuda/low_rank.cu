@@ -56,9 +56,7 @@ __device__ __forceinline__ uint32_t kept_bits(const Stream &stream, size_t eleme
 }
 
 // Eight elements as dropout leaves them.
-__device__ __forceinline__ Eight dropped(Eight pack, const Stream &stream, size_t element, uint32_t threshold,
-                                         float scale) {
-    uint32_t bits = kept_bits(stream, element, threshold);
+__device__ __forceinline__ Eight dropped(Eight pack, uint32_t bits, float scale) {
 #pragma unroll
     for (int i = 0; i < 8; i++)
         pack.at[i] = from_float<bf16>(bits >> i & 1 ? scale * to_float(pack.at[i]) : 0.0f);
@@ -73,11 +71,11 @@ __device__ __forceinline__ Eight eight_zeros() {
 }
 
 // out = base + scale · mask(u W): u (rows × rank); W (rank × width), or, where `is_transposed`, (width × rank).
-// `kept_scale` of 0: no mask. `out` may be `base`. A warp: 32 columns, whose part of W it holds, of some rows.
+// `kept`: the mask, as `low_rank_inputs` writes it, or none. `out` may be `base`. A warp: 32 columns, whose part of W it holds, of some rows.
 template <uint32_t MOST_RANK>
 __device__ __forceinline__ void add_low_rank(bf16 *out, const bf16 *base, const bf16 *u, const bf16 *w, uint32_t rows,
                                              uint32_t rank, uint32_t width, int is_transposed, float scale,
-                                             const Stream &stream, uint32_t threshold, float kept_scale) {
+                                             const uint8_t *kept) {
     uint32_t lane = threadIdx.x % WARP, group = lane / 4, member = lane % 4;
     uint32_t first_column = (blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP) * 32;
     if (first_column >= width) return;
@@ -104,10 +102,14 @@ __device__ __forceinline__ void add_low_rank(bf16 *out, const bf16 *base, const 
 for (uint32_t row = 16 * blockIdx.y; row < rows; row += 16 * gridDim.y) {
         // All that is read comes first, so that many reads are under way.
         Eight before[2];
+        uint32_t bits[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             uint32_t r = row + group + 8 * half;
-            if (r < rows && is_inside) before[half] = load_pack(base + (size_t)r * width + column);
+            if (r >= rows || !is_inside) continue;
+            size_t element = (size_t)r * width + column;
+            before[half] = load_pack(base + element);
+            bits[half] = kept ? kept[element / 8] : 0xff;
         }
         Sum sums[4] = {};
 #pragma unroll
@@ -126,29 +128,27 @@ for (uint32_t row = 16 * blockIdx.y; row < rows; row += 16 * gridDim.y) {
         for (int half = 0; half < 2; half++) {
             uint32_t r = row + group + 8 * half;
             if (r >= rows || !is_inside) continue;
-            size_t element = (size_t)r * width + column;
-            uint32_t bits = kept_scale != 0.0f ? kept_bits(stream, element, threshold) : 0xff;
-            float factor = kept_scale != 0.0f ? kept_scale * scale : scale;
             Eight &sum = before[half];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                float product = bits >> i & 1 ? factor * sums[i / 2][2 * half + i % 2] : 0.0f;
+                float product = bits[half] >> i & 1 ? scale * sums[i / 2][2 * half + i % 2] : 0.0f;
                 sum.at[i] = from_float<bf16>(to_float(sum.at[i]) + product);
             }
-            store_pack(out + element, sum);
+            store_pack(out + (size_t)r * width + column, sum);
         }
     }
 }
 #define PARAMS(T)                                                                                                      \
     (bf16 * out, const bf16 *base, const bf16 *u, const bf16 *w, uint32_t rows, uint32_t rank, uint32_t width,         \
-     int is_transposed, float scale, Stream stream, uint32_t threshold, float kept_scale)
-RANK_KERNEL(add_low_rank, PARAMS, (out, base, u, w, rows, rank, width, is_transposed, scale, stream, threshold, kept_scale), 4)
+     int is_transposed, float scale, const uint8_t *kept)
+RANK_KERNEL(add_low_rank, PARAMS, (out, base, u, w, rows, rank, width, is_transposed, scale, kept), 4)
 #undef PARAMS
 
-// u = drop(x) Aᵀ: x (rows × width), A (rank × width), u (rows × rank). A block: 16 rows, whose columns its warps share.
+// u = drop(x) Aᵀ: x (rows × width), A (rank × width), u (rows × rank). `kept` gets the mask, a bit for each element of
+// x, or is none: then nothing is dropped. A block: 16 rows, whose columns its warps share.
 template <uint32_t MOST_RANK>
 __device__ __forceinline__ void low_rank_inputs(bf16 *u, const bf16 *x, const bf16 *a, uint32_t rows, uint32_t rank,
-                                                uint32_t width, const Stream &stream, uint32_t threshold,
+                                                uint32_t width, uint8_t *kept, const Stream &stream, uint32_t threshold,
                                                 float kept_scale) {
     const uint32_t SUMMED = MOST_RANK < 32 ? MOST_RANK : 32;
     __shared__ float parts[BLOCK_WARPS][16][SUMMED + 8];
@@ -172,11 +172,14 @@ const int AHEAD = 2;
 #pragma unroll
         for (int turn = 0; turn < AHEAD; turn++) {
             uint32_t column = first + 32 * turn + 8 * member;
-            if (kept_scale != 0.0f)
+            if (kept)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    size_t element = (size_t)(first_row + group + 8 * half) * width + column;
-                    left[turn][half] = dropped(left[turn][half], stream, element, threshold, kept_scale);
+                    uint32_t row = first_row + group + 8 * half;
+                    size_t element = (size_t)row * width + column;
+                    uint32_t bits = kept_bits(stream, element, threshold);
+                    left[turn][half] = dropped(left[turn][half], bits, kept_scale);
+                    if (row < rows && column < width) kept[element / 8] = (uint8_t)bits;
                 }
 #pragma unroll
             for (uint32_t part = 0; part < MOST_RANK / 8; part++) {
@@ -215,16 +218,16 @@ const int AHEAD = 2;
 }
 
 #define PARAMS(T)                                                                                                      \
-    (bf16 * u, const bf16 *x, const bf16 *a, uint32_t rows, uint32_t rank, uint32_t width, Stream stream,              \
-     uint32_t threshold, float kept_scale)
-RANK_KERNEL(low_rank_inputs, PARAMS, (u, x, a, rows, rank, width, stream, threshold, kept_scale), 3)
+    (bf16 * u, const bf16 *x, const bf16 *a, uint32_t rows, uint32_t rank, uint32_t width, uint8_t *kept,              \
+     Stream stream, uint32_t threshold, float kept_scale)
+RANK_KERNEL(low_rank_inputs, PARAMS, (u, x, a, rows, rank, width, kept, stream, threshold, kept_scale), 3)
 #undef PARAMS
 
 // Parts of gᵀ drop(x): g (rows × rank), x (rows × width), parts (blocks of rows × rank × width). A block: 64 columns
 // and `rows_of_block` rows, a multiple of 16, which its warps share. Ranks up to 16 at a time, from `first_rank` on.
 extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
     float *parts, const bf16 *g, const bf16 *x, uint32_t rows, uint32_t rank, uint32_t width,
-    uint32_t rows_of_block, uint32_t first_rank, Stream stream, uint32_t threshold, float kept_scale) {
+    uint32_t rows_of_block, uint32_t first_rank, const uint8_t *kept, float kept_scale) {
     __shared__ float shared[BLOCK_WARPS / 2][16][64 + 8];
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, member = lane % 4;
     uint32_t column = 64 * blockIdx.x + 8 * group, first = rows_of_block * blockIdx.y;
@@ -241,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
             size_t element = (size_t)row * width + column;
             bool is_there = row < last && column < width;
             right[at] = is_there ? load_pack(x + element) : zeros;
-            if (kept_scale != 0.0f) right[at] = dropped(right[at], stream, element, threshold, kept_scale);
+            if (kept && is_there) right[at] = dropped(right[at], kept[element / 8], kept_scale);
             // Rank `group` (+ 8) of two rows.
             uint32_t r = first_rank + group + at % 2 * 8, from = start + 2 * member + at / 2 * 8;
             left[at] = two_of_column(g + (size_t)from * rank + r, rank, r < rank && from < last,

@@ -3,32 +3,31 @@
 //! A and B are f32; products with them round them to the type of activations and sum in f32, and
 //! their gradients arrive in f32. Where cuBLAS multiplies, a dropped-out copy of `x` exists during a product.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::dropout::{dropout, masked};
 use super::elementwise::narrowed;
 use super::gemm::{Operand, gemm};
 use super::launch::{Code, Flag, Grid, StreamWords, THREADS, WARP, kernels, ptx};
-use super::memory::{Activations, Address, activations, device_of, floats, scratch};
+use super::memory::{Activations, Address, activations, address_of, device_of, floats, scratch, scratch_buffer};
 use crate::kernels::cpu::flops;
 use crate::kernels::low_rank::LowRank;
-use crate::kernels::mask::Mask;
+use crate::kernels::mask::{Choice, Mask};
 
 const CODE: Code = Code { name: "low_rank", ptx: ptx::LOW_RANK };
 
 kernels! { CODE:
     fn add_low_rank<RANK>(
         out: Address<Activations>, base: Address<Activations>, u: Address<Activations>, w: Address<Activations>,
-        rows: u32, rank: u32, width: u32, is_transposed: Flag, scale: f32, stream: StreamWords, threshold: u32,
-        kept_scale: f32,
+        rows: u32, rank: u32, width: u32, is_transposed: Flag, scale: f32, kept: Address<u8>,
     );
     fn low_rank_inputs<RANK>(
         u: Address<Activations>, x: Address<Activations>, a: Address<Activations>, rows: u32, rank: u32, width: u32,
-        stream: StreamWords, threshold: u32, kept_scale: f32,
+        kept: Address<u8>, stream: StreamWords, threshold: u32, kept_scale: f32,
     );
     fn low_rank_gradient(
         parts: Address<f32>, g: Address<Activations>, x: Address<Activations>, rows: u32, rank: u32, width: u32,
-        rows_of_block: u32, first_rank: u32, stream: StreamWords, threshold: u32, kept_scale: f32,
+        rows_of_block: u32, first_rank: u32, kept: Address<u8>, kept_scale: f32,
     );
     fn sum_of_parts(out: Address<f32>, parts: Address<f32>, n: usize, count: u32, accumulate: Flag);
 }
@@ -66,10 +65,13 @@ pub(in crate::kernels) fn low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRan
         flops::count(rows, width, pair.rank);
         let grid = Grid { blocks: (rows.div_ceil(16) as u32, 1), threads: THREADS, shared_bytes: 0 };
         let [out, from, a] = [activations(&u)?, activations(x)?, activations(&pair.a)?];
-        let (stream, threshold, kept_scale) = pair.dropout();
+        let kept = pair.mask.as_ref().map_or_else(|| Ok(Address::none()), |mask| to_draw(mask, x))?;
+        let choice = pair.mask.as_ref().map(|mask| &mask.choice);
+        let stream = choice.map(StreamWords::from).unwrap_or_default();
+        let (threshold, kept_scale) = (choice.map_or(0, Choice::threshold), choice.map_or(1.0, Choice::scale));
         let [rows, rank, width] = [rows, pair.rank, width].map(|size| size as u32);
         kernel::low_rank_inputs(
-            &device, pair.rank, grid, out, from, a, rows, rank, width, stream, threshold, kept_scale,
+            &device, pair.rank, grid, out, from, a, rows, rank, width, kept, stream, threshold, kept_scale,
         )?;
     } else {
         let kept = pair.kept(x)?;
@@ -83,6 +85,23 @@ pub(in crate::kernels) fn low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRan
     Ok(u)
 }
 
+/// Where the mask of x is to be written, once: the backward reads it.
+fn to_draw(mask: &Mask, x: &Tensor) -> Result<Address<u8>> {
+    if mask.on_device.get().is_none() {
+        let _ = mask.on_device.set(scratch_buffer(&device_of(x)?, x.elem_count() / 8)?);
+    }
+    drawn(Some(mask))
+}
+
+/// The mask that the forward has drawn; none keeps all.
+fn drawn(mask: Option<&Mask>) -> Result<Address<u8>> {
+    let Some(mask) = mask else { return Ok(Address::none()) };
+    match mask.on_device.get() {
+        Some(bits) => Ok(address_of(bits)),
+        None => bail!("an adapter's backward without its forward"),
+    }
+}
+
 /// `sum += scale · mask(u W)`, or of the transpose of W: with this file's kernel.
 fn add_product(
     sum: &Tensor,
@@ -90,7 +109,7 @@ fn add_product(
     w: &Tensor,
     is_transposed: bool,
     scale: f32,
-    pair: Option<&LowRank>,
+    mask: Option<&Mask>,
 ) -> Result<()> {
     /// Columns of a block.
     const COLUMNS: usize = 32 * WARPS;
@@ -101,25 +120,10 @@ fn add_product(
     let blocks = (width.div_ceil(COLUMNS) as u32, rows.div_ceil(16 * TURNS) as u32);
     let grid = Grid { blocks, threads: THREADS, shared_bytes: 0 };
     let [sum, u, w] = [activations(sum)?, activations(u)?, activations(w)?];
-    let (stream, threshold, kept_scale) = pair.map(LowRank::dropout).unwrap_or_default();
+    let kept = drawn(mask)?;
+    let scale = scale * mask.map_or(1.0, |mask| mask.choice.scale());
     let [of_rows, of_rank, of_width] = [rows, rank, width].map(|size| size as u32);
-    kernel::add_low_rank(
-        &device,
-        rank,
-        grid,
-        sum,
-        sum,
-        u,
-        w,
-        of_rows,
-        of_rank,
-        of_width,
-        is_transposed,
-        scale,
-        stream,
-        threshold,
-        kept_scale,
-    )
+    kernel::add_low_rank(&device, rank, grid, sum, sum, u, w, of_rows, of_rank, of_width, is_transposed, scale, kept)
 }
 
 /// ∂L/∂u = s · g B, `(N, r)`.
@@ -174,7 +178,7 @@ fn sum_gradient_of_a_in_parts(of_u: &Tensor, sum: &Tensor, accumulate: bool, x: 
     let parts = scratch(&device, DType::F32, (count, pair.rank * width))?;
     let grid = Grid { blocks: (columns as u32, count as u32), threads: THREADS, shared_bytes: 0 };
     let (to, [g, from]) = (floats(&parts)?, [activations(of_u)?, activations(x)?]);
-    let (stream, threshold, kept_scale) = pair.dropout();
+    let (kept, kept_scale) = (drawn(pair.mask.as_ref())?, pair.mask.as_ref().map_or(1.0, |mask| mask.choice.scale()));
     let n = pair.rank * width;
     let [rows, rank, width, rows_of_block] = [rows, pair.rank, width, rows_of_block].map(|size| size as u32);
     for first in (0..rank).step_by(RANKS_AT_ONCE) {
@@ -189,8 +193,7 @@ fn sum_gradient_of_a_in_parts(of_u: &Tensor, sum: &Tensor, accumulate: bool, x: 
             width,
             rows_of_block,
             first,
-            stream,
-            threshold,
+            kept,
             kept_scale,
         )?;
     }
@@ -200,7 +203,7 @@ fn sum_gradient_of_a_in_parts(of_u: &Tensor, sum: &Tensor, accumulate: bool, x: 
 /// `∂L/∂x += mask(∂L/∂u · A)`
 pub(in crate::kernels) fn add_gradient_of_x(of_u: &Tensor, sum: &Tensor, pair: &LowRank) -> Result<()> {
     if is_fused(sum, pair)? {
-        return add_product(sum, of_u, &pair.a, false, 1.0, Some(pair));
+        return add_product(sum, of_u, &pair.a, false, 1.0, pair.mask.as_ref());
     }
     let device = device_of(sum)?;
     let (of_gu, of_a) = (Operand::of(of_u)?, Operand::of(&pair.a)?);
@@ -211,12 +214,6 @@ pub(in crate::kernels) fn add_gradient_of_x(of_u: &Tensor, sum: &Tensor, pair: &
 }
 
 impl LowRank {
-    /// What draws the mask, the threshold, and what an element that is kept counts for: 0 without a mask.
-    fn dropout(&self) -> (StreamWords, u32, f32) {
-        let of_mask = |mask: &Mask| (StreamWords::from(&mask.choice), mask.choice.threshold(), mask.choice.scale());
-        self.mask.as_ref().map(of_mask).unwrap_or_default()
-    }
-
     /// x as the adapter sees it.
     fn kept(&self, x: &Tensor) -> Result<Tensor> {
         self.mask.as_ref().map_or_else(|| Ok(x.clone()), |mask| dropout(x, mask))
