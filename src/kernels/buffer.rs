@@ -123,13 +123,19 @@ pub(crate) fn new_rows(len: usize, width: usize, f: impl Fn(usize, &mut [f32]) +
     let mut data = Vec::with_capacity(len);
     let rows = block_rows(width);
     let new = &mut data.spare_capacity_mut()[..len];
-    new.par_chunks_mut(rows * width.max(1)).enumerate().for_each(|(index, block)| {
+    let write = |(index, block): (usize, &mut [MaybeUninit<f32>])| {
         block.fill(MaybeUninit::new(0.0));
         // SAFETY: every element was just written, and a `MaybeUninit<f32>` is laid out as an f32.
         #[expect(unsafe_code, reason = "an output is written once, by all cores")]
         let block = unsafe { std::slice::from_raw_parts_mut(block.as_mut_ptr().cast::<f32>(), block.len()) };
         f(index * rows, block);
-    });
+    };
+    // To hand a single block to the other threads takes longer than the block.
+    if len <= rows * width.max(1) {
+        new.chunks_mut(rows * width.max(1)).enumerate().for_each(write);
+    } else {
+        new.par_chunks_mut(rows * width.max(1)).enumerate().for_each(write);
+    }
     // SAFETY: the capacity is there, and the blocks, all of which were written, are the whole of it.
     #[expect(unsafe_code, reason = "an output is written once, by all cores")]
     unsafe {

@@ -118,6 +118,22 @@ impl Device {
         Ok(tensor)
     }
 
+    /// Activations, `(rows, width)`, of which `read(first row, rows)` gives some, on all cores, in f32.
+    ///
+    /// # Errors
+    /// If the GPU's memory does not suffice.
+    pub(crate) fn put_rows(
+        &self,
+        (rows, width): (usize, usize),
+        read: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let candle_core::Device::Cuda(device) = &self.device {
+            return super::cuda::memory::upload_rows(device, (rows, width), self.dtype, &read);
+        }
+        super::buffer::tensor(super::buffer::new_rows(rows * width, width, read), (rows, width))
+    }
+
     /// A trained tensor of zeros: f32 wherever it is.
     ///
     /// # Errors

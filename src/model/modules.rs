@@ -168,7 +168,7 @@ pub(super) fn embed(tape: &Tape, device: &Device, scale: f32, parts: &[(&Embeddi
     let width = frozen[0].0.columns();
     let tokens: &[u32] = tokens;
     let frozen: Vec<(&FrozenMatrix, &[u32])> = frozen.into_iter().map(|(table, rows)| (table, &**rows)).collect();
-    let x = buffer::new_rows(tokens.len() * width, width, |first, block| {
+    let x = device.put_rows((tokens.len(), width), |first, block| {
         let mut other = vec![0.0; width];
         for (n, x) in (first..).zip(block.chunks_exact_mut(width)) {
             frozen[0].0.read(tokens[n] as usize * width, x);
@@ -180,6 +180,6 @@ pub(super) fn embed(tape: &Tape, device: &Device, scale: f32, parts: &[(&Embeddi
                 x.iter_mut().zip(&other).for_each(|(x, other)| *x += other);
             }
         }
-    });
-    Ok(Value::constant(device.put(buffer::tensor(x, (tokens.len(), width))?)?))
+    })?;
+    Ok(Value::constant(x))
 }

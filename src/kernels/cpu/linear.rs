@@ -71,12 +71,16 @@ pub(crate) fn sum_columns(g: &Tensor, sum: &Tensor, accumulate: bool) -> Result<
     let g = elements(g)?;
     modify(sum, |sum| {
         let width = sum.len();
-        sum.par_chunks_mut(COLUMNS).enumerate().for_each(|(index, sum)| {
+        let add = |(index, sum): (usize, &mut [f32])| {
             clear_unless(accumulate, sum);
             for row in g.chunks_exact(width) {
                 sum.iter_mut().zip(&row[index * COLUMNS..]).for_each(|(sum, x)| *sum += x);
             }
-        });
+        };
+        if width <= COLUMNS {
+            return add((0, sum));
+        }
+        sum.par_chunks_mut(COLUMNS).enumerate().for_each(add);
     })
 }
 

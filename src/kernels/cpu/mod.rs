@@ -28,6 +28,10 @@ use rayon::prelude::*;
 /// the shape alone, never on the number of threads.
 pub(crate) fn par_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = block_rows(width);
+    // To hand a single block to the other threads takes longer than the block.
+    if out.len() <= rows * width.max(1) {
+        return f(0, out);
+    }
     out.par_chunks_mut(rows * width.max(1)).enumerate().for_each(|(index, block)| f(index * rows, block));
 }
 

@@ -2,7 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::low_rank::{add_gradient_of_x, gradient_of_u, low_rank_product, sum_gradient_of_a, sum_gradient_of_b};
+use super::low_rank::{
+    add_gradient_of_x, gradient_of_u, low_rank_product, low_rank_sum, sum_gradient_of_a, sum_gradient_of_b,
+};
 use super::rows::add_bias;
 use crate::kernels::adapted::{Layer, LowRankBackward};
 use crate::kernels::matrix::FrozenMatrix;
@@ -15,6 +17,14 @@ pub(in crate::kernels) fn adapted(
     residual: Option<&Tensor>,
 ) -> Result<Vec<(Tensor, Vec<Tensor>)>> {
     let output = |layer: &Layer<'_>| {
+        // One adapter of all rows is added to the residual first, which takes no copy of it.
+        if let (Some(residual), [(rows, pair)]) = (residual, &layer.low_rank[..])
+            && rows.len() == x.dim(0)?
+            && layer.bias.is_none()
+            && let Some((sum, u)) = low_rank_sum(residual, x, pair)?
+        {
+            return Ok((layer.weight.product(x, Some(sum))?, vec![u]));
+        }
         let y = layer.weight.product(x, residual.map(Tensor::copy).transpose()?)?;
         if let Some(bias) = layer.bias {
             add_bias(&y, bias)?;

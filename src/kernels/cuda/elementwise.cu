@@ -18,10 +18,16 @@ template <typename T> __device__ void scale(T *out, const T *x, size_t n, int ac
 KERNEL(scale, PARAMS, (out, x, n, accumulate, factor))
 #undef PARAMS
 
-// f32 to the type of activations.
-template <typename T> __device__ void narrow(T *out, const float *x, size_t n) {
-    for (size_t e = global_thread(); e < n; e += global_threads()) out[e] = from_float<T>(x[e]);
+// f32 to the type of activations, of two tensors.
+template <typename T>
+__device__ void narrow(T *first, const float *first_x, size_t first_n, T *second, const float *second_x,
+                       size_t second_n) {
+    for (size_t e = global_thread(); e < first_n + second_n; e += global_threads()) {
+        if (e < first_n) first[e] = from_float<T>(first_x[e]);
+        else second[e - first_n] = from_float<T>(second_x[e - first_n]);
+    }
 }
-#define PARAMS(T) (T * out, const float *x, size_t n)
-KERNEL(narrow, PARAMS, (out, x, n))
+#define PARAMS(T)                                                                                                      \
+    (T * first, const float *first_x, size_t first_n, T *second, const float *second_x, size_t second_n)
+KERNEL(narrow, PARAMS, (first, first_x, first_n, second, second_x, second_n))
 #undef PARAMS

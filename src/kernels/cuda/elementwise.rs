@@ -11,7 +11,10 @@ const CODE: Code = Code { name: "elementwise", ptx: ptx::ELEMENTWISE };
 kernels! { CODE:
     fn add<T>(out: Address<Activations>, a: Address<Activations>, b: Address<Activations>, n: usize);
     fn scale<T>(out: Address<Activations>, x: Address<Activations>, n: usize, accumulate: Flag, factor: f32);
-    fn narrow<T>(out: Address<Activations>, x: Address<f32>, n: usize);
+    fn narrow<T>(
+        first: Address<Activations>, first_x: Address<f32>, first_n: usize, second: Address<Activations>,
+        second_x: Address<f32>, second_n: usize,
+    );
 }
 
 /// Loads a kernel, so that a GPU that cannot run them is reported at once.
@@ -49,13 +52,16 @@ pub(in crate::kernels) fn from_host(x: &Tensor, like: &Tensor) -> Result<Tensor>
     upload(&device_of(like)?, &elements(x)?, like.dtype(), x.shape())
 }
 
-/// A tensor of f32 in the type of activations.
-pub(super) fn narrowed(x: &Tensor, dtype: DType) -> Result<Tensor> {
+/// Two tensors of f32 in the type of activations.
+pub(super) fn narrowed(pair: [&Tensor; 2], dtype: DType) -> Result<[Tensor; 2]> {
     if dtype == DType::F32 {
-        return Ok(x.clone());
+        return Ok(pair.map(Tensor::clone));
     }
-    let (device, n) = (device_of(x)?, x.elem_count());
-    let output = scratch(&device, dtype, x.shape())?;
-    kernel::narrow(&device, dtype, Grid::over(n), activations(&output)?, floats(x)?, n)?;
+    let device = device_of(pair[0])?;
+    let output = [scratch(&device, dtype, pair[0].shape())?, scratch(&device, dtype, pair[1].shape())?];
+    let [first, second] = [activations(&output[0])?, activations(&output[1])?];
+    let n = pair.map(Tensor::elem_count);
+    let grid = Grid::over(n[0] + n[1]);
+    kernel::narrow(&device, dtype, grid, first, floats(pair[0])?, n[0], second, floats(pair[1])?, n[1])?;
     Ok(output)
 }

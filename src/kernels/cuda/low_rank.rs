@@ -52,15 +52,37 @@ pub(in crate::kernels) fn low_rank(
     mask: Option<Mask>,
 ) -> Result<LowRank> {
     let rank = a.dim(0)?;
-    let (a, b) = (narrowed(a, x.dtype())?, narrowed(b, x.dtype())?);
+    let [a, b] = narrowed([a, b], x.dtype())?;
     Ok(LowRank { a, b, rank, scaling, mask })
 }
 
 /// `y += s · drop(x) Aᵀ Bᵀ`; gives u = drop(x) Aᵀ, `(N, r)`.
 pub(in crate::kernels) fn low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRank) -> Result<Tensor> {
+    let u = inputs(x, pair)?;
+    if is_fused(y, pair)? {
+        add_product(y, y, &u, &pair.b, true, pair.scaling, None)?;
+    } else {
+        let device = device_of(x)?;
+        gemm(&device, Operand::of(y)?, true, pair.scaling, Operand::of(&u)?, Operand::of(&pair.b)?.transposed())?;
+    }
+    Ok(u)
+}
+
+/// `base + s · drop(x) Aᵀ Bᵀ`, a new tensor, and u; none where this file's kernel does not do it.
+pub(in crate::kernels) fn low_rank_sum(base: &Tensor, x: &Tensor, pair: &LowRank) -> Result<Option<(Tensor, Tensor)>> {
+    if !is_fused(base, pair)? {
+        return Ok(None);
+    }
+    let u = inputs(x, pair)?;
+    let sum = scratch(&device_of(base)?, base.dtype(), base.shape())?;
+    add_product(&sum, base, &u, &pair.b, true, pair.scaling, None)?;
+    Ok(Some((sum, u)))
+}
+
+/// u = drop(x) Aᵀ
+fn inputs(x: &Tensor, pair: &LowRank) -> Result<Tensor> {
     let (device, (rows, width)) = (device_of(x)?, x.dims2()?);
     let u = scratch(&device, x.dtype(), (rows, pair.rank))?;
-    let of_u = Operand::of(&u)?;
     if is_fused(x, pair)? {
         flops::count(rows, width, pair.rank);
         let grid = Grid { blocks: (rows.div_ceil(16) as u32, 1), threads: THREADS, shared_bytes: 0 };
@@ -75,12 +97,7 @@ pub(in crate::kernels) fn low_rank_product(x: &Tensor, y: &Tensor, pair: &LowRan
         )?;
     } else {
         let kept = pair.kept(x)?;
-        gemm(&device, of_u, false, 1.0, Operand::of(&kept)?, Operand::of(&pair.a)?.transposed())?;
-    }
-    if is_fused(y, pair)? {
-        add_product(y, &u, &pair.b, true, pair.scaling, None)?;
-    } else {
-        gemm(&device, Operand::of(y)?, true, pair.scaling, of_u, Operand::of(&pair.b)?.transposed())?;
+        gemm(&device, Operand::of(&u)?, false, 1.0, Operand::of(&kept)?, Operand::of(&pair.a)?.transposed())?;
     }
     Ok(u)
 }
@@ -102,9 +119,10 @@ fn drawn(mask: Option<&Mask>) -> Result<Address<u8>> {
     }
 }
 
-/// `sum += scale · mask(u W)`, or of the transpose of W: with this file's kernel.
+/// `out = base + scale · mask(u W)`, or of the transpose of W: with this file's kernel. Both may be one.
 fn add_product(
-    sum: &Tensor,
+    out: &Tensor,
+    base: &Tensor,
     u: &Tensor,
     w: &Tensor,
     is_transposed: bool,
@@ -115,15 +133,15 @@ fn add_product(
     const COLUMNS: usize = 32 * WARPS;
     /// Sixteen rows at a time, a block does so many of them: W is read once for all.
     const TURNS: usize = 4;
-    let (device, (rows, width), rank) = (device_of(sum)?, sum.dims2()?, u.dim(1)?);
+    let (device, (rows, width), rank) = (device_of(out)?, out.dims2()?, u.dim(1)?);
     flops::count(rows, rank, width);
     let blocks = (width.div_ceil(COLUMNS) as u32, rows.div_ceil(16 * TURNS) as u32);
     let grid = Grid { blocks, threads: THREADS, shared_bytes: 0 };
-    let [sum, u, w] = [activations(sum)?, activations(u)?, activations(w)?];
+    let [out, base, u, w] = [activations(out)?, activations(base)?, activations(u)?, activations(w)?];
     let kept = drawn(mask)?;
     let scale = scale * mask.map_or(1.0, |mask| mask.choice.scale());
     let [of_rows, of_rank, of_width] = [rows, rank, width].map(|size| size as u32);
-    kernel::add_low_rank(&device, rank, grid, sum, sum, u, w, of_rows, of_rank, of_width, is_transposed, scale, kept)
+    kernel::add_low_rank(&device, rank, grid, out, base, u, w, of_rows, of_rank, of_width, is_transposed, scale, kept)
 }
 
 /// ∂L/∂u = s · g B, `(N, r)`.
@@ -203,7 +221,7 @@ fn sum_gradient_of_a_in_parts(of_u: &Tensor, sum: &Tensor, accumulate: bool, x: 
 /// `∂L/∂x += mask(∂L/∂u · A)`
 pub(in crate::kernels) fn add_gradient_of_x(of_u: &Tensor, sum: &Tensor, pair: &LowRank) -> Result<()> {
     if is_fused(sum, pair)? {
-        return add_product(sum, of_u, &pair.a, false, 1.0, pair.mask.as_ref());
+        return add_product(sum, sum, of_u, &pair.a, false, 1.0, pair.mask.as_ref());
     }
     let device = device_of(sum)?;
     let (of_gu, of_a) = (Operand::of(of_u)?, Operand::of(&pair.a)?);

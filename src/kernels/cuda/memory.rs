@@ -9,7 +9,8 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 
-use super::staging;
+use super::staging::{self, Rows};
+use crate::kernels::buffer::new_rows;
 
 /// Stands for the type of activations, f32 or bf16, that a kernel is called for.
 pub(super) enum Activations {}
@@ -129,11 +130,9 @@ pub(super) fn clear(tensor: &Tensor) -> Result<()> {
 
 /// f32 on the CPU to a tensor of `dtype` on the GPU.
 pub(in crate::kernels) fn upload(device: &CudaDevice, data: &[f32], dtype: DType, shape: &Shape) -> Result<Tensor> {
-    if staging::is_for(data.len(), dtype) {
-        let tensor = scratch(device, dtype, shape)?;
-        if staging::send(device, data, dtype, bytes_of(&tensor)?)? {
-            return Ok(tensor);
-        }
+    let read = |first: usize, to: &mut [f32]| to.copy_from_slice(&data[first..first + to.len()]);
+    if let Some(tensor) = staged(device, &Rows { count: data.len(), width: 1, read: &read }, dtype, shape)? {
+        return Ok(tensor);
     }
     let slice = match dtype {
         DType::F32 => CudaStorageSlice::F32(device.clone_htod(data)?),
@@ -145,6 +144,29 @@ pub(in crate::kernels) fn upload(device: &CudaDevice, data: &[f32], dtype: DType
     };
     let storage = CudaStorage { slice, device: device.clone() };
     Ok(Tensor::from_storage(Storage::Cuda(storage), shape.clone(), BackpropOp::none(), false))
+}
+
+/// Rows of f32 on the CPU, which `read(first row, rows)` gives, to a tensor of `dtype` on the GPU.
+pub(in crate::kernels) fn upload_rows(
+    device: &CudaDevice,
+    (count, width): (usize, usize),
+    dtype: DType,
+    read: &(dyn Fn(usize, &mut [f32]) + Sync),
+) -> Result<Tensor> {
+    let shape = (count, width).into();
+    if let Some(tensor) = staged(device, &Rows { count, width, read }, dtype, &shape)? {
+        return Ok(tensor);
+    }
+    upload(device, &new_rows(count * width, width, read), dtype, &shape)
+}
+
+/// The same by way of page-locked memory, for what is large; none if there is none.
+fn staged(device: &CudaDevice, rows: &Rows<'_>, dtype: DType, shape: &Shape) -> Result<Option<Tensor>> {
+    if !staging::is_for(rows.count * rows.width, dtype) {
+        return Ok(None);
+    }
+    let tensor = scratch(device, dtype, shape)?;
+    Ok(staging::send(device, rows, dtype, bytes_of(&tensor)?)?.then_some(tensor))
 }
 
 /// A tensor of f32 or bf16 on the GPU to f32 on the CPU.

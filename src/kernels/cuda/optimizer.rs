@@ -1,5 +1,7 @@
 //! AdamW's step, and the norm of gradients.
 
+use std::cell::OnceCell;
+
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::{CudaDevice, DType, Result, Tensor};
 
@@ -33,6 +35,7 @@ struct StepNumbers {
 
 /// One parameter's step, of moments in f32: `Update` in optimizer.cu.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Update {
     values: Address<f32>,
     first: Address<f32>,
@@ -44,6 +47,7 @@ struct Update {
 
 /// One parameter's step, of moments in 8 bits: `BlockwiseUpdate` in optimizer.cu.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct BlockwiseUpdate {
     values: Address<f32>,
     first: Address<u8>,
@@ -83,6 +87,32 @@ impl From<&Step> for StepNumbers {
     }
 }
 
+/// Moments, and their parameter, never move: their addresses are looked up once, as that takes half a millisecond for
+/// the adapters of a model, while the GPU waits for them.
+struct Once<T>(OnceCell<T>);
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self(OnceCell::new())
+    }
+}
+
+impl<T> std::fmt::Debug for Once<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("addresses")
+    }
+}
+
+impl<T: Copy> Once<T> {
+    fn get(&self, find: impl FnOnce() -> Result<T>) -> Result<T> {
+        if let Some(found) = self.0.get() {
+            return Ok(*found);
+        }
+        let found = find()?;
+        Ok(*self.0.get_or_init(|| found))
+    }
+}
+
 /// The moments of one parameter.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "boxed where it is held")]
@@ -90,8 +120,10 @@ pub(crate) enum DeviceMoments {
     Float32 {
         first: Tensor,
         second: Tensor,
+        update: Once<Update>,
     },
     Blockwise {
+        update: Once<BlockwiseUpdate>,
         device: CudaDevice,
         first: CudaSlice<u8>,
         second: CudaSlice<u8>,
@@ -110,8 +142,10 @@ impl DeviceMoments {
             Moments::Float32 { first, second } => Self::Float32 {
                 first: upload(&device, first, DType::F32, param.shape())?,
                 second: upload(&device, second, DType::F32, param.shape())?,
+                update: Once::default(),
             },
             Moments::Blockwise(moments) => Self::Blockwise {
+                update: Once::default(),
                 first: device.clone_htod(&moments.first)?,
                 second: device.clone_htod(&moments.second)?,
                 first_scales: device.clone_htod(&moments.first_scales)?,
@@ -126,7 +160,7 @@ impl DeviceMoments {
     /// Bytes of state.
     pub(in crate::kernels) fn bytes(&self) -> usize {
         match self {
-            Self::Float32 { first, second } => 4 * (first.elem_count() + second.elem_count()),
+            Self::Float32 { first, second, .. } => 4 * (first.elem_count() + second.elem_count()),
             Self::Blockwise { first, second, first_scales, second_scales, .. } => {
                 first.len() + second.len() + 4 * (first_scales.len() + second_scales.len())
             }
@@ -136,7 +170,9 @@ impl DeviceMoments {
     /// Copies moments back.
     pub(in crate::kernels) fn to_host(&self) -> Result<Moments> {
         Ok(match self {
-            Self::Float32 { first, second } => Moments::Float32 { first: download(first)?, second: download(second)? },
+            Self::Float32 { first, second, .. } => {
+                Moments::Float32 { first: download(first)?, second: download(second)? }
+            }
             Self::Blockwise { device, first, second, first_scales, second_scales, .. } => {
                 Moments::Blockwise(BlockwiseMoments {
                     first: device.clone_dtoh(first)?,
@@ -166,27 +202,43 @@ impl Steps {
         value: &Tensor,
         gradient: &Tensor,
     ) -> Result<()> {
-        self.device.get_or_insert(device_of(value)?);
+        if self.device.is_none() {
+            self.device = Some(device_of(value)?);
+        }
         let (n, step) = (value.elem_count(), step.into());
-        let [values, gradient] = [floats(value)?, floats(gradient)?];
         match moments {
-            DeviceMoments::Float32 { first, second } => {
-                let [first, second] = [floats(first)?, floats(second)?];
-                self.updates.push(Update { values, first, second, gradient, n, step });
+            DeviceMoments::Float32 { first, second, update } => {
+                let update = update.get(|| {
+                    let [values, gradient] = [floats(value)?, floats(gradient)?];
+                    Ok(Update { values, first: floats(first)?, second: floats(second)?, gradient, n, step })
+                })?;
+                self.updates.push(Update { step, ..update });
             }
-            DeviceMoments::Blockwise { first, second, first_scales, second_scales, first_map, second_map, .. } => {
-                self.blockwise.push(BlockwiseUpdate {
-                    values,
-                    first: address_of(first),
-                    second: address_of(second),
-                    first_scales: address_of(first_scales),
-                    second_scales: address_of(second_scales),
-                    first_map: address_of(first_map),
-                    second_map: address_of(second_map),
-                    gradient,
-                    n,
-                    step,
-                });
+            DeviceMoments::Blockwise {
+                first,
+                second,
+                first_scales,
+                second_scales,
+                first_map,
+                second_map,
+                update,
+                ..
+            } => {
+                let update = update.get(|| {
+                    Ok(BlockwiseUpdate {
+                        values: floats(value)?,
+                        first: address_of(first),
+                        second: address_of(second),
+                        first_scales: address_of(first_scales),
+                        second_scales: address_of(second_scales),
+                        first_map: address_of(first_map),
+                        second_map: address_of(second_map),
+                        gradient: floats(gradient)?,
+                        n,
+                        step,
+                    })
+                })?;
+                self.blockwise.push(BlockwiseUpdate { step, ..update });
             }
         }
         Ok(())

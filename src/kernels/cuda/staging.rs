@@ -4,6 +4,7 @@
 //! only when the copy out of it is done, which its event tells.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, sys};
@@ -44,16 +45,26 @@ pub(super) fn is_for(count: usize, dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::BF16) && count * dtype.size_in_bytes() >= LEAST_BYTES
 }
 
-/// Queues the copy of f32, as f32 or bf16, to the address of a tensor; false if there is no page-locked memory.
-pub(super) fn send(device: &CudaDevice, data: &[f32], dtype: DType, mut to: u64) -> Result<bool> {
+/// Numbers of f32 that go to a GPU: `read(first row, rows)` writes some of them, on any core.
+pub(super) struct Rows<'a> {
+    pub(super) count: usize,
+    pub(super) width: usize,
+    pub(super) read: &'a (dyn Fn(usize, &mut [f32]) + Sync),
+}
+
+/// Queues the copy of rows, as f32 or bf16, to the address of a tensor; false if there is no page-locked memory, or a
+/// row is too wide.
+pub(super) fn send(device: &CudaDevice, rows: &Rows<'_>, dtype: DType, to: u64) -> Result<bool> {
     STAGING.with_borrow_mut(|staging| {
         let stream = device.cuda_stream();
-        if !staging.prepare(&stream) {
+        let at_once = PIECE * size_of::<f32>() / dtype.size_in_bytes() / rows.width;
+        if at_once == 0 || !staging.prepare(&stream) {
             return Ok(false);
         }
-        for part in data.chunks(PIECE * size_of::<f32>() / dtype.size_in_bytes()) {
-            staging.take(&stream).send(part, dtype, to, &stream)?;
-            to += (part.len() * dtype.size_in_bytes()) as u64;
+        for first in (0..rows.count).step_by(at_once) {
+            let part = first..rows.count.min(first + at_once);
+            let at = to + (first * rows.width * dtype.size_in_bytes()) as u64;
+            staging.take(&stream).send(rows, part, dtype, at, &stream)?;
         }
         Ok(true)
     })
@@ -102,12 +113,13 @@ impl Piece {
         Ok(Self { memory, copied })
     }
 
-    /// Writes `data` here as numbers of `dtype`, and queues their copy to the address `to`.
-    fn send(&mut self, data: &[f32], dtype: DType, to: u64, stream: &CudaStream) -> Result<()> {
+    /// Writes some rows here as numbers of `dtype`, and queues their copy to the address `to`.
+    fn send(&mut self, rows: &Rows<'_>, part: Range<usize>, dtype: DType, to: u64, stream: &CudaStream) -> Result<()> {
         self.copied.synchronize().w()?;
         let memory = self.memory.as_mut_slice().w()?;
-        fill(memory, data, dtype);
-        let bytes = data.len() * dtype.size_in_bytes();
+        let count = part.len() * rows.width;
+        fill(memory, rows, part, dtype);
+        let bytes = count * dtype.size_in_bytes();
         // SAFETY: the memory has these bytes, and so has the tensor at `to`; the event keeps the
         // memory from being written or freed before the copy.
         #[expect(unsafe_code, reason = "a driver call on an address")]
@@ -125,15 +137,20 @@ impl Drop for Piece {
     }
 }
 
-/// Writes `data` to a piece as numbers of `dtype`.
-fn fill(piece: &mut [f32], data: &[f32], dtype: DType) {
+/// Writes rows to a piece as numbers of `dtype`.
+fn fill(piece: &mut [f32], rows: &Rows<'_>, part: Range<usize>, dtype: DType) {
+    let (together, count) = ((PART / rows.width).max(1), part.len() * rows.width);
+    let first = |index: usize| part.start + index * together;
     if dtype == DType::F32 {
-        let parts = piece.par_chunks_mut(PART).zip(data.par_chunks(PART));
-        parts.for_each(|(to, from)| to[..from.len()].copy_from_slice(from));
+        let blocks = piece[..count].par_chunks_mut(together * rows.width).enumerate();
+        blocks.for_each(|(index, to)| (rows.read)(first(index), to));
         return;
     }
     let piece: &mut [u16] = bytemuck::cast_slice_mut(piece);
-    piece.par_chunks_mut(PART).zip(data.par_chunks(PART)).for_each(|(to, from)| {
-        to.iter_mut().zip(from).for_each(|(to, &x)| *to = half::bf16::from_f32(x).to_bits());
+    let blocks = piece[..count].par_chunks_mut(together * rows.width).enumerate();
+    blocks.for_each_init(Vec::new, |wide, (index, to)| {
+        wide.resize(to.len(), 0.0);
+        (rows.read)(first(index), wide);
+        to.iter_mut().zip(wide).for_each(|(to, x)| *to = half::bf16::from_f32(*x).to_bits());
     });
 }

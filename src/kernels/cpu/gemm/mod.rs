@@ -81,7 +81,7 @@ pub(crate) fn product(weights: &Weights<'_>, x: &Packing, y: MatrixMut<'_>, star
     let y = y.shared(x.rows(), outputs);
     with_kernel!(x.compute, x.path, K => {
         let panels = x.panels::<K>();
-        for_each_task(&panels, outputs, y, |part| {
+        for_each_task(&panels, (outputs, depth), y, |part| {
             multiply_part(&panels, weights, &part, starts);
         });
     });

@@ -63,7 +63,7 @@ impl Packed {
         with_kernel!(self.compute, self.path, K => {
             let panels = x.panels::<K>();
             let strip_words = strip_words::<K>(self.depth);
-            for_each_task(&panels, self.outputs, y, |part| {
+            for_each_task(&panels, (self.outputs, self.depth), y, |part| {
                 let first = part.columns.start / K::STRIP * strip_words;
                 for start in (0..self.depth).step_by(DEPTH * K::TERMS) {
                     let units = (self.depth - start).div_ceil(K::TERMS).min(DEPTH);

@@ -115,11 +115,14 @@ fn columns_in_place<K: Kernel>(panels: &Panels<'_, K>, weights: &Weights<'_>, pa
 /// too.
 pub(super) fn for_each_task<K: Kernel>(
     panels: &Panels<'_, K>,
-    outputs: usize,
+    (outputs, depth): (usize, usize),
     y: Shared<f32>,
     f: impl Fn(Part) + Sync,
 ) {
-    let threads = rayon::current_num_threads();
+    /// Multiply-adds that one thread does sooner than the others wake up.
+    const FEW: usize = 1 << 18;
+    let is_small = panels.rows * depth * outputs < FEW;
+    let threads = if is_small { 1 } else { rayon::current_num_threads() };
     let (strips, count) = (outputs.div_ceil(K::STRIP), panels.count());
     let across = outputs.div_ceil(COLUMNS).next_multiple_of(threads).min(strips);
     if across == 0 || count == 0 {
@@ -127,12 +130,17 @@ pub(super) fn for_each_task<K: Kernel>(
     }
     // A cut through the rows packs the weights once more: only for threads that would have nothing.
     let down = if across < threads { threads.div_ceil(across).min(count.div_ceil(4)) } else { 1 };
-    (0..across * down).into_par_iter().with_max_len(1).for_each(|task| {
+    let work = |task: usize| {
         let (column, row) = (task % across, task / across);
         let start = column * strips / across * K::STRIP;
         let end = ((column + 1) * strips / across * K::STRIP).min(outputs);
         f(Part { panels: row * count / down..(row + 1) * count / down, columns: start..end, y, y_stride: outputs });
-    });
+    };
+    if is_small {
+        (0..across * down).for_each(work);
+    } else {
+        (0..across * down).into_par_iter().with_max_len(1).for_each(work);
+    }
 }
 
 /// Packs `x` `(n, depth)` for products in `compute`, on all threads; `also` hears of rows as soon as they
