@@ -128,10 +128,12 @@ impl Device {
         read: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        if let candle_core::Device::Cuda(device) = &self.device {
-            return super::cuda::memory::upload_rows(device, (rows, width), self.dtype, &read);
+        if let candle_core::Device::Cuda(device) = &self.device
+            && let Some(tensor) = super::cuda::memory::upload_rows(device, (rows, width), self.dtype, &read)?
+        {
+            return Ok(tensor);
         }
-        super::buffer::tensor(super::buffer::new_rows(rows * width, width, read), (rows, width))
+        self.put(super::buffer::tensor(super::buffer::new_rows(rows * width, width, read), (rows, width))?)
     }
 
     /// A trained tensor of zeros: f32 wherever it is.

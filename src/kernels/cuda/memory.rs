@@ -10,7 +10,6 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage
 use rayon::prelude::*;
 
 use super::staging::{self, Rows};
-use crate::kernels::buffer::new_rows;
 
 /// Stands for the type of activations, f32 or bf16, that a kernel is called for.
 pub(super) enum Activations {}
@@ -146,21 +145,18 @@ pub(in crate::kernels) fn upload(device: &CudaDevice, data: &[f32], dtype: DType
     Ok(Tensor::from_storage(Storage::Cuda(storage), shape.clone(), BackpropOp::none(), false))
 }
 
-/// Rows of f32 on the CPU, which `read(first row, rows)` gives, to a tensor of `dtype` on the GPU.
+/// Rows of f32 on the CPU, which `read(first row, rows)` gives, to a tensor of `dtype` on the GPU; none where they are
+/// to come as a whole, to [`upload`].
 pub(in crate::kernels) fn upload_rows(
     device: &CudaDevice,
     (count, width): (usize, usize),
     dtype: DType,
     read: &(dyn Fn(usize, &mut [f32]) + Sync),
-) -> Result<Tensor> {
-    let shape = (count, width).into();
-    if let Some(tensor) = staged(device, &Rows { count, width, read }, dtype, &shape)? {
-        return Ok(tensor);
-    }
-    upload(device, &new_rows(count * width, width, read), dtype, &shape)
+) -> Result<Option<Tensor>> {
+    staged(device, &Rows { count, width, read }, dtype, &(count, width).into())
 }
 
-/// The same by way of page-locked memory, for what is large; none if there is none.
+/// A tensor that came by way of page-locked memory, if it is large and there is some.
 fn staged(device: &CudaDevice, rows: &Rows<'_>, dtype: DType, shape: &Shape) -> Result<Option<Tensor>> {
     if !staging::is_for(rows.count * rows.width, dtype) {
         return Ok(None);
