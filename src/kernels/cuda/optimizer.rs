@@ -36,7 +36,7 @@ struct StepNumbers {
 /// One parameter's step, of moments in f32: `Update` in optimizer.cu.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Update {
+pub(crate) struct Update {
     values: Address<f32>,
     first: Address<f32>,
     second: Address<f32>,
@@ -48,7 +48,7 @@ struct Update {
 /// One parameter's step, of moments in 8 bits: `BlockwiseUpdate` in optimizer.cu.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct BlockwiseUpdate {
+pub(crate) struct BlockwiseUpdate {
     values: Address<f32>,
     first: Address<u8>,
     second: Address<u8>,
@@ -89,7 +89,7 @@ impl From<&Step> for StepNumbers {
 
 /// Moments, and their parameter, never move: their addresses are looked up once, as that takes half a millisecond for
 /// the adapters of a model, while the GPU waits for them.
-struct Once<T>(OnceCell<T>);
+pub(crate) struct Once<T>(OnceCell<T>);
 
 impl<T> Default for Once<T> {
     fn default() -> Self {
