@@ -1,4 +1,4 @@
-//! `llmcls prepare`, on a small data set in AmazonCat-13K's form made by `scripts/make_rows_fixtures.py`.
+//! `llmcls prepare`, on a small data set in AmazonCat-13K's form made by `scripts/make_amazoncat_fixture.py`.
 
 use std::collections::HashMap;
 use std::fs;
