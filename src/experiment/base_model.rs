@@ -236,7 +236,7 @@ impl BaseModel {
 }
 
 /// Encoders of more parameters are not trained in full: their weights, gradients and moments take 16 bytes each.
-pub const MOST_TRAINED: usize = 400_000_000;
+const MOST_TRAINED: usize = 400_000_000;
 
 /// The weights that a configuration's `model` section trains on a base.
 ///

@@ -2,7 +2,6 @@
 //!
 //! The numbers are those that `docs/benchmarks.md` measured on small bases and a few hundred to a few thousand rows.
 
-use super::base_model::MOST_TRAINED;
 use crate::kernels::Compute;
 use crate::kernels::device::Device;
 use crate::model::config::BackboneConfig;
@@ -33,8 +32,6 @@ pub struct Choices {
     pub max_length: usize,
     /// The share of texts that are cut there.
     pub cut: f64,
-    /// `model.train: all`
-    pub trains_all: bool,
     /// `model.torch_dtype`
     pub torch_dtype: &'static str,
     /// `model.use_4bit`
@@ -76,24 +73,21 @@ impl Choices {
         let steps_per_epoch = training.div_ceil(ROWS_PER_STEP).max(1);
         let parameters = facts.base.map_or(135_000_000, |base| base.linear_weights() + base.embedding_weights());
         let is_encoder = facts.base.is_some_and(BackboneConfig::is_encoder);
-        let trains_all = is_encoder && parameters <= MOST_TRAINED && !facts.device.is_gpu();
         let mut choices = Self {
             max_length,
             cut: longer as f64 / facts.lengths.len().max(1) as f64,
-            trains_all,
             torch_dtype: "float32",
             use_4bit: false,
             lora_r: if is_encoder { 16 } else { 8 },
             batch_size: ROWS_PER_STEP,
             accumulation: 1,
             recomputes: false,
-            epochs: if trains_all { 3 * epochs(training) } else { epochs(training) },
+            // Small encoders know less of the task: all-MiniLM-L6-v2 needs ten passes over 2,000 rows.
+            epochs: if is_encoder { 5 * epochs(training) } else { epochs(training) },
             min_steps: FEWEST_STEPS,
             // Of few rows an epoch is a few steps, in which a metric may well stand still.
             patience: 120usize.div_ceil(steps_per_epoch).max(3),
             learning_rate: match parameters {
-                0..50_000_000 if trains_all => 2e-4,
-                _ if trains_all => 5e-5,
                 0..600_000_000 => 5e-4,
                 _ => 2e-4,
             },
@@ -107,9 +101,6 @@ impl Choices {
     }
 
     fn choose_precision(&mut self, facts: &Facts<'_>) {
-        if self.trains_all {
-            return;
-        }
         let is_fast = facts.device.is_gpu() || Compute::Bfloat16.is_native();
         let memory = facts.device.memory().map_or(u64::MAX, |limits| limits.total);
         let takes = |precision| {
@@ -147,10 +138,7 @@ impl Choices {
         let keys = base.num_key_value_heads * base.head_dim;
         // Inputs and outputs of query, key, value, output, gate, up and down.
         let sides = 2 * (d + queries) + 2 * (d + keys) + 3 * (d + mlp);
-        let trained = match self.trains_all {
-            true => base.linear_weights() + base.embedding_weights(),
-            false => base.num_hidden_layers * sides * self.lora_r,
-        };
+        let trained = base.num_hidden_layers * sides * self.lora_r;
         let precision = if self.torch_dtype == "float32" { Precision::Float32 } else { Precision::Bfloat16 };
         MemoryEstimate::new(&StepShape {
             config: base,
@@ -158,7 +146,7 @@ impl Choices {
             frozen_layers: 0,
             trained,
             accumulation: self.accumulation,
-            trains_base: self.trains_all,
+            trains_base: false,
             optimizer_bytes: 8 * trained,
             recompute: self.recomputes,
             tokens: self.batch_size * self.max_length,

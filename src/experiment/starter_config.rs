@@ -105,10 +105,6 @@ impl Starter<'_> {
             Line("model_name", json!(self.model_name), about.to_owned()),
             Line("problem_type", json!(problem), meaning.to_owned()),
         ];
-        if choices.trains_all {
-            lines.push(Line("train", json!("all"), "every weight; lora: adapters, for larger models".to_owned()));
-            return lines;
-        }
         lines.extend([
             Line("torch_dtype", json!(choices.torch_dtype), "what this machine computes fastest".to_owned()),
             Line("use_4bit", json!(choices.use_4bit), "true: the base in a quarter of the memory".to_owned()),
