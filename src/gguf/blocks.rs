@@ -3,7 +3,8 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::{Device, Result};
-use half::f16;
+
+use super::q8_0;
 
 /// How a tensor's numbers are stored.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,7 @@ impl Blocks {
     /// The numbers from `first` on, in the file's order.
     fn widen(&self, bytes: &[u8], first: usize, out: &mut [f32]) {
         if self.dtype == GgmlDType::Q8_0 {
-            return widen_q8_0(bytes, first, out);
+            return q8_0::widen(bytes, first, out);
         }
         let (block, size) = (self.dtype.block_size(), self.dtype.type_size());
         let blocks = first / block..(first + out.len()).div_ceil(block);
@@ -69,22 +70,6 @@ impl Blocks {
         };
         let numbers = widen().expect("blocks are whole, and of types that are read");
         out.copy_from_slice(&numbers[first - blocks.start * block..][..out.len()]);
-    }
-}
-
-/// Blocks of a scale in f16 and 32 bytes. candle gives the same numbers, but is not optimised here.
-fn widen_q8_0(bytes: &[u8], first: usize, mut out: &mut [f32]) {
-    const BLOCK: usize = 32;
-    let mut at = first;
-    while !out.is_empty() {
-        let (block, within) = (&bytes[at / BLOCK * (2 + BLOCK)..][..2 + BLOCK], at % BLOCK);
-        let (piece, rest) = out.split_at_mut((BLOCK - within).min(out.len()));
-        let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-        for (number, &byte) in piece.iter_mut().zip(&block[2 + within..]) {
-            *number = f32::from(byte as i8) * scale;
-        }
-        at += piece.len();
-        out = rest;
     }
 }
 

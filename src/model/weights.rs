@@ -13,9 +13,9 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::{digest_cache, eight_bits};
+use super::digest_cache;
 use crate::file_identity::FileIdentity;
-use crate::gguf::{self, Blocks, GgufFile};
+use crate::gguf::{self, Blocks, GgufFile, q8_0};
 use crate::kernels::cpu::dynamic_map::{DynamicMap, MAP_SIZE};
 use crate::kernels::cpu::memory::{Buffer, map_file, release_pages};
 use crate::kernels::cpu::nf4::{self, Nf4};
@@ -185,8 +185,8 @@ impl Checkpoint {
                     blocks: None,
                 };
                 let mut name = name;
-                if let Some(matrix) = name.strip_suffix(eight_bits::SUFFIX).filter(|_| entry.dtype == Dtype::U8) {
-                    entry.shape = eight_bits::shape(&entry.shape)
+                if let Some(matrix) = name.strip_suffix(q8_0::SUFFIX).filter(|_| entry.dtype == Dtype::U8) {
+                    entry.shape = q8_0::shape(&entry.shape)
                         .with_context(|| format!("{}: `{name}` is not a matrix in 8 bits", path.display()))?;
                     entry.blocks = Some(Blocks::q8_0(entry.shape[1]));
                     name = matrix;
