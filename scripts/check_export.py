@@ -11,6 +11,7 @@ adapter apart, and fails above 1e-5 in float32, or if a tensor is missing or lef
 the same way, on its labels as texts.
 """
 
+import importlib
 import json
 import random
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 LLMCLS = str(Path(sys.argv[1]).resolve())
@@ -59,6 +60,20 @@ def with_tokenizer(fixture: Path, base: Path) -> int:
     return count
 
 
+def register_class(out: Path) -> None:
+    """Makes the classifier's class as its card says, where transformers has none (Granite; OLMo 2 in transformers 4)."""
+    config = AutoConfig.from_pretrained(out)
+    [name] = config.architectures
+    if hasattr(transformers, name):
+        return
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    module = importlib.import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
+    pretrained = getattr(module, name.replace("ForSequenceClassification", "PreTrainedModel"))
+    made = type(name, (GenericForSequenceClassification, pretrained), {})
+    AutoModelForSequenceClassification.register(type(config), made, exist_ok=True)
+
+
 def check(name: str, run: list[object], texts: list[str], shard: str, place: Path) -> bool:
     expected = predict(run, texts)
     good = True
@@ -66,6 +81,7 @@ def check(name: str, run: list[object], texts: list[str], shard: str, place: Pat
         out = place / dtype
         llmcls("export", *run, "--out", out, "--dtype", dtype, "--max_shard_size", shard)
         stored = getattr(torch, dtype)
+        register_class(out)
         model, info = AutoModelForSequenceClassification.from_pretrained(out, dtype=stored, output_loading_info=True)
         loose = {key: value for key, value in info.items() if value and key in ("missing_keys", "unexpected_keys")}
         # transformers 5 takes the tokenizer of every qwen2 model for Qwen's own, and these have one of words.

@@ -582,6 +582,9 @@ pub struct BundleArgs {
     /// The program to write
     #[arg(long, short, value_name = "FILE")]
     pub out: PathBuf,
+    /// Store the matrices of the base in 8 bits: a smaller file, and probabilities that differ a little
+    #[arg(long)]
+    pub int8: bool,
 }
 
 /// `llmcls push`

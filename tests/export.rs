@@ -308,3 +308,52 @@ fn a_bundle_needs_nothing_else_and_damage_is_found() {
     let damaged = predict(&again);
     assert!(!damaged.status.success() && errors(&damaged).contains("damaged"), "{}", errors(&damaged));
 }
+
+#[cfg(not(target_os = "macos"))]
+#[test]
+fn a_bundle_in_8_bits_is_smaller_and_predicts_nearly_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    let (run_directory, rows) = trained(root.path(), &[]);
+    let [complete, large, small] =
+        ["complete", "large", "small"].map(|name| root.path().join(name).to_str().unwrap().to_owned());
+    run(&["export", "--run", &run_directory, "--out", &complete]);
+    run(&["bundle", "--run", &complete, "--out", &large]);
+    let said = errors(&run(&["bundle", "--int8", "--run", &complete, "--out", &small]));
+    assert!(said.contains("in 8 bits a probability differs by up to"), "{said}");
+    let probabilities = |program: &str| {
+        let output = Command::new(program).args(["predict", &rows, "-o", "-"]).output().unwrap();
+        assert!(output.status.success(), "{}", errors(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["probs"].clone()).collect::<Vec<_>>()
+    };
+    let flat = |rows: &[Value]| -> Vec<f32> {
+        rows.iter().flat_map(|row| row.as_array().unwrap().iter().map(|p| p.as_f64().unwrap() as f32)).collect()
+    };
+    let (whole, rounded) = (probabilities(&large), probabilities(&small));
+    let changed = difference(&flat(&whole), &flat(&rounded));
+    // 8 bits round a weight by a part in 254 of the largest in its block.
+    assert!(changed > 0.0 && changed < 0.01, "{changed}");
+    // What is left of the weights is 34 bytes of 128.
+    let [own, whole, rounded] =
+        [env!("CARGO_BIN_EXE_llmcls"), &large, &small].map(|path| fs::metadata(path).unwrap().len());
+    assert!((rounded - own) * 3 < whole - own, "{own} {whole} {rounded}");
+    let names = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<String> = names.collect();
+    assert!(!names.iter().any(|name| name.contains("tmp-")), "{names:?}");
+
+    // A bundle makes another one of its own classifier, but rounds nothing twice.
+    let again = root.path().join("again").to_str().unwrap().to_owned();
+    let made = Command::new(&small).args(["bundle", "--out", &again]).output().unwrap();
+    assert!(made.status.success(), "{}", errors(&made));
+    assert_eq!(probabilities(&again), probabilities(&small));
+    for (program, run_directory, cause) in
+        [(&small, None, "in fewer bits already"), (&large, Some(&run_directory), "random weights")]
+    {
+        let mut command = Command::new(program);
+        command
+            .args(["bundle", "--int8", "--out", &again])
+            .args(run_directory.map(|run| ["--run", run]).into_iter().flatten());
+        let refused = command.output().unwrap();
+        assert!(!refused.status.success() && errors(&refused).contains(cause), "{}", errors(&refused));
+    }
+}

@@ -6,14 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::loaded::Loaded;
+use super::probes;
 use crate::atomic_file;
 use crate::cli::{ExportArgs, StoredType};
-use crate::cluster::Group;
 use crate::console::{Console, bytes};
-use crate::data::table::Example;
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
-use crate::model::config::LayersConfig;
+use crate::model::config::{BackboneConfig, LayersConfig};
 use crate::model::weights::Precision;
 use crate::predictor::Predictor;
 use crate::run::classifier_file::ClassifierFile;
@@ -81,6 +80,7 @@ impl Export<'_> {
             dtype,
             was_4bit: base.storage.is_4bit,
             bends_scores: matches!(&base.config.layers, LayersConfig::PreNorm(layers) if layers.soft_cap.is_some()),
+            making_of_class: BackboneConfig::making_of_class(&base.files.config)?,
             padding: None,
             difference: 0.0,
         };
@@ -98,6 +98,11 @@ impl Export<'_> {
             console.say(
                 "in transformers 4, load it with attn_implementation=\"eager\": its usual attention leaves out this model's \
                  soft cap",
+            );
+        }
+        if facts.making_of_class.is_some() {
+            console.say(
+                "not every version of transformers has a classifier of this family; the card has the lines that make one",
             );
         }
         let size: u64 = fs::read_dir(out)?.flatten().filter_map(|entry| Some(entry.metadata().ok()?.len())).sum();
@@ -130,7 +135,6 @@ impl Export<'_> {
 
     /// The largest difference of a probability between what was written and the classifier, on texts made of labels.
     fn difference(&self, inside: &Path, file: &ClassifierFile) -> Result<f32> {
-        const BATCH: usize = 8;
         let own = &self.loaded.predictor;
         let mut model = file.model_config()?;
         model.model_name = inside.display().to_string();
@@ -138,17 +142,7 @@ impl Export<'_> {
         let base = BaseModel::open(&model, &Device::cpu(), quiet)?;
         let trained = Trained { adapter: inside.to_owned(), home: inside.to_owned(), config: None };
         let written = Predictor::open(trained, file.clone(), true, &base).context("what was written cannot be read")?;
-        let examples = probes(&file.labels, file.max_length);
-        let probabilities = |predictor: &Predictor| -> Result<Vec<Vec<f32>>> {
-            let samples = predictor.encode(&examples, "texts made of the labels", 0)?;
-            Ok(predictor
-                .evaluate(&samples, &predictor.decision(), BATCH, &Group::alone(), |_| ())?
-                .predictions
-                .probabilities)
-        };
-        let (own, written) = (probabilities(own)?, probabilities(&written)?);
-        let both = own.iter().flatten().zip(written.iter().flatten());
-        Ok(both.map(|(own, written)| (own - written).abs()).fold(0.0, f32::max))
+        probes::largest_difference(own, &written)
     }
 
     /// In f32 nothing but the order of sums differs; other types round.
@@ -175,13 +169,4 @@ impl Export<'_> {
         }
         Ok(())
     }
-}
-
-/// Each label as a text, nothing, and a text that is too long.
-fn probes(labels: &[String], max_length: usize) -> Vec<Example> {
-    const MOST: usize = 16;
-    let all = labels.join(" ");
-    let long = vec![all.as_str(); max_length / (1 + all.len() / 8).max(1) + 2].join(" ");
-    let texts = labels.iter().take(MOST).cloned().chain([" ".to_owned(), all.clone(), long]);
-    texts.enumerate().map(|(id, text)| Example { id: id.to_string(), text, labels: Vec::new() }).collect()
 }

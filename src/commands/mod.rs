@@ -15,6 +15,7 @@ pub mod predict;
 mod predict_input;
 mod predict_parquet;
 pub mod prepare;
+mod probes;
 pub mod push;
 pub mod runs;
 pub mod serve;

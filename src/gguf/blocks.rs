@@ -4,6 +4,8 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::{Device, Result};
 
+use super::q8_0;
+
 /// How a tensor's numbers are stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
@@ -25,6 +27,12 @@ pub(super) enum Layout {
 }
 
 impl Blocks {
+    /// Q8_0 with nothing changed, in rows of `columns`.
+    #[must_use]
+    pub fn q8_0(columns: usize) -> Self {
+        Self { dtype: GgmlDType::Q8_0, layout: Layout::Same, columns }
+    }
+
     /// The numbers from `first` on, in f32 and in transformers' order; `bytes` are the tensor's.
     pub fn read(&self, bytes: &[u8], first: usize, out: &mut [f32]) {
         match self.layout {
@@ -50,6 +58,9 @@ impl Blocks {
 
     /// The numbers from `first` on, in the file's order.
     fn widen(&self, bytes: &[u8], first: usize, out: &mut [f32]) {
+        if self.dtype == GgmlDType::Q8_0 {
+            return q8_0::widen(bytes, first, out);
+        }
         let (block, size) = (self.dtype.block_size(), self.dtype.type_size());
         let blocks = first / block..(first + out.len()).div_ceil(block);
         let count = blocks.len() * block;

@@ -5,6 +5,7 @@ mod blocks;
 mod config;
 mod header;
 mod names;
+pub mod q8_0;
 mod tokenizer;
 
 use std::fs::File;

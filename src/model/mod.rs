@@ -8,6 +8,7 @@ pub mod builder;
 pub mod classifier;
 pub mod config;
 mod digest_cache;
+mod eight_bits;
 mod embeddings;
 mod families;
 pub mod fingerprint;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::digest_cache;
 use crate::file_identity::FileIdentity;
-use crate::gguf::{self, Blocks, GgufFile};
+use crate::gguf::{self, Blocks, GgufFile, q8_0};
 use crate::kernels::cpu::dynamic_map::{DynamicMap, MAP_SIZE};
 use crate::kernels::cpu::memory::{Buffer, map_file, release_pages};
 use crate::kernels::cpu::nf4::{self, Nf4};
@@ -76,7 +76,7 @@ pub(super) struct TensorInFile {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) bytes: Range<usize>,
-    /// How a GGUF file stores it; then `dtype` says nothing.
+    /// Blocks that share a scale, as in a GGUF file; then `dtype` says nothing.
     blocks: Option<Blocks>,
 }
 
@@ -176,7 +176,7 @@ impl Checkpoint {
             let start = file.as_ptr() as usize;
             for (name, tensor) in view.iter() {
                 let offset = tensor.data().as_ptr() as usize - start;
-                let entry = TensorInFile {
+                let mut entry = TensorInFile {
                     file: Arc::clone(&file),
                     path: path.clone(),
                     dtype: tensor.dtype(),
@@ -184,6 +184,13 @@ impl Checkpoint {
                     bytes: offset..offset + tensor.data().len(),
                     blocks: None,
                 };
+                let mut name = name;
+                if let Some(matrix) = name.strip_suffix(q8_0::SUFFIX).filter(|_| entry.dtype == Dtype::U8) {
+                    entry.shape = q8_0::shape(&entry.shape)
+                        .with_context(|| format!("{}: `{name}` is not a matrix in 8 bits", path.display()))?;
+                    entry.blocks = Some(Blocks::q8_0(entry.shape[1]));
+                    name = matrix;
+                }
                 tensors.insert(name.to_owned(), entry);
             }
         }
@@ -300,7 +307,7 @@ impl Checkpoint {
             tensor.shape
         );
         ensure!(
-            tensor.blocks.is_some() || matches!(tensor.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16),
+            tensor.blocks.is_some() || tensor.is_plain(),
             "{path}: tensor `{name}` holds {:?}, expected F32, BF16 or F16",
             tensor.dtype
         );
@@ -311,6 +318,11 @@ impl Checkpoint {
 impl TensorInFile {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.file[self.bytes.clone()]
+    }
+
+    /// True if its numbers are stored one by one, in a type that is read.
+    pub(super) fn is_plain(&self) -> bool {
+        self.blocks.is_none() && matches!(self.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16)
     }
 
     fn len(&self) -> usize {
@@ -405,7 +417,7 @@ impl TensorInFile {
         bail!("{}: tensor `{name}` holds {} as its number {index}, {cause}", self.path.display(), value[0])
     }
 
-    fn to_f32(&self) -> Vec<f32> {
+    pub(super) fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.len()];
         self.read(0, &mut out);
         out

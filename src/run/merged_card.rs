@@ -17,6 +17,8 @@ pub struct MergeFacts {
     pub was_4bit: bool,
     /// Whether transformers 4 needs the argument for eager attention (Gemma 2).
     pub bends_scores: bool,
+    /// Lines of Python that make the model's class where transformers has none (Granite, OLMo 2).
+    pub making_of_class: Option<String>,
     /// The token with which Python pads batches.
     pub padding: Option<String>,
     /// Largest difference of a probability from the classifier with its adapter apart.
@@ -75,10 +77,11 @@ fn write_body(
     )?;
     writeln!(
         text,
-        "## Usage\n\n```python\nfrom transformers import pipeline\n\nclassify = pipeline(\"text-classification\", model=\".\", \
+        "## Usage\n\n```python\n{}from transformers import pipeline\n\nclassify = pipeline(\"text-classification\", model=\".\", \
          top_k=None, truncation=True{})\nprint(classify(\"a text\"))\n```\n\n`top_k=None` returns the probability of every \
          label; `truncation=True` cuts texts at {} tokens, as in training.\n\n```sh\nllmcls predict --run . --text \"a \
          text\"\n```\n",
+        facts.making_of_class.as_ref().map_or_else(String::new, |lines| format!("{lines}\n\n")),
         if facts.bends_scores { ", model_kwargs={\"attn_implementation\": \"eager\"}" } else { "" },
         file.max_length
     )?;
@@ -86,6 +89,12 @@ fn write_body(
         writeln!(
             text,
             "Without `eager`, transformers 4 leaves out the model's soft cap on attention, and predicts other numbers.\n"
+        )?;
+    }
+    if facts.making_of_class.is_some() {
+        writeln!(
+            text,
+            "Not every version of transformers has a classifier of this family: the first lines make it of the generic one.\n"
         )?;
     }
     if facts.padding.is_none() {
@@ -142,6 +151,7 @@ mod tests {
             dtype: Precision::Bfloat16,
             was_4bit: true,
             bends_scores: true,
+            making_of_class: None,
             padding: Some("x".into()),
             difference: 0.002,
         };
@@ -158,6 +168,10 @@ mod tests {
         ] {
             assert!(merged.contains(part), "{part} is not in:\n{merged}");
         }
+        assert!(merged.contains("```python\nfrom transformers import pipeline\n"), "{merged}");
+        let made = MergeFacts { making_of_class: Some("class X:\n    pass\n".into()), ..facts.clone() };
+        let made = merged_card(Some(card), &file, &made);
+        assert!(made.contains("```python\nclass X:\n    pass\n\n\nfrom transformers import pipeline\n"), "{made}");
         assert!(!merged.contains("peft") && !merged.contains("lora\""), "{merged}");
         assert!(merged_card(None, &file, &facts).contains("# m, fine-tuned"));
     }

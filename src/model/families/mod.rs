@@ -129,6 +129,12 @@ impl Family {
         }
     }
 
+    /// True if some versions of transformers have no classifier of this family: none has one for Granite, and version 4
+    /// has none for OLMo 2.
+    fn lacks_classifier(self) -> bool {
+        matches!(self, Self::Olmo2 | Self::Granite)
+    }
+
     fn of(file: &ConfigFile) -> Result<Self> {
         let supported = || FAMILIES.map(Self::model_type).join(", ");
         let Some(model_type) = file.text("model_type")? else { bail!("no model_type; supported: {}", supported()) };
@@ -178,6 +184,25 @@ impl BackboneConfig {
         let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         let family = Family::of(&ConfigFile::parse(&text)?)?;
         Ok(format!("{}ForSequenceClassification", family.class_prefix()))
+    }
+
+    /// The lines of Python that make this class of transformers' generic one, for families that lack it.
+    ///
+    /// # Errors
+    /// As [`BackboneConfig::classifier_class`].
+    pub fn making_of_class(path: &Path) -> Result<Option<String>> {
+        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        let family = Family::of(&ConfigFile::parse(&text)?)?;
+        let (prefix, model_type) = (family.class_prefix(), family.model_type());
+        let lines = format!(
+            "from transformers import AutoModelForSequenceClassification, {prefix}Config\n\
+             from transformers.modeling_layers import GenericForSequenceClassification\n\
+             from transformers.models.{model_type}.modeling_{model_type} import {prefix}PreTrainedModel\n\n\n\
+             class {prefix}ForSequenceClassification(GenericForSequenceClassification, {prefix}PreTrainedModel):\n    \
+             pass\n\n\n\
+             AutoModelForSequenceClassification.register({prefix}Config, {prefix}ForSequenceClassification, exist_ok=True)\n"
+        );
+        Ok(family.lacks_classifier().then_some(lines))
     }
 
     fn from_json(text: &str) -> Result<Self> {
