@@ -53,5 +53,6 @@ pub mod exit;
 pub mod failpoint;
 pub mod file_identity;
 pub mod interrupt;
+pub mod library_panic;
 pub mod rng;
 pub mod secret;

@@ -34,6 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("failpoint", 0),
     ("file_identity", 0),
     ("interrupt", 0),
+    ("library_panic", 0),
     ("exit", 0),
     ("secret", 0),
 ];

@@ -4,8 +4,6 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Seek};
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use anyhow::{Context, Result, bail, ensure};
 use jiff::civil::date;
 use jiff::tz::TimeZone;
@@ -19,6 +17,7 @@ use serde_json::Value as Json;
 use super::shared::{HEAD, refuse_duplicates};
 use super::signature;
 use super::value::{Cell, Value};
+use crate::library_panic::caught;
 
 /// The rows of a Parquet file.
 pub(super) struct ParquetRows {
@@ -80,8 +79,7 @@ impl ParquetRows {
 
     pub(super) fn advance(&mut self) -> Result<bool> {
         // The library panics on some damaged pages.
-        let next = catch_unwind(AssertUnwindSafe(|| self.rows.next()));
-        let Ok(next) = next else {
+        let Some(next) = caught(|| self.rows.next()) else {
             bail!("{}: cannot read row {}: the file is damaged", self.path, self.number + 1);
         };
         let Some(row) = next else { return Ok(false) };

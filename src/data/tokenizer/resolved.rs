@@ -1,12 +1,12 @@
 //! A tokenizer that is ready to use, and a guard around the library.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use tokenizers::Tokenizer;
 
 use super::settings::{Settings, Special};
+use crate::library_panic::caught;
 
 /// A tokenizer with everything applied that the files beside `tokenizer.json` say.
 pub(in crate::data) struct Resolved {
@@ -23,8 +23,8 @@ pub(in crate::data) struct Resolved {
 /// The library panics on some files and texts (a decoder of an unknown form, for one): that is an
 /// error of the file.
 pub(in crate::data) fn unless_it_panics<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(result) => result.map_err(|error| anyhow!("{error}")),
-        Err(_) => Err(anyhow!("the tokenizers library gave up on it")),
+    match caught(f) {
+        Some(result) => result.map_err(|error| anyhow!("{error}")),
+        None => Err(anyhow!("the tokenizers library gave up on it")),
     }
 }
