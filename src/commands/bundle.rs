@@ -95,7 +95,7 @@ fn in_8_bits(loaded: &Loaded, out: &Path, console: Console) -> Result<Temporary>
     Ok(file)
 }
 
-/// `weights` stand in for the base's own.
+/// Collects what the program will carry. If `weights` is given, that file replaces the base's own weights.
 fn parts(loaded: &Loaded, weights: Option<&Path>) -> Result<BTreeMap<String, Part>> {
     let trained = &loaded.predictor.trained;
     let mut parts = BTreeMap::new();

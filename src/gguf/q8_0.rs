@@ -5,14 +5,14 @@ use anyhow::{Result, ensure};
 use half::f16;
 use rayon::prelude::*;
 
-/// What the name of a tensor in 8 bits ends with; its shape is that of its bytes.
+/// A tensor in 8 bits is stored as bytes, under the name of its matrix and this ending.
 pub const SUFFIX: &str = ".q8_0";
 /// Numbers that share a scale.
 pub const BLOCK: usize = 32;
 /// The scale and the numbers.
 pub const BLOCK_BYTES: usize = 2 + BLOCK;
 
-/// The shape of the matrix that a tensor of bytes stands for.
+/// The shape of the matrix, from the shape of the bytes that store it.
 #[must_use]
 pub fn shape(stored: &[usize]) -> Option<Vec<usize>> {
     match *stored {

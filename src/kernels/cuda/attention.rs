@@ -218,7 +218,7 @@ fn count(plan: &Plan, products: usize) {
     flops::count(products * heads, head_size, pairs);
 }
 
-/// How a kernel divides its work.
+/// Tiles, threads and shared memory of an attention kernel.
 struct Tiling {
     variant: Variant,
     /// Rows of a tile.
@@ -243,7 +243,7 @@ impl Tiling {
         Ok(found)
     }
 
-    /// As in attention_bf16.cuh.
+    /// The tiles that attention_bf16.cuh is written for; none if a head is wider than 256.
     fn bf16(head_size: usize, pass: Pass) -> Option<Self> {
         const ROWS: usize = 64;
         let width = [64, 128, 256].into_iter().find(|&width| head_size <= width)?;
@@ -262,8 +262,8 @@ impl Tiling {
         Some(Self { variant, rows: ROWS, threads, shared_bytes: shared_bytes as u32, parts })
     }
 
-    /// As in attention.cu: the largest tile of which two blocks fit on a multiprocessor, else the largest that
-    /// fits at all.
+    /// The shared memory that attention.cu lays out. Takes the largest tile of which two blocks fit on a
+    /// multiprocessor, or else the largest that fits.
     fn f32(head_size: usize, pass: Pass, most: usize) -> Option<Self> {
         let bytes = |tile| {
             // Rows of so many numbers, and four more.

@@ -117,7 +117,7 @@ impl DeviceMatrix {
         kernel::dequantize_nf4(
             &self.device,
             self.dtype,
-            Grid::over(len.div_ceil(4 * 8)),
+            Grid::over(len.div_ceil(8)),
             activations(&wide)?,
             address_of(&held.codes),
             address_of(&held.absmax),

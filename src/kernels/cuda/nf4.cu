@@ -9,41 +9,26 @@ __device__ void dequantize_nf4(T *out, const uint8_t *codes, const uint8_t *absm
     __shared__ float levels[16];
     if (threadIdx.x < 16) levels[threadIdx.x] = level_values[threadIdx.x];
     __syncthreads();
-    // Several parts at once, so that many reads are under way.
-    const int TOGETHER = 4;
-    size_t parts = (n + 7) / 8, threads = global_threads();
-    for (size_t first = global_thread(); first < parts; first += TOGETHER * threads) {
-        uint32_t packed[TOGETHER];
-        float scales[TOGETHER];
+    for (size_t part = global_thread(); part < (n + 7) / 8; part += global_threads()) {
+        size_t block = part / 8;
+        // Rounded before the offset is added, as on the CPU and in bitsandbytes.
+        float scale = __fadd_rn(__fmul_rn(nested_map[absmax[block]], nested_absmax[block / 256]), offset);
+        if (8 * part + 8 <= n) {
+            uint32_t packed = *reinterpret_cast<const uint32_t *>(codes + 4 * part);
+            alignas(16) T values[8];
 #pragma unroll
-        for (int turn = 0; turn < TOGETHER; turn++) {
-            size_t part = first + turn * threads, block = part / 8;
-            if (part >= parts) continue;
-            // Rounded before the offset is added, as on the CPU and in bitsandbytes.
-            scales[turn] = __fadd_rn(__fmul_rn(nested_map[absmax[block]], nested_absmax[block / 256]), offset);
-            if (8 * part + 8 <= n) packed[turn] = *reinterpret_cast<const uint32_t *>(codes + 4 * part);
-        }
+            for (int byte = 0; byte < 4; byte++) {
+                uint32_t pair = packed >> (8 * byte);
+                values[2 * byte] = from_float<T>(scale * levels[pair >> 4 & 15]);
+                values[2 * byte + 1] = from_float<T>(scale * levels[pair & 15]);
+            }
 #pragma unroll
-        for (int turn = 0; turn < TOGETHER; turn++) {
-            size_t part = first + turn * threads;
-            if (part >= parts) continue;
-            float scale = scales[turn];
-            if (8 * part + 8 <= n) {
-                alignas(16) T values[8];
-#pragma unroll
-                for (int byte = 0; byte < 4; byte++) {
-                    uint32_t pair = packed[turn] >> (8 * byte);
-                    values[2 * byte] = from_float<T>(scale * levels[pair >> 4 & 15]);
-                    values[2 * byte + 1] = from_float<T>(scale * levels[pair & 15]);
-                }
-#pragma unroll
-                for (int w = 0; w < 8; w += Pack<T>::WIDTH)
-                    store_pack(out + 8 * part + w, *reinterpret_cast<const Pack<T> *>(values + w));
-            } else {
-                for (size_t e = 8 * part; e < n; e++) {
-                    uint8_t pair = codes[e / 2];
-                    out[e] = from_float<T>(scale * levels[e % 2 ? pair & 15 : pair >> 4]);
-                }
+            for (int w = 0; w < 8; w += Pack<T>::WIDTH)
+                store_pack(out + 8 * part + w, *reinterpret_cast<const Pack<T> *>(values + w));
+        } else {
+            for (size_t e = 8 * part; e < n; e++) {
+                uint8_t pair = codes[e / 2];
+                out[e] = from_float<T>(scale * levels[e % 2 ? pair & 15 : pair >> 4]);
             }
         }
     }
