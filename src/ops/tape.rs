@@ -33,17 +33,13 @@ pub struct Value {
 }
 
 /// A tensor that is computed again in the backward, once for all that ask for it.
-struct Again {
+pub(crate) struct Again {
     compute: Box<dyn Fn() -> Result<Tensor>>,
     computed: OnceCell<Tensor>,
 }
 
-/// A tensor that a backward needs: kept, or computed again.
-#[derive(Clone)]
-pub(crate) struct Saved(Source);
-
-#[derive(Clone)]
-enum Source {
+/// A tensor that a backward needs.
+pub(crate) enum Saved {
     Kept(Tensor),
     Again(Rc<Again>),
 }
@@ -179,10 +175,10 @@ impl Value {
 
     /// The tensor, for a backward.
     pub(crate) fn saved(&self) -> Saved {
-        Saved(match &self.again {
-            Some(again) => Source::Again(Rc::clone(again)),
-            None => Source::Kept(self.tensor.clone()),
-        })
+        match &self.again {
+            Some(again) => Saved::Again(Rc::clone(again)),
+            None => Saved::Kept(self.tensor.clone()),
+        }
     }
 
     /// Where this value's gradient goes, if it needs one.
@@ -193,9 +189,9 @@ impl Value {
 
 impl Saved {
     pub(crate) fn tensor(&self) -> Result<&Tensor> {
-        match &self.0 {
-            Source::Kept(tensor) => Ok(tensor),
-            Source::Again(again) => {
+        match self {
+            Self::Kept(tensor) => Ok(tensor),
+            Self::Again(again) => {
                 if let Some(computed) = again.computed.get() {
                     return Ok(computed);
                 }

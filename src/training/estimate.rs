@@ -86,9 +86,9 @@ impl MemoryEstimate {
         // Gradients of gate, up and their product, and of the residual stream.
         let in_backward = 3 * mlp + 2 * d;
         // Dropout's masks, a bit for each input of an adapter. A GPU that computes in f32 draws them again instead.
-        let keeps_masks = !shape.trains_base && !(shape.device.is_gpu() && size == size_of::<f32>());
+        let draws_again = shape.device.is_gpu() && size == size_of::<f32>();
         let with_masks = if shape.recompute { 1 } else { layers };
-        let masks = if keeps_masks { shape.tokens * with_masks * inputs / 8 } else { 0 };
+        let masks = if shape.trains_base || draws_again { 0 } else { shape.tokens * with_masks * inputs / 8 };
         let beside = if shape.device.is_gpu() {
             // A weight that is widened for a product; an input that is computed again, and its gradient.
             let widened = if shape.storage.is_4bit { d * mlp * size } else { 0 };
