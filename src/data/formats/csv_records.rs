@@ -263,7 +263,7 @@ impl fmt::Display for QuoteError {
                 f.write_str("; close it, and write quotes within the cell twice (\"\"). If the file has no quoting,")?;
             }
         }
-        f.write_str(" set data.quoting=none (`prepare`: --quoting none) to take quotes as characters")
+        f.write_str(" set data.quoting=none (`init` and `prepare`: --quoting none) to take quotes as characters")
     }
 }
 
