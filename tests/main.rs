@@ -40,6 +40,8 @@ mod int8;
 mod kernels;
 /// Labels in every form that files have.
 mod labels;
+/// Language models: logits, greedy tokens, keys and values that are kept.
+mod language;
 /// Modules import downwards only.
 mod layers;
 /// Scores of scikit-learn and torchmetrics.
