@@ -134,7 +134,8 @@ fn kept_keys_and_values_change_no_bit() {
             let (_, kept) = model.extend(&[Next { past: &none, token_ids: first }]).unwrap();
             let next = |past, token_ids| Next { past, token_ids };
             let other: Vec<u32> = rest.iter().rev().take(3).copied().collect();
-            let texts = [next(&kept[0], rest), next(&none, &b.prompt), next(&kept[0], &other), next(&kept[0], &rest[..1])];
+            let texts =
+                [next(&kept[0], rest), next(&none, &b.prompt), next(&kept[0], &other), next(&kept[0], &rest[..1])];
             let (logits, extended) = model.extend(&texts).unwrap();
             let logits: Vec<&[f32]> = logits.rows().collect();
             assert_eq!(logits[0], whole(&a.prompt), "{name} {storage:?}");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use super::comparison::{Comparison, ComparisonRecord, Own, compared};
 use super::eval_int8;
 use super::loaded::Loaded;
 use super::suggest;
@@ -20,8 +21,8 @@ use crate::experiment::split_rows::SplitRows;
 use crate::experiment::tuned::Tuned;
 use crate::experiment::warnings;
 use crate::kernels::device::Device;
-use crate::metrics::bootstrap::{Interval, Intervals, describe};
-use crate::metrics::{Decision, Predictions, Scores};
+use crate::metrics::Decision;
+use crate::metrics::bootstrap::{Intervals, describe};
 use crate::model::classifier::Problem;
 use crate::predictor::Precision;
 use crate::run::adapter;
@@ -83,7 +84,9 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        let other = compared(args, run, (&loaded, predictions, &scored.scores), &rows, device, group, console)?;
+        let own = Own { labels, predictions, scores: &scored.scores };
+        let run = RunArgs { run: Some(run.clone()), ..args.run.clone() };
+        let other = compared(&run, &own, &rows, device, group, console)?;
         said.push_str(&other.to_line());
         comparison.push(other);
     }
@@ -182,111 +185,6 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
         atomic_file::refuse_input_as_output(&directory.join(output), inputs.iter().map(PathBuf::as_path))?;
     }
     Ok(directory)
-}
-
-/// An entry of `compared` in `metrics.json`.
-#[derive(Serialize)]
-struct ComparisonRecord {
-    run: String,
-    f1_micro: f64,
-    f1_macro: f64,
-    accuracy: f64,
-    difference: Difference,
-    difference_ci95: Intervals,
-}
-
-/// Another run's scores minus those of the evaluated run.
-#[derive(Serialize)]
-struct Difference {
-    f1_micro: f64,
-    f1_macro: f64,
-}
-
-/// Another run on the same rows.
-struct Comparison {
-    run: String,
-    scores: Scores,
-    /// This run's scores minus those of the evaluated run.
-    difference: Intervals,
-    f1_micro: f64,
-    f1_macro: f64,
-}
-
-impl Comparison {
-    fn record(&self) -> ComparisonRecord {
-        ComparisonRecord {
-            run: self.run.clone(),
-            f1_micro: self.scores.f1_micro,
-            f1_macro: self.scores.f1_macro,
-            accuracy: self.scores.accuracy,
-            difference: Difference { f1_micro: self.f1_micro, f1_macro: self.f1_macro },
-            difference_ci95: self.difference,
-        }
-    }
-
-    /// One line for the terminal.
-    fn to_line(&self) -> String {
-        let [run, micro, difference, macro_] = self.to_row();
-        format!("{run}: f1_micro {micro}, {difference}; f1_macro {macro_}\n")
-    }
-
-    fn to_row(&self) -> [String; 4] {
-        let difference = |value: f64, [low, high]: Interval| match low.is_nan() {
-            true => format!("{value:+.4}"),
-            false => format!("{value:+.4} ({low:+.4} to {high:+.4})"),
-        };
-        [
-            self.run.clone(),
-            format!("{:.4}", self.scores.f1_micro),
-            difference(self.f1_micro, self.difference.f1_micro),
-            format!("{:.4}, {}", self.scores.f1_macro, difference(self.f1_macro, self.difference.f1_macro)),
-        ]
-    }
-}
-
-/// Scores another run on the rows of the one that is evaluated, and gives the differences.
-fn compared(
-    args: &EvalArgs,
-    run: &Path,
-    (own, own_predictions, own_scores): (&Loaded, &Predictions, &Scores),
-    rows: &SplitRows,
-    device: &Device,
-    group: &Group,
-    console: Console,
-) -> Result<Comparison> {
-    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
-    let labels = &other.predictor.file.labels;
-    let is_same = labels.len() == own.predictor.file.labels.len()
-        && own.predictor.file.labels.iter().all(|label| labels.contains(label));
-    ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
-    let problem = other.predictor.classifier.problem();
-    let examples = rows.read(&other.columns(true)?, problem, console)?;
-    let samples = other.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
-    let decision = other.predictor.decision();
-    let scored =
-        score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), group, console)
-            .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
-    // In the order of the labels of the run that is evaluated.
-    let indices: Vec<usize> = own
-        .predictor
-        .file
-        .labels
-        .iter()
-        .map(|label| labels.iter().position(|other| other == label))
-        .map(Option::unwrap_or_default)
-        .collect();
-    let found = &scored.evaluation.predictions;
-    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| indices.iter().map(|&index| row[index]).collect()).collect();
-    let ordered =
-        Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
-    let comparison = Comparison {
-        run: run.display().to_string(),
-        difference: Intervals::of_difference(own_predictions, &ordered, BOOTSTRAP_SEED),
-        f1_micro: scored.scores.f1_micro - own_scores.f1_micro,
-        f1_macro: scored.scores.f1_macro - own_scores.f1_macro,
-        scores: scored.scores,
-    };
-    Ok(comparison)
 }
 
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bundle;
 pub mod cache;
 pub mod check;
+mod comparison;
 mod configuration;
 pub mod eval;
 mod eval_int8;
@@ -21,6 +22,7 @@ pub mod runs;
 pub mod serve;
 mod suggest;
 pub mod train;
+pub mod zeroshot;
 
 use std::sync::Arc;
 
@@ -90,6 +92,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         | Command::Completions(_)
         | Command::Man(_) => unreachable!("returned above"),
         Command::Check(args) => check::run(args, &device, console),
+        Command::Zeroshot(args) => zeroshot::run(args, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }
 }

@@ -98,7 +98,10 @@ impl LanguageModel {
     }
 
     fn pass(&self, texts: &[Next<'_>], keeps: bool) -> Result<(NextLogits, Vec<KeyValues>)> {
-        ensure!(!texts.is_empty() && texts.iter().all(|text| !text.token_ids.is_empty()), "a text without a next token");
+        ensure!(
+            !texts.is_empty() && texts.iter().all(|text| !text.token_ids.is_empty()),
+            "a text without a next token"
+        );
         let mut extension = Extension::new(texts, keeps);
         let hidden = self.layers.extend(&mut extension)?;
         let product = self.head.product(hidden.tensor(), None)?;

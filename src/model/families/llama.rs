@@ -5,7 +5,8 @@ use anyhow::Result;
 use super::file::{ConfigFile, head_dim};
 use super::rope::{RopeDefaults, by_layer_type, shared};
 use crate::model::config::{
-    BackboneConfig, Dropouts, HeadConfig, LanguageHeadConfig, LayersConfig, NormKind, Pooling, PreNormConfig, PreNormNames,
+    BackboneConfig, Dropouts, HeadConfig, LanguageHeadConfig, LayersConfig, NormKind, Pooling, PreNormConfig,
+    PreNormNames,
 };
 use crate::model::rope::RopeScaling;
 use crate::ops::activation::Activation;
