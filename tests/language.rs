@@ -163,6 +163,7 @@ fn models_without_a_language_model_head_are_refused() {
         assert!(error(encoder, &["model.safetensors"]).contains("encoder, without a language-model head"), "{encoder}");
     }
     assert!(error("llama_untied", &["model.safetensors"]).contains("`lm_head.weight`"));
+    assert!(error("llama_4bit", &["model.safetensors"]).contains("it is a classifier, with a tensor `score.weight`"));
 }
 
 #[derive(Deserialize)]

@@ -76,3 +76,5 @@ mod serve;
 mod tokenizers;
 /// Encoders whose every weight is trained.
 mod whole_model;
+/// A pretrained model that is asked.
+mod zeroshot;

@@ -57,10 +57,15 @@ impl LanguageModel {
             true => builder.prefixed(&format!("{}.weight", names.1)),
             false => "lm_head.weight".to_owned(),
         };
+        let classifier = format!("{}.weight", config.head.classifier);
+        ensure!(
+            !weights.has(&classifier),
+            "it is a classifier, with a tensor `{classifier}`, and not the language model that it was made from; name that"
+        );
         ensure!(
             head.is_tied || weights.has(&name),
             "there is no tensor `lm_head.weight`: these weights were saved without the language-model head, as those of a \
-             classifier or of a bare base are, and a GGUF file's head is not read; name the model they were made from"
+             classifier or of a bare base are; name the model that they were made from"
         );
         let layers = PreNorm::new(&mut builder, config, shape, false)?;
         let storage = BaseStorage { is_4bit: false, ..storage };
