@@ -453,7 +453,11 @@ pub struct ZeroshotArgs {
     /// --method generate
     #[arg(long)]
     pub unconstrained: bool,
-    /// Fit probabilities to the validation split: a slope for all labels, and a shift for each
+    /// Predict a label for every row: the most likely one if none is above its threshold; with --method generate,
+    /// lists are never empty
+    #[arg(long = "always_one", alias = "always-one")]
+    pub always_one: bool,
+    /// Fit probabilities to the validation split (Platt scaling with a shift for each label)
     #[arg(long)]
     pub calibrate: bool,
     /// Choose thresholds on the validation split

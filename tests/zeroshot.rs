@@ -49,9 +49,8 @@ impl Place {
     fn add_base(&self, name: &str, fixture: &str) {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture);
         fs::create_dir(self.path(name)).unwrap();
-        for file in ["config.json", "model.safetensors"] {
-            fs::copy(fixture.join(file), self.path(name).join(file)).unwrap();
-        }
+        fs::copy(fixture.join("model.safetensors"), self.path(name).join("model.safetensors")).unwrap();
+        self.write_config(name, json_of(&fixture.join("config.json")), 4096);
         let letters = ('!'..='~').map(String::from).chain(["Ġ".to_owned(), "Ċ".to_owned()]);
         let vocab: serde_json::Map<String, Value> =
             letters.enumerate().map(|(id, letter)| (letter, id.into())).collect();
@@ -66,6 +65,13 @@ impl Place {
         fs::write(self.path(name).join("tokenizer.json"), tokenizer.to_string()).unwrap();
         let template = "{% for m in messages %}<|end|>{{ m.role }}: {{ m.content }}{% endfor %}<|end|>";
         fs::write(self.path(name).join("chat_template.jinja"), template).unwrap();
+    }
+
+    fn write_config(&self, name: &str, mut config: Value, tokens: usize) {
+        if config["model_type"] == "llama" {
+            config["max_position_embeddings"] = tokens.into();
+        }
+        fs::write(self.path(name).join("config.json"), config.to_string()).unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -219,6 +225,11 @@ fn answers_are_lists_of_labels_whatever_the_batch() {
     // Two rows have all labels between them.
     assert!(LABELS.iter().all(|label| prompt.split("Text: ").any(|part| part.contains(&format!("\"{label}\"")))));
 
+    let two = ["--set", "data.max_test_samples=2", "--set", "data.max_train_samples=2"];
+    let filled = ["--method", "generate", "--set", "model.problem_type=single_label_classification"];
+    let filled = place.asked(&[&filled[..], &two].concat());
+    let filled = lines_of(&filled.join("predictions.jsonl"));
+    assert!(filled.iter().all(|line| line["predicted"].as_array().unwrap().len() == 1));
     let free = json_of(&place.asked(&["--method", "generate", "--unconstrained"]).join("metrics.json"));
     assert_eq!(free["zeroshot"]["answers"]["broken"], 6, "a random model writes no JSON");
     assert_eq!(free["eval_recall_micro"], 0.0);
@@ -229,6 +240,11 @@ fn what_cannot_be_asked_is_refused_by_name() {
     let place = Place::new();
     place.expect_error(&["--unconstrained"], 2, "--unconstrained is for --method generate");
     place.expect_error(&["--method", "generate", "--calibrate"], 2, "--method generate does not give");
+    place.expect_error(
+        &["--method", "generate", "--unconstrained", "--always_one"],
+        2,
+        "--always_one constrains lists",
+    );
     place.expect_error(&["--split", "train", "--shots", "1"], 2, "--split train scores");
     place.expect_error(&["--set", "zeroshot.prompt=a {labels}"], 1, "`zeroshot.prompt` has no {text}");
     place.expect_error(&["--shots", "1", "--set", "zeroshot.prompt={labels} {text}"], 1, "has no {examples}");
@@ -244,6 +260,10 @@ fn what_cannot_be_asked_is_refused_by_name() {
         1,
         "model.random_init",
     );
+    let config = json_of(&place.path("base/config.json"));
+    place.write_config("base", config.clone(), 300);
+    place.expect_error(&[], 1, "and the model can take 300; lower data.max_length or --shots");
+    place.write_config("base", config, 4096);
     fs::remove_file(place.path("base/chat_template.jinja")).unwrap();
     let output = place.run(&[]);
     assert!(output.status.success() && errors(&output).contains("has no chat template"), "{}", errors(&output));

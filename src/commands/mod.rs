@@ -23,6 +23,7 @@ pub mod serve;
 mod suggest;
 pub mod train;
 pub mod zeroshot;
+mod zeroshot_outcome;
 
 use std::sync::Arc;
 

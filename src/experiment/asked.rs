@@ -12,6 +12,7 @@ use crate::console::Console;
 use crate::data::table::Example;
 use crate::data::token_texts::PromptEncoder;
 use crate::data::tokenize::TextEncoder;
+use crate::embedded;
 use crate::evaluation::{Evaluation, NotFinite, decide, probabilities};
 use crate::gguf;
 use crate::kernels::device::Device;
@@ -35,11 +36,22 @@ pub struct Asked<'a> {
     /// Rows of `--shots`, by their ids.
     pub shot_ids: Vec<String>,
     model: LanguageModel,
+    /// The longest prompt that the model was made for, with its answer.
+    most_tokens: Option<usize>,
     encoder: TextEncoder,
     prompt_encoder: PromptEncoder,
     token_bytes: Vec<Option<Vec<u8>>>,
     prompts: Prompts,
     console: Console,
+}
+
+/// What an answer may look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// JSON lists over the labels, which are never empty if they are to be filled.
+    Lists { is_filled: bool },
+    /// Any words.
+    Free,
 }
 
 /// The examples to choose from, and how.
@@ -66,7 +78,7 @@ pub struct AnswerLine {
 
 /// What the model said of some rows.
 pub struct Answers {
-    /// What was predicted with thresholds of 0.5, with the mean loss, or none where answers have no probabilities.
+    /// What is predicted, with the mean loss, or none where answers have no probabilities.
     pub evaluation: Evaluation,
     /// One row an example, one logit a label, where labels have probabilities.
     pub logits: Vec<Vec<f32>>,
@@ -106,6 +118,9 @@ impl<'a> Asked<'a> {
         let device = base.device_for_predicting();
         let model = LanguageModel::new(&base.config, &base.weights, base.storage, &device)
             .with_context(|| format!("{name}: cannot be asked"))?;
+        let positions = embedded::read_to_string(&base.files.config)?;
+        let positions = serde_json::from_str::<serde_json::Value>(&positions)?["max_position_embeddings"].as_u64();
+        let most_tokens = base.config.max_tokens.into_iter().chain(positions.map(|most| most as usize)).min();
         let prompt_encoder = PromptEncoder::new(&encoder)?;
         let token_bytes = prompt_encoder.token_bytes().with_context(|| format!("{name}: cannot be asked"))?;
         let token = settings.hf_token.as_ref().map(|token| token.secret());
@@ -151,6 +166,7 @@ impl<'a> Asked<'a> {
             max_length,
             shot_ids,
             model,
+            most_tokens,
             encoder,
             prompt_encoder,
             token_bytes,
@@ -188,11 +204,11 @@ impl<'a> Asked<'a> {
         self.config.model.problem_type.into()
     }
 
-    /// Asks about each label of each row, yes or no.
+    /// Asks about each label of each row, yes or no, and predicts labels by `decision`.
     ///
     /// # Errors
     /// If the model fails, or the user wants to stop.
-    pub fn likelihood(&self, name: &str, rows: &[Example]) -> Result<Answers> {
+    pub fn likelihood(&self, name: &str, rows: &[Example], decision: &Decision) -> Result<Answers> {
         let words = YesNo::new(&self.token_bytes, self.model.vocabulary(), &self.prompt_encoder)?;
         let texts: Vec<String> = rows.iter().map(|row| cut(&self.encoder, &row.text)).collect::<Result<_>>()?;
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -200,18 +216,19 @@ impl<'a> Asked<'a> {
         let mut bar = self.console.progress(format!("asking about {name}"), rows.len(), "rows");
         let asking = (&self.prompts, &self.prompt_encoder, &words);
         let on_text = || bar.advance(1, String::new);
-        let (logits, work) = likelihood::logits(&self.model, asking, &texts, self.labels.len(), on_text)?;
+        let (logits, work) =
+            likelihood::logits((&self.model, self.most_tokens), asking, &texts, self.labels.len(), on_text)?;
         bar.finish();
         let seconds = started.elapsed().as_secs_f64();
-        let evaluation = evaluation(&logits, rows, self.problem())?;
+        let evaluation = evaluation(&logits, rows, self.problem(), decision)?;
         Ok(Answers { evaluation, logits, lines: Vec::new(), work, seconds })
     }
 
-    /// Lets the model list the labels of each row; `is_free` lets it use any words.
+    /// Lets the model list the labels of each row.
     ///
     /// # Errors
     /// If the model fails, or the user wants to stop.
-    pub fn generate(&self, name: &str, rows: &[Example], is_free: bool, batch_size: usize) -> Result<Answers> {
+    pub fn generate(&self, name: &str, rows: &[Example], form: Form, batch_size: usize) -> Result<Answers> {
         let encode = |row: &Example| {
             let prompt = self.prompt(row, true)?;
             if self.prompts.is_chat() {
@@ -222,12 +239,19 @@ impl<'a> Asked<'a> {
         };
         let prompts: Vec<Vec<u32>> = rows.iter().map(encode).collect::<Result<_>>()?;
         let is_single = self.problem() == Problem::SingleLabel;
+        let (fewest, most_labels) = match form {
+            _ if is_single => (1, 1),
+            Form::Lists { is_filled } => (usize::from(is_filled), self.labels.len()),
+            Form::Free => (0, self.labels.len()),
+        };
+        let is_free = form == Form::Free;
         let lead = if self.prompts.is_chat() { "" } else { " " };
-        let lists = LabelLists::new(self.labels, is_single, lead, &self.token_bytes, self.model.vocabulary());
+        let lists =
+            LabelLists::new(self.labels, fewest..=most_labels, lead, &self.token_bytes, self.model.vocabulary());
         let all = list(self.labels, &vec![true; self.labels.len()]);
         // Room for a few words around a list of all labels.
         let most = self.prompt_encoder.rendered(&all)?.len() + 32;
-        generate::check_lengths(&self.model, &prompts, if is_free { most } else { all.len() + 1 })?;
+        generate::check_lengths(self.most_tokens, &prompts, if is_free { most } else { all.len() + 1 })?;
         let ends: Vec<bool> = self.token_bytes.iter().map(Option::is_none).collect();
         let rule = if is_free { Rule::Free { ends: &ends, most } } else { Rule::Lists(&lists) };
         let started = Instant::now();
@@ -280,11 +304,11 @@ fn targets(rows: &[Example]) -> Vec<Vec<bool>> {
     rows.iter().map(|row| row.labels.iter().map(|&label| label > 0.5).collect()).collect()
 }
 
-/// Predictions from logits with thresholds of 0.5, and the mean loss.
+/// Predictions from logits by `decision`, and the mean loss.
 ///
 /// # Errors
 /// If a logit is not finite.
-pub fn evaluation(logits: &[Vec<f32>], rows: &[Example], problem: Problem) -> Result<Evaluation> {
+pub fn evaluation(logits: &[Vec<f32>], rows: &[Example], problem: Problem, decision: &Decision) -> Result<Evaluation> {
     for (sample, row) in logits.iter().enumerate() {
         if let Some(label) = row.iter().position(|logit| !logit.is_finite()) {
             let message = format!("the logit of label {} is {}", label + 1, row[label]);
@@ -293,7 +317,6 @@ pub fn evaluation(logits: &[Vec<f32>], rows: &[Example], problem: Problem) -> Re
     }
     let probabilities: Vec<Vec<f32>> = logits.iter().map(|row| probabilities(row, problem)).collect();
     let labels = rows.first().map_or(0, |row| row.labels.len());
-    let decision = Decision::above(&vec![0.5; labels]);
     let targets = targets(rows);
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
     let loss = |logits: &Vec<f32>, targets: &Vec<bool>| match problem {
@@ -310,7 +333,7 @@ pub fn evaluation(logits: &[Vec<f32>], rows: &[Example], problem: Problem) -> Re
         }
     };
     let total: f64 = logits.iter().zip(&targets).map(|(logits, targets)| loss(logits, targets)).sum();
-    let predicted = probabilities.iter().map(|row| decide(row, problem, &decision)).collect();
+    let predicted = probabilities.iter().map(|row| decide(row, problem, decision)).collect();
     let loss = total / rows.len().max(1) as f64;
     Ok(Evaluation { predictions: Predictions { probabilities, predicted, targets }, loss })
 }
@@ -325,16 +348,17 @@ mod tests {
         let row = |labels: [f32; 3]| Example { id: String::new(), text: String::new(), labels: labels.to_vec() };
         let rows = [row([1.0, 0.0, 0.0]), row([0.0, 0.0, 1.0])];
         let logits = [vec![0.5, -1.0, 2.0], vec![-3.0, 0.25, 1.5]];
-        let multi = evaluation(&logits, &rows, Problem::MultiLabel).unwrap();
+        let half = Decision::above(&[0.5; 3]);
+        let multi = evaluation(&logits, &rows, Problem::MultiLabel, &half).unwrap();
         assert!((multi.loss - LOSSES[0]).abs() < 1e-6, "{}", multi.loss);
         assert_eq!(multi.predictions.predicted, [[true, false, true], [false, true, true]]);
-        let single = evaluation(&logits, &rows, Problem::SingleLabel).unwrap();
+        let single = evaluation(&logits, &rows, Problem::SingleLabel, &half).unwrap();
         assert!((single.loss - LOSSES[1]).abs() < 1e-6, "{}", single.loss);
         assert_eq!(single.predictions.predicted, [[false, false, true], [false, false, true]]);
-        assert!(evaluation(&[vec![f32::NAN; 3]], &rows[..1], Problem::MultiLabel).is_err());
+        assert!(evaluation(&[vec![f32::NAN; 3]], &rows[..1], Problem::MultiLabel, &half).is_err());
     }
 
-    const LOSSES: [f64; 2] = [0.665034455, 1.00091917];
+    const LOSSES: [f64; 2] = [0.665_034_455, 1.00091917];
 
     #[test]
     fn a_long_text_is_cut_at_a_token() {

@@ -24,7 +24,6 @@ pub struct LanguageModel {
     layers: PreNorm,
     head: FrozenMatrix,
     config: LanguageHeadConfig,
-    max_tokens: Option<usize>,
 }
 
 /// The logits of the next token of some texts.
@@ -70,19 +69,13 @@ impl LanguageModel {
         let layers = PreNorm::new(&mut builder, config, shape, false)?;
         let storage = BaseStorage { is_4bit: false, ..storage };
         let matrix = weights.matrix(&name, config.vocab_size, config.hidden_size, storage)?;
-        Ok(Self { layers, head: device.hold(matrix)?, config: head, max_tokens: config.max_tokens })
+        Ok(Self { layers, head: device.hold(matrix)?, config: head })
     }
 
     /// V
     #[must_use]
     pub fn vocabulary(&self) -> usize {
         self.head.rows()
-    }
-
-    /// The longest text that the model can take, in tokens, if there is a limit.
-    #[must_use]
-    pub fn max_tokens(&self) -> Option<usize> {
-        self.max_tokens
     }
 
     /// Goes on with texts: the logits of the token after each, and the texts with their next tokens.

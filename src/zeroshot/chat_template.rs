@@ -232,7 +232,7 @@ mod tests {
             let template = ChatTemplate::of_model(jinja, files, &config, token).unwrap();
             template.map(|template| template.render(&[]).unwrap())
         };
-        assert_eq!(of_model(None, &[settings.clone()]).unwrap(), "<7>d<end>");
+        assert_eq!(of_model(None, std::slice::from_ref(&settings)).unwrap(), "<7>d<end>");
         let jinja = write("chat_template.jinja", "j");
         assert_eq!(of_model(Some(&jinja), &[settings]).unwrap(), "j");
         assert_eq!(of_model(None, &[]), None);

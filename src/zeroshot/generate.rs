@@ -188,20 +188,17 @@ pub fn best(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Refuses prompts that are longer than the model can take, `answer` tokens included.
+/// Refuses prompts that take more than `most` tokens with an answer of `answer` tokens.
 ///
 /// # Errors
-/// Names the longest prompt by its place among the rows.
-pub fn check_lengths(model: &LanguageModel, prompts: &[Vec<u32>], answer: usize) -> Result<()> {
-    let Some(most) = model.max_tokens() else { return Ok(()) };
-    let longest = (0..prompts.len()).max_by_key(|&row| prompts[row].len());
-    if let Some(row) = longest {
-        let tokens = prompts[row].len() + answer;
+/// Says what the longest takes.
+pub fn check_lengths(most: Option<usize>, prompts: &[Vec<u32>], answer: usize) -> Result<()> {
+    let Some(most) = most else { return Ok(()) };
+    if let Some(longest) = prompts.iter().map(Vec::len).max() {
+        let tokens = longest + answer;
         ensure!(
             tokens <= most,
-            "row {}: the prompt and its answer take {tokens} tokens, and the model can take {most}; lower data.max_length \
-             or --shots",
-            row + 1
+            "a prompt and its answer take {tokens} tokens, and the model can take {most}; lower data.max_length or --shots"
         );
     }
     Ok(())

@@ -4,6 +4,8 @@
 //! the bytes that the automaton allows: the walk sees tokens that fit, not the whole vocabulary. A grammar engine such as
 //! llguidance would do it for any grammar; that no label comes twice is not context-free in practice, and this is small.
 
+use std::ops::RangeInclusive;
+
 use super::prompt::quoted;
 use super::vocabulary::Vocabulary;
 
@@ -46,12 +48,12 @@ enum At {
 }
 
 impl LabelLists {
-    /// Lists over `labels`, of which `is_single` allows exactly one. `token_bytes` are those of each token, by id, of
+    /// Lists of as many `labels` as `counts` says. `token_bytes` are those of each token, by id, of
     /// which the model has `rows`.
     #[must_use]
     pub fn new(
         labels: &[String],
-        is_single: bool,
+        counts: RangeInclusive<usize>,
         lead: &'static str,
         token_bytes: &[Option<Vec<u8>>],
         rows: usize,
@@ -63,8 +65,8 @@ impl LabelLists {
             names,
             vocabulary: Vocabulary::new(token_bytes, rows),
             lead: lead.as_bytes(),
-            fewest: usize::from(is_single),
-            most: if is_single { 1 } else { labels.len() },
+            fewest: *counts.start(),
+            most: *counts.end(),
         }
     }
 
@@ -178,41 +180,42 @@ mod tests {
     const LABELS: [&str; 5] = ["ab", "a", "a\"b", "ä", "works-with::text"];
     const PIECES: [&str; 12] = ["[\"", "[]", "\", \"", "\"]", "a", "ab", "works", " [", "a\"]", "text", "\"x", ", "];
 
-    fn lists(is_single: bool, lead: &'static str) -> (LabelLists, Vec<Option<Vec<u8>>>) {
+    fn lists(counts: RangeInclusive<usize>, lead: &'static str) -> (LabelLists, Vec<Option<Vec<u8>>>) {
         let mut bytes: Vec<Option<Vec<u8>>> = (0..=255u8).map(|byte| Some(vec![byte])).collect();
         bytes.push(None);
         bytes.extend(PIECES.map(|piece| Some(piece.as_bytes().to_vec())));
         let labels = LABELS.map(str::to_owned);
-        (LabelLists::new(&labels, is_single, lead, &bytes, bytes.len()), bytes)
+        (LabelLists::new(&labels, counts, lead, &bytes, bytes.len()), bytes)
     }
 
     /// Whether some list of different labels begins with these bytes: by trying all of them.
-    fn can_begin(bytes: &[u8], is_single: bool, lead: &str) -> bool {
-        fn any(bytes: &[u8], text: String, left: &[&str], is_single: bool) -> bool {
+    fn can_begin(bytes: &[u8], counts: &RangeInclusive<usize>, lead: &str) -> bool {
+        fn any(bytes: &[u8], text: String, left: &[&str], counts: &RangeInclusive<usize>) -> bool {
             let close = format!("{text}]");
             let is_first = text.trim_start() == "[";
-            if (!is_single || !is_first) && close.as_bytes().starts_with(bytes) {
+            let count = LABELS.len() - left.len();
+            if counts.contains(&count) && close.as_bytes().starts_with(bytes) {
                 return true;
             }
             if !bytes.starts_with(text.as_bytes()) && !text.as_bytes().starts_with(bytes) {
                 return false;
             }
-            if is_single && !is_first {
+            if count == *counts.end() {
                 return false;
             }
             left.iter().any(|label| {
                 let rest: Vec<&str> = left.iter().copied().filter(|other| other != label).collect();
                 let next = format!("{text}{}{}", if is_first { "" } else { ", " }, quoted(label));
-                next.as_bytes().starts_with(bytes) || any(bytes, next, &rest, is_single)
+                next.as_bytes().starts_with(bytes) || any(bytes, next, &rest, counts)
             })
         }
-        any(bytes, format!("{lead}["), &LABELS, is_single)
+        any(bytes, format!("{lead}["), &LABELS, counts)
     }
 
     #[test]
     fn the_tokens_that_may_come_next_are_those_that_a_search_finds() {
-        for (is_single, lead) in [(false, ""), (false, " "), (true, " ")] {
-            let (lists, bytes) = lists(is_single, lead);
+        for (counts, lead) in [(0..=5, ""), (1..=5, " "), (1..=1, " ")] {
+            let (lists, bytes) = lists(counts.clone(), lead);
             for round in 0..30 {
                 let (mut answer, mut text) = (lists.start(), Vec::new());
                 let mut numbers = [0u32; 64];
@@ -226,7 +229,7 @@ mod tests {
                     let found: Vec<u32> = allowed.iter().map(|(token, _)| *token).collect();
                     let searched = (0..bytes.len() as u32).filter(|&token| {
                         let next = bytes[token as usize].as_ref();
-                        next.is_some_and(|next| can_begin(&[&text[..], next].concat(), is_single, lead))
+                        next.is_some_and(|next| can_begin(&[&text[..], next].concat(), &counts, lead))
                     });
                     assert_eq!(found, searched.collect::<Vec<_>>(), "{}", String::from_utf8_lossy(&text));
                     let (token, next) = allowed.swap_remove(number as usize % found.len());
@@ -237,7 +240,7 @@ mod tests {
                 let listed: Vec<String> = serde_json::from_slice(&text).unwrap();
                 let expected: Vec<bool> = LABELS.iter().map(|label| listed.iter().any(|l| l == label)).collect();
                 assert_eq!(answer.labels(), expected);
-                assert!(!is_single || listed.len() == 1);
+                assert!(counts.contains(&listed.len()));
             }
         }
     }

@@ -7,7 +7,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::generate::{Work, past, shared_tokens};
+use super::generate::{Work, check_lengths, past, shared_tokens};
 use super::prompt::Prompts;
 use crate::data::token_texts::PromptEncoder;
 use crate::interrupt;
@@ -61,12 +61,13 @@ impl YesNo {
     }
 }
 
-/// Asks about every label of every text: logits, one row a text. `on_text` hears of each text.
+/// Asks about every label of every text: logits, one row a text. Prompts have `most` tokens at most. `on_text` hears of
+/// each text.
 ///
 /// # Errors
 /// If the model fails, a prompt is too long for it, or the user wants to stop.
 pub fn logits(
-    model: &LanguageModel,
+    (model, most): (&LanguageModel, Option<usize>),
     (prompts, encoder, words): (&Prompts, &PromptEncoder, &YesNo),
     texts: &[&str],
     labels: usize,
@@ -78,14 +79,14 @@ pub fn logits(
     };
     let firsts: Vec<Vec<u32>> = texts.iter().map(|text| tokens(text, 0)).collect::<Result<_>>()?;
     let shared = shared_tokens(firsts.iter().map(Vec::as_slice));
-    let instruction = past(model, &firsts.first().map_or(&[][..], |first| &first[..shared]))?;
+    let instruction = past(model, firsts.first().map_or(&[][..], |first| &first[..shared]))?;
     let mut work = Work { computed_tokens: shared, ..Work::default() };
     let mut rows = Vec::with_capacity(texts.len());
     for (text, first) in texts.iter().zip(firsts) {
         interrupt::check()?;
         let mut questions = vec![first];
         questions.extend((1..labels).map(|label| tokens(text, label)).collect::<Result<Vec<_>>>()?);
-        super::generate::check_lengths(model, &questions, 0)?;
+        check_lengths(most, &questions, 0)?;
         rows.push(of_text(model, words, (&instruction, shared), &questions, &mut work)?);
         on_text();
     }

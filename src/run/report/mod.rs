@@ -120,7 +120,7 @@ impl Report<'_> {
                 " labels. Intervals by bootstrap over rows."
             }
             div class="cards" {
-                @for (name, value, interval) in cards {
+                @for (name, value, interval) in cards.into_iter().filter(|card| !card.1.is_nan()) {
                     div class="card" {
                         b { (format_args!("{value:.3}")) }
                         span {
