@@ -249,7 +249,7 @@ RANK_KERNEL(low_rank_inputs, PARAMS, (u, x, a, rows, rank, width, kept, stream, 
 
 // Parts of gᵀ drop(x): g (rows × rank), x (rows × width), parts (blocks of rows × rank × width). A block: 64 columns
 // and `rows_of_block` rows, a multiple of 16, which its warps share. Ranks up to 16 at a time, from `first_rank` on.
-extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
+extern "C" __global__ void __launch_bounds__(256, 3) low_rank_gradient(
     float *parts, const bf16 *g, const bf16 *x, uint32_t rows, uint32_t rank, uint32_t width,
     uint32_t rows_of_block, uint32_t first_rank, const uint8_t *kept, float kept_scale) {
     // Four rows of x, and of g a half of a row: of its 16 rows the warp has all 16 ranks.
@@ -264,11 +264,16 @@ extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
     auto row_of = [&](uint32_t turn, uint32_t at) {
         return first + 16 * (turn * BLOCK_WARPS + warp) + 2 * member + at % 2 + at / 2 * 8;
     };
+    // The mask of the rows that are read ahead, a byte each.
+    uint32_t bits;
     auto start = [&](uint32_t turn) {
+        bits = kept ? 0 : ~0u;
 #pragma unroll
         for (uint32_t at = 0; at < OF_G; at++) {
             uint32_t row = row_of(turn, at);
-            ahead.start(turn, at, is_there(row) ? x + (size_t)row * width + column : x, is_there(row));
+            size_t element = (size_t)row * width + column;
+            ahead.start(turn, at, is_there(row) ? x + element : x, is_there(row));
+            if (kept && is_there(row)) bits |= (uint32_t)kept[element / 8] << (8 * at);
         }
         uint32_t row = first + 16 * (turn * BLOCK_WARPS + warp) + lane / 2, r = first_rank + lane % 2 * 8;
         if (rank % 8 == 0) {
@@ -287,12 +292,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
     uint32_t turns = (last - first + 16 * BLOCK_WARPS - 1) / (16 * BLOCK_WARPS);
     start(0);
     for (uint32_t turn = 0; turn < turns; turn++) {
-        uint32_t bits[OF_G];
-#pragma unroll
-        for (uint32_t at = 0; at < OF_G; at++) {
-            uint32_t row = row_of(turn, at);
-            bits[at] = kept && is_there(row) ? kept[((size_t)row * width + column) / 8] : 0xff;
-        }
+        uint32_t now = bits;
         start(turn + 1);
         finish_copies_before<1>();
         __syncwarp();
@@ -304,7 +304,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
 #pragma unroll
         for (uint32_t at = 0; at < OF_G; at++) {
             right[at] = ahead.take(turn, at);
-            if (kept) right[at] = dropped(right[at], bits[at], kept_scale);
+            if (kept) right[at] = dropped(right[at], now >> (8 * at), kept_scale);
         }
 #pragma unroll
         for (int part = 0; part < 8; part++) {
