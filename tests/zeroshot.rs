@@ -261,8 +261,8 @@ fn what_cannot_be_asked_is_refused_by_name() {
         "model.random_init",
     );
     let config = json_of(&place.path("base/config.json"));
-    place.write_config("base", config.clone(), 300);
-    place.expect_error(&[], 1, "and the model can take 300; lower data.max_length or --shots");
+    place.write_config("base", config.clone(), 150);
+    place.expect_error(&[], 1, "and the model can take 150; lower data.max_length or --shots");
     place.write_config("base", config, 4096);
     fs::remove_file(place.path("base/chat_template.jinja")).unwrap();
     let output = place.run(&[]);
