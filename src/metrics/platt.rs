@@ -2,8 +2,8 @@
 //! `p = σ(a · (x − m) + c · m + b)`, where m is the mean of a row's logits: a model may say yes more readily of one text
 //! than of another, whatever the label. `a` and `c` are of all labels, the shift `b` is of one.
 //!
-//! With λ = [`SHRINKS`] it minimises the negative log-likelihood plus `λ/2 · Σ (b − mean b)²`, so that the shift of a
-//! label with few rows stays near the others'. The problem is convex: Newton's steps, one unknown at a time.
+//! With λ = 1, one row's evidence, it minimises the negative log-likelihood plus `λ/2 · Σ (b − mean b)²`, so that the
+//! shift of a label with few rows stays near the others'. The problem is convex: Newton's steps, one unknown at a time.
 
 /// How strongly shifts are drawn to their mean: as one row's evidence.
 const SHRINKS: f64 = 1.0;
