@@ -70,6 +70,8 @@ mod resume;
 mod rows;
 /// Classifiers over HTTP.
 mod serve;
+/// One run for each combination, and the best.
+mod sweep;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
 /// Encoders whose every weight is trained.

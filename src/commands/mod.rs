@@ -20,6 +20,7 @@ pub mod push;
 pub mod runs;
 pub mod serve;
 mod suggest;
+pub mod sweep;
 pub mod train;
 
 use std::sync::Arc;
@@ -77,6 +78,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Init(args) => init::run(args, &device, console),
         Command::Train(args) => train::run(args, &device, &group, console),
+        Command::Sweep(args) => sweep::run(args, &device, &group, console),
         Command::Eval(args) => eval::run(args, &device, &group, console),
         Command::Predict(args) => predict::run(args, &device, &group, console),
         Command::Prepare(_)
@@ -98,7 +100,7 @@ pub fn run(cli: &Cli) -> Result<()> {
 fn group(command: &Command) -> Result<Group> {
     match command {
         Command::Train(args) if !args.dry_run => Group::open(),
-        Command::Eval(_) => Group::open(),
+        Command::Sweep(_) | Command::Eval(_) => Group::open(),
         Command::Predict(args) if args.shard.is_none() => Group::open(),
         _ => Ok(Group::alone()),
     }

@@ -29,8 +29,14 @@ use crate::training::trainer::{TrainOutcome, Trainer};
 
 impl Experiment<'_> {
     /// Trains one seed on the ranks of `group`. The one with a directory writes it, and gets the seed's part of the
-    /// summary.
-    pub fn train_seed(&self, seed: u32, directory: Option<&SeedDir>, group: &Group) -> Result<Option<SeedResult>> {
+    /// summary, unless the seed pauses after `pause_after` evaluations.
+    pub fn train_seed(
+        &self,
+        seed: u32,
+        directory: Option<&SeedDir>,
+        group: &Group,
+        pause_after: Option<usize>,
+    ) -> Result<Option<SeedResult>> {
         self.classifier.initialize(seed)?;
         self.classifier.set_temperature(1.0);
         if let Some(adapter) = &self.init_adapter {
@@ -54,7 +60,7 @@ impl Experiment<'_> {
             options,
             console: self.console,
         };
-        let mut outcome = trainer.run()?;
+        let Some(mut outcome) = trainer.run(pause_after)? else { return Ok(None) };
         let usual = Decision::above(&self.file.thresholds);
         let labels = &self.file.labels;
         let score = |split: &Dataset| {

@@ -11,6 +11,7 @@ use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, Pooling};
 use super::frozen::Frozen;
 use super::head::Head;
+use super::held::HeldWeights;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
 use super::modules::Embedding;
@@ -100,9 +101,22 @@ impl Classifier {
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
     pub fn new(config: &BackboneConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
+        Self::on(config, (weights, None), options)
+    }
+
+    /// As [`Classifier::new`], with frozen matrices that other classifiers on the same base share.
+    ///
+    /// # Errors
+    /// As [`Classifier::new`].
+    pub fn on(
+        config: &BackboneConfig,
+        (weights, held): (&Weights, Option<&HeldWeights>),
+        options: &ClassifierOptions,
+    ) -> Result<Self> {
         let names = (config.prefix, layers::embedding(config));
         let mut builder = Builder::new(weights, names, options.storage, &options.lora, &options.device);
         builder.quantization = options.quantization.clone();
+        builder.held = held;
         let layers = Rc::new(Layers::new(&mut builder, config, options.recompute)?);
         Self::with_head(builder, config, options, (layers, None))
     }

@@ -15,6 +15,7 @@ pub mod fingerprint;
 mod frozen;
 pub mod frozen_rows;
 mod head;
+pub mod held;
 mod layers;
 pub mod lora;
 pub mod merged;

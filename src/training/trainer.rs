@@ -117,12 +117,12 @@ pub struct TrainOutcome {
 
 impl Trainer<'_> {
     /// Trains, from the start or from a checkpoint, and leaves the parameters of the best epoch in
-    /// the classifier.
+    /// the classifier; `None` if training pauses after `pause_after` evaluations.
     ///
     /// # Errors
     /// If a loss or gradient is not finite, a file cannot be written, or with
     /// [`crate::interrupt::Interrupted`] after a signal. The last checkpoint stands.
-    pub fn run(&self) -> Result<TrainOutcome> {
+    pub fn run(&self, pause_after: Option<usize>) -> Result<Option<TrainOutcome>> {
         let options = &self.options;
         let mut optimizer = AdamW::new(self.classifier.params(), options.config.weight_decay, options.moments)?;
         let mut progress = self.start(&mut optimizer)?;
@@ -139,6 +139,10 @@ impl Trainer<'_> {
         bar.start_at(progress.step);
         let mut last = None;
         while !progress.is_finished {
+            if pause_after.is_some_and(|count| progress.evaluations >= count) {
+                bar.finish();
+                return Ok(None);
+            }
             let order = options.order(self.train, progress.evaluations);
             let batches: Vec<&[usize]> = order.chunks(options.config.batch_size).collect();
             let first = self.first_step(progress.evaluations);
@@ -163,7 +167,7 @@ impl Trainer<'_> {
             trained_weights::load(&directory.checkpoint(best.step), self.classifier)?;
         }
         data_parallel::share_values(self.group, self.classifier.params())?;
-        Ok(TrainOutcome {
+        Ok(Some(TrainOutcome {
             train_loss: progress.loss_sum / f64::from(progress.micro_batch),
             runtime: progress.elapsed,
             steps: progress.step,
@@ -173,7 +177,7 @@ impl Trainer<'_> {
             best_epoch: best.epoch,
             optimizer_bytes: optimizer.bytes(),
             validation: last.filter(|_| best.step == progress.step),
-        })
+        }))
     }
 
     /// The state with which training begins, on all ranks.

@@ -5,6 +5,7 @@
 
 mod charts;
 mod labels;
+pub mod sweep_page;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -65,10 +66,14 @@ pub struct Report<'a> {
     pub shows_texts: bool,
 }
 
+/// The hash of an inline style or script, as a content-security policy names it.
+fn hash(text: &str) -> String {
+    STANDARD.encode(Sha256::digest(text.as_bytes()))
+}
+
 impl Report<'_> {
     #[must_use]
     pub fn to_html(&self) -> String {
-        let hash = |text: &str| STANDARD.encode(Sha256::digest(text.as_bytes()));
         let policy = format!(
             "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
             hash(STYLE),
