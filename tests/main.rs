@@ -52,6 +52,8 @@ mod outputs;
 mod packaging;
 /// Numbers of transformers, peft and torch.
 mod parity;
+/// Other tokens pooled, and attention to both sides.
+mod pooling;
 /// `llmcls predict` as people and programs use it.
 mod predict;
 /// Training files of rows that list labels.

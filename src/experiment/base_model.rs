@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 
 use crate::cluster::Group;
-use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype, Trains};
+use crate::config::model::{ComputeType, Form, ModelConfig, TargetModules, TorchDtype, Trains};
 use crate::console::Console;
 use crate::data::table::abridged;
 use crate::data::tokenize::TextEncoder;
@@ -48,8 +48,10 @@ pub fn settle_compute(model: &mut ModelConfig, group: &Group) -> Result<()> {
 pub struct BaseModel {
     /// The model's files.
     pub files: ModelFiles,
-    /// `config.json`
+    /// `config.json`, as the `model` section has it computed.
     pub config: BackboneConfig,
+    /// What of that differs from the model's family.
+    pub form: Form,
     pub weights: Weights,
     /// Storage of the weights.
     pub storage: BaseStorage,
@@ -65,7 +67,7 @@ impl BaseModel {
     pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
         let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
-        let config = configured(&files, model)?;
+        let (config, form) = configured(&files, model)?;
         let weights = if model.random_init {
             Weights::random(model.init_seed, config.initializer_range)
         } else {
@@ -94,7 +96,7 @@ impl BaseModel {
                 device.clone()
             }
         };
-        Ok(Self { files, config, weights, storage, device, fingerprint: OnceCell::new(), held: None })
+        Ok(Self { files, config, form, weights, storage, device, fingerprint: OnceCell::new(), held: None })
     }
 
     /// Keeps frozen matrices from the next classifier on, for those that follow on this base.
@@ -107,7 +109,7 @@ impl BaseModel {
     /// # Errors
     /// If the base cannot be computed so.
     pub fn configure(&mut self, model: &ModelConfig) -> Result<()> {
-        self.config = configured(&self.files, model)?;
+        (self.config, self.form) = configured(&self.files, model)?;
         Ok(())
     }
 
@@ -251,12 +253,13 @@ impl BaseModel {
 }
 
 /// The architecture of a base as a `model` section has it computed.
-fn configured(files: &ModelFiles, model: &ModelConfig) -> Result<BackboneConfig> {
+fn configured(files: &ModelFiles, model: &ModelConfig) -> Result<(BackboneConfig, Form)> {
     let mut config = BackboneConfig::from_file(&files.config)?;
     if model.base_dropout.is_some() {
         config.dropouts = Dropouts::default();
     }
-    Ok(config)
+    let form = config.set_form(model.form()).with_context(|| files.name.clone())?;
+    Ok((config, form))
 }
 
 /// Encoders of more parameters are not trained in full: their weights, gradients and moments take 16 bytes each.

@@ -86,7 +86,8 @@ impl<'a> Experiment<'a> {
             device: base.device.clone(),
         })?;
         let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
-        let file = describe(config, columns.clone(), max_length, base.record(console)?);
+        let mut file = describe(config, columns.clone(), max_length, base.record(console)?);
+        file.set_form(base.form);
         console.say(format!(
             "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
             file.base_title(),
@@ -308,5 +309,6 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
         compute: text(serde_json::json!(config.model.compute)),
         use_4bit: config.model.use_4bit,
+        form: config.model.form(),
     }
 }

@@ -220,6 +220,7 @@ impl Experiment<'_> {
                     ),
                 },
                 ("adapted layers", self.describe_layers()),
+                ("computed with", self.base.form.to_string()),
                 ("base in 4 bits", model.use_4bit.to_string()),
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
                 ("learning rate", train.learning_rate.to_string()),

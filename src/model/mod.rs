@@ -12,6 +12,7 @@ mod eight_bits;
 mod embeddings;
 mod families;
 pub mod fingerprint;
+mod form;
 mod frozen;
 pub mod frozen_rows;
 mod head;
