@@ -295,6 +295,10 @@ pub struct TrainArgs {
     /// Stop before the first step, as `llmcls check` does
     #[arg(long = "dry_run", alias = "dry-run", conflicts_with = "resume")]
     pub dry_run: bool,
+    /// Suggest a learning rate in place of training: one pass in which the rate rises from 1e-6 until the loss does,
+    /// written as a curve under outputs/MODEL/DATASET/rates_TIME/
+    #[arg(long = "find_lr", alias = "find-lr", conflicts_with_all = ["resume", "dry_run"])]
+    pub find_lr: bool,
     /// Leave the rows' texts out of report.html
     #[arg(long = "no_text", alias = "no-text")]
     pub no_text: bool,
@@ -316,11 +320,14 @@ pub struct SweepArgs {
     /// Try N combinations, chosen at random by the first seed, in place of all
     #[arg(long, value_name = "N", value_parser = positive)]
     pub trials: Option<usize>,
+    /// Suggest a learning rate by a range test first, and try a quarter, half, twice and four times of it, too
+    #[arg(long = "find_lr", alias = "find-lr")]
+    pub find_lr: bool,
     /// Train all combinations to the end
     #[arg(long = "keep_all", alias = "keep-all")]
     pub keep_all: bool,
     /// Continue a sweep that was stopped, to the same result
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "set", "grid", "trials", "keep_all"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "set", "grid", "trials", "keep_all", "find_lr"])]
     pub resume: Option<PathBuf>,
     /// Print the results as JSON: the sweep's directory, best.yaml, and the contents of its summary.json
     #[arg(long)]

@@ -22,6 +22,8 @@ mod failures;
 mod families;
 /// The work of a training step.
 mod flops;
+/// Every training row predicted by a model that has not seen it.
+mod folds;
 /// Frozen layers computed once.
 mod frozen;
 /// Bases in GGUF files.
@@ -62,6 +64,8 @@ mod prepare;
 mod push;
 /// Readers of files from outside, on bytes.
 mod readers;
+/// Losses, rates and averages of training, against torch.
+mod recipes;
 /// The documented configuration is the declared one.
 mod reference;
 /// Reports, and errors by label.

@@ -166,3 +166,40 @@ fn a_grid_that_is_not_valid_leaves_nothing() {
         assert!(!place.path().join("out").exists() || fs::read_dir(place.path().join("out")).unwrap().count() == 0);
     }
 }
+
+#[test]
+fn a_range_test_suggests_a_rate_between_those_that_learn_nothing_and_those_that_diverge() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("out").display().to_string();
+    let mut arguments = vec!["train", "configs/tiny.yaml", "--find_lr", "--override_output_root", &root, "--json"];
+    for setting in SETTINGS {
+        arguments.extend(["--set", setting]);
+    }
+    let found = llmcls(place.path(), &arguments, &[]).output().unwrap();
+    assert!(found.status.success(), "{}", errors(&found));
+    let printed: Value = serde_json::from_slice(&found.stdout).unwrap();
+    let suggested = printed["suggested"].as_f64().unwrap();
+    assert!((1e-4..0.1).contains(&suggested), "{printed}");
+    let directory = directory_of(place.path());
+    let test = json_of(&directory.join("rates.json"));
+    let points = test["points"].as_array().unwrap();
+    let of = |point: &Value, key: &str| point[key].as_f64().unwrap();
+    let lowest = points[11..].iter().min_by(|a, b| of(a, "smoothed").total_cmp(&of(b, "smoothed"))).unwrap();
+    assert_eq!(of(lowest, "learning_rate"), of(&test, "lowest_at"));
+    assert!(of(lowest, "smoothed") < of(&points[10], "smoothed"), "it learned nothing");
+    assert!(fs::read_to_string(directory.join("report.html")).unwrap().contains("Suggested learning rate"));
+    assert!(!directory.join("seed_1").exists());
+    // A sweep tries rates around it.
+    let place = tempfile::tempdir().unwrap();
+    let output =
+        sweep(place.path(), &[], &["train.num_train_epochs=1", "exp.seeds=[1]"]).arg("--find_lr").output().unwrap();
+    assert!(output.status.success(), "{}", errors(&output));
+    let plan = json_of(&directory_of(place.path()).join("sweep.json"));
+    let middle = plan["cells"][2]["settings"][0].as_str().unwrap();
+    assert!(
+        plan["cells"].as_array().unwrap().len() == 5 && middle == format!("train.learning_rate={suggested}"),
+        "{plan}"
+    );
+    let twice = sweep(place.path(), &["train.learning_rate=[1e-3]"], &[]).arg("--find_lr").output().unwrap();
+    assert!(errors(&twice).contains("leave its --grid out"), "{}", errors(&twice));
+}

@@ -8,6 +8,7 @@ mod configuration;
 pub mod eval;
 mod eval_int8;
 pub mod export;
+mod find_lr;
 pub mod init;
 pub mod loaded;
 mod outcome;

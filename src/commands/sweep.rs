@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::configuration;
+use super::{configuration, find_lr};
 use crate::atomic_file;
 use crate::cli::SweepArgs;
 use crate::cluster::Group;
+use crate::config::Config;
 use crate::console::{Console, bold, print, print_json};
 use crate::exit::{Resumable, Usage, quoted};
 use crate::experiment::base_model::BaseModel;
@@ -53,12 +54,29 @@ fn create(args: &SweepArgs, device: &Device, console: Console) -> Result<RunDir>
     let config = configuration::load(&args.config)?
         .ok_or_else(|| Usage("sweep needs --config FILE and --grid KEY=[VALUE,…]".to_owned()))?;
     BaseModel::refuse_unused_weights(&config.model, console)?;
-    let cells = grid::cells(&args.grid, args.trials, config.exp.seeds[0])?;
+    let mut lists = args.grid.clone();
+    if args.find_lr {
+        lists.push(rates(&config, args, device, console)?);
+    }
+    let cells = grid::cells(&lists, args.trials, config.exp.seeds[0])?;
     // Values that are not valid are refused before there is a directory.
     sweep::configurations(&cells, &config, device, &Group::alone())?;
     let directory = RunDir::create_sweep(&config.exp.output_root, &config.model.model_name, &config.data.dataset_name)?;
     sweep::begin(&directory, &config, &Plan { cells, keep_all: args.keep_all })?;
     Ok(directory)
+}
+
+/// Rates around the one that a range test suggests.
+fn rates(config: &Config, args: &SweepArgs, device: &Device, console: Console) -> Result<String> {
+    const KEY: &str = "train.learning_rate";
+    ensure!(
+        !args.grid.iter().any(|list| list.split('=').next().is_some_and(|key| key.trim() == KEY)),
+        "--find_lr chooses the values of {KEY}; leave its --grid out"
+    );
+    let found = find_lr::test(config, device, console)?;
+    let values: Vec<String> = [0.25, 0.5, 1.0, 2.0, 4.0].map(|factor| (factor * found.suggested).to_string()).into();
+    console.say(format!("the range test suggests {KEY}={}; trying {}", found.suggested, values.join(", ")));
+    Ok(format!("{KEY}=[{}]", values.join(", ")))
 }
 
 /// Writes the page: a table of all, and a curve for each number that was tried.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{check, configuration, outcome};
+use super::{check, configuration, find_lr, outcome};
 use crate::atomic_file;
 use crate::cli::{CheckArgs, TrainArgs};
 use crate::cluster::Group;
@@ -37,6 +37,9 @@ pub fn run(args: &TrainArgs, device: &Device, group: &Group, console: Console) -
     }
     if args.resume.is_none() {
         BaseModel::refuse_unused_weights(&config.model, console)?;
+    }
+    if args.find_lr {
+        return find_lr::run(&config, &args.config.config, device, (group, console), args.json);
     }
     let mut experiment = Experiment::prepare(&config, device, group, console)?;
     ensure_alike(&experiment, group)?;

@@ -95,8 +95,8 @@ mod tests {
     fn grids_that_mean_nothing_are_refused() {
         for (grid, part) in [
             (&[][..], "--grid is missing"),
-            (&["train.learning_rate=1e-4"], "expected a list"),
-            (&["train.learning_rate=[]"], "expected a list"),
+            (&["train.learning_rate=1e-4"], "expected KEY=["),
+            (&["train.learning_rate=[]"], "expected KEY=["),
             (&["train.learning_rate=[1e-4", "x=[1]"], "not valid YAML"),
             (&["train.learning_rate"], "expected KEY="),
             (&["model.lora_r=[1]", "model.lora_r=[2]"], "stands twice"),

@@ -8,6 +8,8 @@ pub mod checked;
 pub mod choices;
 pub mod data_issues;
 pub mod dataset;
+pub mod find_lr;
+pub mod folds;
 pub mod frozen;
 pub mod grid;
 pub mod init_adapter;

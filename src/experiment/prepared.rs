@@ -20,7 +20,7 @@ use crate::data::table::Columns;
 use crate::data::tokenize::TextEncoder;
 use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
-use crate::metrics::{METRICS, Metric};
+use crate::metrics::{METRICS, Metric, Predictions};
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
 use crate::model::quantization::Quantization;
@@ -51,6 +51,10 @@ pub struct Experiment<'a> {
     pub(super) columns: Columns,
     /// The memory before the base was loaded.
     pub(super) limits: Option<Limits>,
+    /// The out-of-fold predictions of the training rows, once folds are trained.
+    pub(super) out_of_fold: Option<Predictions>,
+    /// True while a training stands in for a fold.
+    pub(super) is_fold: bool,
 }
 
 impl<'a> Experiment<'a> {
@@ -118,6 +122,8 @@ impl<'a> Experiment<'a> {
             console,
             columns,
             limits,
+            out_of_fold: None,
+            is_fold: false,
         };
         let needed = experiment.memory_estimate().total();
         refuse_what_does_not_fit("training is estimated to take", needed, limits, &experiment.base.device, console)?;
@@ -183,11 +189,13 @@ impl<'a> Experiment<'a> {
             SchedulerType::Cosine => Decay::Cosine,
             SchedulerType::Constant | SchedulerType::ConstantWithWarmup => Decay::Constant,
         };
+        let schedule = |learning_rate: f64| Schedule { learning_rate, warmup_steps, total_steps, decay };
         TrainOptions {
             seed,
             config: train,
             total_steps,
-            schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
+            schedule: schedule(train.learning_rate),
+            head_schedule: train.head_learning_rate.map(schedule),
             moments: moment_storage(self.config.model.use_4bit, train),
             metric: self.metric,
         }
@@ -221,6 +229,9 @@ pub(super) fn metric(config: &Config) -> Result<&'static Metric> {
 
 /// Refuses trainings that are longer than the counters of steps and of randomness.
 fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
+    if let Some(folds) = config.exp.folds {
+        ensure!(folds <= rows, "exp.folds is {folds}, and there are {rows} training rows; use fewer folds");
+    }
     let train = &config.train;
     let batches = rows.div_ceil(train.batch_size);
     let per_epoch = train.steps_per_epoch(rows);

@@ -341,6 +341,11 @@ pub fn begin(directory: &RunDir, config: &Config, plan: &Plan) -> Result<()> {
 /// # Errors
 /// If a value is not valid for its key, or the cells differ in the metric that chooses.
 pub fn configurations(cells: &[Cell], base: &Config, device: &Device, group: &Group) -> Result<Vec<Config>> {
+    ensure!(
+        base.exp.folds.is_none(),
+        "exp.folds: a sweep chooses on the validation split; leave the key out with --set exp.folds=null, and train \
+         best.yaml with folds"
+    );
     let configs = cells
         .iter()
         .map(|cell| {

@@ -27,10 +27,11 @@ impl Experiment<'_> {
     ///
     /// # Errors
     /// If a training fails, or the user wants to stop.
-    pub fn train_run(&self, run: &RunDir, group: &Group, options: &RunOptions) -> Result<Option<RunSummary>> {
+    pub fn train_run(&mut self, run: &RunDir, group: &Group, options: &RunOptions) -> Result<Option<RunSummary>> {
         if group.is_leader() {
             write_environment(run, &self.base.device)?;
         }
+        let folds = self.train_folds(run, group)?;
         let seeds = &self.config.exp.seeds;
         let finished: Vec<Option<SeedResult>> =
             group.from_leader(|| seeds.iter().map(|&seed| resume::finished_seed(&run.seed(seed)?)).collect())?;
@@ -52,6 +53,9 @@ impl Experiment<'_> {
             results.baseline = self.baseline(run, &results)?;
             self.find_issues(run, &results)?;
         }
+        results.folds = folds;
+        let best = results.seeds.iter().find(|seed| seed.seed == results.best_seed);
+        self.write_fold_predictions(run, best.map_or(&[], |seed| &seed.thresholds))?;
         summary::say(&results, self.console);
         run_report::write(self, run, &results, options.shows_texts)?;
         records::write_json(&run.summary(), &serde_json::to_value(&results)?)?;
@@ -91,6 +95,7 @@ impl Experiment<'_> {
             let path = best.predictions(split);
             predictions.push((split, records::read_predictions(&path, &self.file.labels)?));
         }
+        predictions.extend(self.out_of_fold.clone().map(|predictions| ("train", predictions)));
         let issues = data_issues::find(self, &predictions);
         data_issues::write(&run.data_issues(), &issues)?;
         data_issues::say(&issues, &run.data_issues(), self.console);

@@ -47,6 +47,17 @@ impl RunDir {
         Self::create_as("sweep", root, model, dataset)
     }
 
+    /// Makes the directory of a learning-rate range test, beside the runs.
+    pub fn create_rates(root: &Path, model: &str, dataset: &str) -> Result<Self> {
+        Self::create_as("rates", root, model, dataset)
+    }
+
+    /// The points of a learning-rate range test.
+    #[must_use]
+    pub fn rates(&self) -> PathBuf {
+        self.path.join("rates.json")
+    }
+
     /// Opens a run inside this directory, and makes its directory if it is not there.
     ///
     /// # Errors
@@ -199,6 +210,21 @@ impl RunDir {
     #[must_use]
     pub fn summary(&self) -> PathBuf {
         self.path.join(SUMMARY)
+    }
+
+    /// The out-of-fold predictions of the training rows.
+    #[must_use]
+    pub fn fold_predictions(&self) -> PathBuf {
+        self.path.join("predictions_folds.jsonl")
+    }
+
+    /// The directory of one training in place of a fold, made if it is not there: on all rows of the other folds, or on a
+    /// part of them.
+    pub fn fold(&self, number: usize, part: Option<&str>) -> Result<SeedDir> {
+        let fold = self.path.join("folds").join(number.to_string());
+        let path = part.map_or(fold.clone(), |part| fold.join(part));
+        fs::create_dir_all(&path).with_context(|| format!("{}: cannot create", path.display()))?;
+        Ok(SeedDir { path })
     }
 
     /// The directory of one seed, made if it is not there.
