@@ -5,6 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::CommandCargoExt;
+use llmcls::kernels::device::Device;
+use llmcls::model::batch::Batch;
+use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
+use llmcls::model::config::BackboneConfig;
+use llmcls::model::held::HeldWeights;
+use llmcls::model::lora::{LoraOptions, Targets};
+use llmcls::model::quantization::Quantization;
+use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use llmcls::ops::loss::BceWeights;
+use llmcls::ops::tape::Tape;
 use serde_json::{Value, json};
 
 const SETTINGS: [&str; 6] = [
@@ -123,7 +133,8 @@ fn the_best_configuration_trains_to_the_same_bytes_as_its_cell() {
     let grid = ["train.learning_rate=[1e-3, 1e-2]"];
     let output = sweep(root, &grid, &["model.lora_layers=1"]).output().unwrap();
     assert!(output.status.success(), "{}", errors(&output));
-    // Both cells share what the frozen layers give.
+    // Base and rows are read once for both cells, which share what the frozen layers give.
+    assert_eq!(errors(&output).matches("labels: 12 columns").count(), 1, "{}", errors(&output));
     assert!(errors(&output).contains("is in the cache"), "{}", errors(&output));
     let sweep = directory_of(root);
     let best = json_of(&sweep.join("summary.json"))["best"].as_u64().unwrap();
@@ -202,4 +213,45 @@ fn a_range_test_suggests_a_rate_between_those_that_learn_nothing_and_those_that_
     );
     let twice = sweep(place.path(), &["train.learning_rate=[1e-3]"], &[]).arg("--find_lr").output().unwrap();
     assert!(errors(&twice).contains("leave its --grid out"), "{}", errors(&twice));
+}
+
+/// Random weights above all: they follow from the order in which they are made.
+#[test]
+fn classifiers_on_held_weights_compute_as_on_their_own() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bert");
+    let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
+    let logits = |weights: &Weights, held: Option<&HeldWeights>, is_4bit: bool, targets: &[&str]| -> Vec<f32> {
+        let targets = Targets::Names(targets.iter().map(|&name| name.to_owned()).collect());
+        let options = ClassifierOptions {
+            labels: 3,
+            base_rows: None,
+            problem: Problem::MultiLabel,
+            storage: BaseStorage { precision: Precision::Float32, is_4bit },
+            lora: LoraOptions { targets, rank: 2, alpha: 3.0, ..LoraOptions::none() },
+            weights: BceWeights::default(),
+            recompute: false,
+            quantization: Quantization::Off,
+            device: Device::cpu(),
+        };
+        let classifier = Classifier::on(&config, (weights, held), &options).unwrap();
+        classifier.initialize(5).unwrap();
+        let tokens: [&[u32]; 2] = [&[3, 8, 1, 12], &[7, 2]];
+        let batch = Batch::new(tokens.map(|tokens| (tokens, &[1.0, 0.0, 0.0][..]))).unwrap();
+        classifier.logits(&Tape::off(), &batch).unwrap().tensor().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let sources: [fn(&Path) -> Weights; 2] = [
+        |_| Weights::random(4, 0.2),
+        |directory| Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap()),
+    ];
+    for source in sources {
+        for is_4bit in [false, true] {
+            let (weights, held) = (source(&directory), HeldWeights::default());
+            let first = logits(&weights, Some(&held), is_4bit, &["query"]);
+            let second = logits(&weights, Some(&held), is_4bit, &["query", "value", "output.dense"]);
+            assert_eq!(first, logits(&source(&directory), None, is_4bit, &["query"]));
+            assert_eq!(second, logits(&source(&directory), None, is_4bit, &["query", "value", "output.dense"]));
+            // The random head of the second starts behind other adapters.
+            assert_ne!(first, second);
+        }
+    }
 }

@@ -36,7 +36,8 @@ pub fn run(args: &SweepArgs, device: &Device, group: &Group, console: Console) -
     interrupt::finish_steps()?;
     console.say(format!("sweep {}", directory.path().display()));
     let unfinished = || Resumable { run: directory.path().to_owned(), command: "sweep" };
-    let summary = Sweep::open(&directory, device, group, console)
+    let token = configuration::load(&args.config)?.and_then(|config| config.model.hf_token);
+    let summary = Sweep::open(&directory, token, device, (group, console))
         .and_then(|mut sweep| sweep.run())
         .map_err(|error| error.context(unfinished()))?;
     if !group.is_leader() {

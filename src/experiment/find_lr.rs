@@ -1,6 +1,6 @@
 //! The learning-rate range test (Smith, 2017): one pass in which the rate rises from step to step, until the loss does.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
 use super::prepared::Experiment;
@@ -70,8 +70,7 @@ impl Experiment<'_> {
             interrupt::check()?;
             let order = options.order(&self.train.samples, step / per_epoch);
             let batches: Vec<&[usize]> = order.chunks(train.batch_size).collect();
-            let windows = batches.chunks(train.gradient_accumulation_steps);
-            let window = windows.skip(step % per_epoch).next().unwrap_or(&[]);
+            let window = batches.chunks(train.gradient_accumulation_steps).nth(step % per_epoch).unwrap_or(&[]);
             params.iter().for_each(|param| param.clear_gradient());
             let mut loss = 0.0;
             for rows in window {
@@ -124,7 +123,7 @@ impl Curve {
 
     fn finish(self, has_diverged: bool) -> Result<RangeTest> {
         let Some(lowest) = self.lowest else {
-            anyhow::bail!("--find_lr: the loss was not a finite number after {} steps", self.points.len());
+            bail!("--find_lr: the loss was not a finite number after {} steps", self.points.len());
         };
         let lowest_at = lowest.learning_rate;
         Ok(RangeTest { points: self.points, lowest_at, suggested: rounded(lowest_at / 10.0), has_diverged })

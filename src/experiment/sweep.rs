@@ -20,6 +20,7 @@ use super::whole_run::RunOptions;
 use crate::atomic_file;
 use crate::cluster::Group;
 use crate::config::Config;
+use crate::config::model::Token;
 use crate::console::Console;
 use crate::evaluation::NotFinite;
 use crate::kernels::device::Device;
@@ -104,11 +105,17 @@ pub struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    /// Opens a sweep that [`begin`] wrote. All cells' configurations are checked before any trains.
+    /// Opens a sweep that [`begin`] wrote. All cells' configurations are checked before any trains. A token is in no file:
+    /// it comes from the command line.
     ///
     /// # Errors
     /// If a cell's configuration is not valid, or the cells differ in the metric that chooses.
-    pub fn open(directory: &'a RunDir, device: &'a Device, group: &'a Group, console: Console) -> Result<Self> {
+    pub fn open(
+        directory: &'a RunDir,
+        token: Option<Token>,
+        device: &'a Device,
+        (group, console): (&'a Group, Console),
+    ) -> Result<Self> {
         let (plan, config) = group.from_leader(|| {
             let path = directory.sweep_plan();
             let text = fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?;
@@ -116,7 +123,9 @@ impl<'a> Sweep<'a> {
                 .with_context(|| format!("{}: not the plan of a sweep", path.display()))?;
             Ok((plan, json!(Config::of_run(&directory.config())?)))
         })?;
-        let configs = configurations(&plan.cells, &Config::recorded(&config)?, device, group)?;
+        let mut config = Config::recorded(&config)?;
+        config.model.hf_token = token;
+        let configs = configurations(&plan.cells, &config, device, group)?;
         let metric = metric(&configs)?;
         Ok(Self { directory, device, group, console, plan, configs, metric, materials: None })
     }
