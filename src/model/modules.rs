@@ -88,7 +88,6 @@ impl Norm {
 }
 
 /// A table of embeddings, `(V, D)`.
-#[expect(clippy::large_enum_variant, reason = "there are a few a model")]
 pub(super) enum Embedding {
     Frozen(Arc<FrozenMatrix>),
     /// `padding`: a row that keeps its numbers, as in torch.
