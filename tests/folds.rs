@@ -55,7 +55,9 @@ fn every_training_row_is_predicted_once_by_a_model_that_has_not_seen_it() {
     let root = place.path().join("whole");
     let output = train(&root, &[]).output().unwrap();
     assert!(output.status.success(), "{}", errors(&output));
-    assert!(errors(&output).contains("on out-of-fold rows"), "{}", errors(&output));
+    let said = errors(&output);
+    assert!(said.contains("on out-of-fold rows") && said.contains("3 folds, on held-out rows: f1_micro"), "{said}");
+    assert!(said.contains("From half of the rows to all of them, micro-F1 changes by"), "{said}");
     let run = run_of(&root);
     let predictions = lines(&run.join("predictions_folds.jsonl"));
     // In the order of the file, with its labels.

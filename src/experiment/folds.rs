@@ -69,6 +69,7 @@ impl Experiment<'_> {
             return Ok(None);
         }
         let summary = self.summarize_folds(&folds)?;
+        self.console.say(summary.scores());
         self.console.say(summary.answer());
         Ok(Some(summary))
     }

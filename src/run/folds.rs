@@ -66,16 +66,27 @@ impl Gain {
 }
 
 impl FoldSummary {
+    /// Mean and deviation of F1 on the held-out rows.
+    #[must_use]
+    pub fn scores(&self) -> String {
+        let shown = |name: &str| {
+            let OverSeeds { mean, sd } = self.over_folds.get(name)?;
+            Some(format!("{name} {mean:.4} ± {:.4}", sd.unwrap_or(f64::NAN)))
+        };
+        let scores: Vec<String> = ["f1_micro", "f1_macro"].into_iter().filter_map(shown).collect();
+        format!("{} folds, on held-out rows: {}", self.folds, scores.join(", "))
+    }
+
     /// The answer to "would more data help?".
     #[must_use]
     pub fn answer(&self) -> String {
         let said = |name: &str, gain: &Gain| {
-            format!("{name} by {:+.4} (95%: {:+.4} to {:+.4})", gain.mean, gain.ci95[0], gain.ci95[1])
+            format!("{name} changes by {:+.4} (95%: {:+.4} to {:+.4})", gain.mean, gain.ci95[0], gain.ci95[1])
         };
         let Gains { f1_micro, f1_macro } = &self.from_half;
         let helps = |gain: &Gain| gain.ci95[0] > 0.0;
         format!(
-            "From half of the rows to all of them, {} and {} changed. {}",
+            "From half of the rows to all of them, {} and {}. {}",
             said("micro-F1", f1_micro),
             said("macro-F1", f1_macro),
             match (helps(f1_micro), helps(f1_macro)) {
