@@ -73,7 +73,7 @@ fn storages() -> [(&'static str, Storage); 3] {
 fn ops(c: &mut Criterion) {
     for (name, storage) in storages() {
         let weight = FrozenMatrix::new(storage, INTER, WIDTH);
-        let layer = Rc::new(LoraLinear { weight, bias: None, adapter: None, slot: None });
+        let layer = Rc::new(LoraLinear { weight: weight.into(), bias: None, adapter: None, slot: None });
         bench(c, &format!("frozen linear {name}"), &[(TOKENS, WIDTH)], |tape, inputs| {
             lora_linear(tape, &inputs[0], &layer, None).unwrap()
         });
@@ -83,7 +83,7 @@ fn ops(c: &mut Criterion) {
         let (a, b) = (param((rank, WIDTH), 3), param((INTER, rank), 4));
         let [_, _, (_, storage)] = storages();
         let layer = Rc::new(LoraLinear {
-            weight: FrozenMatrix::new(storage, INTER, WIDTH),
+            weight: FrozenMatrix::new(storage, INTER, WIDTH).into(),
             bias: None,
             adapter: Some(Adapter { a, b, scaling: 1.5, dropout: 0.05, site: 0 }),
             slot: None,

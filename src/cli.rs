@@ -24,6 +24,7 @@ impl Cli {
     pub fn settled(mut self) -> Self {
         let (files, config) = match &mut self.command {
             Command::Train(args) => (&mut args.files, &mut args.config),
+            Command::Sweep(args) => (&mut args.files, &mut args.config),
             Command::Check(args) => (&mut args.files, &mut args.config),
             Command::Zeroshot(args) => (&mut args.files, &mut args.config),
             _ => return self,
@@ -95,6 +96,12 @@ pub enum Command {
     /// Reads the YAML configuration and its CSV files, trains adapters and a classification head,
     /// and writes a self-contained run under outputs/MODEL/DATASET/run_TIME/.
     Train(TrainArgs),
+    /// Train with several values of some keys, and find the best
+    ///
+    /// Every combination is a run of its own. With four epochs or more, all train for a quarter of them, the better half
+    /// goes on to one half, and the better half of those to the end (successive halving by train.metric_for_best_model).
+    /// Writes best.yaml, summary.json and report.html under outputs/MODEL/DATASET/sweep_TIME/.
+    Sweep(SweepArgs),
     /// Score a trained classifier on labelled rows
     ///
     /// Prints precision, recall and F1 of each label, and writes metrics, predictions, the worst errors and
@@ -295,10 +302,41 @@ pub struct TrainArgs {
     /// Stop before the first step, as `llmcls check` does
     #[arg(long = "dry_run", alias = "dry-run", conflicts_with = "resume")]
     pub dry_run: bool,
+    /// Suggest a learning rate in place of training: one pass in which the rate rises from 1e-6 until the loss does,
+    /// written as a curve under outputs/MODEL/DATASET/rates_TIME/
+    #[arg(long = "find_lr", alias = "find-lr", conflicts_with_all = ["resume", "dry_run"])]
+    pub find_lr: bool,
     /// Leave the rows' texts out of report.html
     #[arg(long = "no_text", alias = "no-text")]
     pub no_text: bool,
     /// Print the results as JSON: the run's directory, and the contents of its summary.json
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct SweepArgs {
+    /// YAML configuration, as with --config
+    #[arg(value_name = "CONFIG", conflicts_with_all = ["config", "resume"])]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Values to try for one key, such as train.learning_rate=[1e-4,2e-4,5e-4]; may be given several times
+    #[arg(long, value_name = "KEY=[VALUE,…]")]
+    pub grid: Vec<String>,
+    /// Try N combinations, chosen at random by the first seed, in place of all
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub trials: Option<usize>,
+    /// Suggest a learning rate by a range test first, and try a quarter, half, twice and four times of it, too
+    #[arg(long = "find_lr", alias = "find-lr")]
+    pub find_lr: bool,
+    /// Train all combinations to the end
+    #[arg(long = "keep_all", alias = "keep-all")]
+    pub keep_all: bool,
+    /// Continue a sweep that was stopped, to the same result
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "set", "grid", "trials", "keep_all", "find_lr"])]
+    pub resume: Option<PathBuf>,
+    /// Print the results as JSON: the sweep's directory, best.yaml, and the contents of its summary.json
     #[arg(long)]
     pub json: bool,
 }

@@ -38,13 +38,15 @@ impl std::error::Error for ReaderGone {}
 pub struct Resumable {
     /// The run's directory.
     pub run: PathBuf,
+    /// The command that resumes it.
+    pub command: &'static str,
 }
 
 impl Resumable {
     /// The command to type, quoted for a POSIX shell.
     #[must_use]
     pub fn command(&self) -> String {
-        format!("llmcls train --resume {}", quoted(&self.run.display().to_string()))
+        format!("llmcls {} --resume {}", self.command, quoted(&self.run.display().to_string()))
     }
 }
 
@@ -76,7 +78,8 @@ mod tests {
             ("it's", r"'it'\''s'"),
             ("a;b", "'a;b'"),
         ] {
-            assert_eq!(Resumable { run: run.into() }.command(), format!("llmcls train --resume {word}"));
+            let resumable = Resumable { run: run.into(), command: "train" };
+            assert_eq!(resumable.command(), format!("llmcls train --resume {word}"));
         }
     }
 }

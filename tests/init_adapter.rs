@@ -41,6 +41,7 @@ fn an_adapter_that_does_not_fit_is_refused_with_both_values_before_a_run_is_made
         (vec!["model.lora_alpha=16"], ["lora_alpha is 32", "model.lora_alpha is 16"]),
         (vec!["model.use_rslora=true"], ["`use_rslora` is false", "model.use_rslora is true"]),
         (vec!["model.lora_target_modules=[q_proj]"], ["model.lora_target_modules", "k_proj"]),
+        (vec!["model.pooling=mean"], ["its usual form", "pooling mean"]),
         (vec!["model.init_seed=3"], ["another base", "model.model_name is `data/tiny-llama`"]),
         (
             vec!["data.label_columns=[use_converting, use_monitoring]"],

@@ -22,6 +22,8 @@ mod failures;
 mod families;
 /// The work of a training step.
 mod flops;
+/// Every training row predicted by a model that has not seen it.
+mod folds;
 /// Frozen layers computed once.
 mod frozen;
 /// Bases in GGUF files.
@@ -54,6 +56,8 @@ mod outputs;
 mod packaging;
 /// Numbers of transformers, peft and torch.
 mod parity;
+/// Other tokens pooled, and attention to both sides.
+mod pooling;
 /// `llmcls predict` as people and programs use it.
 mod predict;
 /// Training files of rows that list labels.
@@ -62,6 +66,8 @@ mod prepare;
 mod push;
 /// Readers of files from outside, on bytes.
 mod readers;
+/// Losses, rates and averages of training, against torch.
+mod recipes;
 /// The documented configuration is the declared one.
 mod reference;
 /// Reports, and errors by label.
@@ -72,6 +78,8 @@ mod resume;
 mod rows;
 /// Classifiers over HTTP.
 mod serve;
+/// One run for each combination, and the best.
+mod sweep;
 /// Token ids of transformers, for every class and key.
 mod tokenizers;
 /// Encoders whose every weight is trained.

@@ -297,6 +297,40 @@ mod runs {
     }
 
     #[test]
+    fn a_model_that_pools_another_way_is_read_back_by_llmcls_and_by_nothing_else() {
+        let directory = base();
+        let trained = train(directory.path(), "mean", &["--set", "model.pooling=mean", "--set", "exp.seeds=[1]"], None);
+        assert!(trained.status.success(), "{}", errors(&trained));
+        let run = run_of(&directory.path().join("mean"));
+        let best = run.join("seed_1/best");
+        let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(best.join(name)).unwrap()).unwrap() };
+        // transformers knows no such model, and says so.
+        assert_eq!(read("config.json")["model_type"], "llmcls_bert");
+        let described = read("classifier.json");
+        assert_eq!((&described["pooling"], &described["format_version"]), (&json!("mean"), &json!(3)));
+        let names = fs::read(best.join("model.safetensors")).unwrap();
+        assert!(!String::from_utf8_lossy(&names[..4000.min(names.len())]).contains("pooler"));
+        let card = fs::read_to_string(best.join("README.md")).unwrap();
+        assert!(card.contains("Only llmcls computes this classifier as it was trained (pooling mean)"), "{card}");
+        assert!(!card.contains("library_name") && !card.contains("from transformers"), "{card}");
+        let llmcls = |arguments: &[&str]| {
+            let mut command = Command::cargo_bin("llmcls").unwrap();
+            command.current_dir(directory.path()).args(["--threads", "1"]).args(arguments).output().unwrap()
+        };
+        let run = run.display().to_string();
+        let evaluated = llmcls(&["eval", "--run", &run, "--output_dir", "scores"]);
+        assert!(evaluated.status.success(), "{}", errors(&evaluated));
+        let predictions = |path: &Path| fs::read_to_string(path).unwrap();
+        assert_eq!(
+            predictions(&directory.path().join("scores/predictions.jsonl")),
+            predictions(&best.join("../predictions_test.jsonl"))
+        );
+        let exported = llmcls(&["export", "--run", &run, "--out", "complete"]);
+        assert!(errors(&exported).contains("trained with pooling mean"), "{}", errors(&exported));
+        assert!(!directory.path().join("complete").exists());
+    }
+
+    #[test]
     fn what_does_not_go_with_every_weight_is_refused_by_its_key() {
         let directory = base();
         let tiny = format!("model.model_name={}", root().join("data/tiny-llama").display());

@@ -13,6 +13,7 @@ use crate::exit::Usage;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::checked::{Checked, LabelRows, Lengths, TimeEstimate};
 use crate::experiment::dataset::Dataset;
+use crate::experiment::folds;
 use crate::experiment::prepared::Experiment;
 use crate::experiment::yardstick::{self, Lesson};
 use crate::kernels::device::Device;
@@ -138,10 +139,12 @@ fn time(experiment: &Experiment<'_>, is_cached: bool) -> Result<TimeEstimate> {
     let of_frozen = frozen_seconds / tokens as f64;
     let once = of_frozen * (total(samples) + total(validation) + test);
     let evaluating = ((epochs.ceil() + 1.0) * total(validation) + test) * (1.0 / evaluation_rate - of_frozen).max(0.0);
+    let of_folds = experiment.config.exp.folds.map_or(0.0, folds::trainings);
     Ok(TimeEstimate {
-        seconds: once + seeds.len() as f64 * (training + evaluating),
+        seconds: once + (seeds.len() as f64 + of_folds) * (training + evaluating),
         steps: options.total_steps,
         seeds: seeds.len(),
+        folds: experiment.config.exp.folds,
         training_tokens_per_second: training_rate,
         evaluation_tokens_per_second: evaluation_rate,
     })

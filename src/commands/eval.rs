@@ -63,7 +63,7 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     let thresholds = match &tuned {
         None => loaded.predictor.file.thresholds.clone(),
         Some(tuned) => {
-            said.push_str(&tuned.table());
+            said.push_str(&tuned.table("validation"));
             tuned.thresholds()
         }
     };
@@ -128,6 +128,7 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
         intervals,
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
         seeds: &[],
+        folds: None,
         comparison: comparison.iter().map(Comparison::to_row).collect(),
         facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], run_report::machine(device)]
             .concat(),

@@ -59,6 +59,12 @@ impl Export<'_> {
     /// Writes the directory whole or not at all, and compares its predictions with the classifier's before it gets its
     /// name.
     pub(super) fn write(&self, out: &Path, console: Console) -> Result<()> {
+        let form = self.loaded.predictor.file.form;
+        ensure!(
+            form.is_usual(),
+            "this classifier was trained with {form}, and transformers would compute the exported model without that, so it \
+             would predict something else; use llmcls itself: `predict`, `serve`, `bundle`"
+        );
         let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty());
         parent.map_or(Ok(()), fs::create_dir_all).with_context(|| format!("{}: cannot create", out.display()))?;
         let (predictor, base) = (&self.loaded.predictor, &self.loaded.base);

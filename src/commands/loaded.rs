@@ -102,7 +102,10 @@ impl Loaded {
             }
             (None, Some(config)) => {
                 let max_length = dataset::max_length(&config.data, &base, console);
-                describe(config, dataset::columns(&config.data, console)?, max_length, base.record(console)?)
+                let columns = dataset::columns(&config.data, console)?;
+                let mut file = describe(config, columns, max_length, base.record(console)?);
+                file.set_form(base.form);
+                file
             }
             (None, None) => unreachable!("refused above"),
         };

@@ -9,6 +9,7 @@ mod configuration;
 pub mod eval;
 mod eval_int8;
 pub mod export;
+mod find_lr;
 pub mod init;
 pub mod loaded;
 mod outcome;
@@ -21,6 +22,7 @@ pub mod push;
 pub mod runs;
 pub mod serve;
 mod suggest;
+pub mod sweep;
 pub mod train;
 pub mod zeroshot;
 mod zeroshot_outcome;
@@ -80,6 +82,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Init(args) => init::run(args, &device, console),
         Command::Train(args) => train::run(args, &device, &group, console),
+        Command::Sweep(args) => sweep::run(args, &device, &group, console),
         Command::Eval(args) => eval::run(args, &device, &group, console),
         Command::Predict(args) => predict::run(args, &device, &group, console),
         Command::Prepare(_)
@@ -102,7 +105,7 @@ pub fn run(cli: &Cli) -> Result<()> {
 fn group(command: &Command) -> Result<Group> {
     match command {
         Command::Train(args) if !args.dry_run => Group::open(),
-        Command::Eval(_) => Group::open(),
+        Command::Sweep(_) | Command::Eval(_) => Group::open(),
         Command::Predict(args) if args.shard.is_none() => Group::open(),
         _ => Ok(Group::alone()),
     }

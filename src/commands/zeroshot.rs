@@ -34,7 +34,7 @@ pub fn run(args: &ZeroshotArgs, device: &Device, console: Console) -> Result<()>
     let mut config = configuration::load(&args.config)?
         .ok_or_else(|| Usage("zeroshot needs --config FILE; try configs/smollm2_debtags.yaml".to_owned()))?;
     if !device.is_gpu() {
-        settle_compute(&mut config.model);
+        settle_compute(&mut config.model, &Group::alone())?;
     }
     let problem = Problem::from(config.model.problem_type);
     ensure!(
@@ -108,7 +108,7 @@ fn write(
     let intervals = Intervals::new(predictions, BOOTSTRAP_SEED);
     let metrics = EvalMetrics::new(&answers.evaluation, scores, answers.seconds, rows.scored.len());
     let asking = Asking::new(args, (asked, seed), outcome);
-    let mut said = outcome.tuned.as_ref().map(Tuned::table).unwrap_or_default();
+    let mut said = outcome.tuned.as_ref().map(|tuned| tuned.table("validation")).unwrap_or_default();
     said.push_str(&records::score_table(scores, answers.evaluation.loss));
     said.push_str(&format!("f1_micro {:.4}, {}\n", scores.f1_micro, describe(intervals.f1_micro)));
     said.push_str(&asking.to_text());
@@ -199,6 +199,7 @@ fn report(
         intervals,
         history: Vec::new(),
         seeds: &[],
+        folds: None,
         comparison: table,
         facts,
         config: Some(config.to_yaml()),

@@ -26,7 +26,7 @@ use exp::ExpConfig;
 use model::ModelConfig;
 use reader::Section;
 use train::TrainConfig;
-use tree::Tree;
+use tree::{Node, Tree};
 use zeroshot::ZeroshotConfig;
 
 use crate::exit::Usage;
@@ -64,6 +64,18 @@ impl Config {
             tree.merge(parse_setting(setting)?.1);
         }
         Self::from_tree(tree)
+    }
+
+    /// This configuration with some keys changed, as `--set` changes them.
+    pub fn with(&self, settings: &[String]) -> Result<Self> {
+        let mut tree = Tree::parse(&self.to_yaml(), "the configuration")?;
+        for setting in settings {
+            tree.merge(parse_setting(setting)?.1);
+        }
+        let mut config = Self::from_tree(tree)?;
+        // A token is never written.
+        config.model.hf_token.clone_from(&self.model.hf_token);
+        Ok(config)
     }
 
     /// Reads the configuration that a run recorded.
@@ -106,6 +118,22 @@ impl Config {
     pub fn to_yaml(&self) -> String {
         let value = serde_json::to_value(self).expect("a configuration is plain data");
         write::yaml(&value)
+    }
+}
+
+/// The key and the values of `KEY=[VALUE, …]`, each as `--set` takes it.
+pub fn list_of_setting(setting: &str) -> Result<(String, Vec<String>)> {
+    const EXPECTED: &str = "expected KEY=[VALUE,…], such as train.learning_rate=[1e-4,5e-4]";
+    let Some((key, value)) = setting.split_once('=') else {
+        return Err(Usage(format!("--grid {setting}: {EXPECTED}")).into());
+    };
+    let key = key.trim();
+    let tree = Tree::parse(value, &format!("--grid {key}"))?;
+    match tree.node {
+        Node::List(items) if !items.is_empty() => {
+            Ok((key.to_owned(), items.iter().map(|item| item.node.as_setting()).collect()))
+        }
+        _ => Err(Usage(format!("--grid {key}={value}: {EXPECTED}")).into()),
     }
 }
 

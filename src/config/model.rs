@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::ser::Error as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
 use super::keys::{or, required, section};
@@ -54,6 +54,14 @@ section! {
         /// 0 switches the base's own dropout off, in its embeddings and layers; the head keeps its own. null: as the
         /// base was trained. Layers that drop elements cannot be computed once.
         base_dropout: Option<f64> = or(None).check(is_off, "must be 0, for none, or null, for the base's own");
+        /// The hidden states that go into the head: the `first` token's, the `last` token's, or the `mean` of all. Without it
+        /// as the model's family has it: `last` for decoders, `first` for most encoders. With another one BERT's pooler,
+        /// which is made for the first token, is left out.
+        pooling: Option<PoolingMode> = or(None);
+        /// `bidirectional` lets the tokens of a decoder see those behind them, too. Without it: as the model was trained.
+        attention: Option<AttentionMode> = or(None);
+        /// With `attention: bidirectional`, layers before this one stay causal; the first is 0. Without it: none does.
+        bidirectional_from_layer: Option<usize> = or(None).at_most(i32::MAX);
         /// Start from random weights in place of the model's own.
         random_init: bool = or(false);
         /// Seed of the random weights.
@@ -104,6 +112,60 @@ yaml_enum! {
         Float32 = "float32",
         /// Operands in bf16, sums in f32.
         Bfloat16 = "bfloat16",
+    }
+}
+
+yaml_enum! {
+    /// Hidden states that go into the head.
+    #[derive(serde::Deserialize)]
+    PoolingMode {
+        /// Of the last token.
+        Last = "last",
+        /// The mean over all tokens.
+        Mean = "mean",
+        /// Of the first token.
+        First = "first",
+    }
+}
+
+yaml_enum! {
+    /// The tokens that a token sees.
+    #[derive(serde::Deserialize)]
+    AttentionMode {
+        /// Those before it.
+        Causal = "causal",
+        /// All.
+        Bidirectional = "bidirectional",
+    }
+}
+
+/// The keys by which a model is computed in another way than its family's models are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Form {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<PoolingMode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionMode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bidirectional_from_layer: Option<usize>,
+}
+
+impl Form {
+    /// Returns true if nothing differs from the family.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(keys) = json!(self).as_object().filter(|keys| !keys.is_empty()).cloned() else {
+            return f.write_str("its usual form");
+        };
+        let parts: Vec<String> =
+            keys.iter().map(|(key, value)| format!("{key} {}", value.to_string().trim_matches('"'))).collect();
+        f.write_str(&parts.join(", "))
     }
 }
 
@@ -254,6 +316,11 @@ const OF_LORA: [&str; 6] =
 impl ModelConfig {
     /// Settles what `train: all` asks for, and refuses what does not go with it.
     fn check(&mut self, section: &Section) {
+        section.check(
+            self.bidirectional_from_layer.is_none() || self.attention == Some(AttentionMode::Bidirectional),
+            "bidirectional_from_layer",
+            "is given without `model.attention: bidirectional`",
+        );
         if self.train != Trains::All {
             return;
         }
@@ -275,6 +342,13 @@ impl ModelConfig {
         let is_f32 = self.compute != ComputeType::Bfloat16;
         section.check(is_f32, "compute", "is bfloat16, and `model.train: all` computes in f32; remove it");
         (self.use_4bit, self.torch_dtype, self.compute) = (false, TorchDtype::Float32, ComputeType::Float32);
+    }
+
+    /// How the model is to be computed.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        let Self { pooling, attention, bidirectional_from_layer, .. } = *self;
+        Form { pooling, attention, bidirectional_from_layer }
     }
 
     /// A section with these keys, and defaults for the others.

@@ -22,6 +22,8 @@ section! {
         min_steps: Option<usize> = or(None).at_most(i32::MAX).normalize(zero_is_none);
         /// Peak learning rate of AdamW.
         learning_rate: f64 = or(2e-4).at_least(0);
+        /// Peak learning rate of the classification head. Without it: `learning_rate`.
+        head_learning_rate: Option<f64> = or(None).at_least(0);
         /// Decoupled weight decay. Biases and norms are left out, as in transformers.
         weight_decay: f64 = or(0.01).at_least(0);
         /// Micro-batches in an optimizer step.
@@ -30,6 +32,9 @@ section! {
         early_stopping_patience: Option<usize> = or(Some(2)).at_least(1).at_most(i32::MAX);
         /// The metric that chooses the best epoch: any that `eval` reports, with or without `eval_`.
         metric_for_best_model: String = or("f1_micro".to_owned());
+        /// Take the mean of what was trained in the last so many epochs, in place of the best epoch. If fewer epochs were
+        /// trained, the mean of all. Without it: the best epoch.
+        average_last: Option<usize> = or(None).at_most(i32::MAX).normalize(zero_is_none);
         /// Optimizer steps between two checkpoints, in addition to one after each epoch.
         save_steps: Option<usize> = or(None).at_least(1).at_most(i32::MAX);
         /// Checkpoints to keep in addition to the best one. Without it all are kept.
@@ -39,8 +44,16 @@ section! {
         class_weights: ClassWeights = or(ClassWeights::None);
         /// The loss of independent labels.
         loss: Loss = or(Loss::Bce);
-        /// γ of the focal loss.
+        /// γ of the losses `focal` and `distribution_balanced`.
         focal_gamma: f64 = or(2.0).at_least(0).at_most(100);
+        /// γ₊ of the loss `asymmetric`.
+        asymmetric_gamma_positive: f64 = or(1.0).at_least(0).at_most(100);
+        /// γ₋ of the loss `asymmetric`.
+        asymmetric_gamma_negative: f64 = or(4.0).at_least(0).at_most(100);
+        /// Margin of the loss `asymmetric`: a label that does not hold and has a probability below it counts nothing.
+        asymmetric_margin: f64 = or(0.05).at_least(0).below(1);
+        /// ε: targets become `1 − ε/2` and `ε/2`, or of L classes `1 − ε + ε/L` and `ε/L`. Evaluation does not smooth.
+        label_smoothing: f64 = or(0.0).at_least(0).below(1);
         /// Choose decision thresholds on the validation split after training.
         tune_thresholds: TuneThresholds = or(TuneThresholds::None);
         /// Make probabilities mean what they say: `temperature` divides the logits by one number, fitted on the validation
@@ -198,6 +211,10 @@ yaml_enum! {
         Bce = "bce",
         /// The same with what is easy counting less.
         Focal = "focal",
+        /// The same, with negatives that are easy counting less than positives (Ridnik et al., 2021).
+        Asymmetric = "asymmetric",
+        /// Focal, with rare labels weighing more and frequent negatives less (Wu et al., 2020).
+        DistributionBalanced = "distribution_balanced",
     }
 }
 

@@ -140,6 +140,27 @@ impl Typed {
 }
 
 impl Node {
+    /// The node as the value of a `--set`.
+    pub(super) fn as_setting(&self) -> String {
+        let is_plain = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_alphabetic())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
+        };
+        match self {
+            Self::Text(text) if !is_plain(text) => serde_json::json!(text).to_string(),
+            Self::List(items) => {
+                format!("[{}]", items.iter().map(|item| item.node.as_setting()).collect::<Vec<_>>().join(", "))
+            }
+            Self::Map(entries) => {
+                let entry = |(key, _, tree): &(String, String, Tree)| {
+                    format!("{}: {}", serde_json::json!(key), tree.node.as_setting())
+                };
+                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+            }
+            other => other.describe(),
+        }
+    }
+
     /// For messages: the value as it was meant.
     pub(super) fn describe(&self) -> String {
         match self {

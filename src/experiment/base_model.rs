@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 
-use crate::config::model::{ComputeType, ModelConfig, TargetModules, TorchDtype, Trains};
+use crate::cluster::Group;
+use crate::config::model::{ComputeType, Form, ModelConfig, TargetModules, TorchDtype, Trains};
 use crate::console::Console;
 use crate::data::table::abridged;
 use crate::data::tokenize::TextEncoder;
@@ -17,6 +18,7 @@ use crate::kernels::device::Device;
 use crate::model::classifier::{Classifier, ClassifierOptions};
 use crate::model::config::{BackboneConfig, Dropouts};
 use crate::model::fingerprint::{self, Fingerprint};
+use crate::model::held::HeldWeights;
 use crate::model::lora::{LayerFilter, LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::run::classifier_file::{Base, RecordedFingerprint};
@@ -34,26 +36,30 @@ fn compute_on_cpu(model: &ModelConfig) -> Compute {
     }
 }
 
-/// Puts in place of `auto` what it stands for on this CPU: results depend on it, so runs record it.
-pub fn settle_compute(model: &mut ModelConfig) {
-    model.compute = match compute_on_cpu(model) {
-        Compute::Float32 => ComputeType::Float32,
-        Compute::Bfloat16 => ComputeType::Bfloat16,
-    };
+/// Puts in place of `auto` what it stands for on this CPU, or on rank 0's: results depend on it, so runs record it.
+pub fn settle_compute(model: &mut ModelConfig, group: &Group) -> Result<()> {
+    // Machines differ; the products of bf16 have the same bits on all of them.
+    let is_bfloat16 = group.from_leader(|| Ok(compute_on_cpu(model) == Compute::Bfloat16))?;
+    model.compute = if is_bfloat16 { ComputeType::Bfloat16 } else { ComputeType::Float32 };
+    Ok(())
 }
 
 /// The base's files and how they are to be read.
 pub struct BaseModel {
     /// The model's files.
     pub files: ModelFiles,
-    /// `config.json`
+    /// `config.json`, as the `model` section has it computed.
     pub config: BackboneConfig,
+    /// What of that differs from the model's family.
+    pub form: Form,
     pub weights: Weights,
     /// Storage of the weights.
     pub storage: BaseStorage,
     /// The device that computes.
     pub device: Device,
     fingerprint: OnceCell<Fingerprint>,
+    /// Frozen matrices that the classifiers share which are built on it one after the other.
+    held: Option<HeldWeights>,
 }
 
 impl BaseModel {
@@ -61,10 +67,7 @@ impl BaseModel {
     pub fn open(model: &ModelConfig, device: &Device, console: Console) -> Result<Self> {
         let token = model.hf_token.as_ref().map(|token| token.secret());
         let files = ModelFiles::find(&model.model_name, token, !model.random_init, console)?;
-        let mut config = BackboneConfig::from_file(&files.config)?;
-        if model.base_dropout.is_some() {
-            config.dropouts = Dropouts::default();
-        }
+        let (config, form) = configured(&files, model)?;
         let weights = if model.random_init {
             Weights::random(model.init_seed, config.initializer_range)
         } else {
@@ -93,7 +96,21 @@ impl BaseModel {
                 device.clone()
             }
         };
-        Ok(Self { files, config, weights, storage, device, fingerprint: OnceCell::new() })
+        Ok(Self { files, config, form, weights, storage, device, fingerprint: OnceCell::new(), held: None })
+    }
+
+    /// Keeps frozen matrices from the next classifier on, for those that follow on this base.
+    pub fn keep_weights(&mut self) {
+        self.held.get_or_insert_with(HeldWeights::default);
+    }
+
+    /// Sets what another `model` section says of how the same weights are computed with.
+    ///
+    /// # Errors
+    /// If the base cannot be computed so.
+    pub fn configure(&mut self, model: &ModelConfig) -> Result<()> {
+        (self.config, self.form) = configured(&self.files, model)?;
+        Ok(())
     }
 
     /// Refuses `model.random_init` over a base that has weights: they would not be used.
@@ -130,7 +147,7 @@ impl BaseModel {
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
     pub fn classifier(&self, options: &ClassifierOptions) -> Result<Classifier> {
-        Classifier::new(&self.config, &self.weights, options)
+        Classifier::on(&self.config, (&self.weights, self.held.as_ref()), options)
             .with_context(|| format!("{}: cannot build the model", self.files.name))
     }
 
@@ -233,6 +250,16 @@ impl BaseModel {
         };
         bail!("trained on another base: the {changed} of `{name}` differ from the base's of then; use {way_out}")
     }
+}
+
+/// The architecture of a base as a `model` section has it computed.
+fn configured(files: &ModelFiles, model: &ModelConfig) -> Result<(BackboneConfig, Form)> {
+    let mut config = BackboneConfig::from_file(&files.config)?;
+    if model.base_dropout.is_some() {
+        config.dropouts = Dropouts::default();
+    }
+    let form = config.set_form(model.form()).with_context(|| files.name.clone())?;
+    Ok((config, form))
 }
 
 /// Encoders of more parameters are not trained in full: their weights, gradients and moments take 16 bytes each.

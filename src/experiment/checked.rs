@@ -70,6 +70,8 @@ pub struct TimeEstimate {
     /// Of one seed.
     pub steps: usize,
     pub seeds: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folds: Option<usize>,
     pub training_tokens_per_second: f64,
     pub evaluation_tokens_per_second: f64,
 }
@@ -179,12 +181,13 @@ impl Checked {
         }
         let time = &self.time;
         out.push_str(&format!(
-            "time: about {} for {} steps of {} seed{}, unless training stops early ({:.0} tokens/s in training, {:.0} in \
+            "time: about {} for {} steps of {} seed{}{}, unless training stops early ({:.0} tokens/s in training, {:.0} in \
              evaluation)\n",
             duration(time.seconds),
             time.steps,
             time.seeds,
             if time.seeds == 1 { "" } else { "s" },
+            time.folds.map_or_else(String::new, |folds| format!(" and {folds} folds with their learning curve")),
             time.training_tokens_per_second,
             time.evaluation_tokens_per_second
         ));

@@ -14,7 +14,7 @@ use crate::data::table::{Columns, Example, LabelList, abridged, find_labels};
 use crate::data::tokenize::{Encoded, TextEncoder};
 use crate::evaluation::Sample;
 use crate::interrupt;
-use crate::ops::loss::BceWeights;
+use crate::ops::loss::{Balance, BceWeights, Terms};
 
 /// A split's rows, and the same as tokens.
 pub struct Dataset {
@@ -129,18 +129,22 @@ const MAX_BALANCED_WEIGHT: f32 = 10.0;
 /// If a weight is given for a label that is not there, or for a problem that has none.
 pub fn loss_weights(config: &Config, labels: &[String], train: &[Example]) -> Result<BceWeights> {
     let settings = &config.train;
-    let gamma = if settings.loss == Loss::Focal { settings.focal_gamma as f32 } else { 0.0 };
     let is_plain = settings.class_weights == ClassWeights::None && settings.loss == Loss::Bce;
     ensure!(
         is_plain || config.model.problem_type == ProblemType::MultiLabel,
         "train.class_weights and train.loss do not apply to single_label_classification"
     );
+    ensure!(
+        settings.loss != Loss::DistributionBalanced || settings.class_weights == ClassWeights::None,
+        "train.class_weights: train.loss distribution_balanced has weights of its own; leave one of them out"
+    );
+    let positives = |label: usize| train.iter().filter(|example| example.labels[label] > 0.5).count();
     let positive = match &settings.class_weights {
         ClassWeights::None => None,
         ClassWeights::Balanced => Some(
             (0..labels.len())
                 .map(|label| {
-                    let positives = train.iter().filter(|example| example.labels[label] > 0.5).count();
+                    let positives = positives(label);
                     // A label without positives has no term that a weight could change.
                     let ratio = (train.len() - positives) as f32 / positives.max(1) as f32;
                     if positives == 0 { 1.0 } else { ratio.min(MAX_BALANCED_WEIGHT) }
@@ -159,5 +163,18 @@ pub fn loss_weights(config: &Config, labels: &[String], train: &[Example]) -> Re
             Some(positive)
         }
     };
-    Ok(BceWeights { positive, gamma })
+    let terms = match settings.loss {
+        Loss::Bce => Terms::Plain,
+        Loss::Focal => Terms::Focal { gamma: settings.focal_gamma as f32 },
+        Loss::Asymmetric => Terms::Asymmetric {
+            positive: settings.asymmetric_gamma_positive as f32,
+            negative: settings.asymmetric_gamma_negative as f32,
+            margin: settings.asymmetric_margin as f32,
+        },
+        Loss::DistributionBalanced => {
+            let counts: Vec<usize> = (0..labels.len()).map(positives).collect();
+            Terms::Balanced(Balance::new(&counts, train.len(), settings.focal_gamma as f32))
+        }
+    };
+    Ok(BceWeights { positive, terms, smoothing: settings.label_smoothing as f32 })
 }

@@ -41,6 +41,12 @@ impl InitAdapter {
             let Found { directory, tensors, file } = find(path, base, lora, classifier, console)?;
             if let Some(file) = &file {
                 check_problem(&file.model_config()?, model)?;
+                ensure!(
+                    file.form == base.form,
+                    "it was trained with {}, and the configuration has {}",
+                    file.form,
+                    base.form
+                );
             }
             let rows = match &file {
                 Some(file) => Some(match_labels(&file.labels, labels, console)?),

@@ -7,26 +7,25 @@ use serde_json::Value;
 
 use super::base_model::{BaseModel, trained_part};
 use super::choices::FEWEST_STEPS;
-use super::dataset::{self, Dataset, Rows};
+use super::dataset::{self, Dataset};
 use super::init_adapter::InitAdapter;
-use super::split_rows::SplitRows;
-use super::{base_head, resume, warnings};
+use super::materials::Materials;
+use super::{base_head, resume};
 use crate::cluster::Group;
 use crate::config::Config;
-use crate::config::model::{ProblemType, Trains};
+use crate::config::model::Trains;
 use crate::config::train::SchedulerType;
 use crate::console::{Console, bytes};
 use crate::data::table::Columns;
 use crate::data::tokenize::TextEncoder;
 use crate::kernels::cpu::memory::Limits;
 use crate::kernels::device::Device;
-use crate::metrics::{METRICS, Metric};
+use crate::metrics::{METRICS, Metric, Predictions};
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
 use crate::model::quantization::Quantization;
 use crate::run::adapter::BaseName;
 use crate::run::classifier_file::{Base, ClassifierFile};
-use crate::thresholds::Scope;
 use crate::training::estimate::{self, MemoryEstimate, StepShape};
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::{Decay, Schedule};
@@ -49,48 +48,33 @@ pub struct Experiment<'a> {
     /// Everything that determines the result: the configuration, and hashes of data and base.
     pub inputs: Value,
     pub console: Console,
+    pub(super) columns: Columns,
+    /// The memory before the base was loaded.
+    pub(super) limits: Option<Limits>,
+    /// The out-of-fold predictions of the training rows, once folds are trained.
+    pub(super) out_of_fold: Option<Predictions>,
+    /// True while a training stands in for a fold.
+    pub(super) is_fold: bool,
 }
 
 impl<'a> Experiment<'a> {
     /// Reads and builds all that training needs, and refuses what would not fit into memory.
     /// The ranks of `group` share the tokenizing.
     pub fn prepare(config: &'a Config, device: &Device, group: &Group, console: Console) -> Result<Self> {
-        let started = Instant::now();
-        let metric = metric(config)?;
-        ensure!(
-            Scope::of(config.train.tune_thresholds).is_none() || config.model.problem_type == ProblemType::MultiLabel,
-            "train.tune_thresholds: thresholds do not apply to single_label_classification"
-        );
-        let (data, problem) = (&config.data, Problem::from(config.model.problem_type));
-        let columns = dataset::columns(data, console)?;
-        let base = BaseModel::open(&config.model, device, console)?;
-        let max_length = dataset::max_length(data, &base, console);
-        let encoder = base.encoder(max_length)?;
-        let split = |name: &str, rows: &SplitRows| -> Result<Dataset> {
-            let examples = rows.read(&columns, problem, console)?;
-            let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
-            let samples = dataset::encode_together(group, &encoder, base.config.vocab_size, &rows)?;
-            warnings::about(name, &examples, &samples, max_length, console);
-            Ok(Dataset { examples, samples })
-        };
-        let [train, validation] = SplitRows::of_training(data, &columns)?;
-        let train = split("train", &train)?;
-        check_steps(config, train.samples.len(), console)?;
-        let validation = split("validation", &validation)?;
-        let test = data
-            .test_csv
-            .as_ref()
-            .map(|path| split("test", &SplitRows::of_file(path, data.max_test_samples)))
-            .transpose()?;
-        let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
-        splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
-        warnings::about_labels(&columns.labels, &splits, problem, console);
-        warnings::about_leaks(&splits, console);
+        metric(config)?;
+        Self::assemble(config, Materials::read(config, device, group, console)?, console)
+    }
 
+    /// Builds the model on a base and on rows that were read.
+    pub fn assemble(config: &'a Config, materials: Materials, console: Console) -> Result<Self> {
+        let metric = metric(config)?;
+        let Materials { mut base, encoder, columns, max_length, train, validation, test, limits, since } = materials;
+        check_steps(config, train.samples.len(), console)?;
+        let problem = Problem::from(config.model.problem_type);
+        base.configure(&config.model)?;
         // Before the base is loaded: the estimates include it.
-        let memory = base.device.memory();
         let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
-        refuse_what_does_not_fit("the base's weights alone take", base_bytes, memory, &base.device, console)?;
+        refuse_what_does_not_fit("the base's weights alone take", base_bytes, limits, &base.device, console)?;
         let lora = trained_part(&config.model, &base)?;
         // The head of `init_adapter` counts in any case.
         let messages = config.model.init_adapter.is_none().then_some((console, &*base.files.name));
@@ -106,7 +90,8 @@ impl<'a> Experiment<'a> {
             device: base.device.clone(),
         })?;
         let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
-        let file = describe(config, columns, max_length, base.record(console)?);
+        let mut file = describe(config, columns.clone(), max_length, base.record(console)?);
+        file.set_form(base.form);
         console.say(format!(
             "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
             file.base_title(),
@@ -118,7 +103,7 @@ impl<'a> Experiment<'a> {
             validation.examples.len(),
             test.as_ref().map_or(0, |test| test.examples.len()),
             file.labels.len(),
-            started.elapsed().as_secs_f64()
+            since.elapsed().as_secs_f64()
         ));
         let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
         let experiment = Self {
@@ -135,10 +120,26 @@ impl<'a> Experiment<'a> {
             test,
             inputs,
             console,
+            columns,
+            limits,
+            out_of_fold: None,
+            is_fold: false,
         };
         let needed = experiment.memory_estimate().total();
-        refuse_what_does_not_fit("training is estimated to take", needed, memory, &experiment.base.device, console)?;
+        refuse_what_does_not_fit("training is estimated to take", needed, limits, &experiment.base.device, console)?;
         Ok(experiment)
+    }
+
+    /// What another experiment can be made of.
+    #[must_use]
+    pub fn into_materials(self) -> Materials {
+        let Self { base, encoder, columns, mut train, mut validation, mut test, file, limits, .. } = self;
+        for split in [Some(&mut train), Some(&mut validation), test.as_mut()].into_iter().flatten() {
+            // Other layers may be frozen there.
+            split.samples.iter_mut().for_each(|sample| sample.frozen = None);
+        }
+        let (max_length, since) = (file.max_length, Instant::now());
+        Materials { base, encoder, columns, max_length, train, validation, test, limits, since }
     }
 
     /// Estimates the memory of the largest step of any seed and epoch.
@@ -188,11 +189,13 @@ impl<'a> Experiment<'a> {
             SchedulerType::Cosine => Decay::Cosine,
             SchedulerType::Constant | SchedulerType::ConstantWithWarmup => Decay::Constant,
         };
+        let schedule = |learning_rate: f64| Schedule { learning_rate, warmup_steps, total_steps, decay };
         TrainOptions {
             seed,
             config: train,
             total_steps,
-            schedule: Schedule { learning_rate: train.learning_rate, warmup_steps, total_steps, decay },
+            schedule: schedule(train.learning_rate),
+            head_schedule: train.head_learning_rate.map(schedule),
             moments: moment_storage(self.config.model.use_4bit, train),
             metric: self.metric,
         }
@@ -213,7 +216,7 @@ impl<'a> Experiment<'a> {
 }
 
 /// The metric that chooses the best epoch.
-fn metric(config: &Config) -> Result<&'static Metric> {
+pub(super) fn metric(config: &Config) -> Result<&'static Metric> {
     let name = &config.train.metric_for_best_model;
     Metric::find(name).with_context(|| {
         format!(
@@ -226,6 +229,9 @@ fn metric(config: &Config) -> Result<&'static Metric> {
 
 /// Refuses trainings that are longer than the counters of steps and of randomness.
 fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
+    if let Some(folds) = config.exp.folds {
+        ensure!(folds <= rows, "exp.folds is {folds}, and there are {rows} training rows; use fewer folds");
+    }
     let train = &config.train;
     let batches = rows.div_ceil(train.batch_size);
     let per_epoch = train.steps_per_epoch(rows);
@@ -314,5 +320,6 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         torch_dtype: text(serde_json::json!(config.model.torch_dtype)),
         compute: text(serde_json::json!(config.model.compute)),
         use_4bit: config.model.use_4bit,
+        form: config.model.form(),
     }
 }

@@ -81,6 +81,7 @@ pub fn write(experiment: &Experiment<'_>, run: &RunDir, summary: &RunSummary, sh
         history: curves,
         seeds: &summary.seeds,
         comparison: Vec::new(),
+        folds: summary.folds.as_ref(),
         facts,
         config: Some(experiment.config.to_yaml()),
         shows_texts,

@@ -10,7 +10,7 @@ use super::tuned::Tuned;
 use super::{resume, warnings};
 use crate::atomic_file;
 use crate::cluster::Group;
-use crate::config::train::{Calibration, Reporter};
+use crate::config::train::{Calibration, Reporter, TrainConfig};
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::metrics::bootstrap::Intervals;
@@ -29,8 +29,14 @@ use crate::training::trainer::{TrainOutcome, Trainer};
 
 impl Experiment<'_> {
     /// Trains one seed on the ranks of `group`. The one with a directory writes it, and gets the seed's part of the
-    /// summary.
-    pub fn train_seed(&self, seed: u32, directory: Option<&SeedDir>, group: &Group) -> Result<Option<SeedResult>> {
+    /// summary, unless the seed pauses after `pause_after` evaluations.
+    pub fn train_seed(
+        &self,
+        seed: u32,
+        directory: Option<&SeedDir>,
+        group: &Group,
+        pause_after: Option<usize>,
+    ) -> Result<Option<SeedResult>> {
         self.classifier.initialize(seed)?;
         self.classifier.set_temperature(1.0);
         if let Some(adapter) = &self.init_adapter {
@@ -54,7 +60,7 @@ impl Experiment<'_> {
             options,
             console: self.console,
         };
-        let mut outcome = trainer.run()?;
+        let Some(mut outcome) = trainer.run(pause_after)? else { return Ok(None) };
         let usual = Decision::above(&self.file.thresholds);
         let labels = &self.file.labels;
         let score = |split: &Dataset| {
@@ -83,14 +89,17 @@ impl Experiment<'_> {
         let Some(directory) = directory else { return Ok(None) };
         let mut tuned = None;
         if let Some(scope) = Scope::of(self.config.train.tune_thresholds) {
-            let found = Tuned::find(&splits[0].2.evaluation.predictions, labels, scope, Objective::F1);
+            let of_validation = &splits[0].2.evaluation.predictions;
+            let found = Tuned::find(self.out_of_fold.as_ref().unwrap_or(of_validation), labels, scope, Objective::F1);
             file.thresholds = found.thresholds();
             tuned = Some(found);
         }
         self.save_best(directory, &file)?;
         self.verify_best(directory, eval_batch_size)?;
         if let Some(tuned) = &tuned {
-            self.console.say(format!("seed {seed}, thresholds tuned for F1:\n{}", tuned.table().trim_end()));
+            let rows = if self.out_of_fold.is_some() { "out-of-fold rows" } else { "validation" };
+            let table = tuned.table(rows);
+            self.console.say(format!("seed {seed}, thresholds tuned for F1:\n{}", table.trim_end()));
             tuned.warn(self.console);
         }
         let mut results = Vec::new();
@@ -143,7 +152,7 @@ impl Experiment<'_> {
         if name == "validation" {
             warnings::about_unpredicted(&scored.scores, self.console);
         }
-        if name == "test" {
+        if name == "test" && !self.is_fold {
             records::write_json(&directory.test_metrics(), &serde_json::to_value(&metrics)?)?;
             self.console
                 .say(format!("seed {seed} on test:\n{}", records::score_table(&scored.scores, scored.evaluation.loss)));
@@ -214,10 +223,25 @@ impl Experiment<'_> {
                     ),
                 },
                 ("adapted layers", self.describe_layers()),
+                ("computed with", self.base.form.to_string()),
                 ("base in 4 bits", model.use_4bit.to_string()),
                 ("batch × accumulation", format!("{} × {}", train.batch_size, train.gradient_accumulation_steps)),
-                ("learning rate", train.learning_rate.to_string()),
+                (
+                    "learning rate",
+                    match train.head_learning_rate {
+                        Some(of_head) => format!("{}, of the head {of_head}", train.learning_rate),
+                        None => train.learning_rate.to_string(),
+                    },
+                ),
                 ("weight decay", train.weight_decay.to_string()),
+                ("loss", loss_name(train)),
+                (
+                    "weights",
+                    match train.average_last {
+                        Some(count) => format!("the mean of the last {count} epochs"),
+                        None => "the best epoch's".to_owned(),
+                    },
+                ),
                 ("optimizer steps", result.steps.to_string()),
                 ("epochs", json!(result.epoch).to_string()),
             ],
@@ -272,5 +296,14 @@ impl Experiment<'_> {
             best.display()
         );
         Ok(())
+    }
+}
+
+/// The training loss, in the configuration's words.
+fn loss_name(train: &TrainConfig) -> String {
+    let name = json!(train.loss).as_str().unwrap_or_default().to_owned();
+    match train.label_smoothing > 0.0 {
+        true => format!("{name}, label smoothing {}", train.label_smoothing),
+        false => name,
     }
 }

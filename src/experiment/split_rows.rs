@@ -39,6 +39,26 @@ struct Side {
     chosen: Vec<usize>,
 }
 
+/// The part (an index into `shares`) of each row: each part gets its share of each label, and equal texts stay together.
+#[must_use]
+pub fn stratified(examples: &[Example], labels: &[String], shares: &[f64]) -> Vec<usize> {
+    let mut groups: HashMap<Option<TextKey>, usize> = HashMap::new();
+    let groups: Vec<usize> = examples
+        .iter()
+        .map(|example| {
+            let next = groups.len();
+            *groups.entry(TextKey::of(&example.text)).or_insert(next)
+        })
+        .collect();
+    // By name: a classifier may know its labels in another order.
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    order.sort_by_key(|&label| &labels[label]);
+    let has = |example: &Example, label: usize| example.labels[label] > 0.5;
+    let labels: Vec<Vec<usize>> =
+        examples.iter().map(|example| (0..order.len()).filter(|&rank| has(example, order[rank])).collect()).collect();
+    stratify(&labels, &groups, shares, SEED)
+}
+
 impl SplitRows {
     /// The first rows of a file.
     pub fn of_file(path: &Path, limit: Option<usize>) -> Self {
@@ -62,25 +82,7 @@ impl SplitRows {
     /// Both sides of a division that gives each its share of each label, and keeps equal texts together.
     fn divided(self, fraction: f64, columns: &Columns) -> Result<[Self; 2]> {
         let rows = Rc::new(read_examples(&self.path, columns, self.limit).map_err(explain_missing)?);
-        let mut groups: HashMap<Option<TextKey>, usize> = HashMap::new();
-        let groups: Vec<usize> = rows
-            .examples
-            .iter()
-            .map(|example| {
-                let next = groups.len();
-                *groups.entry(TextKey::of(&example.text)).or_insert(next)
-            })
-            .collect();
-        // By name: a classifier may know its labels in another order.
-        let mut order: Vec<usize> = (0..columns.labels.len()).collect();
-        order.sort_by_key(|&label| &columns.labels[label]);
-        let has = |example: &Example, label: usize| example.labels[label] > 0.5;
-        let labels: Vec<Vec<usize>> = rows
-            .examples
-            .iter()
-            .map(|example| (0..order.len()).filter(|&rank| has(example, order[rank])).collect())
-            .collect();
-        let parts = stratify(&labels, &groups, &[1.0 - fraction, fraction], SEED);
+        let parts = stratified(&rows.examples, &columns.labels, &[1.0 - fraction, fraction]);
         let is_told = Rc::new(Cell::new(false));
         let side = |side: usize| -> Result<Self> {
             let chosen: Vec<usize> = (0..parts.len()).filter(|&row| parts[row] == side).collect();

@@ -47,6 +47,7 @@ pub fn summarize(experiment: &Experiment<'_>, seeds: Vec<SeedResult>) -> Result<
         parameters: Parameters { frozen: classifier.base().parameters, trained: classifier.trained_parameters() },
         over_seeds: over_seeds(&seeds),
         baseline: None,
+        folds: None,
         seeds,
     })
 }

@@ -28,11 +28,11 @@ impl Tuned {
         TunedThresholds { objective: self.objective.to_string(), labels: self.labels.clone() }
     }
 
-    /// For the terminal.
-    pub fn table(&self) -> String {
+    /// For the terminal; `rows` names those that the thresholds were found on.
+    pub fn table(&self, rows: &str) -> String {
         let width = self.labels.iter().map(|row| row.label.chars().count()).max().unwrap_or(0).max(5);
         let shown = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"));
-        let mut out = format!("{:width$}  threshold  precision  recall  positives  on validation\n", "label");
+        let mut out = format!("{:width$}  threshold  precision  recall  positives  on {rows}\n", "label");
         for row in &self.labels {
             out.push_str(&format!(
                 "{:width$}  {:9.4}  {:>9}  {:>6}  {:9}{}\n",

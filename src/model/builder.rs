@@ -1,11 +1,13 @@
 //! Builds models: frozen modules by the names of their weights, adapters, norms.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 
 use super::config::NormKind;
 use super::frozen::{Frozen, FrozenKind};
+use super::held::HeldWeights;
 use super::lora::{AdapterShape, LoraOptions};
 use super::modules::{Embedding, Linear, Norm};
 use super::quantization::Quantization;
@@ -38,6 +40,8 @@ pub(super) enum Initial {
 /// Hands out modules while a model is built, in the order of its state dict.
 pub(super) struct Builder<'a> {
     weights: &'a Weights,
+    /// Frozen matrices that other classifiers on this base share.
+    pub(super) held: Option<&'a HeldWeights>,
     /// Prefix of a base's names in the weights' files.
     prefix: &'static str,
     /// Prefix of a base's names in a classifier, which peft's names have.
@@ -88,8 +92,10 @@ impl<'a> Builder<'a> {
         device: &Device,
     ) -> Self {
         let prefix = if weights.has(&format!("{embedding}.weight")) { "" } else { root };
+        weights.restart();
         Self {
             weights,
+            held: None,
             prefix,
             root,
             storage,
@@ -158,9 +164,9 @@ impl<'a> Builder<'a> {
         inputs: usize,
         has_bias: bool,
     ) -> Result<Linear> {
-        let weight = self.matrix(&format!("{stored}.weight"), (outputs, inputs), self.storage)?;
         let bias = self.weights.bias(&format!("{stored}.bias"), outputs, has_bias)?;
         if self.trains_all() {
+            let weight = self.matrix(&format!("{stored}.weight"), (outputs, inputs), self.storage)?;
             self.modules.push(module.clone());
             let weight = self.param(format!("{module}.weight"), (outputs, inputs), Initial::Matrix(Rc::new(weight)))?;
             let bias = bias.map(|bias| self.vector(format!("{module}.bias"), outputs, Initial::Values(bias)));
@@ -170,22 +176,11 @@ impl<'a> Builder<'a> {
         if bias.is_some() {
             self.took(format!("{stored}.bias"), format!("{module}.bias"), FrozenKind::Bias { len: outputs });
         }
+        let weight = self.frozen_matrix(&format!("{stored}.weight"), self.storage, (outputs, inputs), |weight| {
+            self.prepared(&module, weight)
+        })?;
         self.count(&weight);
-        let outliers = self.quantization.outliers(&module);
-        let device = if outliers.is_some() { self.device.packing_weights(false) } else { self.device.clone() };
-        let mut weight = device.hold(weight)?;
-        if let Some(outliers) = outliers {
-            ensure!(
-                outliers.iter().all(|&column| column < inputs),
-                "the outliers of `{module}` for int8 are not those of {inputs} columns; measure again with `llmcls eval \
-                 --split validation --precision int8`"
-            );
-            weight.quantize(outliers);
-        }
         let is_observed = matches!(self.quantization, Quantization::Observe);
-        if is_observed {
-            weight.observe();
-        }
         self.count_floats(bias.as_ref());
         let adapter = self.adapter(&module, outputs, inputs)?;
         let slot = self.routing.as_ref().map(|routing| Slot { routing: Rc::clone(routing), index: self.modules.len() });
@@ -196,6 +191,42 @@ impl<'a> Builder<'a> {
         self.modules.push(module);
         self.shapes.push((outputs, inputs));
         Ok(Linear::Frozen(linear))
+    }
+
+    /// A frozen matrix of the base: one that is held already, or one that `prepare` makes of what is read.
+    fn frozen_matrix(
+        &self,
+        name: &str,
+        storage: BaseStorage,
+        (rows, columns): (usize, usize),
+        prepare: impl FnOnce(FrozenMatrix) -> Result<FrozenMatrix>,
+    ) -> Result<Arc<FrozenMatrix>> {
+        let read = || prepare(self.matrix(name, (rows, columns), storage)?);
+        // What is quantized or observed is one classifier's own.
+        match self.held.filter(|_| matches!(self.quantization, Quantization::Off)) {
+            Some(held) => held.matrix(name, self.weights, read),
+            None => Ok(Arc::new(read()?)),
+        }
+    }
+
+    /// The matrix of a linear module where it computes, and as it does.
+    fn prepared(&self, module: &str, weight: FrozenMatrix) -> Result<FrozenMatrix> {
+        let outliers = self.quantization.outliers(module);
+        let device = if outliers.is_some() { self.device.packing_weights(false) } else { self.device.clone() };
+        let mut weight = device.hold(weight)?;
+        if let Some(outliers) = outliers {
+            ensure!(
+                outliers.iter().all(|&column| column < weight.columns()),
+                "the outliers of `{module}` for int8 are not those of {} columns; measure again with `llmcls eval \
+                 --split validation --precision int8`",
+                weight.columns()
+            );
+            weight.quantize(outliers);
+        }
+        if matches!(self.quantization, Quantization::Observe) {
+            weight.observe();
+        }
+        Ok(weight)
     }
 
     /// A matrix of the base. What is trained is read from its file once, and needs no other form of it.
@@ -237,12 +268,13 @@ impl<'a> Builder<'a> {
     ) -> Result<Embedding> {
         let storage = BaseStorage { is_4bit: false, ..self.storage };
         let stored = self.prefixed(module);
-        let table = self.matrix(&format!("{stored}.weight"), (rows, width), storage)?;
         if self.trains_all() {
+            let table = self.matrix(&format!("{stored}.weight"), (rows, width), storage)?;
             let name = format!("{}.weight", self.rooted(module));
             let table = self.param(name, (rows, width), Initial::Matrix(Rc::new(table)))?;
             return Ok(Embedding::Trained { table, padding });
         }
+        let table = self.frozen_matrix(&format!("{stored}.weight"), storage, (rows, width), Ok)?;
         self.took_matrix(&stored, &self.rooted(module), (rows, width), false);
         self.count(&table);
         self.size.embedding_bytes += table.bytes();

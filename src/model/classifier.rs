@@ -11,6 +11,7 @@ use super::builder::{BaseSize, Builder, Initial};
 use super::config::{BackboneConfig, Pooling};
 use super::frozen::Frozen;
 use super::head::Head;
+use super::held::HeldWeights;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
 use super::modules::Embedding;
@@ -77,6 +78,7 @@ pub struct Classifier {
     head: Head,
     classifier_name: &'static str,
     params: Vec<Rc<Param>>,
+    first_of_head: usize,
     initial: Vec<Initial>,
     modules: Vec<String>,
     frozen: Vec<Frozen>,
@@ -100,9 +102,22 @@ impl Classifier {
     /// # Errors
     /// If a weight is missing or of another shape, or no module is a LoRA target.
     pub fn new(config: &BackboneConfig, weights: &Weights, options: &ClassifierOptions) -> Result<Self> {
+        Self::on(config, (weights, None), options)
+    }
+
+    /// As [`Classifier::new`], with frozen matrices that other classifiers on the same base share.
+    ///
+    /// # Errors
+    /// As [`Classifier::new`].
+    pub fn on(
+        config: &BackboneConfig,
+        (weights, held): (&Weights, Option<&HeldWeights>),
+        options: &ClassifierOptions,
+    ) -> Result<Self> {
         let names = (config.prefix, layers::embedding(config));
         let mut builder = Builder::new(weights, names, options.storage, &options.lora, &options.device);
         builder.quantization = options.quantization.clone();
+        builder.held = held;
         let layers = Rc::new(Layers::new(&mut builder, config, options.recompute)?);
         Self::with_head(builder, config, options, (layers, None))
     }
@@ -118,6 +133,7 @@ impl Classifier {
         let inside = [dropouts.attention, dropouts.attention_output, dropouts.inside_mlp, dropouts.mlp_output];
         // A few rows: not worth a GPU.
         builder.device = Device::cpu();
+        let first_of_head = builder.params.len();
         let head = Head::new(&mut builder, config, options.labels, options.base_rows.as_deref())?;
         options.lora.check(&builder.modules)?;
         Ok(Self {
@@ -127,6 +143,7 @@ impl Classifier {
             head,
             classifier_name: config.head.classifier,
             params: builder.params,
+            first_of_head,
             initial: builder.initial,
             modules: builder.modules,
             frozen: builder.frozen,
@@ -165,6 +182,17 @@ impl Classifier {
     #[must_use]
     pub fn params(&self) -> &[Rc<Param>] {
         &self.params
+    }
+
+    /// The number of the first parameter that is the head's; the others follow.
+    #[must_use]
+    pub fn first_of_head(&self) -> usize {
+        self.first_of_head
+    }
+
+    /// Changes the weights of the terms of the training loss.
+    pub fn set_loss_weights(&mut self, weights: BceWeights) {
+        self.weights = weights;
     }
 
     /// Sizes of the frozen part.
@@ -453,7 +481,7 @@ impl Classifier {
     fn weighted_loss(&self, tape: &Tape, logits: &Value, labels: &Tensor, weights: &BceWeights) -> Result<Value> {
         match self.problem {
             Problem::MultiLabel => bce_with_logits(tape, logits, labels, weights),
-            Problem::SingleLabel => cross_entropy(tape, logits, labels),
+            Problem::SingleLabel => cross_entropy(tape, logits, labels, weights.smoothing),
         }
         .context("the loss cannot be computed")
     }

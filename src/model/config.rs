@@ -103,6 +103,8 @@ pub struct PreNormConfig {
     pub mlp_bias: bool,
     /// True if a token sees only the tokens before it.
     pub is_causal: bool,
+    /// Layers of a causal model from this one on see the tokens behind, too.
+    pub bidirectional_from: Option<usize>,
     /// For each layer how many tokens a token sees, as [`crate::ops::attention::AttentionKind`] counts
     /// them; none: all.
     pub windows: Vec<Option<usize>>,

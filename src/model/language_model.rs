@@ -49,6 +49,10 @@ impl LanguageModel {
         let (Some(head), LayersConfig::PreNorm(shape)) = (config.language_head, &config.layers) else {
             bail!("it is an encoder, without a language-model head; name a decoder, such as SmolLM2 or Qwen 3");
         };
+        ensure!(
+            shape.is_causal && shape.bidirectional_from.is_none(),
+            "model.attention is bidirectional, and a language model sees the tokens before alone: leave the key out"
+        );
         let lora = LoraOptions::none();
         let names = (config.prefix, layers::embedding(config));
         let mut builder = Builder::new(weights, names, storage, &lora, device);

@@ -1,6 +1,7 @@
 //! The modules that models are made of: frozen, with an adapter, or trained.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 
@@ -87,9 +88,8 @@ impl Norm {
 }
 
 /// A table of embeddings, `(V, D)`.
-#[expect(clippy::large_enum_variant, reason = "there are a few a model")]
 pub(super) enum Embedding {
-    Frozen(FrozenMatrix),
+    Frozen(Arc<FrozenMatrix>),
     /// `padding`: a row that keeps its numbers, as in torch.
     Trained {
         table: Rc<Param>,
@@ -167,7 +167,7 @@ pub(super) fn embed(tape: &Tape, device: &Device, scale: f32, parts: &[(&Embeddi
     }
     let width = frozen[0].0.columns();
     let tokens: &[u32] = tokens;
-    let frozen: Vec<(&FrozenMatrix, &[u32])> = frozen.into_iter().map(|(table, rows)| (table, &**rows)).collect();
+    let frozen: Vec<(&FrozenMatrix, &[u32])> = frozen.into_iter().map(|(table, rows)| (&**table, &**rows)).collect();
     let x = device.put_rows((tokens.len(), width), |first, block| {
         let mut other = vec![0.0; width];
         for (n, x) in (first..).zip(block.chunks_exact_mut(width)) {

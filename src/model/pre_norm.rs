@@ -9,7 +9,7 @@
 //! ```
 //! What differs between families is plain configuration: biases (Qwen 2), norms of each head's q and k
 //! (Qwen 3), windows (Mistral), norms before the sums and bent scores (Gemma 2), layers without rotation
-//! (SmolLM3), scaled sums (Granite), q, k, v and gate, up stored as one (Phi-3, ModernBERT).
+//! (SmolLM3), layers that see both sides (`model.attention`), scaled sums (Granite), q, k, v and gate, up stored as one (Phi-3, ModernBERT).
 //! If one token a sequence is pooled, only those leave the last layer, so its queries, output and MLP
 //! run on B rows, not N. That is exact: nothing reads the others.
 
@@ -262,7 +262,7 @@ impl Layer {
                 heads: config.num_attention_heads,
                 key_value_heads: config.num_key_value_heads,
                 head_size: config.head_dim,
-                is_causal: layers.is_causal,
+                is_causal: layers.is_causal && layers.bidirectional_from.is_none_or(|first| index < first),
                 window: layers.windows[index],
                 scale: layers.scale,
                 soft_cap: layers.soft_cap,

@@ -82,6 +82,20 @@ impl Weights {
         Ok(FrozenMatrix::new(storage, rows, columns))
     }
 
+    /// Makes the next random matrix the first one of its seed again: a model is built.
+    pub(super) fn restart(&self) {
+        if let Self::Random { made, .. } = self {
+            made.set(0);
+        }
+    }
+
+    /// Passes over a matrix that is at hand: the next random one stays what it is.
+    pub(super) fn pass(&self) {
+        if let Self::Random { made, .. } = self {
+            made.set(made.get() + 1);
+        }
+    }
+
     /// A vector in f32; ones if the weights are random.
     ///
     /// # Errors

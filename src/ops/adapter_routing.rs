@@ -138,6 +138,7 @@ mod tests {
         let routing = Rc::new(Routing::default());
         let layer = |adapter: Option<Adapter>, slot: Option<Slot>| {
             let weight = FrozenMatrix::new(Storage::F32(Buffer::Owned(numbers(INPUTS * OUTPUTS, 1))), OUTPUTS, INPUTS);
+            let weight = std::sync::Arc::new(weight);
             Rc::new(LoraLinear { weight, bias: None, adapter, slot })
         };
         let shared = layer(None, Some(Slot { routing: Rc::clone(&routing), index: 0 }));

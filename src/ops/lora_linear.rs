@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
@@ -25,7 +26,7 @@ use crate::rng::{Purpose, Stream};
 #[derive(Debug)]
 pub struct LoraLinear {
     /// W, `(out, in)`.
-    pub weight: FrozenMatrix,
+    pub weight: Arc<FrozenMatrix>,
     /// b, `out` values.
     pub bias: Option<Constant>,
     /// The trained part.
@@ -170,7 +171,7 @@ mod tests {
     fn layer(a: &Rc<Param>, b: &Rc<Param>, dropout: f32) -> Rc<LoraLinear> {
         let weight = Storage::F32(Buffer::Owned(numbers(INPUTS * OUTPUTS, 1)));
         Rc::new(LoraLinear {
-            weight: FrozenMatrix::new(weight, OUTPUTS, INPUTS),
+            weight: Arc::new(FrozenMatrix::new(weight, OUTPUTS, INPUTS)),
             bias: Some(numbers(OUTPUTS, 7).into()),
             adapter: Some(Adapter { a: Rc::clone(a), b: Rc::clone(b), scaling: 1.5, dropout, site: 3 }),
             slot: None,

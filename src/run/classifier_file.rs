@@ -4,16 +4,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::atomic_file;
 use crate::config::data::Quoting;
-use crate::config::model::ModelConfig;
+use crate::config::model::{Form, ModelConfig};
 use crate::embedded;
 use crate::model::fingerprint::Fingerprint;
 
 /// The file's name.
 pub const NAME: &str = "classifier.json";
 const FORMAT_VERSION: u32 = 2;
+/// Of a model that older versions would compute in its family's way.
+const OWN_FORM_VERSION: u32 = 3;
 /// The oldest that is read. Version 1 has a sampled fingerprint of the base, and no commit.
 const OLDEST_VERSION: u32 = 1;
 
@@ -64,6 +67,9 @@ pub struct ClassifierFile {
     pub compute: String,
     /// True if linear layers were stored in 4 bits.
     pub use_4bit: bool,
+    /// How it is computed, where that is not as its family's models are.
+    #[serde(flatten)]
+    pub form: Form,
 }
 
 /// The frozen model.
@@ -123,6 +129,12 @@ impl ClassifierFile {
         if self.random_init { format!("{} (random weights)", self.base.name) } else { self.base.name.clone() }
     }
 
+    /// Records how the model is computed.
+    pub fn set_form(&mut self, form: Form) {
+        self.form = form;
+        self.format_version = if form.is_usual() { FORMAT_VERSION } else { OWN_FORM_VERSION };
+    }
+
     /// The `model` section that the file stands for.
     pub fn model_config(&self) -> Result<ModelConfig> {
         ModelConfig::from_pairs(&[
@@ -133,6 +145,9 @@ impl ClassifierFile {
             ("use_4bit", self.use_4bit.into()),
             ("random_init", self.random_init.into()),
             ("init_seed", self.init_seed.into()),
+            ("pooling", json!(self.form.pooling)),
+            ("attention", json!(self.form.attention)),
+            ("bidirectional_from_layer", json!(self.form.bidirectional_from_layer)),
         ])
     }
 
@@ -156,8 +171,8 @@ impl ClassifierFile {
         let read = || -> Result<Self> {
             let file: Self = serde_json::from_str(&embedded::read_to_string(&path)?)?;
             ensure!(
-                (OLDEST_VERSION..=FORMAT_VERSION).contains(&file.format_version),
-                "format_version is {}, and this llmcls reads {OLDEST_VERSION} to {FORMAT_VERSION}; use the version that \
+                (OLDEST_VERSION..=OWN_FORM_VERSION).contains(&file.format_version),
+                "format_version is {}, and this llmcls reads {OLDEST_VERSION} to {OWN_FORM_VERSION}; use the version that \
                  wrote it",
                 file.format_version
             );

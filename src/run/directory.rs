@@ -22,6 +22,8 @@ pub(super) const SUMMARY: &str = "summary.json";
 pub const HISTORY: &str = "history.jsonl";
 /// The trained classifier in the directory of a seed.
 const BEST: &str = "best";
+/// The plan of a sweep; a directory with it is no run.
+pub const SWEEP: &str = "sweep.json";
 /// A report, of a run or of an evaluation.
 pub const REPORT: &str = "report.html";
 /// The message of the error that ended the last attempt.
@@ -37,7 +39,37 @@ pub struct RunDir {
 impl RunDir {
     /// Makes the directory of a new run; no other run can get the same one.
     pub fn create(root: &Path, model: &str, dataset: &str) -> Result<Self> {
-        Self::lock(create(root, model, dataset, "run")?)
+        Self::create_as("run", root, model, dataset)
+    }
+
+    /// Makes the directory of a sweep, beside the runs.
+    pub fn create_sweep(root: &Path, model: &str, dataset: &str) -> Result<Self> {
+        Self::create_as("sweep", root, model, dataset)
+    }
+
+    /// Makes the directory of a learning-rate range test, beside the runs.
+    pub fn create_rates(root: &Path, model: &str, dataset: &str) -> Result<Self> {
+        Self::create_as("rates", root, model, dataset)
+    }
+
+    /// The points of a learning-rate range test.
+    #[must_use]
+    pub fn rates(&self) -> PathBuf {
+        self.path.join("rates.json")
+    }
+
+    /// Opens a run inside this directory, and makes its directory if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be made, or another process trains there.
+    pub fn inside(&self, name: &str) -> Result<Self> {
+        let path = self.path.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("{}: cannot create", path.display()))?;
+        Self::lock(path)
+    }
+
+    fn create_as(kind: &str, root: &Path, model: &str, dataset: &str) -> Result<Self> {
+        Self::lock(create(root, model, dataset, kind)?)
     }
 
     /// Opens the directory of an unfinished run to resume it.
@@ -46,7 +78,29 @@ impl RunDir {
     /// If it is no run, is finished, or another process trains there.
     pub fn reopen(path: &Path) -> Result<Self> {
         ensure!(path.join(CONFIG).is_file(), "{}: not a run: it has no {CONFIG}", path.display());
-        ensure!(!path.join(SUMMARY).is_file(), "{}: this run is finished; there is nothing to resume", path.display());
+        ensure!(
+            !path.join(SWEEP).is_file(),
+            "{}: a sweep and no run; `llmcls sweep --resume` continues it, `train --resume` one of its runs",
+            path.display()
+        );
+        Self::reopen_unfinished(path, "run")
+    }
+
+    /// Opens the directory of an unfinished sweep to resume it.
+    ///
+    /// # Errors
+    /// If it is no sweep, is finished, or another process trains there.
+    pub fn reopen_sweep(path: &Path) -> Result<Self> {
+        ensure!(path.join(SWEEP).is_file(), "{}: not a sweep: it has no {SWEEP}", path.display());
+        Self::reopen_unfinished(path, "sweep")
+    }
+
+    fn reopen_unfinished(path: &Path, kind: &str) -> Result<Self> {
+        ensure!(
+            !path.join(SUMMARY).is_file(),
+            "{}: this {kind} is finished; there is nothing to resume",
+            path.display()
+        );
         Self::lock(path.to_owned())
     }
 
@@ -122,6 +176,12 @@ impl RunDir {
         self.path.join("environment.json")
     }
 
+    /// The plan, if this is a sweep.
+    #[must_use]
+    pub fn sweep_plan(&self) -> PathBuf {
+        self.path.join(SWEEP)
+    }
+
     /// Report on the best seed, for a browser.
     #[must_use]
     pub fn report(&self) -> PathBuf {
@@ -140,11 +200,26 @@ impl RunDir {
         self.path.join(SUMMARY)
     }
 
-    /// The directory of one seed, made if it is not there.
-    pub fn seed(&self, seed: u32) -> Result<SeedDir> {
-        let path = self.path.join(format!("seed_{seed}"));
+    /// The out-of-fold predictions of the training rows.
+    #[must_use]
+    pub fn fold_predictions(&self) -> PathBuf {
+        self.path.join("predictions_folds.jsonl")
+    }
+
+    /// The directory of one training in place of a fold, made if it is not there: on all rows of the other folds, or on a
+    /// part of them.
+    pub fn fold(&self, number: usize, part: Option<&str>) -> Result<SeedDir> {
+        let fold = self.path.join("folds").join(number.to_string());
+        let path = part.map_or(fold.clone(), |part| fold.join(part));
         fs::create_dir_all(&path).with_context(|| format!("{}: cannot create", path.display()))?;
         Ok(SeedDir { path })
+    }
+
+    /// The directory of one seed, made if it is not there.
+    pub fn seed(&self, seed: u32) -> Result<SeedDir> {
+        let seed = SeedDir::of(&self.path, seed);
+        fs::create_dir_all(&seed.path).with_context(|| format!("{}: cannot create", seed.path.display()))?;
+        Ok(seed)
     }
 }
 
@@ -155,6 +230,12 @@ pub struct SeedDir {
 }
 
 impl SeedDir {
+    /// The directory of one seed of a run, whether it is there or not.
+    #[must_use]
+    pub fn of(run: &Path, seed: u32) -> Self {
+        Self { path: run.join(format!("seed_{seed}")) }
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -262,6 +343,9 @@ pub fn find_trained(path: &Path) -> Result<Trained> {
         return find_below(path);
     }
     let text = fs::read_to_string(&summary).with_context(|| format!("{}: cannot read", summary.display()))?;
+    if let Some(cell) = best_cell(path, &text)? {
+        return find_trained(&cell);
+    }
     let seed = best_seed(&text).with_context(|| format!("{}: names no best seed", summary.display()))?;
     let seed = path.join(format!("seed_{seed}"));
     ensure!(is_classifier(&seed.join(BEST)), "{}: its best/ directory is missing", seed.display());
@@ -309,7 +393,8 @@ fn find_below(path: &Path) -> Result<Trained> {
 }
 
 fn unfinished(run: &Path) -> String {
-    let resumable = Resumable { run: run.to_owned() };
+    let command = if run.join(SWEEP).is_file() { "sweep" } else { "train" };
+    let resumable = Resumable { run: run.to_owned(), command };
     let seeds: Vec<String> = subdirectories(run)
         .into_iter()
         .filter(|seed| is_classifier(&seed.join(BEST)))
@@ -351,6 +436,26 @@ fn best_seed(summary: &str) -> Result<u32> {
         best_seed: u32,
     }
     Ok(serde_json::from_str::<Summary>(summary)?.best_seed)
+}
+
+/// The best run of a finished sweep; `None` if the directory is a run.
+fn best_cell(path: &Path, summary: &str) -> Result<Option<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Summary {
+        best: usize,
+        cells: Vec<Cell>,
+    }
+    #[derive(Deserialize)]
+    struct Cell {
+        run: String,
+    }
+    if !path.join(SWEEP).is_file() {
+        return Ok(None);
+    }
+    let summary: Summary =
+        serde_json::from_str(summary).with_context(|| format!("{}: not the summary of a sweep", path.display()))?;
+    let best = summary.cells.get(summary.best).with_context(|| format!("{}: names no best run", path.display()))?;
+    Ok(Some(path.join(&best.run)))
 }
 
 /// The newest finished run under `root`, of one model and data set if given.

@@ -58,7 +58,7 @@ fn metadata(file: &ClassifierFile, base: &BaseFacts, facts: &CardFacts<'_>) -> V
     lines.extend(facts.hub_dataset.map(|name| format!("datasets: {}", json!([name]))));
     lines.push(r#"metrics: ["f1", "precision", "recall"]"#.to_owned());
     let library = if file.is_whole_model { "transformers" } else { "peft" };
-    lines.extend((!facts.is_probe).then(|| format!("library_name: {library}")));
+    lines.extend((!facts.is_probe && file.form.is_usual()).then(|| format!("library_name: {library}")));
     lines.push("pipeline_tag: text-classification".to_owned());
     let kind = if is_single(file) { "multi-class" } else { "multi-label" };
     let mut tags = vec![if facts.is_probe { "linear-probe" } else { "lora" }, "text-classification", kind, "llmcls"];
@@ -127,6 +127,14 @@ pub(super) fn some_labels(labels: &[String]) -> String {
 
 fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts, is_probe: bool) -> std::fmt::Result {
     writeln!(card, "## Usage\n\n```sh\nllmcls predict --run . --text \"a text\"\n```\n")?;
+    if !file.form.is_usual() {
+        return writeln!(
+            card,
+            "Only llmcls computes this classifier as it was trained ({}). peft and transformers would load its weights and \
+             predict something else.\n",
+            file.form
+        );
+    }
     if file.is_whole_model {
         return writeln!(card, "In Python, with transformers:\n\n```python\n{}```\n", snippet(file, base));
     }
@@ -286,6 +294,7 @@ pub(super) fn is_single(file: &ClassifierFile) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::Form;
     use crate::evaluation::Evaluation;
     use crate::metrics::{LabelScores, Predictions, Scores};
     use crate::run::classifier_file::{Base, RecordedFingerprint};
@@ -316,6 +325,7 @@ mod tests {
             torch_dtype: "bfloat16".into(),
             compute: "float32".into(),
             use_4bit: true,
+            form: Form::default(),
         }
     }
 

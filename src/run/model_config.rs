@@ -55,6 +55,11 @@ pub(super) fn write(
     if let Some(padding) = padding {
         config.insert("pad_token_id".to_owned(), padding.into());
     }
+    if let Some(model_type) = config.get("model_type").and_then(Value::as_str).filter(|_| !file.form.is_usual()) {
+        // transformers would compute something else, and must not.
+        let own = format!("{}{}", BackboneConfig::OWN_FORM, model_type.trim_start_matches(BackboneConfig::OWN_FORM));
+        config.insert("model_type".to_owned(), own.into());
+    }
     write_map(&directory.join(CONFIG), &config)
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::folds::FoldSummary;
+pub use super::over_seeds::OverSeeds;
 use crate::evaluation::Evaluation;
 use crate::metrics::bootstrap::{Interval, Intervals};
 use crate::metrics::{LabelScores, Metric, Scores};
@@ -192,6 +194,9 @@ pub struct RunSummary {
     /// Of the best seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Yardstick>,
+    /// Of `exp.folds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folds: Option<FoldSummary>,
     pub seeds: Vec<SeedResult>,
 }
 
@@ -307,24 +312,6 @@ pub struct Memory {
 pub struct Parameters {
     pub frozen: usize,
     pub trained: usize,
-}
-
-/// Mean and standard deviation (n − 1) over seeds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OverSeeds {
-    pub mean: f64,
-    /// None for one seed.
-    pub sd: Option<f64>,
-}
-
-impl OverSeeds {
-    #[must_use]
-    pub fn new(values: &[f64]) -> Self {
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        Self { mean, sd: (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()) }
-    }
 }
 
 /// A line of `history.jsonl`.

@@ -56,7 +56,10 @@ impl Located {
                 let base = BaseModel::open(&model, &Device::cpu(), console)
                     .with_context(|| format!("the base of {} cannot be used", trained.adapter.display()))?;
                 let max_length = dataset::max_length(&config.data, &base, console);
-                describe(config, dataset::columns(&config.data, console)?, max_length, base.record(console)?)
+                let columns = dataset::columns(&config.data, console)?;
+                let mut file = describe(config, columns, max_length, base.record(console)?);
+                file.set_form(base.form);
+                file
             }
             (None, None) => unreachable!("refused above"),
         };
@@ -75,7 +78,14 @@ impl Located {
             RecordedFingerprint::Sampled(sample) => json!([sample, self.model.model_name]),
         };
         let model = &self.model;
-        let held = json!([model.torch_dtype, model.compute, model.use_4bit, model.random_init, model.init_seed]);
+        let held = json!([
+            model.torch_dtype,
+            model.compute,
+            model.use_4bit,
+            model.random_init,
+            model.init_seed,
+            self.file.form
+        ]);
         let precision = self.precision.map(|precision| format!("{precision:?}"));
         json!([fingerprint, held, precision]).to_string()
     }

@@ -19,6 +19,8 @@ pub struct AdamW {
     params: Vec<(Rc<Param>, ParamMoments)>,
     maps: Maps,
     weight_decay: f64,
+    /// Parameters from this one on are the head's.
+    head: usize,
     steps: i32,
 }
 
@@ -33,8 +35,8 @@ impl AdamW {
             let moments = Moments::zeros(param.value().elem_count(), storage, &maps);
             Ok((Rc::clone(param), ParamMoments::new(param, moments, &maps)?))
         };
-        let params = params.iter().map(held).collect::<Result<_>>()?;
-        Ok(Self { params, maps, weight_decay, steps: 0 })
+        let params: Vec<_> = params.iter().map(held).collect::<Result<_>>()?;
+        Ok(Self { head: params.len(), params, maps, weight_decay, steps: 0 })
     }
 
     /// Bytes of the state that [`AdamW::new`] would make.
@@ -78,11 +80,22 @@ impl AdamW {
         self.steps = steps;
     }
 
+    /// The same optimizer, with parameters from number `head` on in a group of their own.
+    #[must_use]
+    pub fn with_head(self, head: usize) -> Self {
+        Self { head, ..self }
+    }
+
     /// One step with the parameters' gradients times `gradient_scale`.
     pub fn step(&mut self, learning_rate: f64, gradient_scale: f64) -> Result<()> {
+        self.step_groups([learning_rate; 2], gradient_scale)
+    }
+
+    /// One step with a learning rate for all parameters before the head's, and one for the head's.
+    pub fn step_groups(&mut self, rates: [f64; 2], gradient_scale: f64) -> Result<()> {
         self.steps += 1;
         let step = Step {
-            learning_rate: learning_rate as f32,
+            learning_rate: 0.0,
             gradient_scale: gradient_scale as f32,
             beta1: BETA1 as f32,
             beta2: BETA2 as f32,
@@ -91,10 +104,11 @@ impl AdamW {
             correction2: (1.0 - BETA2.powi(self.steps)).sqrt() as f32,
             decay: 1.0,
         };
-        let decayed = (1.0 - learning_rate * self.weight_decay) as f32;
-        let updates = self.params.iter_mut().map(|(param, moments)| {
-            let decay = if decays(param.name()) { decayed } else { 1.0 };
-            (moments, Step { decay, ..step }, &**param)
+        let (head, weight_decay) = (self.head, self.weight_decay);
+        let updates = self.params.iter_mut().enumerate().map(|(index, (param, moments))| {
+            let rate = rates[usize::from(index >= head)];
+            let decay = if decays(param.name()) { (1.0 - rate * weight_decay) as f32 } else { 1.0 };
+            (moments, Step { learning_rate: rate as f32, decay, ..step }, &**param)
         });
         adamw::step(&self.maps, updates)
     }

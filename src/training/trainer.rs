@@ -42,6 +42,8 @@ pub struct TrainOptions<'a> {
     /// Most steps.
     pub total_steps: usize,
     pub schedule: Schedule,
+    /// The head's, where it has one of its own.
+    pub head_schedule: Option<Schedule>,
     /// Storage of AdamW's moments.
     pub moments: MomentStorage,
     /// The metric that chooses the best epoch.
@@ -117,14 +119,15 @@ pub struct TrainOutcome {
 
 impl Trainer<'_> {
     /// Trains, from the start or from a checkpoint, and leaves the parameters of the best epoch in
-    /// the classifier.
+    /// the classifier; `None` if training pauses after `pause_after` evaluations.
     ///
     /// # Errors
     /// If a loss or gradient is not finite, a file cannot be written, or with
     /// [`crate::interrupt::Interrupted`] after a signal. The last checkpoint stands.
-    pub fn run(&self) -> Result<TrainOutcome> {
+    pub fn run(&self, pause_after: Option<usize>) -> Result<Option<TrainOutcome>> {
         let options = &self.options;
-        let mut optimizer = AdamW::new(self.classifier.params(), options.config.weight_decay, options.moments)?;
+        let optimizer = AdamW::new(self.classifier.params(), options.config.weight_decay, options.moments)?;
+        let mut optimizer = optimizer.with_head(self.classifier.first_of_head());
         let mut progress = self.start(&mut optimizer)?;
         let started = Instant::now();
         let before = progress.elapsed;
@@ -139,6 +142,10 @@ impl Trainer<'_> {
         bar.start_at(progress.step);
         let mut last = None;
         while !progress.is_finished {
+            if pause_after.is_some_and(|count| progress.evaluations >= count) {
+                bar.finish();
+                return Ok(None);
+            }
             let order = options.order(self.train, progress.evaluations);
             let batches: Vec<&[usize]> = order.chunks(options.config.batch_size).collect();
             let first = self.first_step(progress.evaluations);
@@ -159,11 +166,20 @@ impl Trainer<'_> {
         }
         bar.finish();
         let best = progress.best.as_ref().context("no epoch was evaluated")?;
-        if let Some(directory) = self.directory {
-            trained_weights::load(&directory.checkpoint(best.step), self.classifier)?;
+        let averaged = self.averaged(progress.evaluations);
+        match self.directory {
+            Some(directory) if averaged.is_empty() => {
+                trained_weights::load(&directory.checkpoint(best.step), self.classifier)?;
+            }
+            Some(directory) => {
+                let checkpoints = averaged.iter().map(|&step| directory.checkpoint(step));
+                trained_weights::load_mean(&checkpoints.collect::<Vec<_>>(), self.classifier)?;
+                self.console.say(format!("seed {}: took the mean of the last {} epochs", options.seed, averaged.len()));
+            }
+            None => {}
         }
         data_parallel::share_values(self.group, self.classifier.params())?;
-        Ok(TrainOutcome {
+        Ok(Some(TrainOutcome {
             train_loss: progress.loss_sum / f64::from(progress.micro_batch),
             runtime: progress.elapsed,
             steps: progress.step,
@@ -172,8 +188,8 @@ impl Trainer<'_> {
             epoch: self.epoch_of(&progress),
             best_epoch: best.epoch,
             optimizer_bytes: optimizer.bytes(),
-            validation: last.filter(|_| best.step == progress.step),
-        })
+            validation: last.filter(|_| best.step == progress.step && averaged.is_empty()),
+        }))
     }
 
     /// The state with which training begins, on all ranks.
@@ -193,6 +209,13 @@ impl Trainer<'_> {
             data_parallel::share_moments(self.group, optimizer)?;
         }
         Ok(progress.unwrap_or_else(new))
+    }
+
+    /// The steps after which the epochs end whose mean is taken, if so many were evaluated; none without
+    /// `train.average_last`.
+    fn averaged(&self, evaluations: usize) -> Vec<usize> {
+        let count = self.options.config.average_last.unwrap_or(0).min(evaluations);
+        (evaluations - count..evaluations).map(|epoch| self.first_step(epoch + 1)).collect()
     }
 
     fn describe_step(&self, loss: f64, progress: &Progress) -> String {
@@ -232,7 +255,8 @@ impl Trainer<'_> {
         progress.logged.loss += loss;
         progress.logged.micro_batches += window.len();
         let rate = self.options.schedule.rate(progress.step);
-        let norm = self.update(optimizer, window.len(), rate, progress)?;
+        let of_head = self.options.head_schedule.as_ref().map_or(rate, |schedule| schedule.rate(progress.step));
+        let norm = self.update(optimizer, window.len(), [rate, of_head], progress)?;
         progress.step += 1;
         failpoint::reached(Site::Step)?;
         if progress.step.is_multiple_of(self.options.config.logging_steps) {
@@ -315,24 +339,19 @@ impl Trainer<'_> {
     }
 
     /// Clips and steps; returns the gradient's norm before clipping.
-    fn update(&self, optimizer: &mut AdamW, micro_batches: usize, rate: f64, progress: &Progress) -> Result<f64> {
+    fn update(&self, optimizer: &mut AdamW, micro_batches: usize, rates: [f64; 2], progress: &Progress) -> Result<f64> {
         if let Some(param) = self.classifier.params().iter().find(|param| !param.has_gradient()) {
             anyhow::bail!(
                 "`{}` is trained but received no gradient; this is a bug in llmcls, please report it",
                 param.name()
             );
         }
-        // Divide by the micro-batches in this window: the last one may be short.
-        let scale = match self.options.config.accumulation_reduction {
-            // Divide by the micro-batches in this window: the last one may be short.
-            Reduction::Mean => 1.0 / micro_batches as f64,
-            Reduction::Sum => 1.0,
-        };
+        let scale = window_scale(self.options.config.accumulation_reduction, micro_batches);
         let norm = scale * gradient_norm(self.classifier.params())?;
         if !norm.is_finite() {
             return Err(self.not_finite(&format!("the gradient's norm is {norm}"), progress));
         }
-        optimizer.step(rate, scale * clip_factor(norm, self.options.config.max_grad_norm))?;
+        optimizer.step_groups(rates, scale * clip_factor(norm, self.options.config.max_grad_norm))?;
         Ok(norm)
     }
 
@@ -389,22 +408,24 @@ impl Trainer<'_> {
             metrics,
         };
         checkpoint.save(&directory.checkpoint(progress.step))?;
-        self.remove_old_checkpoints(directory, progress.best.as_ref())
+        self.remove_old_checkpoints(directory, progress)
     }
 
     /// Keeps the newest checkpoints within the limit, and the best, as transformers does: a limit
     /// of 1 keeps both the best and the newest.
-    fn remove_old_checkpoints(&self, directory: &SeedDir, best: Option<&Best>) -> Result<()> {
+    fn remove_old_checkpoints(&self, directory: &SeedDir, progress: &Progress) -> Result<()> {
         let Some(limit) = self.options.config.save_total_limit else { return Ok(()) };
+        let (best, averaged) = (progress.best.as_ref(), self.averaged(progress.evaluations));
         let mut others = checkpoint::list(directory.path())?;
-        others.retain(|&(step, _)| best.is_none_or(|best| best.step != step));
+        others.retain(|(step, _)| best.is_none_or(|best| best.step != *step));
         let is_newest_best = best.is_some_and(|best| others.iter().all(|&(step, _)| step < best.step));
         let kept = match best {
             Some(_) if is_newest_best => limit - 1,
             Some(_) => limit.max(2) - 1,
             None => limit,
         };
-        for (_, path) in &others[..others.len().saturating_sub(kept)] {
+        let old = &others[..others.len().saturating_sub(kept)];
+        for (_, path) in old.iter().filter(|(step, _)| !averaged.contains(step)) {
             fs::remove_dir_all(path).with_context(|| format!("{}: cannot remove", path.display()))?;
         }
         Ok(())
@@ -455,6 +476,16 @@ pub fn forward_backward(classifier: &Classifier, batch: &Batch, key: DropoutKey)
     drop(logits);
     tape.backward(&loss, tensor(vec![1.0], ())?)?;
     Ok(value)
+}
+
+/// The factor of the sum of a window's gradients.
+#[must_use]
+pub fn window_scale(reduction: Reduction, micro_batches: usize) -> f64 {
+    match reduction {
+        // Divide by the micro-batches in this window: the last one may be short.
+        Reduction::Mean => 1.0 / micro_batches as f64,
+        Reduction::Sum => 1.0,
+    }
 }
 
 /// Storage of AdamW's moments: 8 bits if the base is in 4 bits, unless that is switched off.

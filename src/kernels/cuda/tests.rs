@@ -213,7 +213,7 @@ fn lora_linear_matches_the_cpu() {
             let make = |device: &Device| vec![param(device, rank, inputs, 4), param(device, outputs, rank, 5)];
             let layer = |device: &Device, params: &[Rc<Param>]| {
                 Rc::new(LoraLinear {
-                    weight: matrix(device, outputs, inputs, is_4bit),
+                    weight: matrix(device, outputs, inputs, is_4bit).into(),
                     bias: has_bias.then(|| numbers(outputs, 7).into()),
                     adapter: (!params.is_empty()).then(|| Adapter {
                         a: Rc::clone(&params[0]),
@@ -324,8 +324,8 @@ fn nf4_widens_to_the_same_bits() {
         let identity: Vec<f32> =
             (0..columns * columns).map(|at| f32::from(u8::from(at % (columns + 1) == 0))).collect();
         let product = |device: &Device| {
-            let layer =
-                LoraLinear { weight: matrix(device, rows, columns, true), bias: None, adapter: None, slot: None };
+            let weight = matrix(device, rows, columns, true).into();
+            let layer = LoraLinear { weight, bias: None, adapter: None, slot: None };
             let x = Value::constant(device.put(tensor(identity.clone(), (columns, columns)).unwrap()).unwrap());
             let y = lora_linear(&Tape::off(), &x, &Rc::new(layer), None).unwrap();
             elements(y.tensor()).unwrap().to_vec()

@@ -135,6 +135,7 @@ pub(super) fn decoder(
         query_key_norm: None,
         mlp_bias: false,
         is_causal: true,
+        bidirectional_from: None,
         windows: vec![None; num_hidden_layers.min(1 << 12)],
         scale: (head_dim as f64).powf(-0.5) as f32,
         soft_cap: None,

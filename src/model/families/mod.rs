@@ -138,9 +138,10 @@ impl Family {
     fn of(file: &ConfigFile) -> Result<Self> {
         let supported = || FAMILIES.map(Self::model_type).join(", ");
         let Some(model_type) = file.text("model_type")? else { bail!("no model_type; supported: {}", supported()) };
+        let known = model_type.strip_prefix(BackboneConfig::OWN_FORM).unwrap_or(model_type);
         FAMILIES
             .into_iter()
-            .find(|family| family.model_type() == model_type)
+            .find(|family| family.model_type() == known)
             .with_context(|| format!("model_type `{model_type}` is not supported; supported: {}", supported()))
     }
 
@@ -170,6 +171,10 @@ impl Family {
 }
 
 impl BackboneConfig {
+    /// Stands before the `model_type` of complete models that transformers would compute in another way, so that it
+    /// refuses them.
+    pub const OWN_FORM: &str = "llmcls_";
+
     /// Reads `config.json`.
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;

@@ -51,6 +51,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
         query_key_norm: None,
         mlp_bias: file.flag("mlp_bias", false)?,
         is_causal: false,
+        bidirectional_from: None,
         windows: windows(file, num_hidden_layers.min(1 << 12))?,
         scale: (head_dim as f32).powf(-0.5),
         soft_cap: None,

@@ -4,7 +4,10 @@
 //! hashes of the two, lets a browser load nothing else. maud escapes all text from the data.
 
 mod charts;
+mod folds;
 mod labels;
+pub mod rate_page;
+pub mod sweep_page;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +15,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use self::charts::{Axis, Chart, Series};
+use super::folds::FoldSummary;
 use super::results::{HistoryLine, OverSeeds, SeedResult};
 use crate::data::table::Example;
 use crate::metrics::bootstrap::{Interval, Intervals};
@@ -57,6 +61,8 @@ pub struct Report<'a> {
     pub seeds: &'a [SeedResult],
     /// Other runs on the same rows: a table's rows.
     pub comparison: Vec<[String; 4]>,
+    /// Of `exp.folds`.
+    pub folds: Option<&'a FoldSummary>,
     /// Machine, time, memory.
     pub facts: Vec<(&'static str, String)>,
     /// The run's configuration, as YAML.
@@ -65,10 +71,14 @@ pub struct Report<'a> {
     pub shows_texts: bool,
 }
 
+/// The hash of an inline style or script, as a content-security policy names it.
+fn hash(text: &str) -> String {
+    STANDARD.encode(Sha256::digest(text.as_bytes()))
+}
+
 impl Report<'_> {
     #[must_use]
     pub fn to_html(&self) -> String {
-        let hash = |text: &str| STANDARD.encode(Sha256::digest(text.as_bytes()));
         let policy = format!(
             "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
             hash(STYLE),
@@ -90,6 +100,7 @@ impl Report<'_> {
                     (self.headline())
                     (self.curves())
                     (self.over_seeds())
+                    @if let Some(summary) = self.folds { (folds::section(summary)) }
                     (self.compared())
                     (self.per_label())
                     (self.label_curves())
