@@ -126,6 +126,14 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
         seeds: &[],
         comparison: comparison.iter().map(Comparison::to_row).collect(),
+        baseline: None,
+        calibration: None,
+        is_single: problem == Problem::SingleLabel,
+        origin: format!(
+            "{} by llmcls {}",
+            jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
+            env!("LLMCLS_VERSION")
+        ),
         facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], run_report::machine(device)]
             .concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),

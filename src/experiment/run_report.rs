@@ -10,6 +10,7 @@ use crate::evaluation::Sample;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::Intervals;
+use crate::model::classifier::Problem;
 use crate::run::directory::RunDir;
 use crate::run::records;
 use crate::run::report::Report;
@@ -37,6 +38,21 @@ pub fn machine(device: &Device) -> Vec<(&'static str, String)> {
     facts.extend(gpu.map(|gpu| ("peak memory of the GPU", bytes(gpu.peak_bytes))));
     facts.extend(memory::peak_bytes().map(|peak| ("peak memory", bytes(peak))));
     facts
+}
+
+/// Says which run and seed a report is of, and when and by what it was made.
+fn origin(run: &RunDir, summary: &RunSummary, seed: u32) -> String {
+    let of_seeds = match summary.seeds.len() {
+        1 => String::new(),
+        count => format!(", the best of {count} on validation: all scores but the table of seeds are its own"),
+    };
+    let name = summary.run_name.as_ref().map_or_else(String::new, |name| format!("{name}, "));
+    let directory = run.path().file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "{name}{directory}, seed {seed}{of_seeds}. {} by llmcls {}.",
+        jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
+        env!("LLMCLS_VERSION")
+    )
 }
 
 /// Writes a run's report: its best seed on the test rows, or on validation where there are none.
@@ -81,6 +97,10 @@ pub fn write(experiment: &Experiment<'_>, run: &RunDir, summary: &RunSummary, sh
         history: curves,
         seeds: &summary.seeds,
         comparison: Vec::new(),
+        baseline: summary.baseline.as_ref(),
+        calibration: best.calibration.as_ref(),
+        is_single: experiment.classifier.problem() == Problem::SingleLabel,
+        origin: origin(run, summary, best.seed),
         facts,
         config: Some(experiment.config.to_yaml()),
         shows_texts,

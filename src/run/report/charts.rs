@@ -6,6 +6,10 @@ use maud::{Markup, html};
 #[derive(Clone)]
 pub(super) struct Series {
     pub(super) name: String,
+    /// Its colour: lines of one kind share one, and an entry in the legend.
+    pub(super) colour: usize,
+    /// Points that answer the mouse.
+    pub(super) is_labelled: bool,
     pub(super) points: Vec<(f64, f64)>,
 }
 
@@ -45,19 +49,31 @@ impl<'a> Axis<'a> {
         if to <= from {
             to = from + 1.0;
         }
-        Self { name, from, to }
+        Self { name, from, to }.rounded()
+    }
+
+    /// The same axis, which ends with a tick above the largest number, and begins with one below the smallest.
+    fn rounded(self) -> Self {
+        let step = self.step();
+        let (from, to) = ((self.from / step).floor() * step, (self.to / step).ceil() * step);
+        Self { from, to, ..self }
     }
 
     pub(super) fn unit(name: &'a str) -> Self {
         Self { name, from: 0.0, to: 1.0 }
     }
 
-    /// About five round numbers on it.
-    fn ticks(&self) -> Vec<f64> {
+    /// A round number that fits about five times.
+    fn step(&self) -> f64 {
         let rough = (self.to - self.from) / 5.0;
         let power = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= rough);
-        let step = step.unwrap_or(power);
+        step.unwrap_or(power)
+    }
+
+    /// About five round numbers on it.
+    fn ticks(&self) -> Vec<f64> {
+        let step = self.step();
         let first = (self.from / step).ceil() as i64;
         (first..)
             .map(|index| (index as f64 * step * 1e12).round() / 1e12)
@@ -67,17 +83,21 @@ impl<'a> Axis<'a> {
 }
 
 impl Chart<'_> {
-    /// Lines, with a legend if they are several; `ideal` adds the diagonal.
-    pub(super) fn lines(&self, series: &[Series], has_diagonal: bool) -> Markup {
+    /// Lines, with a legend if they are of several kinds; `ideal` adds the diagonal, `mark` a line up from x.
+    pub(super) fn lines(&self, series: &[Series], has_diagonal: bool, mark: Option<f64>) -> Markup {
         let (from, to) = (self.at(self.x.from, self.y.from), self.at(self.x.to, self.y.to));
         self.figure(html! {
             @if has_diagonal {
                 path class="ideal" d=(format_args!("M{} {}L{} {}", from.0, from.1, to.0, to.1)) {}
             }
-            @for (index, line) in series.iter().enumerate() {
-                (self.line(line, index % COLOURS))
+            @if let Some(mark) = mark {
+                @let ((x, top), (_, floor)) = (self.at(mark, self.y.to), self.at(mark, self.y.from));
+                path class="mark" d=(format_args!("M{x:.1} {top:.1}V{floor:.1}")) {}
             }
-            @if series.len() > 1 {
+            @for line in series {
+                (self.line(line, line.colour % COLOURS))
+            }
+            @if series.iter().any(|line| line.colour != series[0].colour) {
                 (legend(series))
             }
         })
@@ -93,6 +113,13 @@ impl Chart<'_> {
             @if let [(x, y)] = points[..] {
                 circle class={ "f" (colour) } cx=(tenths(x)) cy=(tenths(y)) r="3" {}
             }
+            @if line.is_labelled {
+                @for (&(x, y), (of_x, of_y)) in points.iter().zip(line.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite())) {
+                    circle class={ "dot f" (colour) } cx=(tenths(x)) cy=(tenths(y)) r="3.5" {
+                        title { (line.name) ": " (self.y.name) " " (format_args!("{of_y:.4}")) " at " (self.x.name) " " (short(*of_x)) }
+                    }
+                }
+            }
         }
     }
 
@@ -102,7 +129,9 @@ impl Chart<'_> {
             @for &(from, to, height) in bars {
                 @let ((x, y), (right, floor)) = (self.at(from, height), self.at(to, 0.0));
                 @let width = (right - x - 1.0).max(0.5);
-                rect class="bar" x=(tenths(x)) y=(tenths(y)) width=(tenths(width)) height=(tenths(floor - y)) {}
+                rect class="bar" x=(tenths(x)) y=(tenths(y)) width=(tenths(width)) height=(tenths(floor - y)) {
+                    title { (short(from)) " to " (short(to)) ": " (short(height)) " " (self.y.name) }
+                }
             }
             @if let Some(mark) = mark {
                 @let ((x, top), (_, floor)) = (self.at(mark, self.y.to), self.at(mark, self.y.from));
@@ -150,17 +179,24 @@ impl Chart<'_> {
     }
 }
 
-/// Names of the lines, as many as there are colours.
+/// One entry for each kind of lines, named as its first word.
 fn legend(series: &[Series]) -> Markup {
-    let lines = series.iter().take(COLOURS).scan(LEFT + 6.0, |next, line| {
+    let mut kinds: Vec<&Series> = Vec::new();
+    for line in series {
+        if kinds.iter().all(|kind| kind.colour != line.colour) {
+            kinds.push(line);
+        }
+    }
+    let lines = kinds.into_iter().take(COLOURS).scan(LEFT + 6.0, |next, line| {
         let x = *next;
-        *next += 24.0 + 6.2 * line.name.chars().count() as f64;
-        Some((x, line))
+        let name = line.name.split(", seed").next().unwrap_or_default();
+        *next += 24.0 + 6.2 * name.chars().count() as f64;
+        Some((x, line.colour % COLOURS, name))
     });
     html! {
-        @for (index, (x, line)) in lines.enumerate() {
-            rect class={ "f" (index) } x=(format_args!("{x:.0}")) y="8" width="9" height="3" {}
-            text x=(format_args!("{:.0}", x + 12.0)) y="13" { (line.name) }
+        @for (x, colour, name) in lines {
+            rect class={ "f" (colour) } x=(format_args!("{x:.0}")) y="8" width="9" height="3" {}
+            text x=(format_args!("{:.0}", x + 12.0)) y="13" { (name) }
         }
     }
 }
@@ -199,8 +235,13 @@ mod tests {
     #[test]
     fn names_are_escaped_and_numbers_that_are_none_left_out() {
         let chart = Chart { title: "<b>", x: Axis::unit("x"), y: Axis::unit("\"y\"") };
-        let line = |name: &str| Series { name: name.to_owned(), points: vec![(0.0, f64::NAN), (0.5, 0.5), (1.0, 1.0)] };
-        let svg = chart.lines(&[line("<i>"), line("b")], true).into_string();
+        let line = |name: &str| Series {
+            name: name.to_owned(),
+            colour: name.len(),
+            is_labelled: true,
+            points: vec![(0.0, f64::NAN), (0.5, 0.5), (1.0, 1.0)],
+        };
+        let svg = chart.lines(&[line("<i>"), line("b")], true, Some(0.5)).into_string();
         assert!(!svg.contains("<b>") && !svg.contains("<i>") && !svg.contains("NaN"), "{svg}");
         assert!(svg.contains("&lt;i&gt;") && svg.contains("&quot;y&quot;"));
     }

@@ -25,20 +25,26 @@ impl Report<'_> {
     pub(super) fn per_label(&self) -> Markup {
         const HEADS: [&str; 9] =
             ["label", "rows", "predicted", "threshold", "precision", "recall", "F1", "average precision", "ROC AUC"];
+        /// Labels from which on a box to search is of use.
+        const MANY: usize = 20;
+        let heads: Vec<&str> = HEADS.into_iter().filter(|head| !self.is_single || *head != "threshold").collect();
         let score = |value: f64| format!("{value:.3}");
         let known = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), score);
         html! {
             h2 { "Labels" }
-            div class="scroll" {
+            @if self.labels.len() > MANY {
+                p { input class="search" type="search" placeholder="Search labels" aria-label="Search labels"; }
+            }
+            div class="scroll tall" {
                 table class="sorts" {
-                    thead { tr { @for head in HEADS { th { button type="button" { (head) } } } } }
+                    thead { tr { @for head in heads { th { button type="button" { (head) } } } } }
                     tbody {
                         @for (row, threshold) in self.scores.per_label.iter().zip(self.thresholds) {
                             tr {
                                 td { (row.label) }
                                 td { (row.support) }
                                 td { (row.predicted) }
-                                td { (format_args!("{threshold:.3}")) }
+                                @if !self.is_single { td { (format_args!("{threshold:.3}")) } }
                                 @for value in [row.precision, row.recall, row.f1] { td { (score(value)) } }
                                 @for value in [row.average_precision, row.roc_auc] { td { (known(value)) } }
                             }
@@ -71,22 +77,37 @@ impl Report<'_> {
 
     fn curves_of(&self, label: usize) -> Markup {
         let curve = over_thresholds(self.predictions, label, POINTS);
-        let line = |name: &str, point: fn(&AtThreshold) -> (f64, f64)| Series {
+        let threshold = f64::from(self.thresholds[label]);
+        let line = |name: &str, colour: usize, point: fn(&AtThreshold) -> (f64, f64)| Series {
             name: name.to_owned(),
+            colour,
+            is_labelled: false,
             points: curve.iter().map(point).collect(),
         };
         let against = Chart { title: "Precision and recall", x: Axis::unit("recall"), y: Axis::unit("precision") };
         let over = Chart { title: "Over thresholds", x: Axis::unit("threshold"), y: Axis::unit("score") };
         html! {
-            (against.lines(&[line("", |point| (point.recall(), point.precision()))], false))
+            (against.lines(&[line("", 0, |point| (point.recall(), point.precision())), self.operating_point(label)], false, None))
             (over.lines(
                 &[
-                    line("precision", |point| (point.threshold, point.precision())),
-                    line("recall", |point| (point.threshold, point.recall())),
-                    line("F1", |point| (point.threshold, point.f1())),
+                    line("precision", 0, |point| (point.threshold, point.precision())),
+                    line("recall", 1, |point| (point.threshold, point.recall())),
+                    line("F1", 2, |point| (point.threshold, point.f1())),
                 ],
                 false,
+                Some(threshold),
             ))
+        }
+    }
+
+    /// Precision and recall with the threshold in force.
+    fn operating_point(&self, label: usize) -> Series {
+        let row = &self.scores.per_label[label];
+        Series {
+            name: "with the threshold in force".to_owned(),
+            colour: 0,
+            is_labelled: true,
+            points: vec![(row.recall, row.precision)],
         }
     }
 
@@ -118,14 +139,27 @@ impl Report<'_> {
         html! {
             p class="error" {
                 b { (format_args!("{:.3}", mistake.probability)) } " " (kind) " "
-                span class="soft" { (example.id) }
+                span class="soft" {
+                    (example.id) "; has " (self.named(&self.predictions.targets[mistake.row])) "; predicted "
+                    (self.named(&self.predictions.predicted[mistake.row]))
+                }
                 @if self.shows_texts {
                     @let text = example.text.chars().take(TEXT).collect::<String>();
                     br; (text)
                     @if text.len() < example.text.len() { "…" }
                 }
             }
+            @if self.shows_texts && example.text.chars().count() > TEXT {
+                details class="whole" { summary { "whole text" } p { (example.text) } }
+            }
         }
+    }
+
+    /// The names of the labels that are set.
+    fn named(&self, flags: &[bool]) -> String {
+        let names: Vec<&str> =
+            self.labels.iter().zip(flags).filter(|(_, flag)| **flag).map(|(label, _)| label.as_str()).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     }
 
     /// Labels that are predicted in place of each other, and labels that rows have together.
@@ -169,7 +203,7 @@ impl Report<'_> {
     }
 
     /// The labels with the most rows, as many as are shown one by one.
-    fn by_support(&self) -> Vec<usize> {
+    pub(super) fn by_support(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.labels.len()).collect();
         order.sort_by_key(|&label| Reverse(self.scores.per_label[label].support));
         order.truncate(MAX_SHOWN);

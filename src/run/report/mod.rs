@@ -4,6 +4,7 @@
 //! hashes of the two, lets a browser load nothing else. maud escapes all text from the data.
 
 mod charts;
+mod confusion;
 mod labels;
 
 use base64::Engine;
@@ -12,7 +13,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use self::charts::{Axis, Chart, Series};
-use super::results::{HistoryLine, OverSeeds, SeedResult};
+use super::results::{BaselineScores, Calibrated, HistoryLine, OverSeeds, SeedResult, Yardstick};
 use crate::data::table::Example;
 use crate::metrics::bootstrap::{Interval, Intervals};
 use crate::metrics::curves::reliability;
@@ -57,6 +58,14 @@ pub struct Report<'a> {
     pub seeds: &'a [SeedResult],
     /// Other runs on the same rows: a table's rows.
     pub comparison: Vec<[String; 4]>,
+    /// What classifiers without a language model reach on the same rows.
+    pub baseline: Option<&'a Yardstick>,
+    /// What a temperature changed on the validation split.
+    pub calibration: Option<&'a Calibrated>,
+    /// True if each row has exactly one label.
+    pub is_single: bool,
+    /// Which run and seed, and when.
+    pub origin: String,
     /// Machine, time, memory.
     pub facts: Vec<(&'static str, String)>,
     /// The run's configuration, as YAML.
@@ -87,12 +96,14 @@ impl Report<'_> {
                 }
                 body {
                     h1 { (self.title) }
+                    p class="soft" { (self.origin) }
                     (self.headline())
+                    (self.baselines())
                     (self.curves())
                     (self.over_seeds())
                     (self.compared())
                     (self.per_label())
-                    (self.label_curves())
+                    @if self.is_single { (self.confusion_matrix()) } @else { (self.label_curves()) }
                     (self.calibration_and_lengths())
                     (self.mistakes())
                     (self.pairs())
@@ -106,14 +117,21 @@ impl Report<'_> {
 
     fn headline(&self) -> Markup {
         let (scores, intervals) = (self.scores, &self.intervals);
-        let cards = [
-            ("micro-F1", scores.f1_micro, known(intervals.f1_micro)),
+        // Of one label a row, micro-F1 is the accuracy.
+        let first = match self.is_single {
+            true => vec![("accuracy", scores.accuracy, known(intervals.accuracy))],
+            false => vec![
+                ("micro-F1", scores.f1_micro, known(intervals.f1_micro)),
+                ("exact match", scores.accuracy, known(intervals.accuracy)),
+            ],
+        };
+        let rest = [
             ("macro-F1", scores.f1_macro, known(intervals.f1_macro)),
-            ("exact match", scores.accuracy, known(intervals.accuracy)),
             ("average precision, macro", scores.average_precision_macro, None),
             ("ROC AUC, macro", scores.roc_auc_macro, None),
             ("loss", self.loss, None),
         ];
+        let cards: Vec<_> = first.into_iter().chain(rest).collect();
         html! {
             p class="soft" {
                 "Scores on " (self.split) ": " (self.predictions.targets.len()) " rows, " (self.labels.len())
@@ -133,42 +151,90 @@ impl Report<'_> {
         }
     }
 
-    /// Loss and F1 over epochs, a line for each seed.
-    fn curves(&self) -> Markup {
-        let series = |value: fn(&HistoryLine) -> Option<f64>, of: &str| -> Vec<Series> {
-            let lines = self.history.iter().map(|(seed, lines)| {
-                let point = |line: &HistoryLine| Some((line.epoch()?, value(line)?));
-                let name = if self.history.len() > 1 { format!("{of} {seed}") } else { of.to_owned() };
-                Series { name, points: lines.iter().filter_map(point).collect() }
-            });
-            lines.filter(|line| !line.points.is_empty()).collect()
+    fn baselines(&self) -> Markup {
+        let interval = |[low, high]: [Option<f64>; 2]| match (low, high) {
+            (Some(low), Some(high)) => format!(" (95%: {low:+.4} to {high:+.4})"),
+            _ => String::new(),
         };
+        html! {
+            @if let Some(baseline) = self.baseline {
+                h2 { "Is it worth it?" }
+                p class="soft" {
+                    "Simple classifiers, trained on the same rows and scored on " (baseline.split) "."
+                    @if let Some(difference) = &baseline.difference {
+                        " This classifier adds " (format_args!("{:+.4}", difference.f1_micro)) " micro-F1"
+                        (interval(difference.f1_micro_ci95)) " and " (format_args!("{:+.4}", difference.f1_macro))
+                        " macro-F1" (interval(difference.f1_macro_ci95)) " to the linear one; rows are drawn together."
+                    }
+                }
+                div class="scroll" {
+                    table {
+                        thead { tr { th { "classifier" } th { "micro-F1" } th { "macro-F1" } th { "exact match" } } }
+                        tbody {
+                            @if let Some(model) = &baseline.model { (scores_row("this classifier", model)) }
+                            (scores_row("TF-IDF and logistic regression", &baseline.linear))
+                            (scores_row(
+                                &format!("always the {} most frequent labels", baseline.most_frequent_labels.len()),
+                                &baseline.most_frequent,
+                            ))
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Loss and F1 over epochs, a thin line for each seed.
+    fn curves(&self) -> Markup {
+        let series =
+            |value: fn(&HistoryLine) -> Option<f64>, of: &str, colour: usize, is_labelled: bool| -> Vec<Series> {
+                let lines = self.history.iter().map(|(seed, lines)| {
+                    let point = |line: &HistoryLine| Some((line.epoch()?, value(line)?));
+                    let name = if self.history.len() > 1 { format!("{of}, seed {seed}") } else { of.to_owned() };
+                    Series { name, colour, is_labelled, points: lines.iter().filter_map(point).collect() }
+                });
+                lines.filter(|line| !line.points.is_empty()).collect()
+            };
         let chart = |title: &str, y_name: &str, series: Vec<Series>, is_unit: bool| {
             let xs = series.iter().flat_map(|line| line.points.iter().map(|point| point.0));
             let ys = series.iter().flat_map(|line| line.points.iter().map(|point| point.1));
-            let y = if is_unit { Axis::unit(y_name) } else { Axis::around(y_name, ys, true) };
-            Chart { title, x: Axis::around("epoch", xs, true), y }.lines(&series, false)
+            let y = if is_unit { Axis::unit(y_name) } else { Axis::around(y_name, ys, false) };
+            let best = self.best_epoch();
+            Chart { title, x: Axis::around("epoch", xs, true), y }.lines(&series, false, best)
         };
         let loss = [
-            series(|line| line.step().map(|step| step.loss), "train"),
-            series(|line| line.evaluation().map(|metrics| metrics.loss), "validation"),
+            series(|line| line.step().map(|step| step.loss), "train", 0, false),
+            series(|line| line.evaluation().map(|metrics| metrics.loss), "validation", 1, true),
         ]
         .concat();
         let f1 = [
-            series(|line| line.evaluation().map(|metrics| metrics.scores.f1_micro), "micro"),
-            series(|line| line.evaluation().map(|metrics| metrics.scores.f1_macro), "macro"),
+            series(|line| line.evaluation().map(|metrics| metrics.scores.f1_micro), "micro", 0, true),
+            series(|line| line.evaluation().map(|metrics| metrics.scores.f1_macro), "macro", 1, true),
         ]
         .concat();
-        let rate = series(|line| line.step().map(|step| step.learning_rate), "rate");
+        let rate = series(|line| line.step().map(|step| step.learning_rate), "rate", 0, false);
+        // All seeds have the same schedule.
+        let rate: Vec<Series> = rate.into_iter().take(1).collect();
         html! {
             @if !self.history.is_empty() {
                 h2 { "Training" }
+                @if self.best_epoch().is_some() {
+                    p class="soft" { "The dashed line is the best epoch, whose weights are kept." }
+                }
                 div class="charts" {
                     (chart("Loss", "loss", loss, false))
                     (chart("F1 on validation", "F1", f1, true))
                     (chart("Learning rate", "rate", rate, false))
                 }
             }
+        }
+    }
+
+    /// Of the seed that is reported, where it can be told.
+    fn best_epoch(&self) -> Option<f64> {
+        match self.seeds {
+            [seed] => Some(seed.best_epoch),
+            _ => None,
         }
     }
 
@@ -236,6 +302,12 @@ impl Report<'_> {
                     scores.calibration_error, scores.brier, scores.log_loss
                 ))
                 (self.cut) " of " (self.lengths.len()) " texts are cut at " (self.max_length) " tokens."
+                @if let Some(calibration) = self.calibration {
+                    (format_args!(
+                        " The temperature {:.3} changed the calibration error on validation from {:.4} to {:.4}.",
+                        calibration.temperature, calibration.before.calibration_error, calibration.after.calibration_error
+                    ))
+                }
             }
             div class="charts" { (self.calibration()) (self.length_chart()) }
         }
@@ -249,8 +321,8 @@ impl Report<'_> {
             bins.iter().enumerate().map(|(index, bin)| (edge(index), edge(index + 1), bin.count as f64)).collect();
         let y = Axis::around("label decisions", counts.iter().map(|bar| bar.2), true);
         html! {
-            (Chart { title: "Reliability", x: Axis::unit("probability"), y: Axis::unit("share that is true") }
-                .lines(&[Series { name: String::new(), points }], true))
+            (Chart { title: "Reliability", x: Axis::unit("probability"), y: Axis::unit("observed frequency") }
+                .lines(&[Series { name: "bin".to_owned(), colour: 0, is_labelled: true, points }], true, None))
             (Chart { title: "Probabilities", x: Axis::unit("probability"), y }.bars(&counts, None))
         }
     }
@@ -280,6 +352,15 @@ impl Report<'_> {
             @if let Some(config) = &self.config {
                 details { summary { "Configuration" } pre { (config) } }
             }
+        }
+    }
+}
+
+fn scores_row(name: &str, scores: &BaselineScores) -> Markup {
+    html! {
+        tr {
+            td { (name) }
+            @for value in [scores.f1_micro, scores.f1_macro, scores.accuracy] { td { (format_args!("{value:.4}")) } }
         }
     }
 }

@@ -14,3 +14,11 @@ for (const table of document.querySelectorAll("table.sorts")) {
     table.tBodies[0].append(...rows);
   }));
 }
+for (const box of document.querySelectorAll("input.search")) {
+  const table = box.parentElement.nextElementSibling.querySelector("table");
+  box.addEventListener("input", () => {
+    const wanted = box.value.toLowerCase();
+    for (const row of table.tBodies[0].rows) row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+  });
+}
+addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
