@@ -1,16 +1,18 @@
 //! `llmcls eval`: scores a trained classifier on labelled rows.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use super::eval_compare::{Comparison, ComparisonRecord, compared};
 use super::eval_int8;
 use super::loaded::Loaded;
 use super::suggest;
 use crate::atomic_file;
-use crate::cli::{EvalArgs, PrecisionArgs, RunArgs, Split, TuneScope};
+use crate::cli::{EvalArgs, PrecisionArgs, Split, TuneScope};
 use crate::cluster::Group;
 use crate::config::Config;
 use crate::console::{Console, print, print_json};
@@ -18,10 +20,10 @@ use crate::evaluation::NotFinite;
 use crate::experiment::run_report::{self, BOOTSTRAP_SEED};
 use crate::experiment::split_rows::SplitRows;
 use crate::experiment::tuned::Tuned;
-use crate::experiment::warnings;
+use crate::experiment::{warnings, why};
 use crate::kernels::device::Device;
-use crate::metrics::bootstrap::{Interval, Intervals, describe};
-use crate::metrics::{Decision, Predictions, Scores};
+use crate::metrics::Decision;
+use crate::metrics::bootstrap::{Intervals, describe};
 use crate::model::classifier::Problem;
 use crate::predictor::Precision;
 use crate::run::adapter;
@@ -107,14 +109,21 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     records::write_json(&metrics_file, &serde_json::to_value(&metrics)?)?;
     let ids: Vec<String> = examples.iter().map(|example| example.id.clone()).collect();
     records::write_predictions(&predictions_file, &ids, labels, &scored.evaluation)?;
-    records::write_mistakes(&errors_file, &examples, labels, predictions, !args.no_text)?;
+    let of_classifier = (&loaded.predictor.classifier, &*loaded.predictor.encoder, labels.as_slice());
+    let why = match args.explain {
+        true => why::errors(of_classifier, (&examples, &samples), predictions, console)?,
+        false => BTreeMap::new(),
+    };
+    records::write_mistakes(&errors_file, (&examples, predictions), labels, !args.no_text, &why)?;
     let (lengths, cut) = run_report::lengths(&samples);
     let history = records::read_history(&loaded.predictor.trained.home.join(directory::HISTORY))?;
+    let of_seed = records::read_seed_result(&loaded.predictor.trained.home.join(directory::RESULT))?;
     let report = Report {
         title: format!("{}: {name}", loaded.predictor.file.base_title()),
         split: &name,
         labels,
         thresholds: &thresholds,
+        is_single: problem == Problem::SingleLabel,
         examples: &examples,
         lengths: &lengths,
         cut,
@@ -124,18 +133,21 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
         loss: scored.evaluation.loss,
         intervals,
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
+        seed: of_seed.as_ref().map(|result| result.seed),
+        best_epoch: of_seed.as_ref().map(|result| result.best_epoch),
         seeds: &[],
-        comparison: comparison.iter().map(Comparison::to_row).collect(),
+        comparison: comparison.into_iter().map(|comparison| comparison.compared).collect(),
         baseline: None,
         calibration: None,
-        is_single: problem == Problem::SingleLabel,
-        origin: format!(
-            "{} by llmcls {}",
-            jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
-            env!("LLMCLS_VERSION")
-        ),
-        facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], run_report::machine(device)]
-            .concat(),
+        issues: Vec::new(),
+        why,
+        facts: [
+            vec![("classifier", loaded.predictor.trained.home.display().to_string())],
+            run_report::origin(&[("rows", path)])?,
+            run_report::base(&loaded.predictor.file),
+            run_report::machine(device),
+        ]
+        .concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
     };
@@ -190,111 +202,6 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
         atomic_file::refuse_input_as_output(&directory.join(output), inputs.iter().map(PathBuf::as_path))?;
     }
     Ok(directory)
-}
-
-/// An entry of `compared` in `metrics.json`.
-#[derive(Serialize)]
-struct ComparisonRecord {
-    run: String,
-    f1_micro: f64,
-    f1_macro: f64,
-    accuracy: f64,
-    difference: Difference,
-    difference_ci95: Intervals,
-}
-
-/// Another run's scores minus those of the evaluated run.
-#[derive(Serialize)]
-struct Difference {
-    f1_micro: f64,
-    f1_macro: f64,
-}
-
-/// Another run on the same rows.
-struct Comparison {
-    run: String,
-    scores: Scores,
-    /// This run's scores minus those of the evaluated run.
-    difference: Intervals,
-    f1_micro: f64,
-    f1_macro: f64,
-}
-
-impl Comparison {
-    fn record(&self) -> ComparisonRecord {
-        ComparisonRecord {
-            run: self.run.clone(),
-            f1_micro: self.scores.f1_micro,
-            f1_macro: self.scores.f1_macro,
-            accuracy: self.scores.accuracy,
-            difference: Difference { f1_micro: self.f1_micro, f1_macro: self.f1_macro },
-            difference_ci95: self.difference,
-        }
-    }
-
-    /// One line for the terminal.
-    fn to_line(&self) -> String {
-        let [run, micro, difference, macro_] = self.to_row();
-        format!("{run}: f1_micro {micro}, {difference}; f1_macro {macro_}\n")
-    }
-
-    fn to_row(&self) -> [String; 4] {
-        let difference = |value: f64, [low, high]: Interval| match low.is_nan() {
-            true => format!("{value:+.4}"),
-            false => format!("{value:+.4} ({low:+.4} to {high:+.4})"),
-        };
-        [
-            self.run.clone(),
-            format!("{:.4}", self.scores.f1_micro),
-            difference(self.f1_micro, self.difference.f1_micro),
-            format!("{:.4}, {}", self.scores.f1_macro, difference(self.f1_macro, self.difference.f1_macro)),
-        ]
-    }
-}
-
-/// Scores another run on the rows of the one that is evaluated, and gives the differences.
-fn compared(
-    args: &EvalArgs,
-    run: &Path,
-    (own, own_predictions, own_scores): (&Loaded, &Predictions, &Scores),
-    rows: &SplitRows,
-    device: &Device,
-    group: &Group,
-    console: Console,
-) -> Result<Comparison> {
-    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
-    let labels = &other.predictor.file.labels;
-    let is_same = labels.len() == own.predictor.file.labels.len()
-        && own.predictor.file.labels.iter().all(|label| labels.contains(label));
-    ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
-    let problem = other.predictor.classifier.problem();
-    let examples = rows.read(&other.columns(true)?, problem, console)?;
-    let samples = other.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
-    let decision = other.predictor.decision();
-    let scored =
-        score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), group, console)
-            .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
-    // In the order of the labels of the run that is evaluated.
-    let indices: Vec<usize> = own
-        .predictor
-        .file
-        .labels
-        .iter()
-        .map(|label| labels.iter().position(|other| other == label))
-        .map(Option::unwrap_or_default)
-        .collect();
-    let found = &scored.evaluation.predictions;
-    let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| indices.iter().map(|&index| row[index]).collect()).collect();
-    let ordered =
-        Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
-    let comparison = Comparison {
-        run: run.display().to_string(),
-        difference: Intervals::of_difference(own_predictions, &ordered, BOOTSTRAP_SEED),
-        f1_micro: scored.scores.f1_micro - own_scores.f1_micro,
-        f1_macro: scored.scores.f1_macro - own_scores.f1_macro,
-        scores: scored.scores,
-    };
-    Ok(comparison)
 }
 
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.

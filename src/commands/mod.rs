@@ -6,6 +6,7 @@ pub mod cache;
 pub mod check;
 mod configuration;
 pub mod eval;
+mod eval_compare;
 mod eval_int8;
 pub mod export;
 pub mod init;

@@ -12,6 +12,7 @@ use crate::evaluation::NotFinite;
 use crate::exit::{Resumable, Usage};
 use crate::experiment::agreement::ensure_alike;
 use crate::experiment::base_model::{BaseModel, settle_compute};
+use crate::experiment::data_issues::DataIssue;
 use crate::experiment::prepared::Experiment;
 use crate::experiment::summary::{summarize, write_environment};
 use crate::experiment::{data_issues, resume, run_report, summary, yardstick};
@@ -107,7 +108,7 @@ fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
 }
 
 /// Writes `data_issues.jsonl`.
-fn find_issues(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) -> Result<()> {
+fn find_issues(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) -> Result<Vec<DataIssue>> {
     let best = run.seed(results.best_seed)?;
     let mut predictions = Vec::new();
     let splits = [Some("validation"), experiment.test.as_ref().map(|_| "test")];
@@ -118,7 +119,7 @@ fn find_issues(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) 
     let issues = data_issues::find(experiment, &predictions);
     data_issues::write(&run.data_issues(), &issues)?;
     data_issues::say(&issues, &run.data_issues(), experiment.console);
-    Ok(())
+    Ok(issues)
 }
 
 /// What a linear classifier reaches on the rows that the best seed is scored on.
@@ -159,9 +160,9 @@ fn train_all(
     results.sort_by_key(|result| seeds.iter().position(|&seed| seed == result.seed));
     let mut results = summarize(experiment, results)?;
     results.baseline = baseline(experiment, run, &results)?;
-    find_issues(experiment, run, &results)?;
+    let issues = find_issues(experiment, run, &results)?;
     summary::say(&results, experiment.console);
-    run_report::write(experiment, run, &results, shows_texts)?;
+    run_report::write(experiment, run, (&results, &issues), shows_texts)?;
     records::write_json(&run.summary(), &serde_json::to_value(&results)?)?;
     Ok(Some(results))
 }

@@ -1,12 +1,20 @@
 //! Which words of a text weighed for a label: token weights of integrated gradients, summed by word.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::Result;
 
+use crate::console::Console;
+use crate::data::table::Example;
 use crate::data::tokenize::TextEncoder;
+use crate::evaluation::Sample;
+use crate::interrupt;
+use crate::metrics::Predictions;
 use crate::model::attributions::Explainer;
+use crate::model::classifier::Classifier;
 use crate::run::records::{Why, WordWeight};
+use crate::run::report::shown_errors;
 
 /// Explains labels of a text, whose tokens are those that the classifier predicted from.
 ///
@@ -49,6 +57,35 @@ pub fn why(
             }
         })
         .collect())
+}
+
+/// Explains the errors that a report shows, by row and label.
+///
+/// # Errors
+/// If the tokenizer or the model fails, or the user stops it.
+pub fn errors(
+    (classifier, encoder, labels): (&Classifier, &TextEncoder, &[String]),
+    (examples, samples): (&[Example], &[Sample]),
+    predictions: &Predictions,
+    console: Console,
+) -> Result<BTreeMap<(usize, usize), Why>> {
+    let mut of_rows: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for mistake in shown_errors(predictions) {
+        of_rows.entry(mistake.row).or_default().push(mistake.label);
+    }
+    let explainer = Explainer::new(classifier)?;
+    let mut bar = console.progress("explaining", of_rows.len(), "rows with errors");
+    let mut found = BTreeMap::new();
+    for (row, of_row) in of_rows {
+        interrupt::check()?;
+        let text = (examples[row].text.as_str(), samples[row].tokens.token_ids.as_slice());
+        let explained = why(&explainer, encoder, text, (labels, &of_row))?;
+        found.extend(of_row.iter().map(|&label| (row, label)).zip(explained));
+        let rate = bar.rate(1);
+        bar.advance(1, || format!("{rate:.1} rows/s"));
+    }
+    bar.finish();
+    Ok(found)
 }
 
 /// The word in which a token begins.

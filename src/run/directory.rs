@@ -20,6 +20,8 @@ pub const CONFIG: &str = "config.yaml";
 pub(super) const SUMMARY: &str = "summary.json";
 /// A line for each step that was logged; in the directory of a seed.
 pub const HISTORY: &str = "history.jsonl";
+/// What a training gave; in the directory of a seed.
+pub const RESULT: &str = "result.json";
 /// The trained classifier in the directory of a seed.
 const BEST: &str = "best";
 /// A report, of a run or of an evaluation.
@@ -205,7 +207,7 @@ impl SeedDir {
     /// The seed's part of the summary; written last: a seed is finished when it exists.
     #[must_use]
     pub fn result(&self) -> PathBuf {
-        self.path.join("result.json")
+        self.path.join(RESULT)
     }
 
     /// Metrics of the test split.
