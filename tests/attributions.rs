@@ -15,19 +15,35 @@ use llmcls::ops::tape::Tape;
 use llmcls::run::adapter;
 use serde_json::Value;
 
-const NAMES: [&str; 12] = [
-    "llama_tied",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "phi3",
+const NAMES: [&str; 28] = [
+    "albert",
+    "albert_inner",
     "bert",
-    "roberta",
-    "xlm_roberta",
+    "bert_no_pooler",
+    "deberta_c2p",
+    "deberta_v2",
+    "deberta_v3",
     "distilbert",
+    "electra",
+    "gemma2",
+    "gemma3",
+    "gemma3_both_sides",
+    "granite",
+    "llama_tied",
+    "llama_untied",
+    "mistral",
     "modernbert",
     "modernbert_mean",
+    "mpnet",
+    "olmo2",
+    "phi3",
+    "phi3_long",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "roberta",
+    "smollm3",
+    "xlm_roberta",
 ];
 
 #[test]

@@ -269,6 +269,29 @@ fn answers_are_those_that_predict_prints_whatever_else_is_in_the_batch() {
     assert_eq!(whole["model"], "a");
 }
 
+/// The words' weights are those that `predict --explain` prints, of a classifier whose base two share.
+#[test]
+fn explanations_are_those_that_predict_prints() {
+    let server = Server::both(&[]);
+    for (name, run) in ["a", "b"].iter().zip(&trained().runs) {
+        let text = TEXTS[1];
+        let printed = llmcls(&["predict", "--quiet", "--explain", "--text", text, "--run"]).arg(run).output().unwrap();
+        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        let expected: Value = serde_json::from_slice(&printed.stdout).unwrap();
+        let answer = server.post("/v1/predict", &json!({"texts": [text], "model": name, "explain": true}));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let answer = answer.json();
+        let why = &answer["results"][0]["why"];
+        assert!(why[0]["words"].as_array().unwrap().len() > 5, "{why}");
+        assert_eq!(why, &expected["why"]);
+        assert_eq!(answer["results"][0]["probs"], expected["probs"]);
+    }
+    let plain = server.post("/v1/predict", &json!({"texts": ["chess"]})).json();
+    assert!(plain["results"][0].get("why").is_none());
+    let two = server.post("/v1/predict", &json!({"texts": ["a", "b"], "explain": true}));
+    assert!(two.status >= 400 && two.body.contains("one text at a time"), "{}", two.body);
+}
+
 #[test]
 fn the_forms_of_other_servers_are_answered_as_they_answer() {
     let server = Server::both(&[]);

@@ -24,10 +24,7 @@ const EXCERPT: usize = 240;
 
 /// Titles and columns of a report's tables.
 const KINDS: [(&str, &[&str]); 4] = [
-    (
-        "Labels that the classifier contradicts with confidence",
-        &["row", "label", "the row", "probability", "text"],
-    ),
+    ("Labels that the classifier contradicts with confidence", &["row", "label", "the row", "probability", "text"]),
     ("The same text with different labels", &["row", "other row", "labels", "labels of the other", "text"]),
     ("Near-duplicates across splits", &["row", "other row", "similarity", "text", "other text"]),
     ("Labels that a split lacks", &["label", "split"]),

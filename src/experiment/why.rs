@@ -10,8 +10,8 @@ use crate::data::table::Example;
 use crate::data::tokenize::TextEncoder;
 use crate::evaluation::Sample;
 use crate::interrupt;
-use crate::metrics::Predictions;
-use crate::model::attributions::Explainer;
+use crate::metrics::{Decision, Predictions};
+use crate::model::attributions::{Attribution, Explainer};
 use crate::model::classifier::Classifier;
 use crate::run::records::{Why, WordWeight};
 use crate::run::report::shown_errors;
@@ -26,37 +26,52 @@ pub fn why(
     (text, tokens): (&str, &[u32]),
     (labels, indices): (&[String], &[usize]),
 ) -> Result<Vec<Why>> {
-    let spans = encoder.spans(text)?;
-    let words = words(text);
     let found = explainer.attributions(tokens, indices)?;
-    Ok(found
-        .into_iter()
-        .map(|of_label| {
-            let mut weights = vec![0.0; words.len()];
-            let mut rest = 0.0;
-            for (index, weight) in of_label.weights.iter().enumerate() {
-                let word = spans.get(index).and_then(|span| word_at(text, &words, span.clone()?));
-                match word {
-                    Some(word) => weights[word] += weight,
-                    // Special tokens, and what a text without tokens is read as.
-                    None => rest += weight,
-                }
+    Ok(of_words(text, &encoder.spans(text)?, labels, &found))
+}
+
+/// The weights of tokens, summed by word; `spans` are the tokens' bytes in the text.
+#[must_use]
+pub fn of_words(
+    text: &str,
+    spans: &[Option<Range<usize>>],
+    labels: &[String],
+    attributions: &[Attribution],
+) -> Vec<Why> {
+    let words = words(text);
+    let of_label = |attribution: &Attribution| {
+        let mut weights = vec![0.0; words.len()];
+        let mut rest = 0.0;
+        for (index, weight) in attribution.weights.iter().enumerate() {
+            let word = spans.get(index).and_then(|span| word_at(text, &words, span.clone()?));
+            match word {
+                Some(word) => weights[word] += weight,
+                // Special tokens, and what a text without tokens is read as.
+                None => rest += weight,
             }
-            let words = words.iter().zip(weights).map(|(range, weight)| WordWeight {
-                word: text[range.clone()].to_owned(),
-                start: range.start,
-                end: range.end,
-                weight,
-            });
-            Why {
-                label: labels[of_label.label].clone(),
-                logit: of_label.logit,
-                baseline: of_label.baseline,
-                rest,
-                words: words.filter(|word| word.weight != 0.0).collect(),
-            }
-        })
-        .collect())
+        }
+        let words = words.iter().zip(weights).map(|(range, weight)| WordWeight {
+            word: text[range.clone()].to_owned(),
+            start: range.start,
+            end: range.end,
+            weight,
+        });
+        Why {
+            label: labels[attribution.label].clone(),
+            logit: attribution.logit,
+            baseline: attribution.baseline,
+            rest,
+            words: words.filter(|word| word.weight != 0.0).collect(),
+        }
+    };
+    attributions.iter().map(of_label).collect()
+}
+
+/// The labels that are explained: those that are predicted, or the most likely one.
+#[must_use]
+pub fn explained(predicted: &[bool], probabilities: &[f32]) -> Vec<usize> {
+    let chosen = if predicted.contains(&true) { predicted.to_vec() } else { Decision::Top(1).decide(probabilities) };
+    chosen.iter().enumerate().filter(|(_, is_chosen)| **is_chosen).map(|(label, _)| label).collect()
 }
 
 /// Explains the errors that a report shows, by row and label.

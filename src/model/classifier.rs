@@ -375,7 +375,14 @@ impl Classifier {
 
     /// Logits, `(B, L)`, of tokens that are embedded already.
     pub(super) fn logits_of(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
-        let x = self.pooled(tape, embedded, batch)?;
+        let x = match &self.shared {
+            None => self.pooled(tape, embedded, batch)?,
+            Some((routing, adapters)) => {
+                let (tokens, sequences) = (0..batch.token_ids.len(), 0..batch.len());
+                let group = Group { adapters: Rc::clone(adapters), tokens, sequences };
+                routing.with(vec![group], || self.pooled(tape, embedded, batch))?
+            }
+        };
         Ok(self.head.forward(tape, x)?)
     }
 

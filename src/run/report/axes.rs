@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn an_axis_holds_its_numbers_between_its_first_and_last_tick() {
-        for numbers in [vec![0.5, 0.37], vec![0.002], vec![3.1, 12.2, f64::NAN], vec![0.2, 0.6], vec![], vec![-1.5, 2.0]]
+        for numbers in
+            [vec![0.5, 0.37], vec![0.002], vec![3.1, 12.2, f64::NAN], vec![0.2, 0.6], vec![], vec![-1.5, 2.0]]
         {
             for from_zero in [true, false] {
                 let axis = Axis::around("", numbers.iter().copied(), from_zero);

@@ -47,8 +47,8 @@ pub(super) struct Extras {
     /// A vertical line, and its name.
     pub(super) mark: Option<(f64, String)>,
     pub(super) spots: Vec<Spot>,
-    /// What the points of a line are evenly spread over, where neither axis says it.
-    pub(super) steps: Option<&'static str>,
+    /// What the points of a line are spread over, and by how much, where neither axis says it.
+    pub(super) steps: Option<(&'static str, f64)>,
 }
 
 /// A chart with its axes.
@@ -161,12 +161,13 @@ impl Chart<'_> {
     }
 
     /// The figure, with what the script needs to turn places into values: the axes' ends and their places.
-    fn figure(&self, legend: Markup, (is_function, steps): (bool, Option<&str>), inside: Markup) -> Markup {
+    fn figure(&self, legend: Markup, (is_function, steps): (bool, Option<(&str, f64)>), inside: Markup) -> Markup {
         let ends = format!("{} {} {} {}", self.x.from, self.x.to, self.y.from, self.y.to);
         let places = format!("{LEFT} {} {} {TOP}", WIDTH - RIGHT, HEIGHT - BOTTOM);
         html! {
             figure class="chart" data-ends=(ends) data-places=(places) data-x=(self.x.name) data-y=(self.y.name)
-                data-steps=[steps] data-function[is_function] {
+                data-steps=[steps.map(|steps| steps.0)] data-step=[steps.map(|steps| steps.1)]
+                data-function[is_function] {
                 figcaption { (self.title) }
                 (legend)
                 svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" tabindex="0" aria-label=(self.title) {

@@ -15,11 +15,8 @@ impl Report<'_> {
         let shown: Vec<usize> = self.by_support().into_iter().take(MOST).collect();
         let has_rest = shown.len() < self.labels.len();
         let cells = self.confusion_counts(&shown);
-        let names: Vec<&str> = shown
-            .iter()
-            .map(|&label| self.labels[label].as_str())
-            .chain(has_rest.then_some("other labels"))
-            .collect();
+        let names: Vec<&str> =
+            shown.iter().map(|&label| self.labels[label].as_str()).chain(has_rest.then_some("other labels")).collect();
         let of_row = |row: usize| (0..names.len()).map(|column| cells.get(&(row, column)).copied().unwrap_or(0)).sum();
         html! {
             p class="soft" {

@@ -24,12 +24,12 @@ impl Report<'_> {
                 @if found.is_empty() {
                     "None."
                 } @else {
-                    "The most confident errors of each label, at most " (SHOWN) " of each kind; `llmcls eval` writes more of them to \
-                     errors.jsonl." (self.of_most_frequent())
+                    "The most confident errors of each label, at most " (SHOWN) " of each kind; " code { "llmcls eval" }
+                    " writes more of them to errors.jsonl." (self.of_most_frequent())
                     @if !self.why.is_empty() {
                         " In blue are words that speak for the label, in red words that speak against it (integrated gradients)."
                     } @else if self.shows_texts {
-                        " `llmcls eval --explain` shows which words weighed."
+                        " " code { "llmcls eval --explain" } " shows which words weighed."
                     }
                 }
             }

@@ -44,8 +44,8 @@ impl Report<'_> {
                 "Scores on " (self.split) ": " (rows) ", " (counted(self.labels.len(), "label")) ". "
                 @if let Some(seed) = self.seed {
                     @if self.seeds.len() > 1 {
-                        "All are of seed " (seed) ", the best of " (self.seeds.len()) " on validation, where a tile says no \
-                         other."
+                        "The scores are those of seed " (seed) ", the best of " (self.seeds.len()) " on validation; below them are \
+                         mean and deviation over the seeds."
                     } @else { "Seed " (seed) "." }
                 }
                 " Intervals of 95% by bootstrap over rows."
@@ -124,31 +124,43 @@ impl Report<'_> {
             p class="soft" { "Simple classifiers, trained on the same rows and scored on " (baseline.split) "." }
             @if let Some(added) = &baseline.difference {
                 p {
-                    "To TF-IDF with logistic regression this classifier adds "
-                    b { (difference(added.f1_micro, added.f1_micro_ci95)) } " micro-F1 and "
+                    "Compared with TF-IDF and logistic regression, this classifier's "
+                    @if self.is_single { "accuracy" } @else { "micro-F1" } " differs by "
+                    b { (difference(added.f1_micro, added.f1_micro_ci95)) } ", its macro-F1 by "
                     b { (difference(added.f1_macro, added.f1_macro_ci95)) }
-                    " macro-F1 (95% intervals over rows that are drawn together)."
+                    " (95% intervals over rows that are drawn together)."
                 }
             }
             div class="scroll" {
                 table {
-                    thead { tr { th { "classifier" } th { "micro-F1" } th { "macro-F1" } th { "exact match" } } }
+                    thead {
+                        tr {
+                            th { "classifier" }
+                            @if !self.is_single { th { "micro-F1" } }
+                            th { "macro-F1" }
+                            th { @if self.is_single { "accuracy" } @else { "exact match" } }
+                        }
+                    }
                     tbody {
-                        @if let Some(model) = &baseline.model { (scores_row("this classifier", model, true)) }
-                        (scores_row("TF-IDF and logistic regression", &baseline.linear, false))
-                        (scores_row(&always, &baseline.most_frequent, false))
+                        @if let Some(model) = &baseline.model { (self.scores_row("this classifier", model, true)) }
+                        (self.scores_row("TF-IDF and logistic regression", &baseline.linear, false))
+                        (self.scores_row(&always, &baseline.most_frequent, false))
                     }
                 }
             }
         }
     }
-}
 
-fn scores_row(name: &str, scores: &BaselineScores, is_own: bool) -> Markup {
-    html! {
-        tr class=[is_own.then_some("own")] {
-            td { (name) }
-            @for value in [scores.f1_micro, scores.f1_macro, scores.accuracy] { td { (format_args!("{value:.4}")) } }
+    fn scores_row(&self, name: &str, scores: &BaselineScores, is_own: bool) -> Markup {
+        let number = |value: f64| format!("{value:.4}");
+        html! {
+            tr class=[is_own.then_some("own")] {
+                td { (name) }
+                // Of one label a row micro-F1 is the accuracy.
+                @if !self.is_single { td { (number(scores.f1_micro)) } }
+                td { (number(scores.f1_macro)) }
+                td { (number(scores.accuracy)) }
+            }
         }
     }
 }

@@ -210,9 +210,14 @@ fn counted(number: usize, thing: &str) -> String {
 /// A difference with its 95% interval.
 fn difference(value: f64, interval: [Option<f64>; 2]) -> String {
     match interval {
-        [Some(low), Some(high)] => format!("{value:+.4} ({low:+.4} to {high:+.4})"),
-        _ => format!("{value:+.4}"),
+        [Some(low), Some(high)] => format!("{} ({} to {})", signed(value), signed(low), signed(high)),
+        _ => signed(value),
     }
+}
+
+/// With a sign as wide as a plus.
+fn signed(value: f64) -> String {
+    format!("{value:+.4}").replace('-', "−")
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ function Chart(figure, svg) {
     index = which;
     const [x, y] = longest[which];
     said.textContent = `${figure.dataset.x} ${short(xOf(x), xTo - xFrom)}, ${figure.dataset.y} ${short(yOf(y), yTo - yFrom)}`;
-    if (figure.dataset.steps) said.textContent += ` at ${figure.dataset.steps} ${short(which / (longest.length - 1), 1)}`;
+    if (figure.dataset.steps) said.textContent += ` at ${figure.dataset.steps} ${short(which * Number(figure.dataset.step), 1)}`;
     ring.setAttribute("cx", x);
     ring.setAttribute("cy", y);
     svg.append(ring);

@@ -58,8 +58,13 @@ impl Report<'_> {
 
 /// Precision against recall with the operating point, and all scores over thresholds with the one in force.
 fn charts(curve: &[AtThreshold], (recall, precision): (f64, f64), threshold: Option<f32>) -> Markup {
+    // Where nothing is predicted there is no precision: the curve ends before.
+    let is_predicted = |point: &&AtThreshold| point.true_positives + point.false_positives > 0;
     let line = |name: &str, colour: usize, point: fn(&AtThreshold) -> (f64, f64)| {
         Series::new(name, colour, curve.iter().map(point).collect())
+    };
+    let with_precision = |name: &str, point: fn(&AtThreshold) -> (f64, f64)| {
+        Series::new(name, 0, curve.iter().filter(is_predicted).map(point).collect())
     };
     let against = Chart { title: "Precision and recall", x: Axis::unit("recall"), y: Axis::unit("precision") };
     let over = Chart { title: "Scores over thresholds", x: Axis::unit("threshold"), y: Axis::unit("score") };
@@ -69,14 +74,14 @@ fn charts(curve: &[AtThreshold], (recall, precision): (f64, f64), threshold: Opt
     };
     let spots = vec![Spot { at: (recall, precision), range: None, text }];
     let mark = threshold.map(|threshold| (f64::from(threshold), format!("in force: {threshold:.3}")));
-    let pairs = [line("", 0, |point| (point.recall(), point.precision()))];
+    let pairs = [with_precision("", |point| (point.recall(), point.precision()))];
     let scores = [
-        line("precision", 0, |point| (point.threshold, point.precision())),
+        with_precision("precision", |point| (point.threshold, point.precision())),
         line("recall", 1, |point| (point.threshold, point.recall())),
         line("F1", 2, |point| (point.threshold, point.f1())),
     ];
     html! {
-        (against.lines(&pairs, &Extras { spots, steps: Some("threshold"), ..Extras::default() }))
+        (against.lines(&pairs, &Extras { spots, steps: Some(("threshold", 1.0 / (POINTS - 1) as f64)), ..Extras::default() }))
         (over.lines(&scores, &Extras { mark, ..Extras::default() }))
     }
 }
