@@ -146,7 +146,8 @@ impl Predictor {
     ) -> Result<Self> {
         load(&trained, &classifier)?;
         classifier.set_temperature(file.temperature);
-        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
+        classifier.set_window_pooling(file.window_pooling());
+        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.limit())?;
         let encoder = Arc::new(encoder);
         let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);
         Ok(Self { trained, classifier, encoder, base_files, vocab_size, file })

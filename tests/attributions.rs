@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use llmcls::data::tokenize::Encoded;
 use llmcls::kernels::device::Device;
 use llmcls::model::attributions::Explainer;
 use llmcls::model::batch::Batch;
@@ -76,7 +77,7 @@ fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
         let logits = classifier.logits(&Tape::off(), &one).unwrap();
         let logits: Vec<f32> = logits.tensor().flatten_all().unwrap().to_vec1().unwrap();
         let all: Vec<usize> = (0..labels).collect();
-        let found = explainer.attributions(&tokens, &all).unwrap();
+        let found = explainer.attributions(&Encoded::whole(tokens.clone()), &all).unwrap();
         for attribution in &found {
             let change = attribution.logit - attribution.baseline;
             assert!((attribution.logit - f64::from(logits[attribution.label])).abs() < 1e-4, "{name}");

@@ -435,7 +435,7 @@ impl PredictedRows<'_> {
             for (row, (example, sample)) in examples.iter().zip(&samples).enumerate() {
                 interrupt::check()?;
                 let labels = why::explained(&predictions.predicted[row], &predictions.probabilities[row]);
-                let text = (example.text.as_str(), sample.tokens.token_ids.as_slice());
+                let text = (example.text.as_str(), &sample.tokens);
                 why.push(why::why(explainer, &predictor.encoder, text, (&predictor.file.labels, &labels))?);
             }
         }

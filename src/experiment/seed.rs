@@ -263,7 +263,7 @@ impl Experiment<'_> {
             best.display()
         );
         trained_weights::load(&best, &self.classifier)?;
-        let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
+        let encoder = self.base.encoder_of(&best, true, self.file.limit())?;
         let rows = Rows { examples, source: "validation", before: 0 };
         let found = predict(&dataset::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
         ensure!(

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::console::Console;
 use crate::data::table::Example;
-use crate::data::tokenize::TextEncoder;
+use crate::data::tokenize::{Encoded, TextEncoder};
 use crate::evaluation::Sample;
 use crate::interrupt;
 use crate::metrics::{Decision, Predictions};
@@ -23,7 +23,7 @@ use crate::run::report::shown_errors;
 pub fn why(
     explainer: &Explainer<'_>,
     encoder: &TextEncoder,
-    (text, tokens): (&str, &[u32]),
+    (text, tokens): (&str, &Encoded),
     (labels, indices): (&[String], &[usize]),
 ) -> Result<Vec<Why>> {
     let found = explainer.attributions(tokens, indices)?;
@@ -93,7 +93,7 @@ pub fn errors(
     let mut found = BTreeMap::new();
     for (row, of_row) in of_rows {
         interrupt::check()?;
-        let text = (examples[row].text.as_str(), samples[row].tokens.token_ids.as_slice());
+        let text = (examples[row].text.as_str(), &samples[row].tokens);
         let explained = why(&explainer, encoder, text, (labels, &of_row))?;
         found.extend(of_row.iter().map(|&label| (row, label)).zip(explained));
         let rate = bar.rate(1);

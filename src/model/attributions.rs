@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 
 use super::batch::Batch;
 use super::classifier::Classifier;
+use crate::data::tokenize::Encoded;
 use crate::kernels::buffer::{elements, tensor};
 use crate::ops::tape::{Tape, Value};
 
@@ -65,13 +66,14 @@ impl<'a> Explainer<'a> {
     ///
     /// # Errors
     /// If the text has no token or the model fails.
-    pub fn attributions(&self, tokens: &[u32], labels: &[usize]) -> Result<Vec<Attribution>> {
+    pub fn attributions(&self, encoded: &Encoded, labels: &[usize]) -> Result<Vec<Attribution>> {
+        let (tokens, windows) = (&*encoded.token_ids, &*encoded.windows);
         ensure!(!tokens.is_empty(), "a text without tokens has nothing that weighs");
-        let one = Batch::new([(tokens, &[][..])])?;
+        let one = Batch::windowed([(tokens, windows, &[][..])])?;
         let embedded = self.classifier.embed(&Tape::off(), &one)?;
         let text = elements(embedded.tensor())?.to_vec();
         let steps = self.steps(tokens)?;
-        let path = Path { classifier: self.classifier, tokens, text: &text, steps: &steps };
+        let path = Path { classifier: self.classifier, tokens, windows, text: &text, steps: &steps };
         let (end, start) = (path.logits(1.0)?, path.logits(0.0)?);
         labels
             .iter()
@@ -106,6 +108,7 @@ impl<'a> Explainer<'a> {
 struct Path<'a> {
     classifier: &'a Classifier,
     tokens: &'a [u32],
+    windows: &'a [usize],
     /// x
     text: &'a [f32],
     /// x − x̄
@@ -126,7 +129,7 @@ impl Path<'_> {
 
     /// The text once for each α, end to end.
     fn batch(&self, alphas: &[f64]) -> Result<(Batch, candle_core::Tensor)> {
-        let batch = Batch::new(alphas.iter().map(|_| (self.tokens, &[][..])))?;
+        let batch = Batch::windowed(alphas.iter().map(|_| (self.tokens, self.windows, &[][..])))?;
         let x: Vec<f32> = alphas.iter().flat_map(|&alpha| self.at(alpha)).collect();
         let rows = self.tokens.len() * alphas.len();
         let width = x.len() / rows;

@@ -6,15 +6,16 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
-use crate::config::data::Quoting;
+use crate::config::data::{LongText, Quoting, WindowPooling};
 use crate::config::model::ModelConfig;
+use crate::data::long_text::Limit;
 use crate::embedded;
 use crate::model::fingerprint::Fingerprint;
 
 /// The file's name.
 pub const NAME: &str = "classifier.json";
-const FORMAT_VERSION: u32 = 2;
-/// The oldest that is read. Version 1 has a sampled fingerprint of the base, and no commit.
+const FORMAT_VERSION: u32 = 3;
+/// The oldest that is read. Version 1 has a sampled fingerprint of the base, and no commit; version 2 always cuts.
 const OLDEST_VERSION: u32 = 1;
 
 /// All that `predict` needs beside adapter, tokenizer and base.
@@ -46,8 +47,17 @@ pub struct ClassifierFile {
     /// How CSV files of its rows are quoted. Files from before the key leave it to the run's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoting: Option<Quoting>,
-    /// Tokens after which a text is cut.
+    /// Tokens that the model reads at once.
     pub max_length: usize,
+    /// What is read of longer texts; none: their beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_text: Option<LongText>,
+    /// How the logits of a text's windows make one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_pooling: Option<WindowPooling>,
+    /// The most windows of a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_windows: Option<usize>,
     pub base: Base,
     /// True if every weight was trained.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -116,6 +126,24 @@ fn float32() -> String {
 
 impl ClassifierFile {
     pub const VERSION: u32 = FORMAT_VERSION;
+    /// Of a classifier that cuts long texts: older versions of llmcls read it rightly.
+    pub const OF_CUT_TEXTS: u32 = 2;
+
+    /// What it reads of a text.
+    #[must_use]
+    pub fn limit(&self) -> Limit {
+        Limit {
+            tokens: self.max_length,
+            long_text: self.long_text.unwrap_or(LongText::Cut),
+            max_windows: self.max_windows.unwrap_or(1),
+        }
+    }
+
+    /// How the logits of a text's windows make one.
+    #[must_use]
+    pub fn window_pooling(&self) -> WindowPooling {
+        self.window_pooling.unwrap_or(WindowPooling::Mean)
+    }
 
     /// The base's name for titles: random weights are marked as such.
     #[must_use]

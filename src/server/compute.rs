@@ -181,8 +181,8 @@ impl Worker {
         for group in taken.chunk_by(|a, b| a.job.model == b.job.model) {
             let model = group[0].job.model;
             let predictor = self.predictors.get(&model).context("the model was dropped")?;
-            let token_ids = group.iter().flat_map(texts_of).map(|text| &*text.token_ids).collect();
-            parts.push(Part { classifier: &predictor.classifier, token_ids });
+            let texts = group.iter().flat_map(texts_of).collect();
+            parts.push(Part { classifier: &predictor.classifier, texts });
             of_part.push(group.iter().map(|taken| taken.count));
         }
         let mut scored = Vec::with_capacity(taken.len());
@@ -203,7 +203,7 @@ impl Worker {
             // A row that is not finite ends its job.
             let Ok(row) = row else { return Ok(()) };
             let labels = chooser(&row.probabilities);
-            taken.job.explained.push(explainer.attributions(&text.token_ids, &labels)?);
+            taken.job.explained.push(explainer.attributions(text, &labels)?);
         }
         Ok(())
     }
@@ -251,8 +251,8 @@ fn refuse(job: Job, message: &str) {
 fn warm_up(predictor: &Predictor, reader: &TextReader) -> Result<()> {
     let short = reader.read("warm up")?.token_ids;
     let long: Vec<u32> = short.iter().copied().cycle().take(predictor.file.max_length).collect();
-    for token_ids in [&short, &long] {
-        evaluate_mixed(&[Part { classifier: &predictor.classifier, token_ids: vec![token_ids] }])?;
+    for token_ids in [short, long] {
+        evaluate_mixed(&[Part { classifier: &predictor.classifier, texts: vec![&Encoded::whole(token_ids)] }])?;
     }
     Ok(())
 }

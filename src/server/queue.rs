@@ -276,7 +276,7 @@ mod tests {
 
     fn job(model: ModelId, lengths: &[usize], room: &Arc<Room>) -> (Job, Reply) {
         let (reply, receiver) = oneshot::channel();
-        let texts = lengths.iter().map(|&n| Encoded { token_ids: vec![1; n], was_cut: false }).collect();
+        let texts = lengths.iter().map(|&n| Encoded::whole(vec![1; n])).collect();
         let place = room.place(lengths.len()).unwrap();
         (
             Job {

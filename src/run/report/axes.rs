@@ -6,6 +6,8 @@ pub(super) struct Axis<'a> {
     pub(super) name: &'a str,
     pub(super) from: f64,
     pub(super) to: f64,
+    /// From tick to tick.
+    step: f64,
     /// Powers of ten have equal distances; begins at 1, with room for 0 below.
     pub(super) is_logarithmic: bool,
 }
@@ -24,20 +26,20 @@ impl<'a> Axis<'a> {
         if to <= from {
             to = from + if from == 0.0 { 1.0 } else { 0.1 * from.abs() };
         }
-        let axis = Self { name, from, to, is_logarithmic: false };
-        let step = axis.step();
+        let step = step(to - from);
         let round = |value: f64| (value * step * 1e12).round() / 1e12;
-        Self { from: round((from / step + 1e-9).floor()), to: round((to / step - 1e-9).ceil()), ..axis }
+        let (from, to) = (round((from / step + 1e-9).floor()), round((to / step - 1e-9).ceil()));
+        Self { name, from, to, step, is_logarithmic: false }
     }
 
     pub(super) fn unit(name: &'a str) -> Self {
-        Self { name, from: 0.0, to: 1.0, is_logarithmic: false }
+        Self { name, from: 0.0, to: 1.0, step: 0.2, is_logarithmic: false }
     }
 
     /// Counts, of which some are much larger than others.
     pub(super) fn counts(name: &'a str, counts: impl Iterator<Item = f64>) -> Self {
         let most = counts.fold(1.0, f64::max);
-        Self { name, from: 0.5, to: 10f64.powf(most.log10().ceil()).max(10.0), is_logarithmic: true }
+        Self { name, from: 0.5, to: 10f64.powf(most.log10().ceil()).max(10.0), step: 1.0, is_logarithmic: true }
     }
 
     /// Where a number is, from 0 to 1.
@@ -49,27 +51,27 @@ impl<'a> Axis<'a> {
         part.clamp(0.0, 1.0)
     }
 
-    /// A round number that fits about five times.
-    fn step(&self) -> f64 {
-        let rough = (self.to - self.from) / 5.0;
-        let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= 0.999 * rough);
-        step.unwrap_or(power)
-    }
-
     /// About five round numbers on it.
     pub(super) fn ticks(&self) -> Vec<f64> {
         if self.is_logarithmic {
             let powers: Vec<f64> = (0..=self.to.log10().round() as i32).map(|power| 10f64.powi(power)).collect();
             return powers.iter().rev().step_by(powers.len().div_ceil(6)).rev().copied().collect();
         }
-        let step = self.step();
+        let step = self.step;
         let first = (self.from / step - 1e-9).ceil() as i64;
         (first..)
             .map(|index| (index as f64 * step * 1e12).round() / 1e12)
             .take_while(|tick| *tick <= self.to + 1e-9 * step)
             .collect()
     }
+}
+
+/// A round number that fits about five times.
+fn step(range: f64) -> f64 {
+    let rough = range / 5.0;
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= 0.999 * rough);
+    step.unwrap_or(power)
 }
 
 /// A number, as short as it can be said.
@@ -94,10 +96,10 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_inside() {
-        let axis = Axis { from: 0.13, to: 0.94, ..Axis::unit("") };
+        let axis = Axis::around("", [0.13, 0.94].into_iter(), false);
         let ticks: Vec<String> = axis.ticks().into_iter().map(short).collect();
-        assert_eq!(ticks, ["0.2", "0.4", "0.6", "0.8"]);
-        assert_eq!(Axis { to: 12_000.0, ..Axis::unit("") }.ticks().len(), 3);
+        assert_eq!(ticks, ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
+        assert_eq!(Axis::around("", [12_000.0].into_iter(), true).ticks().len(), 4);
         assert_eq!([short(2500.0), short(0.5), short(-0.0), short(0.0015)], ["2.5k", "0.5", "0", "1.5e-3"]);
     }
 
