@@ -252,8 +252,13 @@ impl TextEncoder {
 /// The special tokens that a tokenizer puts before and after a text.
 fn frame(tokenizer: &Tokenizer) -> Result<[Vec<u32>; 2]> {
     let encoding = unless_it_panics(|| tokenizer.encode("a", true)).context("cannot tokenize")?;
-    let own: Vec<usize> =
-        encoding.get_special_tokens_mask().iter().enumerate().filter(|(_, mask)| **mask == 0).map(|(at, _)| at).collect();
+    let own: Vec<usize> = encoding
+        .get_special_tokens_mask()
+        .iter()
+        .enumerate()
+        .filter(|(_, mask)| **mask == 0)
+        .map(|(at, _)| at)
+        .collect();
     let (Some(first), Some(last)) = (own.first(), own.last()) else { return Ok(Default::default()) };
     let ids = encoding.get_ids();
     Ok([ids[..*first].to_vec(), ids[last + 1..].to_vec()])
@@ -294,7 +299,7 @@ mod tests {
         let found = windows.encode_one(text).unwrap();
         assert!(!found.was_cut && found.windows.len() == 3, "{found:?}");
         let mut rest = &*found.token_ids;
-        let mut joined = Vec::new();
+        let mut joined: Vec<u32> = Vec::new();
         for &length in &found.windows {
             let (window, after) = rest.split_at(length);
             assert_eq!((window[0], window[length - 1]), (whole.token_ids[0], whole.token_ids[own.len() + 1]));

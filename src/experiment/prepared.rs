@@ -296,8 +296,7 @@ fn refuse_what_does_not_fit(
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
 pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base) -> ClassifierFile {
-    let (has_rest, has_windows) =
-        (config.data.long_text != LongText::Cut, config.data.long_text == LongText::Windows);
+    let (has_rest, has_windows) = (config.data.long_text != LongText::Cut, config.data.long_text == LongText::Windows);
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
         format_version: if has_rest { ClassifierFile::VERSION } else { ClassifierFile::OF_CUT_TEXTS },

@@ -2,12 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::{Report, counted, shown_errors};
+use super::{MAX_ERRORS, Report, counted, shown_errors};
 use crate::metrics::errors::Mistake;
 use crate::run::records::{Why, names};
 
-/// The most errors of each kind and label.
-pub(super) const SHOWN: usize = 3;
 /// Characters of a text that are shown before it is unfolded, and the most that are there at all.
 const SHORT: usize = 240;
 const LONG: usize = 20_000;
@@ -24,7 +22,7 @@ impl Report<'_> {
                 @if found.is_empty() {
                     "None."
                 } @else {
-                    "The most confident errors of each label, at most " (SHOWN) " of each kind; " code { "llmcls eval" }
+                    "The most confident errors of each label, at most " (MAX_ERRORS) " of each kind; " code { "llmcls eval" }
                     " writes more of them to errors.jsonl." (self.of_most_frequent())
                     @if !self.why.is_empty() {
                         " In blue are words that speak for the label, in red words that speak against it (integrated gradients)."

@@ -4,18 +4,6 @@ use maud::{Markup, html};
 
 use super::{Report, counted};
 
-/// One kind of rows that may be a mistake.
-pub struct IssueTable {
-    /// What they are.
-    pub title: &'static str,
-    /// Names of the columns.
-    pub heads: &'static [&'static str],
-    /// How many there are in all.
-    pub count: usize,
-    /// The first of them: a cell a column.
-    pub rows: Vec<Vec<String>>,
-}
-
 impl Report<'_> {
     pub(super) fn data_issues(&self) -> Markup {
         html! {

@@ -7,6 +7,7 @@ mod axes;
 mod calibration;
 mod charts;
 mod compare;
+mod comparison;
 mod confusion;
 mod errors;
 mod headline;
@@ -24,8 +25,7 @@ use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
-pub use self::compare::Compared;
-pub use self::issues::IssueTable;
+pub use self::comparison::Compared;
 use super::records::Why;
 use super::results::{Calibrated, HistoryLine, SeedResult, Yardstick};
 use crate::data::table::Example;
@@ -37,6 +37,20 @@ const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 /// Labels that are shown one by one, with their curves and errors: those with the most rows.
 const MAX_SHOWN: usize = 60;
+/// The most errors of each kind and label.
+const MAX_ERRORS: usize = 3;
+
+/// One kind of rows that may be a mistake.
+pub struct IssueTable {
+    /// What they are.
+    pub title: &'static str,
+    /// Names of the columns.
+    pub heads: &'static [&'static str],
+    /// How many there are in all.
+    pub count: usize,
+    /// The first of them: a cell a column.
+    pub rows: Vec<Vec<String>>,
+}
 
 /// What a report shows.
 pub struct Report<'a> {
@@ -189,7 +203,7 @@ fn by_support(predictions: &Predictions) -> Vec<usize> {
 #[must_use]
 pub fn shown_errors(predictions: &Predictions) -> Vec<Mistake> {
     let shown = by_support(predictions);
-    worst_mistakes(predictions, errors::SHOWN).into_iter().filter(|mistake| shown.contains(&mistake.label)).collect()
+    worst_mistakes(predictions, MAX_ERRORS).into_iter().filter(|mistake| shown.contains(&mistake.label)).collect()
 }
 
 /// A number with its thousands apart.
