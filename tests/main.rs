@@ -42,6 +42,8 @@ mod kernels;
 mod labels;
 /// Modules import downwards only.
 mod layers;
+/// Texts that are longer than the model reads at once.
+mod long_texts;
 /// Scores of scikit-learn and torchmetrics.
 mod metrics;
 /// Numbers of bitsandbytes.

@@ -22,12 +22,12 @@ const MOST_ROWS: usize = 200_000;
 const MOST_SHOWN: usize = 30;
 const EXCERPT: usize = 240;
 
-/// Titles and columns of a report's tables.
-const KINDS: [(&str, &[&str]); 4] = [
-    ("Labels that the classifier contradicts with confidence", &["row", "label", "the row", "probability", "text"]),
-    ("The same text with different labels", &["row", "other row", "labels", "labels of the other", "text"]),
-    ("Near-duplicates across splits", &["row", "other row", "similarity", "text", "other text"]),
-    ("Labels that a split lacks", &["label", "split"]),
+/// Titles and columns of a report's tables, and the first column that holds texts of rows.
+const KINDS: [(&str, &[&str], usize); 4] = [
+    ("Labels that the classifier contradicts with confidence", &["row", "label", "the row", "probability", "text"], 4),
+    ("The same text with different labels", &["row", "other row", "labels", "labels of the other", "text"], 4),
+    ("Near-duplicates across splits", &["row", "other row", "similarity", "text", "other text"], 3),
+    ("Labels that a split lacks", &["label", "split"], 2),
 ];
 
 /// Something about the data that may be a mistake.
@@ -132,7 +132,8 @@ pub fn tables(experiment: &Experiment<'_>, issues: &[DataIssue], shows_texts: bo
     };
     let name = |row: &RowName| format!("{}, {}", row.split, row.id);
     let named = |labels: &[String]| if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
-    let mut tables = KINDS.map(|(title, heads)| IssueTable { title, heads, count: 0, rows: Vec::new() });
+    let table = |(title, heads, texts_from)| IssueTable { title, heads, count: 0, texts_from, rows: Vec::new() };
+    let mut tables = KINDS.map(table);
     for issue in issues {
         let (kind, row) = match issue {
             DataIssue::SuspectLabel { row, label, is_given, probability } => {

@@ -16,7 +16,7 @@ impl Report<'_> {
                  holds 0 may be chance."
             }
             div class="scroll" {
-                table class="texts" {
+                table {
                     thead {
                         tr {
                             th { "run" }

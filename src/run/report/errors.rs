@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{MAX_ERRORS, Report, counted, shown_errors};
+use super::{MAX_ERRORS, Report, counted, row_text, shown_errors};
 use crate::metrics::errors::Mistake;
 use crate::run::records::{Why, names};
 
@@ -71,14 +71,16 @@ impl Report<'_> {
                     }
                 }
                 @if self.shows_texts {
-                    @if is_long {
-                        details class="whole" {
-                            summary { span class="short" { (weighed(&example.text, why, SHORT)) "…" } }
-                            p class="rowtext" { (weighed(&example.text, why, LONG)) }
+                    (row_text(&html! {
+                        @if is_long {
+                            details class="whole" {
+                                summary { span class="short" { (weighed(&example.text, why, SHORT)) "…" } }
+                                p class="rowtext" { (weighed(&example.text, why, LONG)) }
+                            }
+                        } @else {
+                            p class="rowtext" { (weighed(&example.text, why, SHORT)) }
                         }
-                    } @else {
-                        p class="rowtext" { (weighed(&example.text, why, SHORT)) }
-                    }
+                    }))
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Report, counted};
+use super::{Report, counted, row_text};
 
 impl Report<'_> {
     pub(super) fn data_issues(&self) -> Markup {
@@ -15,7 +15,19 @@ impl Report<'_> {
                         div class="scroll" {
                             table class="texts" {
                                 thead { tr { @for head in issue.heads { th { (head) } } } }
-                                tbody { @for row in &issue.rows { tr { @for cell in row { td { (cell) } } } } }
+                                tbody {
+                                    @for row in &issue.rows {
+                                        tr {
+                                            @for (column, cell) in row.iter().enumerate() {
+                                                td {
+                                                    @if column < issue.texts_from { (cell) } @else {
+                                                        (row_text(&html! { (cell) }))
+                                                    }
+                                                }
+                                            }
+                                        }
+                                    }
+                                }
                             }
                         }
                         @if issue.rows.len() < issue.count {

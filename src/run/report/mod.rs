@@ -37,6 +37,8 @@ const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 /// Labels that are shown one by one, with their curves and errors: those with the most rows.
 const MAX_SHOWN: usize = 60;
+/// Marks around a text of a row.
+pub(super) const ROW_TEXT: [&str; 2] = ["<!--row text-->", "<!--/row text-->"];
 /// The most errors of each kind and label.
 const MAX_ERRORS: usize = 3;
 
@@ -48,6 +50,8 @@ pub struct IssueTable {
     pub heads: &'static [&'static str],
     /// How many there are in all.
     pub count: usize,
+    /// The first column that holds texts of rows; all behind it do.
+    pub texts_from: usize,
     /// The first of them: a cell a column.
     pub rows: Vec<Vec<String>>,
 }
@@ -122,6 +126,8 @@ impl Report<'_> {
                 head {
                     meta charset="utf-8";
                     meta http-equiv="Content-Security-Policy" content=(policy);
+                    // Says that the texts of rows stand between marks, by which they can be taken out.
+                    meta name="llmcls-row-texts" content="marked";
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     title { (self.title) }
                     // The hashes are of these very bytes.
@@ -204,6 +210,11 @@ fn by_support(predictions: &Predictions) -> Vec<usize> {
 pub fn shown_errors(predictions: &Predictions) -> Vec<Mistake> {
     let shown = by_support(predictions);
     worst_mistakes(predictions, MAX_ERRORS).into_iter().filter(|mistake| shown.contains(&mistake.label)).collect()
+}
+
+/// Marks a text of a row: [`super::publication`] takes it out. Nothing from the data can hold the marks.
+fn row_text(text: &Markup) -> Markup {
+    html! { (PreEscaped(ROW_TEXT[0])) (text) (PreEscaped(ROW_TEXT[1])) }
 }
 
 /// A number with its thousands apart.
