@@ -127,10 +127,7 @@ fn without_texts_of_version_1(html: &str) -> Result<String> {
     });
     let cut = TEXT.replace_all(html, "$1</p>").into_owned();
     let mut errors = cut.split("class=\"error\"").skip(1);
-    ensure!(
-        !errors.any(|error| error.split("</p>").next().is_some_and(|error| error.contains("<br>"))),
-        OTHER_FORM
-    );
+    ensure!(!errors.any(|error| error.split("</p>").next().is_some_and(|error| error.contains("<br>"))), OTHER_FORM);
     Ok(cut)
 }
 
