@@ -114,7 +114,11 @@ impl Chart<'_> {
             // One point makes no line.
             @if let ([(x, y)], Some((_, value))) = (&points[..], line.finite().next()) {
                 circle class={ "f" (colour) } cx=(pixels(*x)) cy=(pixels(*y)) r="3" {}
-                @if !line.is_thin { text x=(pixels(x - 7.0)) y=(pixels(y + 4.0)) text-anchor="end" { (three(value)) } }
+                @if !line.is_thin {
+                    // On the side that has room.
+                    @let (place, anchor) = if *x > WIDTH / 2.0 { (x - 7.0, "end") } else { (x + 7.0, "start") };
+                    text x=(pixels(place)) y=(pixels(y + 4.0)) text-anchor=(anchor) { (three(value)) }
+                }
             }
         }
     }

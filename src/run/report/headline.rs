@@ -24,17 +24,21 @@ impl Report<'_> {
             interval: (!interval[0].is_nan()).then_some(interval),
         };
         let none = [f64::NAN; 2];
-        let mut chosen = match self.is_single {
-            true => vec![score("accuracy", |scores| scores.accuracy, intervals.accuracy)],
-            false => vec![score("micro-F1", |scores| scores.f1_micro, intervals.f1_micro)],
-        };
-        chosen.push(score("macro-F1", |scores| scores.f1_macro, intervals.f1_macro));
-        if !self.is_single {
-            chosen.push(score("exact match", |scores| scores.accuracy, intervals.accuracy));
+        let micro = |name| score(name, |scores| scores.f1_micro, intervals.f1_micro);
+        let macro_ = score("macro-F1", |scores| scores.f1_macro, intervals.f1_macro);
+        let accuracy = |name| score(name, |scores| scores.accuracy, intervals.accuracy);
+        let precision = |name| score(name, |scores| scores.average_precision_macro, none);
+        let auc = |name| score(name, |scores| scores.roc_auc_macro, none);
+        // Of one label there is nothing to average.
+        if self.labels.len() == 1 {
+            return vec![micro("F1"), accuracy("accuracy"), precision("average precision"), auc("ROC AUC")];
         }
-        chosen.push(score("average precision, macro", |scores| scores.average_precision_macro, none));
-        chosen.push(score("ROC AUC, macro", |scores| scores.roc_auc_macro, none));
-        chosen
+        let first = if self.is_single {
+            vec![accuracy("accuracy"), macro_]
+        } else {
+            vec![micro("micro-F1"), macro_, accuracy("exact match")]
+        };
+        first.into_iter().chain([precision("average precision, macro"), auc("ROC AUC, macro")]).collect()
     }
 
     pub(super) fn headline(&self) -> Markup {

@@ -26,7 +26,7 @@ impl Report<'_> {
                      one threshold for all labels."
                 }
             }
-            h3 { "Micro-average over all labels" }
+            @if self.labels.len() > 1 { h3 { "Micro-average over all labels" } }
             div class="charts" { (charts(&micro, own, common.copied())) }
             @if self.labels.len() > 1 {
                 h3 { "Each label" }
