@@ -249,7 +249,7 @@ fn the_check_of_a_gpus_memory_counts_the_base_once() {
 #[cfg(feature = "cuda")]
 #[test]
 #[ignore = "needs the emulated GPU: scripts/test_cuda_on_cpu"]
-fn a_gpu_without_memory_in_a_step_names_the_batch_and_the_checkpoint_stands() {
+fn an_emulated_gpu_without_memory_in_a_step_names_the_batch_and_the_checkpoint_stands() {
     const MEMORY: u64 = 1 << 30;
     assert!(std::env::var_os("EMULATED_CUDA").is_some(), "this is not the emulation");
     let root = tempfile::tempdir().unwrap();

@@ -54,36 +54,40 @@ pub(crate) struct Update<'a> {
     pub(crate) gradient: &'a Tensor,
 }
 
-/// Updates moments and values with gradients: those on a GPU all at once.
+/// Updates moments and values with gradients: those on a GPU all at once, and the others while it does.
 pub(crate) fn step<'a>(maps: &Maps, updates: impl IntoIterator<Item = Update<'a>>) -> Result<()> {
     #[cfg(feature = "cuda")]
     let mut on_device = super::cuda::optimizer::Steps::default();
+    let mut on_host = Vec::new();
     for Update { moments, step, value, gradient } in updates {
         match moments {
-            HeldMoments::Host(moments) => {
-                let gradient = elements(gradient)?;
-                modify(value, |values| moments.step(maps, &step, &gradient, values))?;
-            }
+            HeldMoments::Host(moments) => on_host.push((moments, step, value, gradient)),
             #[cfg(feature = "cuda")]
             HeldMoments::Device(moments) => on_device.add(moments, &step, value, gradient)?,
         }
     }
     #[cfg(feature = "cuda")]
     on_device.take()?;
+    for (moments, step, value, gradient) in on_host {
+        let gradient = elements(gradient)?;
+        modify(value, |values| moments.step(maps, &step, &gradient, values))?;
+    }
     Ok(())
 }
 
 /// Σ x² over all tensors, which are of f32, in f64.
 pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
-    let (on_device, on_host): (Vec<_>, Vec<_>) = tensors.iter().partition(|tensor| tensor.device().is_cuda());
+    let (on_device, on_host): (Vec<&Tensor>, Vec<&Tensor>) = tensors.iter().partition(|tensor| tensor.device().is_cuda());
+    // The GPU sums while the CPU does.
+    #[cfg(feature = "cuda")]
+    let queued = super::cuda::optimizer::SumOfSquares::queue(&on_device)?;
+    debug_assert!(cfg!(feature = "cuda") || on_device.is_empty(), "without CUDA there is no other device");
+    let sums = on_host.iter().map(|tensor| Ok(adamw::sum_of_squares(&elements(tensor)?)));
+    let sums = sums.collect::<Result<Vec<_>>>()?;
     let mut sum = 0.0;
     #[cfg(feature = "cuda")]
     {
-        sum += super::cuda::optimizer::sum_of_squares(&on_device)?;
+        sum += queued.read()?;
     }
-    debug_assert!(cfg!(feature = "cuda") || on_device.is_empty(), "without CUDA there is no other device");
-    for tensor in on_host {
-        sum += adamw::sum_of_squares(&elements(tensor)?);
-    }
-    Ok(sum)
+    Ok(sums.iter().fold(sum, |sum, part| sum + part))
 }

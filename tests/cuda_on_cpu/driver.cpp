@@ -65,20 +65,31 @@ struct Copy {
     const void *from;
     size_t bytes;
     bool is_there;
+    size_t group;
 };
 static std::vector<Copy> started[1024];
+static size_t groups[1024];
 
 void begin_copy(void *to, const void *from, size_t bytes, bool is_there) {
     check((uintptr_t)to % bytes == 0 && (uintptr_t)from % bytes == 0, "a copy must start at a multiple of its size");
     memset(to, 0xFF, bytes);
-    started[current->number].push_back({to, from, bytes, is_there});
+    started[current->number].push_back({to, from, bytes, is_there, groups[current->number]});
 }
-void end_copies() {
-    for (const Copy &copy : started[current->number]) {
-        if (copy.is_there) memcpy(copy.to, copy.from, copy.bytes);
-        else memset(copy.to, 0, copy.bytes);
+// Those of groups below `end`; copies are in the order of their groups.
+static void end_copies_of_groups(size_t end) {
+    auto &copies = started[current->number];
+    auto last = std::find_if(copies.begin(), copies.end(), [&](const Copy &copy) { return copy.group >= end; });
+    for (auto copy = copies.begin(); copy != last; copy++) {
+        if (copy->is_there) memcpy(copy->to, copy->from, copy->bytes);
+        else memset(copy->to, 0, copy->bytes);
     }
-    started[current->number].clear();
+    copies.erase(copies.begin(), last);
+}
+void end_copies() { end_copies_of_groups(groups[current->number] + 1); }
+void end_group() { groups[current->number]++; }
+void end_groups_before(size_t last) {
+    size_t count = groups[current->number];
+    end_copies_of_groups(count - std::min(count, last));
 }
 
 static void run_thread() {

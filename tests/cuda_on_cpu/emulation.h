@@ -131,6 +131,8 @@ inline void load_matrices(uint32_t (&to)[4], const __nv_bfloat16 *row, bool is_t
 // Copies that a thread has started arrive when it waits for them; until then there is NaN.
 void begin_copy(void *to, const void *from, size_t bytes, bool is_there);
 void end_copies();
+void end_group();
+void end_groups_before(size_t last);
 } // namespace emulation
 
 inline void multiply_add(Sum &sum, const Left &a, uint32_t b0, uint32_t b1) {
@@ -158,6 +160,8 @@ inline void start_copy(__nv_bfloat16 *to, const __nv_bfloat16 *from, bool is_the
 }
 inline void start_copy(float *to, const float *from, bool is_there) { emulation::begin_copy(to, from, 4, is_there); }
 inline void finish_copies() { emulation::end_copies(); }
+inline void end_group_of_copies() { emulation::end_group(); }
+template <int LAST> inline void finish_copies_before() { emulation::end_groups_before(LAST); }
 inline float power_of_2(float x) { return exp2f(x); }
 inline uint32_t narrowed(float low, float high) {
     return __float2bfloat16(low).bits | (uint32_t)__float2bfloat16(high).bits << 16;

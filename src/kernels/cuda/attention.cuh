@@ -3,10 +3,6 @@
 
 #include "common.cuh"
 
-#ifndef EMULATED_CUDA
-extern __shared__ __align__(128) char shared_memory[];
-#endif
-
 // A sequence: its first row of q and how many, the position of that first query, its first row of k
 // and v and how many.
 struct Sequence {

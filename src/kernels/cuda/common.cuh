@@ -11,6 +11,11 @@ typedef __nv_bfloat16 bf16;
 
 const int WARP = 32;
 
+// As many bytes as a launch asks for.
+#ifndef EMULATED_CUDA
+extern __shared__ __align__(128) char shared_memory[];
+#endif
+
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
 

@@ -144,57 +144,81 @@ for (uint32_t row = 16 * blockIdx.y; row < rows; row += 16 * gridDim.y) {
 RANK_KERNEL(add_low_rank, PARAMS, (out, base, u, w, rows, rank, width, is_transposed, scale, kept), 4)
 #undef PARAMS
 
+// Numbers of a thread on their way from global memory, 16 bytes each, several turns ahead: so many reads are under way
+// without a register. `memory`: STAGES × SLOTS × threads × 16 bytes of shared memory; a thread has its own.
+template <uint32_t STAGES, uint32_t SLOTS> struct ReadAhead {
+    bf16 *memory;
+
+    __device__ __forceinline__ bf16 *at(uint32_t turn, uint32_t slot) const {
+        return memory + ((turn % STAGES * SLOTS + slot) * 256 + threadIdx.x) * Eight::WIDTH;
+    }
+    __device__ __forceinline__ void start(uint32_t turn, uint32_t slot, const bf16 *from, bool is_there) const {
+        start_copy(at(turn, slot), from, is_there);
+    }
+    __device__ __forceinline__ Eight take(uint32_t turn, uint32_t slot) const { return load_pack(at(turn, slot)); }
+};
+
 // u = drop(x) Aᵀ: x (rows × width), A (rank × width), u (rows × rank). `kept` gets the mask, a bit for each element of
 // x, or is none: then nothing is dropped. A block: 16 rows, whose columns its warps share.
 template <uint32_t MOST_RANK>
 __device__ __forceinline__ void low_rank_inputs(bf16 *u, const bf16 *x, const bf16 *a, uint32_t rows, uint32_t rank,
                                                 uint32_t width, uint8_t *kept, const Stream &stream, uint32_t threshold,
                                                 float kept_scale) {
-    const uint32_t SUMMED = MOST_RANK < 32 ? MOST_RANK : 32;
-    __shared__ float parts[BLOCK_WARPS][16][SUMMED + 8];
+    const uint32_t SUMMED = MOST_RANK < 32 ? MOST_RANK : 32, PARTS = MOST_RANK / 8;
+    // As in low_rank.rs.
+    const uint32_t STAGES = MOST_RANK <= 16 ? 4 : 2;
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, member = lane % 4;
     uint32_t first_row = 16 * blockIdx.x;
-    Sum sums[MOST_RANK / 8] = {};
-    Eight zeros = eight_zeros();
-    // Of 32 columns, a thread has eight neighbours: the first four for one product, the others for a second. Several
-    // times 32 are read before they are used, so that many reads are under way.
-const int AHEAD = 2;
-    for (uint32_t first = 32 * AHEAD * warp; first < width; first += 32 * AHEAD * BLOCK_WARPS) {
-        Eight left[AHEAD][2];
+    Sum sums[PARTS] = {};
+    // Of 32 columns, a thread has eight neighbours: the first four for one product, the others for a second. Two rows
+    // of x, and a row of each part of A.
+    ReadAhead<STAGES, 2 + PARTS> ahead = {reinterpret_cast<bf16 *>(shared_memory)};
+    uint32_t turns = (width + 32 * BLOCK_WARPS - 1) / (32 * BLOCK_WARPS);
+    auto column_of = [&](uint32_t turn) { return 32 * (turn * BLOCK_WARPS + warp) + 8 * member; };
+    auto start = [&](uint32_t turn) {
+        uint32_t column = column_of(turn);
+        if (turn < turns) {
 #pragma unroll
-        for (int turn = 0; turn < AHEAD; turn++)
+            for (uint32_t slot = 0; slot < 2 + PARTS; slot++) {
+                bool is_of_x = slot < 2;
+                uint32_t row = is_of_x ? first_row + group + 8 * slot : 8 * (slot - 2) + group;
+                bool is_there = column < width && row < (is_of_x ? rows : rank);
+                const bf16 *from = is_of_x ? x : a;
+                ahead.start(turn, slot, is_there ? from + (size_t)row * width + column : from, is_there);
+            }
+        }
+        end_group_of_copies();
+    };
+    for (uint32_t turn = 0; turn < STAGES - 1; turn++) start(turn);
+    for (uint32_t turn = 0; turn < turns; turn++) {
+        start(turn + STAGES - 1);
+        finish_copies_before<STAGES - 1>();
+        uint32_t column = column_of(turn);
+        Eight left[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            left[half] = ahead.take(turn, half);
+            if (!kept) continue;
+            uint32_t row = first_row + group + 8 * half;
+            size_t element = (size_t)row * width + column;
+            uint32_t bits = kept_bits(stream, element, threshold);
+            left[half] = dropped(left[half], bits, kept_scale);
+            if (row < rows && column < width) kept[element / 8] = (uint8_t)bits;
+        }
+#pragma unroll
+        for (uint32_t part = 0; part < PARTS; part++) {
+            if (8 * part >= rank) break;
+            Eight right = ahead.take(turn, 2 + part);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                uint32_t row = first_row + group + 8 * half, column = first + 32 * turn + 8 * member;
-                bool is_there = row < rows && column < width;
-                left[turn][half] = is_there ? load_pack(x + (size_t)row * width + column) : zeros;
-            }
-#pragma unroll
-        for (int turn = 0; turn < AHEAD; turn++) {
-            uint32_t column = first + 32 * turn + 8 * member;
-            if (kept)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    uint32_t row = first_row + group + 8 * half;
-                    size_t element = (size_t)row * width + column;
-                    uint32_t bits = kept_bits(stream, element, threshold);
-                    left[turn][half] = dropped(left[turn][half], bits, kept_scale);
-                    if (row < rows && column < width) kept[element / 8] = (uint8_t)bits;
-                }
-#pragma unroll
-            for (uint32_t part = 0; part < MOST_RANK / 8; part++) {
-                if (8 * part >= rank) break;
-                uint32_t row = 8 * part + group;
-                Eight right = row < rank && column < width ? load_pack(a + (size_t)row * width + column) : zeros;
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    Left x = {two_of(left[turn][0], 2 * half), two_of(left[turn][1], 2 * half),
-                              two_of(left[turn][0], 2 * half + 1), two_of(left[turn][1], 2 * half + 1)};
-                    multiply_add(sums[part], x, two_of(right, 2 * half), two_of(right, 2 * half + 1));
-                }
+                Left x = {two_of(left[0], 2 * half), two_of(left[1], 2 * half), two_of(left[0], 2 * half + 1),
+                          two_of(left[1], 2 * half + 1)};
+                multiply_add(sums[part], x, two_of(right, 2 * half), two_of(right, 2 * half + 1));
             }
         }
     }
+    finish_copies();
+    auto parts = reinterpret_cast<float(*)[16][SUMMED + 8]>(shared_memory);
     // The warps' sums in their order.
     for (uint32_t start = 0; start < rank; start += SUMMED) {
         __syncthreads();
@@ -225,30 +249,62 @@ RANK_KERNEL(low_rank_inputs, PARAMS, (u, x, a, rows, rank, width, kept, stream, 
 
 // Parts of gᵀ drop(x): g (rows × rank), x (rows × width), parts (blocks of rows × rank × width). A block: 64 columns
 // and `rows_of_block` rows, a multiple of 16, which its warps share. Ranks up to 16 at a time, from `first_rank` on.
-extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
+extern "C" __global__ void __launch_bounds__(256, 3) low_rank_gradient(
     float *parts, const bf16 *g, const bf16 *x, uint32_t rows, uint32_t rank, uint32_t width,
     uint32_t rows_of_block, uint32_t first_rank, const uint8_t *kept, float kept_scale) {
-    __shared__ float shared[BLOCK_WARPS / 2][16][64 + 8];
+    // Four rows of x, and of g a half of a row: of its 16 rows the warp has all 16 ranks.
+    const uint32_t STAGES = 2, OF_G = 4;
+    alignas(16) __shared__ bf16 memory[STAGES * (OF_G + 1) * 256 * Eight::WIDTH];
+    ReadAhead<STAGES, OF_G + 1> ahead = {memory};
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, group = lane / 4, member = lane % 4;
     uint32_t column = 64 * blockIdx.x + 8 * group, first = rows_of_block * blockIdx.y;
     uint32_t last = min(rows, first + rows_of_block);
-    Sum sums[8] = {};
-    Eight zeros = eight_zeros();
-    for (uint32_t start = first + 16 * warp; start < last; start += 16 * BLOCK_WARPS) {
-        // Rows 2 m, 2 m + 1 and the same from 8 on; of each eight columns.
-        Eight right[4];
-        Left left;
+    // Rows 2 m, 2 m + 1 and the same from 8 on; of each eight columns.
+    auto is_there = [&](uint32_t row) { return row < last && column < width; };
+    auto row_of = [&](uint32_t turn, uint32_t at) {
+        return first + 16 * (turn * BLOCK_WARPS + warp) + 2 * member + at % 2 + at / 2 * 8;
+    };
+    // The mask of the rows that are read ahead, a byte each.
+    uint32_t bits;
+    auto start = [&](uint32_t turn) {
+        bits = kept ? 0 : ~0u;
 #pragma unroll
-        for (int at = 0; at < 4; at++) {
-            uint32_t row = start + 2 * member + at % 2 + at / 2 * 8;
+        for (uint32_t at = 0; at < OF_G; at++) {
+            uint32_t row = row_of(turn, at);
             size_t element = (size_t)row * width + column;
-            bool is_there = row < last && column < width;
-            right[at] = is_there ? load_pack(x + element) : zeros;
-            if (kept && is_there) right[at] = dropped(right[at], kept[element / 8], kept_scale);
-            // Rank `group` (+ 8) of two rows.
-            uint32_t r = first_rank + group + at % 2 * 8, from = start + 2 * member + at / 2 * 8;
-            left[at] = two_of_column(g + (size_t)from * rank + r, rank, r < rank && from < last,
-                                     r < rank && from + 1 < last);
+            ahead.start(turn, at, is_there(row) ? x + element : x, is_there(row));
+            if (kept && is_there(row)) bits |= (uint32_t)kept[element / 8] << (8 * at);
+        }
+        uint32_t row = first + 16 * (turn * BLOCK_WARPS + warp) + lane / 2, r = first_rank + lane % 2 * 8;
+        if (rank % 8 == 0) {
+            bool is_there = row < last && r < rank;
+            ahead.start(turn, OF_G, is_there ? g + (size_t)row * rank + r : g, is_there);
+        } else {
+            Eight some;
+#pragma unroll
+            for (uint32_t i = 0; i < 8; i++)
+                some.at[i] = row < last && r + i < rank ? g[(size_t)row * rank + r + i] : from_float<bf16>(0.0f);
+            store_pack(ahead.at(turn, OF_G), some);
+        }
+        end_group_of_copies();
+    };
+    Sum sums[8] = {};
+    uint32_t turns = (last - first + 16 * BLOCK_WARPS - 1) / (16 * BLOCK_WARPS);
+    start(0);
+    for (uint32_t turn = 0; turn < turns; turn++) {
+        uint32_t now = bits;
+        start(turn + 1);
+        finish_copies_before<1>();
+        __syncwarp();
+        // Of g, transposed: the upper ranks are the second and the fourth matrix, the lower rows the third and fourth.
+        Left left;
+        const bf16 *rows_of_g = ahead.at(turn, OF_G) - lane * Eight::WIDTH;
+        load_matrices_transposed(left, rows_of_g + (lane % 8 + lane / 16 * 8) * 16 + lane / 8 % 2 * 8);
+        Eight right[OF_G];
+#pragma unroll
+        for (uint32_t at = 0; at < OF_G; at++) {
+            right[at] = ahead.take(turn, at);
+            if (kept) right[at] = dropped(right[at], now >> (8 * at), kept_scale);
         }
 #pragma unroll
         for (int part = 0; part < 8; part++) {
@@ -258,7 +314,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) low_rank_gradient(
                 pairs[half] = pair_of(right[2 * half].at[part], right[2 * half + 1].at[part]);
             multiply_add(sums[part], left, pairs[0], pairs[1]);
         }
+        // The others have read g before it is written again.
+        __syncwarp();
     }
+    finish_copies();
+    auto shared = reinterpret_cast<float(*)[16][64 + 8]>(memory);
     // The upper half of the warps hands its sums to the lower, and so on.
     for (uint32_t half = BLOCK_WARPS / 2; half > 0; half /= 2) {
         __syncthreads();

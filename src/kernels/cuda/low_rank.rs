@@ -85,7 +85,11 @@ fn inputs(x: &Tensor, pair: &LowRank) -> Result<Tensor> {
     let u = scratch(&device, x.dtype(), (rows, pair.rank))?;
     if is_fused(x, pair)? {
         flops::count(rows, width, pair.rank);
-        let grid = Grid { blocks: (rows.div_ceil(16) as u32, 1), threads: THREADS, shared_bytes: 0 };
+        let grid = Grid {
+            blocks: (rows.div_ceil(16) as u32, 1),
+            threads: THREADS,
+            shared_bytes: shared_bytes_of_inputs(pair.rank),
+        };
         let [out, from, a] = [activations(&u)?, activations(x)?, activations(&pair.a)?];
         let kept = pair.mask.as_ref().map_or_else(|| Ok(Address::none()), |mask| to_draw(mask, x))?;
         let choice = pair.mask.as_ref().map(|mask| &mask.choice);
@@ -100,6 +104,12 @@ fn inputs(x: &Tensor, pair: &LowRank) -> Result<Tensor> {
         gemm(&device, Operand::of(&u)?, false, 1.0, Operand::of(&kept)?, Operand::of(&pair.a)?.transposed())?;
     }
     Ok(u)
+}
+
+/// Shared memory of a block of `low_rank_inputs`: 16 bytes of two rows of x and of each eighth of A, read ahead.
+fn shared_bytes_of_inputs(rank: usize) -> u32 {
+    let (stages, parts) = if rank <= RANKS_AT_ONCE { (4, RANKS_AT_ONCE / 8) } else { (2, MOST_RANK / 8) };
+    stages * (2 + parts as u32) * THREADS * 16
 }
 
 /// Where the mask of x is to be written, once: the backward reads it.

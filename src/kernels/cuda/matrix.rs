@@ -117,7 +117,8 @@ impl DeviceMatrix {
         kernel::dequantize_nf4(
             &self.device,
             self.dtype,
-            Grid::over(len.div_ceil(8)),
+            // Twice eight weights a thread.
+            Grid::over(len.div_ceil(16)),
             activations(&wide)?,
             address_of(&held.codes),
             address_of(&held.absmax),

@@ -136,7 +136,13 @@ pub(in crate::kernels) fn upload(device: &CudaDevice, data: &[f32], dtype: DType
     let slice = match dtype {
         DType::F32 => CudaStorageSlice::F32(device.clone_htod(data)?),
         DType::BF16 => {
-            let narrow: Vec<half::bf16> = data.par_iter().map(|&x| half::bf16::from_f32(x)).collect();
+            /// Numbers that one thread narrows sooner than the others wake up, while the GPU may be waiting.
+            const FEW: usize = 1 << 16;
+            let narrow = |&x: &f32| half::bf16::from_f32(x);
+            let narrow: Vec<_> = match data.len() {
+                ..=FEW => data.iter().map(narrow).collect(),
+                _ => data.par_iter().map(narrow).collect(),
+            };
             CudaStorageSlice::BF16(device.clone_htod(&narrow)?)
         }
         other => bail!("activations of {other:?} on a GPU"),

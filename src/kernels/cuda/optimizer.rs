@@ -276,19 +276,30 @@ fn grid(n: impl ExactSizeIterator<Item = usize>) -> Grid {
 
 const _: () = assert!(BLOCK == THREADS as usize, "adamw_8bit has a thread for each moment of a block");
 
-/// Σ x² over all tensors, which are of f32: in a fixed order.
-pub(in crate::kernels) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
-    /// Partial sums of a tensor.
-    const PARTS: usize = 64;
-    let Some(first) = tensors.first() else { return Ok(0.0) };
-    let device = device_of(first)?;
-    let sums = scratch_buffer::<f64>(&device, PARTS * tensors.len())?;
-    for (index, tensors) in tensors.chunks(MOST_TENSORS).enumerate() {
-        let numbers = tensors.iter().map(|tensor| Ok(Numbers { x: floats(tensor)?, n: tensor.elem_count() }));
-        let held = device.clone_htod(&numbers.collect::<Result<Vec<_>>>()?)?;
-        let out = address_of(&sums).after(PARTS * MOST_TENSORS * index);
-        let grid = Grid { blocks: (PARTS as u32, tensors.len() as u32), threads: THREADS, shared_bytes: 0 };
-        kernel::sum_of_squares(&device, grid, out, address_of(&held))?;
+/// Σ x² over tensors, which are of f32: in a fixed order.
+pub(in crate::kernels) struct SumOfSquares(Option<(CudaDevice, CudaSlice<f64>)>);
+
+impl SumOfSquares {
+    /// Tells the GPU to sum.
+    pub(in crate::kernels) fn queue(tensors: &[&Tensor]) -> Result<Self> {
+        /// Partial sums of a tensor.
+        const PARTS: usize = 64;
+        let Some(first) = tensors.first() else { return Ok(Self(None)) };
+        let device = device_of(first)?;
+        let sums = scratch_buffer::<f64>(&device, PARTS * tensors.len())?;
+        for (index, tensors) in tensors.chunks(MOST_TENSORS).enumerate() {
+            let numbers = tensors.iter().map(|tensor| Ok(Numbers { x: floats(tensor)?, n: tensor.elem_count() }));
+            let held = device.clone_htod(&numbers.collect::<Result<Vec<_>>>()?)?;
+            let out = address_of(&sums).after(PARTS * MOST_TENSORS * index);
+            let grid = Grid { blocks: (PARTS as u32, tensors.len() as u32), threads: THREADS, shared_bytes: 0 };
+            kernel::sum_of_squares(&device, grid, out, address_of(&held))?;
+        }
+        Ok(Self(Some((device, sums))))
     }
-    Ok(device.clone_dtoh(&sums)?.iter().sum())
+
+    /// Waits for the sum; 0 of no tensors.
+    pub(in crate::kernels) fn read(self) -> Result<f64> {
+        let Some((device, sums)) = self.0 else { return Ok(0.0) };
+        Ok(device.clone_dtoh(&sums)?.iter().sum())
+    }
 }

@@ -55,6 +55,14 @@ __device__ __forceinline__ void start_copy(float *to, const float *from, bool is
 // Waits for all that this thread has started; others see it behind a barrier.
 __device__ __forceinline__ void finish_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Makes a group of what this thread has started since the last group.
+__device__ __forceinline__ void end_group_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for all groups but the last few.
+template <int LAST> __device__ __forceinline__ void finish_copies_before() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LAST) : "memory");
+}
+
 // 2 to the power of x, to 22 bits.
 __device__ __forceinline__ float power_of_2(float x) {
     float y;
