@@ -84,10 +84,9 @@ pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
     debug_assert!(cfg!(feature = "cuda") || on_device.is_empty(), "without CUDA there is no other device");
     let sums = on_host.iter().map(|tensor| Ok(adamw::sum_of_squares(&elements(tensor)?)));
     let sums = sums.collect::<Result<Vec<_>>>()?;
-    let mut sum = 0.0;
     #[cfg(feature = "cuda")]
-    {
-        sum += queued.read()?;
-    }
+    let sum = queued.read()?;
+    #[cfg(not(feature = "cuda"))]
+    let sum = 0.0;
     Ok(sums.iter().fold(sum, |sum, part| sum + part))
 }

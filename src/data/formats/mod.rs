@@ -6,6 +6,8 @@
 mod csv;
 mod csv_records;
 mod json;
+mod json_objects;
+mod json_values;
 mod parquet;
 mod piped;
 mod shared;
