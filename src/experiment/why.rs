@@ -61,6 +61,7 @@ pub fn of_words(
             logit: attribution.logit,
             baseline: attribution.baseline,
             rest,
+            missing: (!attribution.is_complete()).then(|| attribution.error()),
             words: words.filter(|word| word.weight != 0.0).collect(),
         }
     };

@@ -77,7 +77,8 @@ pub(crate) fn step<'a>(maps: &Maps, updates: impl IntoIterator<Item = Update<'a>
 
 /// Σ x² over all tensors, which are of f32, in f64.
 pub(crate) fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
-    let (on_device, on_host): (Vec<&Tensor>, Vec<&Tensor>) = tensors.iter().partition(|tensor| tensor.device().is_cuda());
+    let (on_device, on_host): (Vec<&Tensor>, Vec<&Tensor>) =
+        tensors.iter().partition(|tensor| tensor.device().is_cuda());
     // The GPU sums while the CPU does.
     #[cfg(feature = "cuda")]
     let queued = super::cuda::optimizer::SumOfSquares::queue(&on_device)?;

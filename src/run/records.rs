@@ -128,6 +128,9 @@ pub struct Why {
     pub baseline: f64,
     /// The weight of special tokens.
     pub rest: f64,
+    /// What the weights miss of `logit − baseline`, where that is more than a fiftieth of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<f64>,
     /// In the order of the text.
     pub words: Vec<WordWeight>,
 }

@@ -129,7 +129,7 @@ mod tests {
             WordWeight { word: word.to_owned(), start, end: start + word.len(), weight }
         };
         let words = vec![word("<b>", -1.0), word("über", 0.5), word("c", 0.01)];
-        let why = Why { label: String::new(), logit: 0.0, baseline: 0.0, rest: 0.0, words };
+        let why = Why { label: String::new(), logit: 0.0, baseline: 0.0, rest: 0.0, missing: None, words };
         let html = weighed(text, Some(&why), 99).into_string();
         assert_eq!(html, "a <mark class=\"against4\">&lt;b&gt;</mark> <mark class=\"for2\">über</mark> c");
         assert_eq!(weighed(text, Some(&why), 8).into_string(), "a <mark class=\"against4\">&lt;b&gt;</mark> üb");
