@@ -16,7 +16,10 @@ impl Report<'_> {
         ]
         .concat();
         let f1 = [
-            self.series("micro-F1", 0, |line| line.evaluation().map(|metrics| metrics.scores.f1_micro)),
+            // Of one label a row micro-F1 is the accuracy.
+            self.series(if self.is_single { "accuracy" } else { "micro-F1" }, 0, |line| {
+                line.evaluation().map(|metrics| metrics.scores.f1_micro)
+            }),
             self.series("macro-F1", 1, |line| line.evaluation().map(|metrics| metrics.scores.f1_macro)),
         ]
         .concat();
@@ -48,7 +51,7 @@ impl Report<'_> {
             }
             div class="charts" {
                 (chart("Loss", "loss", &loss, false))
-                (chart("F1 on validation", "F1", &f1, false))
+                (chart("Scores on validation", "score", &f1, false))
                 (chart("Learning rate", "learning rate", &rate, true))
             }
         }
