@@ -56,7 +56,7 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     let problem = loaded.predictor.classifier.problem();
     let examples = rows.read(&loaded.columns(true)?, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &path.display().to_string(), 0)?;
-    warnings::about(&name, &examples, &samples, loaded.predictor.file.max_length, console);
+    warnings::about(&name, &examples, &samples, loaded.predictor.file.limit(), console);
     let labels = &loaded.predictor.file.labels;
     let batch_size = loaded.batch_size(&args.run);
     let mut said = String::new();
@@ -127,7 +127,7 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
         examples: &examples,
         lengths: &lengths,
         cut,
-        max_length: loaded.predictor.file.max_length,
+        limit: loaded.predictor.file.limit(),
         predictions,
         scores: &scored.scores,
         loss: scored.evaluation.loss,

@@ -29,6 +29,21 @@ impl Limit {
         Self { tokens, long_text: data.long_text, max_windows: data.max_windows }
     }
 
+    /// What happens to texts that are not read whole, after "texts".
+    #[must_use]
+    pub fn of_longer_texts(&self) -> String {
+        let Self { tokens, max_windows, .. } = self;
+        match self.long_text {
+            LongText::Cut => format!("are cut at data.max_length = {tokens} tokens"),
+            LongText::HeadTail => {
+                format!("lose their middle: {tokens} tokens are read (data.max_length, data.long_text: head_tail)")
+            }
+            LongText::Windows => {
+                format!("are cut behind {max_windows} windows of {tokens} tokens (data.max_windows, data.max_length)")
+            }
+        }
+    }
+
     /// The places of a text's own tokens that are read, of `count`, where `room` of them fit beside the special ones.
     pub(super) fn reading(&self, count: usize, room: usize) -> Reading {
         if count <= room {

@@ -96,7 +96,7 @@ pub fn write(
         examples: &rows.examples,
         lengths: &lengths,
         cut,
-        max_length: experiment.file.max_length,
+        limit: experiment.file.limit(),
         intervals: result.metrics.intervals.as_ref().map_or(Intervals::NONE, Intervals::from),
         predictions: &predictions,
         scores: &scores,

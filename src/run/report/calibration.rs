@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::axes::Axis;
 use super::charts::{Bar, Chart, Extras, Series, Spot};
 use super::{Report, counted, grouped};
+use crate::config::data::LongText;
 use crate::metrics::curves::reliability;
 use crate::run::results::CalibrationScores;
 
@@ -101,17 +102,16 @@ impl Report<'_> {
             }
         };
         let bars: Vec<Bar> = counts.iter().enumerate().map(bar).collect();
-        let has_limit = self.cut > 0;
-        let ends = bars.iter().map(|bar| bar.to).chain(has_limit.then_some(self.max_length as f64));
+        let has_limit = self.cut > 0 && self.limit.long_text != LongText::Windows;
+        let ends = bars.iter().map(|bar| bar.to).chain(has_limit.then_some(self.limit.tokens as f64));
         let x = Axis::around("tokens", ends, true);
         let y = Axis::around("rows", bars.iter().map(|bar| bar.height), true);
-        let mark = has_limit.then(|| (self.max_length as f64, "max_length".to_owned()));
+        let mark = has_limit.then(|| (self.limit.tokens as f64, "max_length".to_owned()));
         html! {
             p class="soft" {
-                (grouped(self.cut)) " of " (counted(self.lengths.len(), "text")) " cut at "
-                (grouped(self.max_length)) " tokens (data.max_length)."
+                (grouped(self.cut)) " of " (counted(self.lengths.len(), "text")) " " (self.limit.of_longer_texts()) "."
             }
-            div class="charts" { (Chart { title: "Tokens of a text, after cutting", x, y }.bars(&bars, mark)) }
+            div class="charts" { (Chart { title: "Tokens that are read of a text", x, y }.bars(&bars, mark)) }
         }
     }
 }

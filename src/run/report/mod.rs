@@ -28,6 +28,7 @@ use sha2::{Digest, Sha256};
 pub use self::comparison::Compared;
 use super::records::Why;
 use super::results::{Calibrated, HistoryLine, SeedResult, Yardstick};
+use crate::data::long_text::Limit;
 use crate::data::table::Example;
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::errors::{Mistake, worst_mistakes};
@@ -74,8 +75,8 @@ pub struct Report<'a> {
     pub lengths: &'a [usize],
     /// Rows that were cut.
     pub cut: usize,
-    /// Tokens after which a text is cut.
-    pub max_length: usize,
+    /// What is read of a text.
+    pub limit: Limit,
     /// Predictions for those rows.
     pub predictions: &'a Predictions,
     /// Scores of the predictions.
