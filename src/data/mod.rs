@@ -1,5 +1,6 @@
 //! From rows to token ids, in the order in which training sees them.
 
+mod column_survey;
 pub mod columns;
 pub mod exports;
 mod flag_columns;

@@ -11,7 +11,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::digest_cache::{self, Digests};
-use super::weights::{Checkpoint, TensorInFile, Weights};
+use super::tensor_in_file::TensorInFile;
+use super::weights::{Checkpoint, Weights};
 use crate::atomic_file::hex;
 use crate::console::{Console, bytes};
 use crate::kernels::cpu::memory::release_pages;

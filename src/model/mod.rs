@@ -25,4 +25,5 @@ pub mod quantization;
 mod relative;
 pub mod rope;
 pub mod shared_base;
+mod tensor_in_file;
 pub mod weights;
