@@ -4,7 +4,8 @@
     pip install gguf safetensors numpy
     python scripts/gguf_to_hf.py FILE.gguf OUTDIR
 
-Writes config.json, model.safetensors (f32; quantized tensors are dequantized) and tokenizer.json.
+Writes config.json, model.safetensors (f32; quantized tensors are dequantized), tokenizer.json, and
+chat_template.jinja if the file has a chat template.
 """
 
 import json
@@ -113,6 +114,8 @@ def main() -> None:
     save_file(weights, out / "model.safetensors", {"format": "pt"})
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (out / "tokenizer.json").write_text(json.dumps(tokenizer(fields), ensure_ascii=False), encoding="utf-8")
+    if template := fields.get("tokenizer.chat_template"):
+        (out / "chat_template.jinja").write_text(template, encoding="utf-8")
     print(len(weights), "tensors,", sum(weight.size for weight in weights.values()), "weights")
 
 

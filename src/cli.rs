@@ -25,6 +25,7 @@ impl Cli {
         let (files, config) = match &mut self.command {
             Command::Train(args) => (&mut args.files, &mut args.config),
             Command::Check(args) => (&mut args.files, &mut args.config),
+            Command::Zeroshot(args) => (&mut args.files, &mut args.config),
             _ => return self,
         };
         config.config.append(files);
@@ -99,6 +100,12 @@ pub enum Command {
     /// Prints precision, recall and F1 of each label, and writes metrics, predictions, the worst errors and
     /// a report.
     Eval(EvalArgs),
+    /// Score a pretrained model as it is: labels by a prompt, without training
+    ///
+    /// Asks a decoder, such as SmolLM2-135M-Instruct, about the rows of a split, and writes metrics, predictions and a
+    /// report as `eval` does, under outputs/MODEL/DATASET/zeroshot_TIME/, beside the linear baseline. The model's
+    /// own chat template writes the prompt where it has one; zeroshot.prompt and data.label_descriptions say what is in it.
+    Zeroshot(ZeroshotArgs),
     /// Predict the labels of the rows of a file
     ///
     /// Writes one JSON object a line, in input order:
@@ -415,6 +422,66 @@ pub struct EvalArgs {
     /// seed's directory]
     #[arg(long = "output_dir", alias = "output-dir", value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+}
+
+/// How the model is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// A yes or no for each label, whose probabilities count
+    #[default]
+    Likelihood,
+    /// A JSON list of labels, word by word
+    Generate,
+}
+
+#[derive(Args, Debug)]
+pub struct ZeroshotArgs {
+    /// YAML configuration, as with --config
+    #[arg(value_name = "CONFIG", conflicts_with = "config")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The rows to score
+    #[arg(long, value_enum, default_value = "test")]
+    pub split: Split,
+    /// The kind of answer
+    #[arg(long, value_enum, default_value = "likelihood")]
+    pub method: Method,
+    /// Show the model N training rows, chosen so that every label occurs once where it can
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u16).range(0..=1000))]
+    pub shots: u16,
+    /// Chooses the rows of --shots [default: the first of exp.seeds]
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u32>,
+    /// Let the model answer with any words, and count the labels that it invents and the lists that are broken; with
+    /// --method generate
+    #[arg(long)]
+    pub unconstrained: bool,
+    /// Predict a label for every row: the most likely one if none is above its threshold; with --method generate,
+    /// lists are never empty
+    #[arg(long = "always_one", alias = "always-one")]
+    pub always_one: bool,
+    /// Fit probabilities to the validation split (Platt scaling with a shift for each label)
+    #[arg(long)]
+    pub calibrate: bool,
+    /// Choose thresholds on the validation split
+    #[arg(long = "tune_thresholds", alias = "tune-thresholds", value_enum, value_name = "SCOPE")]
+    pub tune_thresholds: Option<TuneScope>,
+    /// The goal of each threshold: f1, precision>=P or recall>=R
+    #[arg(long, default_value = "f1", requires = "tune_thresholds")]
+    pub objective: Objective,
+    /// Also score these runs on the same rows, and print the differences
+    #[arg(long, num_args = 1.., value_name = "RUN")]
+    pub compare: Vec<PathBuf>,
+    /// Prompts answered at once with --method generate [default: train.eval_batch_size]
+    #[arg(long = "batch_size", alias = "batch-size", value_name = "N", value_parser = positive)]
+    pub batch_size: Option<usize>,
+    /// Print the scores as JSON, as in metrics.json
+    #[arg(long)]
+    pub json: bool,
+    /// Leave the rows' texts out of report.html and errors.jsonl, and write no prompt.txt
+    #[arg(long = "no_text", alias = "no-text")]
+    pub no_text: bool,
 }
 
 #[derive(Args, Debug)]

@@ -214,12 +214,18 @@ fn to_probabilities(classifier: &Classifier, logits: &[f32], sample: usize) -> R
     }
     // A division by 1 changes no bit.
     let logits: Vec<f32> = logits.iter().map(|logit| logit / classifier.temperature()).collect();
-    Ok(match classifier.problem() {
+    Ok(probabilities(&logits, classifier.problem()))
+}
+
+/// The probabilities of a row's labels.
+#[must_use]
+pub fn probabilities(logits: &[f32], problem: Problem) -> Vec<f32> {
+    match problem {
         Problem::MultiLabel => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
         Problem::SingleLabel => {
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f32 = logits.iter().map(|x| (x - max).exp()).sum();
             logits.iter().map(|x| (x - max).exp() / sum).collect()
         }
-    })
+    }
 }

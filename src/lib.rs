@@ -23,8 +23,9 @@ pub mod server;
 pub mod predictor;
 // Layer 7: an experiment's parts, ready to train.
 pub mod experiment;
-// Layer 6: the training loop.
+// Layer 6: the training loop, and what a model answers without training.
 pub mod training;
+pub mod zeroshot;
 // Layer 5: predictions, and the files of a run.
 pub mod evaluation;
 pub mod run;

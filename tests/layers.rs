@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("server", 9),
     ("predictor", 8),
     ("experiment", 7),
+    ("zeroshot", 6),
     ("training", 6),
     ("run", 5),
     ("evaluation", 5),

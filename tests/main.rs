@@ -40,6 +40,8 @@ mod int8;
 mod kernels;
 /// Labels in every form that files have.
 mod labels;
+/// Language models: logits, greedy tokens, keys and values that are kept.
+mod language;
 /// Modules import downwards only.
 mod layers;
 /// Texts that are longer than the model reads at once.
@@ -76,3 +78,5 @@ mod serve;
 mod tokenizers;
 /// Encoders whose every weight is trained.
 mod whole_model;
+/// A pretrained model that is asked.
+mod zeroshot;

@@ -14,7 +14,7 @@ use crate::experiment::base_model::BaseModel;
 use crate::experiment::checked::{Checked, LabelRows, Lengths, TimeEstimate};
 use crate::experiment::dataset::Dataset;
 use crate::experiment::prepared::Experiment;
-use crate::experiment::yardstick;
+use crate::experiment::yardstick::{self, Lesson};
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::ops::tape::DropoutKey;
@@ -50,7 +50,7 @@ fn check(experiment: &Experiment<'_>, with_baseline: bool, console: Console) -> 
     let baseline = match with_baseline {
         true => {
             let (name, rows) = experiment.reported();
-            let yardstick = yardstick::measure(experiment, (name, &rows.examples), None, console)?;
+            let yardstick = yardstick::measure(Lesson::of(experiment), (name, &rows.examples), None, console)?;
             Some(yardstick)
         }
         false => None,

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::eval_compare::{Comparison, ComparisonRecord, compared};
+use super::comparison::{Comparison, ComparisonRecord, Own, compared};
 use super::eval_int8;
 use super::loaded::Loaded;
 use super::suggest;
 use crate::atomic_file;
-use crate::cli::{EvalArgs, PrecisionArgs, Split, TuneScope};
+use crate::cli::{EvalArgs, PrecisionArgs, RunArgs, Split, TuneScope};
 use crate::cluster::Group;
 use crate::config::Config;
 use crate::console::{Console, print, print_json};
@@ -85,7 +85,9 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     said.push_str(&format!("f1_micro {:.4}, {}\n", scored.scores.f1_micro, describe(intervals.f1_micro)));
     let mut comparison = Vec::new();
     for run in &args.compare {
-        let other = compared(args, run, (&loaded, predictions, &scored.scores), &rows, device, group, console)?;
+        let own = Own { labels, predictions, scores: &scored.scores };
+        let run = RunArgs { run: Some(run.clone()), ..args.run.clone() };
+        let other = compared(&run, &own, &rows, device, group, console)?;
         said.push_str(&other.to_line());
         comparison.push(other);
     }

@@ -4,9 +4,9 @@ pub mod bench;
 pub mod bundle;
 pub mod cache;
 pub mod check;
+mod comparison;
 mod configuration;
 pub mod eval;
-mod eval_compare;
 mod eval_int8;
 pub mod export;
 pub mod init;
@@ -22,6 +22,8 @@ pub mod runs;
 pub mod serve;
 mod suggest;
 pub mod train;
+pub mod zeroshot;
+mod zeroshot_outcome;
 
 use std::sync::Arc;
 
@@ -91,6 +93,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         | Command::Completions(_)
         | Command::Man(_) => unreachable!("returned above"),
         Command::Check(args) => check::run(args, &device, console),
+        Command::Zeroshot(args) => zeroshot::run(args, &device, console),
         Command::Bench(args) => bench::run(args, &device, console),
     }
 }

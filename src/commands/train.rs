@@ -15,6 +15,7 @@ use crate::experiment::base_model::{BaseModel, settle_compute};
 use crate::experiment::data_issues::DataIssue;
 use crate::experiment::prepared::Experiment;
 use crate::experiment::summary::{summarize, write_environment};
+use crate::experiment::yardstick::Lesson;
 use crate::experiment::{data_issues, resume, run_report, summary, yardstick};
 use crate::interrupt::{self, Interrupted};
 use crate::kernels::device::Device;
@@ -125,14 +126,15 @@ fn find_issues(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) 
 /// What a linear classifier reaches on the rows that the best seed is scored on.
 fn baseline(experiment: &Experiment<'_>, run: &RunDir, results: &RunSummary) -> Result<Option<Yardstick>> {
     let console = experiment.console;
-    if !yardstick::is_quick(experiment) {
+    let lesson = Lesson::of(experiment);
+    if !lesson.is_quick() {
         console.say("the linear baseline would take long here; `llmcls check --baseline` measures it");
         return Ok(None);
     }
     let (split, rows) = experiment.reported();
     let predictions = run.seed(results.best_seed)?.predictions(split);
     let predictions = records::read_predictions(&predictions, &experiment.file.labels)?;
-    yardstick::measure(experiment, (split, &rows.examples), Some(&predictions), console).map(Some)
+    yardstick::measure(lesson, (split, &rows.examples), Some(&predictions), console).map(Some)
 }
 
 /// Trains the seeds that are not finished, and writes the summary, which rank 0 returns.
@@ -143,7 +145,7 @@ fn train_all(
     shows_texts: bool,
 ) -> Result<Option<RunSummary>> {
     if group.is_leader() {
-        write_environment(run, &experiment.base.device)?;
+        write_environment(&run.environment(), &experiment.base.device)?;
     }
     let seeds = &experiment.config.exp.seeds;
     let finished: Vec<Option<SeedResult>> =
@@ -154,7 +156,7 @@ fn train_all(
     if !group.is_leader() {
         return Ok(None);
     }
-    write_environment(run, &experiment.base.device)?;
+    write_environment(&run.environment(), &experiment.base.device)?;
     let all = finished.into_iter().flatten().chain(trained);
     let mut results: Vec<SeedResult> = all.collect();
     results.sort_by_key(|result| seeds.iter().position(|&seed| seed == result.seed));

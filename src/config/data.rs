@@ -1,6 +1,6 @@
 //! `data:` where examples come from.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -56,6 +56,8 @@ section! {
         /// The text between two labels in `labels_column`. Without it: the one of `,`, `;` and `|` that the training
         /// rows use, which `train` prints.
         label_separator: Option<String> = or(None).check(|text| text.as_deref() != Some(""), "is empty");
+        /// What labels mean, in a few words each: a mapping of labels to texts, which `llmcls zeroshot` shows the model.
+        label_descriptions: Option<BTreeMap<String, String>> = or(None);
         /// Quotes in CSV files: `standard`, or `none` to take them as ordinary characters.
         quoting: Quoting = or(Quoting::Standard);
         /// Use only the first n rows of `train_csv`.

@@ -14,6 +14,7 @@ pub mod train;
 mod tree;
 pub mod value;
 mod write;
+pub mod zeroshot;
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ use model::ModelConfig;
 use reader::Section;
 use train::TrainConfig;
 use tree::Tree;
+use zeroshot::ZeroshotConfig;
 
 use crate::exit::Usage;
 use crate::secret;
@@ -42,6 +44,8 @@ pub struct Config {
     pub train: TrainConfig,
     /// Where results go, and the seeds.
     pub exp: ExpConfig,
+    /// What `llmcls zeroshot` asks the model.
+    pub zeroshot: ZeroshotConfig,
 }
 
 impl Config {
@@ -83,6 +87,7 @@ impl Config {
             model: ModelConfig::read(&mut root.section("model")),
             train: TrainConfig::read(&mut root.section("train")),
             exp: ExpConfig::read(&mut root.section("exp")),
+            zeroshot: ZeroshotConfig::read(&mut root.section("zeroshot")),
         };
         let problems = root.finish();
         if problems.is_empty() {

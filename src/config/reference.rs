@@ -9,14 +9,16 @@ use super::exp::ExpConfig;
 use super::keys::Key;
 use super::model::ModelConfig;
 use super::train::TrainConfig;
+use super::zeroshot::ZeroshotConfig;
 
 /// A section's name, what it is for, and its keys.
-fn sections() -> [(&'static str, &'static str, Vec<Key>); 4] {
+fn sections() -> [(&'static str, &'static str, Vec<Key>); 5] {
     [
         ("data", "Where examples come from.", DataConfig::keys()),
         ("model", "The base model and its adapters.", ModelConfig::keys()),
         ("train", "Training of the adapters.", TrainConfig::keys()),
         ("exp", "Where results go, and the seeds.", ExpConfig::keys()),
+        ("zeroshot", "What `llmcls zeroshot` asks the model.", ZeroshotConfig::keys()),
     ]
 }
 
@@ -30,7 +32,7 @@ pub fn markdown() -> String {
             let default = match &key.default {
                 None => "required".to_owned(),
                 Some(Json::Null) => "none".to_owned(),
-                Some(Json::String(text)) => format!("`{text}`"),
+                Some(Json::String(text)) => format!("`{}`", text.replace('\n', "\\n")),
                 Some(value) => format!("`{value}`"),
             };
             let doc = key.doc.replace('|', "\\|");

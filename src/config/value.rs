@@ -1,5 +1,6 @@
 //! The types that a YAML value can become, each with its JSON Schema.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
@@ -179,6 +180,23 @@ impl<T: FromNode> FromNode for Vec<T> {
 
     fn schema() -> Json {
         json!({ "type": "array", "items": T::schema() })
+    }
+}
+
+impl FromNode for BTreeMap<String, String> {
+    const EXPECTED: &'static str = "a mapping of names to texts";
+
+    fn from_node(node: Value<'_>) -> Option<Self> {
+        node.entries()?.map(|(name, value)| Some((name.to_owned(), String::from_node(value)?))).collect()
+    }
+
+    fn fault(node: Value<'_>) -> Option<String> {
+        let (name, value) = node.entries()?.find(|(_, value)| String::from_node(*value).is_none())?;
+        Some(format!("`{name}` is `{}`, expected {}", value.0.describe(), String::EXPECTED))
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "object", "additionalProperties": String::schema() })
     }
 }
 

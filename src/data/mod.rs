@@ -18,5 +18,6 @@ pub mod sampler;
 pub mod split;
 pub mod split_files;
 pub mod table;
+pub mod token_texts;
 pub mod tokenize;
 mod tokenizer;

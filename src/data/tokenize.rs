@@ -244,7 +244,7 @@ impl TextEncoder {
         self.library().id_to_token(id)
     }
 
-    fn library(&self) -> &Tokenizer {
+    pub(super) fn library(&self) -> &Tokenizer {
         &self.tokenizer.tokenizer
     }
 }

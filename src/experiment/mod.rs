@@ -1,6 +1,7 @@
 //! An experiment's parts, made ready from its configuration.
 
 pub mod agreement;
+pub mod asked;
 pub mod base_head;
 pub mod base_model;
 pub mod cache_plan;

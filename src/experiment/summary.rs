@@ -1,6 +1,7 @@
 //! A run's account of itself: `summary.json`, `environment.json`, and the last lines on the terminal.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -13,7 +14,7 @@ use crate::device;
 use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::metrics::METRICS;
-use crate::run::directory::RunDir;
+
 use crate::run::records;
 use crate::run::results::{Memory, OverSeeds, Parameters, RowCounts, RunSummary, SeedResult, SplitResult};
 use crate::secret;
@@ -80,10 +81,10 @@ pub fn say(summary: &RunSummary, console: Console) {
 }
 
 /// Writes `environment.json`: what ran where. Written again at the end, for the peak.
-pub fn write_environment(run: &RunDir, device: &Device) -> Result<()> {
+pub fn write_environment(path: &Path, device: &Device) -> Result<()> {
     let gpu = device.description();
     records::write_json(
-        &run.environment(),
+        path,
         &json!({
             "version": env!("CARGO_PKG_VERSION"),
             "commit": option_env!("LLMCLS_COMMIT"),

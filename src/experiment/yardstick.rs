@@ -18,10 +18,29 @@ use crate::run::results::{BaselineScores, ScoreDifference, Yardstick};
 /// Rows times labels up to which the end of a training measures: a minute or so.
 const MOST_CELLS: usize = 20_000_000;
 
-/// Whether the baseline is trained in about a minute.
-#[must_use]
-pub fn is_quick(experiment: &Experiment<'_>) -> bool {
-    experiment.train.examples.len().saturating_mul(experiment.file.labels.len()) <= MOST_CELLS
+/// What a baseline learns from.
+#[derive(Clone, Copy)]
+pub struct Lesson<'a> {
+    /// The training rows.
+    pub train: &'a [Example],
+    /// Names of the labels.
+    pub labels: &'a [String],
+    pub problem: Problem,
+}
+
+impl<'a> Lesson<'a> {
+    /// What the experiment's classifier learns from, too.
+    #[must_use]
+    pub fn of(experiment: &'a Experiment<'_>) -> Self {
+        let (train, labels) = (&experiment.train.examples, &experiment.file.labels);
+        Self { train, labels, problem: experiment.classifier.problem() }
+    }
+
+    /// Whether the baseline is trained in about a minute.
+    #[must_use]
+    pub fn is_quick(&self) -> bool {
+        self.train.len().saturating_mul(self.labels.len()) <= MOST_CELLS
+    }
 }
 
 /// Trains on the training rows and scores `rows`; says what `model`, the classifier's own predictions, adds.
@@ -29,17 +48,16 @@ pub fn is_quick(experiment: &Experiment<'_>) -> bool {
 /// # Errors
 /// If the user stops it.
 pub fn measure(
-    experiment: &Experiment<'_>,
+    lesson: Lesson<'_>,
     (split, rows): (&str, &[Example]),
     model: Option<&Predictions>,
     console: Console,
 ) -> Result<Yardstick> {
     let started = Instant::now();
-    let labels = &experiment.file.labels;
-    let is_single = experiment.classifier.problem() == Problem::SingleLabel;
+    let Lesson { train, labels, problem } = lesson;
+    let is_single = problem == Problem::SingleLabel;
     let texts = |rows: &[Example]| rows.iter().map(|row| row.text.clone()).collect::<Vec<_>>();
     let flags = |rows: &[Example]| rows.iter().map(|row| row.labels.clone()).collect::<Vec<_>>();
-    let train = &experiment.train.examples;
     console.say("training the baseline: TF-IDF and logistic regression");
     let linear = Baseline::fit(&texts(train), &flags(train))?;
     let decision = if is_single { Decision::Top(1) } else { Decision::above(&vec![0.5; labels.len()]) };

@@ -38,13 +38,14 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The tokenizer's files, `tokenizer.json` first.
 pub const TOKENIZER_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const VOCABULARIES: [&str; 3] = ["vocab.txt", "vocab.json", "merges.txt"];
 
 impl ModelFiles {
     /// All files of the model, and those beside them that Python reads.
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
-        const OTHERS: [&str; 3] = [INDEX, "generation_config.json", "chat_template.jinja"];
+        const OTHERS: [&str; 3] = [INDEX, "generation_config.json", CHAT_TEMPLATE];
         let names = TOKENIZER_FILES.iter().chain(&VOCABULARIES).chain(&OTHERS);
         let beside = names.map(|name| self.config.with_file_name(name));
         let found = [&self.config].into_iter().chain(&self.tokenizer).chain(&self.weights).cloned();
@@ -77,6 +78,25 @@ impl ModelFiles {
                 };
                 find().with_context(|| nowhere(name))
             }
+        }
+    }
+
+    /// `chat_template.jinja`, if the model has one.
+    ///
+    /// # Errors
+    /// If the Hub cannot be asked.
+    pub fn chat_template(&self, token: Option<&str>, console: Console) -> Result<Option<PathBuf>> {
+        let beside = self.config.with_file_name(CHAT_TEMPLATE);
+        if embedded::is_file(&beside) {
+            return Ok(Some(beside));
+        }
+        if self.commit.is_none() {
+            return Ok(None);
+        }
+        let name = self.revision.as_ref().map_or_else(|| self.name.clone(), |at| format!("{}@{at}", self.name));
+        match Source::of(&name, token, console)? {
+            Source::Directory(_) => Ok(None),
+            Source::Hub(repo) => repo.file(CHAT_TEMPLATE).with_context(|| nowhere(&name)),
         }
     }
 

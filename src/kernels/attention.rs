@@ -40,17 +40,36 @@ pub struct AttentionKind {
 pub struct Sequences {
     /// B + 1 entries: sequence b has the rows `offsets[b] .. offsets[b + 1]` of keys and values.
     pub offsets: Vec<usize>,
-    /// `None`: every token. Else one token a sequence, by its row.
-    pub queries: Option<Rc<[u32]>>,
+    queries: Queries,
     numbers: OnceCell<Arc<Constant<u32>>>,
     #[cfg(feature = "cuda")]
     tiles: Arc<HeldTiles>,
+}
+
+/// Which tokens ask.
+#[derive(Debug)]
+enum Queries {
+    All,
+    /// One a sequence, by its row.
+    One(Rc<[u32]>),
+    /// The last of each sequence: where its queries start among all, B + 1 entries.
+    Last(Vec<usize>),
 }
 
 impl Sequences {
     /// Sequences from B + 1 `offsets`; with `queries`, a row each, only those ask.
     #[must_use]
     pub fn new(offsets: Vec<usize>, queries: Option<Rc<[u32]>>) -> Self {
+        Self::asked(offsets, queries.map_or(Queries::All, Queries::One))
+    }
+
+    /// Sequences whose last tokens alone ask: those of sequence b are rows `queries[b] .. queries[b + 1]` of q.
+    #[must_use]
+    pub fn with_past(offsets: Vec<usize>, queries: Vec<usize>) -> Self {
+        Self::asked(offsets, Queries::Last(queries))
+    }
+
+    fn asked(offsets: Vec<usize>, queries: Queries) -> Self {
         Self {
             offsets,
             queries,
@@ -63,14 +82,35 @@ impl Sequences {
     /// Rows of q: where each sequence's queries start, B + 1 entries.
     fn query_offsets(&self) -> Vec<usize> {
         match &self.queries {
-            None => self.offsets.clone(),
-            Some(queries) => (0..=queries.len()).collect(),
+            Queries::All => self.offsets.clone(),
+            Queries::One(queries) => (0..=queries.len()).collect(),
+            Queries::Last(queries) => queries.clone(),
         }
     }
 
     /// The position in its sequence of the first query of sequence `b`; the others follow it.
     fn first_position(&self, b: usize) -> usize {
-        self.queries.as_ref().map_or(0, |queries| queries[b] as usize - self.offsets[b])
+        match &self.queries {
+            Queries::All => 0,
+            Queries::One(queries) => queries[b] as usize - self.offsets[b],
+            Queries::Last(queries) => self.offsets[b + 1] - self.offsets[b] - (queries[b + 1] - queries[b]),
+        }
+    }
+
+    /// Whether every query is a token of its sequence, and every sequence has one.
+    fn queries_fit(&self) -> bool {
+        let sequence = |b: usize| self.offsets[b]..self.offsets[b + 1];
+        match &self.queries {
+            Queries::All => true,
+            Queries::One(queries) => {
+                queries.iter().enumerate().all(|(b, &query)| sequence(b).contains(&(query as usize)))
+            }
+            Queries::Last(queries) => {
+                let counts = queries.windows(2).enumerate();
+                queries.first() == Some(&0)
+                    && counts.into_iter().all(|(b, ends)| ends[0] < ends[1] && ends[1] - ends[0] <= sequence(b).len())
+            }
+        }
     }
 }
 
@@ -157,9 +197,7 @@ impl Plan {
             && sequences.offsets.last() == Some(&tokens)
             && query_offsets.len() == count + 1
             && query_offsets.last() == Some(&queries)
-            && sequences.queries.as_ref().is_none_or(|queries| {
-                (0..count).all(|b| (sequences.offsets[b]..sequences.offsets[b + 1]).contains(&(queries[b] as usize)))
-            });
+            && sequences.queries_fit();
         if !fits {
             bail!("attention of {queries} queries over {tokens} tokens does not fit its sequences");
         }

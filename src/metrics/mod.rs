@@ -4,6 +4,7 @@ pub mod bootstrap;
 pub mod curves;
 pub mod errors;
 pub mod label_issues;
+pub mod platt;
 pub mod ranking;
 pub mod temperature;
 

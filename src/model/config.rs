@@ -44,6 +44,19 @@ pub struct BackboneConfig {
     pub layers: LayersConfig,
     /// Architecture of the head, which turns hidden states into logits.
     pub head: HeadConfig,
+    /// The head for words, of a family that was trained to go on with a text.
+    pub language_head: Option<LanguageHeadConfig>,
+}
+
+/// The head of a language model: logits of words are `E h / divisor`, bent below `soft_cap`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LanguageHeadConfig {
+    /// True if E is the table of token embeddings, else `lm_head`.
+    pub is_tied: bool,
+    /// Divides logits (Granite).
+    pub divisor: f32,
+    /// Logits become `c · tanh(logit / c)` (Gemma).
+    pub soft_cap: Option<f32>,
 }
 
 /// Probabilities of the base's own dropouts.

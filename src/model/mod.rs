@@ -15,6 +15,8 @@ pub mod fingerprint;
 mod frozen;
 pub mod frozen_rows;
 mod head;
+pub mod key_values;
+pub mod language_model;
 mod layers;
 pub mod lora;
 pub mod merged;

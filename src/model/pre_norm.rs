@@ -22,6 +22,7 @@ use anyhow::Result;
 use super::batch::{Batch, Pooled};
 use super::builder::Builder;
 use super::config::{BackboneConfig, PreNormConfig, QueryKeyNorm};
+use super::key_values::Extension;
 use super::modules::{Embedding, Linear, Norm, embed};
 use super::rope::Rope;
 use crate::kernels::constant::Constant;
@@ -154,12 +155,37 @@ impl PreNorm {
             // Where nothing below needs a gradient, nothing is kept that computing again could save.
             x = if self.recompute && (index >= self.frozen_layers || x.gradient().is_some()) {
                 let pass = Rc::clone(&pass);
-                tape.recompute(&x, move |tape, x| layer.forward(tape, x, &pass, pooled.as_deref()))?
+                tape.recompute(&x, move |tape, x| layer.forward(tape, x, &pass, pooled.as_deref(), None))?
             } else {
-                layer.forward(tape, &x, &pass, pooled.as_deref())?
+                layer.forward(tape, &x, &pass, pooled.as_deref(), None)?
             };
         }
         Ok(x)
+    }
+
+    /// Goes on with texts whose keys and values are known: the hidden states of their last tokens after the last norm,
+    /// `(B, D)`. Only for predicting.
+    ///
+    /// # Errors
+    /// If a token id is outside the vocabulary.
+    pub(super) fn extend(&self, extension: &mut Extension<'_>) -> Result<Value> {
+        let tape = &Tape::off();
+        let tokens = (&self.embedding, extension.token_ids());
+        let mut x = embed(tape, &self.device, self.embedding_scale, &[tokens])?;
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.forward(tape, &x)?;
+        }
+        let pass = Pass {
+            ropes: self.ropes.each_ref().map(|rope| rope.up_to(extension.positions())),
+            positions: Rc::clone(extension.positions()),
+            sequences: Rc::clone(extension.sequences()),
+        };
+        let last = extension.last();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let pooled = Some(&*last).filter(|_| index + 1 == self.layers.len());
+            x = layer.forward(tape, &x, &pass, pooled, Some((&mut *extension, index)))?;
+        }
+        Ok(self.norm.forward(tape, &x)?)
     }
 }
 
@@ -248,12 +274,24 @@ impl Layer {
     }
 
     /// `(N, D)` to `(N, D)`, or to `(B, D)` if only the pooled tokens are wanted.
-    fn forward(&self, tape: &Tape, x: &Value, pass: &Pass, pooled: Option<&Pooled>) -> candle_core::Result<Value> {
+    /// With an extension, keys and values of the texts so far come before those of `x`, which is layer `usize`.
+    fn forward(
+        &self,
+        tape: &Tape,
+        x: &Value,
+        pass: &Pass,
+        pooled: Option<&Pooled>,
+        extension: Option<(&mut Extension<'_>, usize)>,
+    ) -> candle_core::Result<Value> {
         let normed = self.attention_norm.as_ref().map(|norm| norm.forward(tape, x)).transpose()?;
         let h = normed.as_ref().unwrap_or(x);
         let table = self.rotates.then(|| &pass.ropes[usize::from(self.attention.window.is_some())]);
         let [q, k, v] = self.query_key_value(tape, h, pooled)?;
         let k = rotated(tape, k, self.k_norm.as_ref(), table, &pass.positions)?;
+        let [k, v] = match extension {
+            Some((extension, layer)) => extension.join(layer, [k.tensor(), v.tensor()])?.map(Value::constant),
+            None => [k, v],
+        };
         let Some(pooled) = pooled else {
             let q = rotated(tape, q, self.q_norm.as_ref(), table, &pass.positions)?;
             let o = attention(tape, [&q, &k, &v], self.attention, &pass.sequences)?;

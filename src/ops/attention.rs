@@ -180,7 +180,10 @@ mod tests {
     fn attention_passes_finite_differences() {
         let sequences = Rc::new(Sequences::new(vec![0, 5, 6, 9], None));
         let pooled = Rc::new(Sequences::new(vec![0, 5, 6, 9], Some(vec![4, 5, 7].into())));
-        for (is_causal, sequences, queries) in [(true, &sequences, 9), (false, &sequences, 9), (true, &pooled, 3)] {
+        let later = Rc::new(Sequences::with_past(vec![0, 5, 6, 9], vec![0, 2, 3, 5]));
+        let cases =
+            [(true, &sequences, 9), (false, &sequences, 9), (true, &pooled, 3), (true, &later, 5), (false, &later, 5)];
+        for (is_causal, sequences, queries) in cases {
             let q = (numbers(queries * 24, 1), (queries, 24));
             let inputs = [q, (numbers(9 * 8, 2), (9, 8)), (numbers(9 * 8, 3), (9, 8))];
             for (window, soft_cap) in [(None, None), (Some(3), None), (None, Some(0.8))] {

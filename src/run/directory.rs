@@ -39,19 +39,7 @@ pub struct RunDir {
 impl RunDir {
     /// Makes the directory of a new run; no other run can get the same one.
     pub fn create(root: &Path, model: &str, dataset: &str) -> Result<Self> {
-        let parent = root.join(model_component(model)).join(safe_component(dataset));
-        fs::create_dir_all(&parent).with_context(|| format!("{}: cannot create", parent.display()))?;
-        let time = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
-        for attempt in 1.. {
-            let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
-            let path = parent.join(format!("run_{time}{suffix}"));
-            match fs::create_dir(&path) {
-                Ok(()) => return Self::lock(path),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error).with_context(|| format!("{}: cannot create", path.display())),
-            }
-        }
-        unreachable!("some number is free")
+        Self::lock(create(root, model, dataset, "run")?)
     }
 
     /// Opens the directory of an unfinished run to resume it.
@@ -398,6 +386,23 @@ fn run_order(name: &str) -> Option<(String, usize)> {
     let mut parts = rest.splitn(3, '-');
     let time = format!("{}-{}", parts.next()?, parts.next()?);
     Some((time, parts.next().map_or(Some(1), |number| number.parse().ok())?))
+}
+
+/// Makes `<root>/<model>/<dataset>/<kind>_<time>/`; nobody else can get the same one.
+pub fn create(root: &Path, model: &str, dataset: &str, kind: &str) -> Result<PathBuf> {
+    let parent = root.join(model_component(model)).join(safe_component(dataset));
+    fs::create_dir_all(&parent).with_context(|| format!("{}: cannot create", parent.display()))?;
+    let time = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+    for attempt in 1.. {
+        let suffix = if attempt == 1 { String::new() } else { format!("-{attempt}") };
+        let path = parent.join(format!("{kind}_{time}{suffix}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("{}: cannot create", path.display())),
+        }
+    }
+    unreachable!("some number is free")
 }
 
 /// The model's part of the path: the last part of its name, without the revision.

@@ -317,6 +317,9 @@ pub fn score_table(scores: &Scores, loss: f64) -> String {
     ] {
         out.push_str(&format!("{name:width$}  {precision:9.3}  {recall:6.3}  {f1:6.3}  {support:7}\n"));
     }
-    out.push_str(&format!("loss {loss:.4}, exact match {:.3}\n", scores.accuracy));
+    if !loss.is_nan() {
+        out.push_str(&format!("loss {loss:.4}, "));
+    }
+    out.push_str(&format!("exact match {:.3}\n", scores.accuracy));
     out
 }

@@ -267,9 +267,13 @@ fn attention_matches_the_cpu() {
         let offsets = vec![0, 13, 13 + 70, 13 + 70 + 1];
         let last: Rc<[u32]> = vec![12, 82, 83].into();
         let tokens = 84;
-        for queries in [None, Some(last)] {
-            let asked = queries.as_ref().map_or(tokens, |queries| queries.len());
-            let sequences = Rc::new(Sequences::new(offsets.clone(), queries));
+        let all = [
+            (tokens, Sequences::new(offsets.clone(), None)),
+            (last.len(), Sequences::new(offsets.clone(), Some(last))),
+            (21, Sequences::with_past(offsets.clone(), vec![0, 3, 20, 21])),
+        ];
+        for (asked, sequences) in all {
+            let sequences = Rc::new(sequences);
             let (q, k) = (kind.heads * kind.head_size, kind.key_value_heads * kind.head_size);
             let inputs = [input(asked, q, 1), input(tokens, k, 2), input(tokens, k, 3)];
             compare(&format!("{kind:?}"), &inputs, &|tape, x| attention(tape, [&x[0], &x[1], &x[2]], kind, &sequences));

@@ -128,6 +128,7 @@ pub(super) fn encoder(
             cutoff: None,
             modules_to_save: &[],
         },
+        language_head: None,
     };
     deviate(&mut config, &mut layers)?;
     config.layers = LayersConfig::PostNorm(layers);

@@ -84,5 +84,6 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
             cutoff: None,
             modules_to_save: &["pre_classifier"],
         },
+        language_head: None,
     })
 }

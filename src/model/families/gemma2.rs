@@ -27,6 +27,7 @@ static DEFAULTS: Defaults = Defaults {
     max_positions: 8192,
     tokens: [Some(2), Some(1)],
     padding: Some(0),
+    is_tied: true,
     ..llama::DEFAULTS
 };
 
@@ -35,6 +36,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
     decoder(file, &DEFAULTS, |config, layers| {
         deviate(file, config, layers)?;
         layers.soft_cap = file.nullable_number("attn_logit_softcapping", 50.0)?.map(|cap| cap as f32);
+        bend_logits(config, file.nullable_number("final_logit_softcapping", 30.0)?)?;
         let window = file.nullable_size("sliding_window", 4096)?;
         ensure!(window != Some(0), "`sliding_window` is 0");
         let count = layers.windows.len();
@@ -42,6 +44,15 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
         layers.windows = types.into_iter().map(|is_sliding| window.filter(|_| is_sliding)).collect();
         Ok(())
     })
+}
+
+/// Bends the logits of words below a cap.
+pub(super) fn bend_logits(config: &mut BackboneConfig, cap: Option<f64>) -> Result<()> {
+    ensure!(cap.is_none_or(|cap| cap > 0.0), "`final_logit_softcapping` is {cap:?}, expected a positive number");
+    if let Some(head) = &mut config.language_head {
+        head.soft_cap = cap.map(|cap| cap as f32);
+    }
+    Ok(())
 }
 
 /// All that Gemma 2 and 3 share.

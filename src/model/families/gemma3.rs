@@ -22,6 +22,7 @@ static DEFAULTS: Defaults = Defaults {
     padding: Some(0),
     theta: 1_000_000.0,
     local_theta: Some(("rope_local_base_freq", 10_000.0)),
+    is_tied: true,
     ..llama::DEFAULTS
 };
 
@@ -30,6 +31,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
         gemma2::deviate(file, config, layers)?;
         // transformers has the key and never bends the scores of this family.
         layers.soft_cap = None;
+        gemma2::bend_logits(config, file.optional_number("final_logit_softcapping")?)?;
         layers.query_key_norm = Some(QueryKeyNorm::Heads);
         layers.is_causal = !file.flag("use_bidirectional_attention", false)?;
         let given = file.nullable_size("sliding_window", 4096)?;

@@ -5,7 +5,8 @@ use anyhow::Result;
 use super::file::{ConfigFile, head_dim};
 use super::rope::{RopeDefaults, by_layer_type, shared};
 use crate::model::config::{
-    BackboneConfig, Dropouts, HeadConfig, LayersConfig, NormKind, Pooling, PreNormConfig, PreNormNames,
+    BackboneConfig, Dropouts, HeadConfig, LanguageHeadConfig, LayersConfig, NormKind, Pooling, PreNormConfig,
+    PreNormNames,
 };
 use crate::model::rope::RopeScaling;
 use crate::ops::activation::Activation;
@@ -47,6 +48,8 @@ pub(super) struct Defaults {
     pub(super) padding: Option<u32>,
     /// Context of pretraining of a LongRoPE, where the family has a key for it.
     pub(super) original_max_positions: Option<usize>,
+    /// `tie_word_embeddings`
+    pub(super) is_tied: bool,
     /// True if a part of each head may be rotated.
     pub(super) may_rotate_partly: bool,
     /// `rope_theta`.
@@ -68,6 +71,7 @@ pub(super) static DEFAULTS: Defaults = Defaults {
     tokens: [Some(1), Some(2)],
     padding: None,
     original_max_positions: None,
+    is_tied: false,
     may_rotate_partly: false,
     theta: 10_000.0,
     local_theta: None,
@@ -168,8 +172,15 @@ pub(super) fn decoder(
             cutoff: None,
             modules_to_save: &[],
         },
+        language_head: Some(LanguageHeadConfig {
+            is_tied: file.flag("tie_word_embeddings", defaults.is_tied)?,
+            divisor: 1.0,
+            soft_cap: None,
+        }),
     };
     deviate(&mut config, &mut layers)?;
+    // One that sees tokens on both sides does not go on with a text.
+    config.language_head = config.language_head.filter(|_| layers.is_causal);
     config.layers = LayersConfig::PreNorm(Box::new(layers));
     Ok(config)
 }

@@ -101,6 +101,7 @@ pub(super) fn read(file: &ConfigFile) -> Result<BackboneConfig> {
             cutoff: Some(cutoff),
             modules_to_save: &["head"],
         },
+        language_head: None,
     })
 }
 

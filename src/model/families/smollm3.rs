@@ -17,6 +17,7 @@ static DEFAULTS: Defaults = Defaults {
     theta: 2_000_000.0,
     tokens: [Some(128_000), Some(128_001)],
     padding: Some(128_004),
+    is_tied: true,
     ..llama::DEFAULTS
 };
 

@@ -4,6 +4,7 @@ use crate::metrics::{Predictions, Scores};
 use crate::run::results::{BaselineScores, ScoreDifference};
 
 /// Another run on the same rows.
+#[derive(Clone)]
 pub struct Compared {
     /// Its name.
     pub run: String,

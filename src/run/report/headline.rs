@@ -55,7 +55,7 @@ impl Report<'_> {
                 " Intervals of 95% by bootstrap over rows."
             }
             div class="cards" {
-                @for score in self.chosen_scores() {
+                @for score in self.chosen_scores().into_iter().filter(|score| !(score.of)(self.scores).is_nan()) {
                     @let own = (score.of)(self.scores);
                     div class="card" {
                         b { @if own.is_nan() { "–" } @else { (format_args!("{own:.3}")) } }
@@ -66,10 +66,10 @@ impl Report<'_> {
                         }
                     }
                 }
-                div class="card" {
+                @if !self.loss.is_nan() { div class="card" {
                     b { @if self.loss.is_nan() { "–" } @else { (format_args!("{:.3}", self.loss)) } }
                     span { "loss" }
-                }
+                } }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `eval --compare`: other runs on the rows of the one that is evaluated.
+//! Other classifiers on the rows of an evaluation, and their differences.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::loaded::Loaded;
-use crate::cli::{EvalArgs, RunArgs};
+use crate::cli::RunArgs;
 use crate::cluster::Group;
 use crate::console::Console;
 use crate::evaluation::NotFinite;
@@ -32,9 +32,16 @@ pub(super) struct ComparisonRecord {
 
 /// Another run's scores minus those of the evaluated run.
 #[derive(Serialize)]
-struct Difference {
+pub(super) struct Difference {
     f1_micro: f64,
     f1_macro: f64,
+}
+
+/// The predictions that others are compared with.
+pub(super) struct Own<'a> {
+    pub(super) labels: &'a [String],
+    pub(super) predictions: &'a Predictions,
+    pub(super) scores: &'a Scores,
 }
 
 /// Another run on the same rows.
@@ -76,30 +83,27 @@ impl Comparison {
 
 /// Scores another run on the rows of the one that is evaluated, and gives the differences.
 pub(super) fn compared(
-    args: &EvalArgs,
-    run: &Path,
-    (own, own_predictions, own_scores): (&Loaded, &Predictions, &Scores),
+    args: &RunArgs,
+    own: &Own<'_>,
     rows: &SplitRows,
     device: &Device,
     group: &Group,
     console: Console,
 ) -> Result<Comparison> {
-    let other = Loaded::open(&RunArgs { run: Some(run.to_owned()), ..args.run.clone() }, device, console)?;
+    let other = Loaded::open(args, device, console)?;
+    let run = args.run.as_deref().unwrap_or(&other.predictor.trained.home).display().to_string();
     let labels = &other.predictor.file.labels;
-    let is_same = labels.len() == own.predictor.file.labels.len()
-        && own.predictor.file.labels.iter().all(|label| labels.contains(label));
-    ensure!(is_same, "{}: has other labels: {}", run.display(), labels.join(", "));
+    let is_same = labels.len() == own.labels.len() && own.labels.iter().all(|label| labels.contains(label));
+    ensure!(is_same, "{run}: has other labels: {}", labels.join(", "));
     let problem = other.predictor.classifier.problem();
     let examples = rows.read(&other.columns(true)?, problem, console)?;
     let samples = other.predictor.encode(&examples, &rows.path.display().to_string(), 0)?;
     let decision = other.predictor.decision();
     let scored =
-        score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(&args.run), group, console)
+        score(&other.predictor.classifier, &samples, labels, &decision, other.batch_size(args), group, console)
             .map_err(|error| NotFinite::named(error, |row| rows.location(row, &examples[row])))?;
     // In the order of the labels of the run that is evaluated.
     let indices: Vec<usize> = own
-        .predictor
-        .file
         .labels
         .iter()
         .map(|label| labels.iter().position(|other| other == label))
@@ -111,11 +115,11 @@ pub(super) fn compared(
         Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
     let per_label = indices.iter().map(|&index| scored.scores.per_label[index].clone()).collect();
     let scores = Scores { per_label, ..scored.scores };
-    let intervals = Intervals::of_difference(own_predictions, &ordered, BOOTSTRAP_SEED);
-    let difference = ScoreDifference::new(&scores, own_scores, &intervals);
+    let intervals = Intervals::of_difference(own.predictions, &ordered, BOOTSTRAP_SEED);
+    let difference = ScoreDifference::new(&scores, own.scores, &intervals);
     // Its name is where it is below the working directory, so that a report says no more of this machine than it must.
     let here = std::env::current_dir().unwrap_or_default();
-    let name = run.strip_prefix(here).unwrap_or(run).display().to_string();
-    let compared = Compared::new(name, (own_predictions, own_scores), (&ordered, &scores), difference);
+    let name = Path::new(&run).strip_prefix(here).map_or_else(|_| run.clone(), |path| path.display().to_string());
+    let compared = Compared::new(name, (own.predictions, own.scores), (&ordered, &scores), difference);
     Ok(Comparison { compared, intervals })
 }
