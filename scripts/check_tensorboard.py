@@ -28,6 +28,12 @@ def main() -> None:
         assert [step for step, _ in found] == [step for step, _ in expected], tag
         assert all(abs(a - b) <= 1e-6 * (1 + abs(b)) for (_, a), (_, b) in zip(found, expected)), tag
         compared += len(found)
+    test = seed / "test_metrics.json"
+    if test.exists():
+        expected = json.loads(test.read_text(encoding="utf-8"))["eval_f1_micro"]
+        [event] = events.Scalars("test/f1_micro")
+        assert abs(event.value - expected) <= 1e-6, (event.value, expected)
+        compared += 1
     curves = [tag for tag in events.Tags()["tensors"] if tag.startswith("pr_curve/")]
     for tag in curves:
         assert events.SummaryMetadata(tag).plugin_data.plugin_name == "pr_curves"

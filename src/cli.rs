@@ -442,6 +442,10 @@ pub struct EvalArgs {
     /// Also score these runs on the same rows, and print the differences
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,
+    /// Show in report.html and errors.jsonl which words weighed in the errors (integrated gradients); takes about as long as
+    /// training on 50 rows for each error
+    #[arg(long, conflicts_with_all = ["no_text", "suggest"])]
+    pub explain: bool,
     /// Score nothing: write the N most useful rows of --input_csv, which need no labels, to label next, to
     /// suggested.jsonl
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["tune_thresholds", "compare", "split"])]

@@ -30,7 +30,9 @@ impl Sample {
     /// # Errors
     /// If the labels do not make a `(B, L)` tensor.
     pub fn batch<'a>(samples: impl Iterator<Item = &'a Self> + Clone, classifier: &Classifier) -> Result<Batch> {
-        let mut batch = Batch::new(samples.clone().map(|sample| (&*sample.tokens.token_ids, &*sample.labels)))?;
+        let examples = samples.clone();
+        let examples = examples.map(|sample| (&*sample.tokens.token_ids, &*sample.tokens.windows, &*sample.labels));
+        let mut batch = Batch::windowed(examples)?;
         batch.frozen = FrozenRows::stack(samples.map(|sample| sample.frozen.as_ref()), classifier.width())?;
         Ok(batch)
     }
@@ -152,7 +154,7 @@ pub struct Part<'a> {
     /// One of those that share a base.
     pub classifier: &'a Classifier,
     /// Its samples' tokens.
-    pub token_ids: Vec<&'a [u32]>,
+    pub texts: Vec<&'a Encoded>,
 }
 
 /// The output of a classifier for one sample.
@@ -169,13 +171,24 @@ pub struct Scored {
 /// # Errors
 /// If the model fails. A sample whose logits are not finite has an error of its own.
 pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Scored, NotFinite>>>> {
-    let sequences = parts.iter().flat_map(|part| part.token_ids.iter().map(|&token_ids| (token_ids, &[][..])));
-    let batch = Batch::new(sequences)?;
-    let rows: Vec<(&Classifier, usize)> = parts.iter().map(|part| (part.classifier, part.token_ids.len())).collect();
+    let texts = parts.iter().flat_map(|part| &part.texts);
+    let batch = Batch::windowed(texts.map(|text| (&*text.token_ids, &*text.windows, &[][..])))?;
+    let sequences = |part: &Part<'_>| part.texts.iter().map(|text| text.window_count()).sum();
+    let rows: Vec<(&Classifier, usize)> = parts.iter().map(|part| (part.classifier, sequences(part))).collect();
     let logits = Classifier::logits_of_several(&rows, &batch)?;
-    let of_part = |((classifier, rows), logits): (&(&Classifier, usize), &Value)| {
+    let of_part = |(part, logits): (&Part<'_>, Value)| {
+        let (classifier, texts) = (part.classifier, &part.texts);
+        let starts = |texts: &[&Encoded]| {
+            let ends = texts.iter().scan(0, |end, text| {
+                *end += text.window_count();
+                Some(*end)
+            });
+            [0].into_iter().chain(ends).collect::<Vec<usize>>()
+        };
+        let starts = batch.windows.is_some().then(|| starts(texts));
+        let logits = classifier.pool_windows(&Tape::off(), logits, starts.as_deref())?;
         let logits = elements(logits.tensor())?;
-        let labels = logits.len() / rows.max(&1);
+        let labels = logits.len() / texts.len().max(1);
         let rows = logits.chunks_exact(labels.max(1)).enumerate();
         let scored = |(row, logits): (usize, &[f32])| {
             let probabilities = to_probabilities(classifier, logits, row)?;
@@ -183,7 +196,7 @@ pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Scored, NotFi
         };
         Ok(rows.map(scored).collect())
     };
-    rows.iter().zip(&logits).map(of_part).collect()
+    parts.iter().zip(logits).map(of_part).collect()
 }
 
 /// The labels that a row's probabilities predict.

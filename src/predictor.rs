@@ -18,8 +18,10 @@ use crate::exit::quoted;
 use crate::experiment::base_head;
 use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset::{self, Rows};
+use crate::experiment::why;
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
+use crate::model::attributions::Attribution;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
 use crate::model::quantization::Quantization;
@@ -29,6 +31,7 @@ use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
 use crate::run::int8_file::Int8File;
+use crate::run::records::Why;
 
 /// Number type of products with frozen weights, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -143,7 +146,8 @@ impl Predictor {
     ) -> Result<Self> {
         load(&trained, &classifier)?;
         classifier.set_temperature(file.temperature);
-        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.max_length)?;
+        classifier.set_window_pooling(file.window_pooling());
+        let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.limit())?;
         let encoder = Arc::new(encoder);
         let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);
         Ok(Self { trained, classifier, encoder, base_files, vocab_size, file })
@@ -258,6 +262,15 @@ impl TextReader {
         self.encoder.check_vocabulary(&encoded, self.vocab_size, "the text", 0, |_| "0")?;
         let [encoded] = encoded;
         Ok(encoded)
+    }
+
+    /// Which words of a text weighed, from what its tokens did.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn why(&self, text: &str, labels: &[String], attributions: &[Attribution]) -> Result<Vec<Why>> {
+        let text = typed_text(text, self.joins_fields);
+        Ok(why::of_words(&text, &self.encoder.spans(&text)?, labels, attributions))
     }
 }
 

@@ -65,7 +65,7 @@ fn samples(name: &str) -> Vec<Sample> {
     let batch: Value = serde_json::from_str(&text).unwrap();
     let tokens: Vec<Vec<u32>> = serde_json::from_value(batch["token_ids"].clone()).unwrap();
     let sample = |(row, token_ids): (usize, Vec<u32>)| Sample {
-        tokens: Encoded { token_ids, was_cut: false },
+        tokens: Encoded::whole(token_ids),
         labels: (0..3).map(|label| f32::from(u8::from((row + label) % 2 == 0))).collect(),
         frozen: None,
     };

@@ -46,6 +46,8 @@ mod labels;
 mod language;
 /// Modules import downwards only.
 mod layers;
+/// Texts that are longer than the model reads at once.
+mod long_texts;
 /// Scores of scikit-learn and torchmetrics.
 mod metrics;
 /// Numbers of bitsandbytes.

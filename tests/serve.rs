@@ -269,6 +269,61 @@ fn answers_are_those_that_predict_prints_whatever_else_is_in_the_batch() {
     assert_eq!(whole["model"], "a");
 }
 
+/// The words' weights are those that `predict --explain` prints, of a classifier whose base two share.
+#[test]
+fn explanations_are_those_that_predict_prints() {
+    let server = Server::both(&[]);
+    for (name, run) in ["a", "b"].iter().zip(&trained().runs) {
+        let text = TEXTS[1];
+        let printed = llmcls(&["predict", "--quiet", "--explain", "--text", text, "--run"]).arg(run).output().unwrap();
+        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        let expected: Value = serde_json::from_slice(&printed.stdout).unwrap();
+        let answer = server.post("/v1/predict", &json!({"texts": [text], "model": name, "explain": true}));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let answer = answer.json();
+        let why = &answer["results"][0]["why"];
+        assert!(why[0]["words"].as_array().unwrap().len() > 5, "{why}");
+        assert_eq!(why, &expected["why"]);
+        assert_eq!(answer["results"][0]["probs"], expected["probs"]);
+    }
+    let plain = server.post("/v1/predict", &json!({"texts": ["chess"]})).json();
+    assert!(plain["results"][0].get("why").is_none());
+    let two = server.post("/v1/predict", &json!({"texts": ["a", "b"], "explain": true}));
+    assert!(two.status >= 400 && two.body.contains("one text at a time"), "{}", two.body);
+}
+
+/// Texts of several windows in one batch with texts of one.
+#[test]
+fn windows_of_long_texts_are_read_as_predict_reads_them() {
+    let root = tempfile::tempdir().unwrap();
+    let runs = ["mean", "max"].map(|pooling| {
+        let out = root.path().join(pooling);
+        let mut train = llmcls(&["train", "--config", "configs/tiny.yaml", "--quiet", "--override_output_root"]);
+        train.arg(&out).args(["--set", "train.max_steps=3", "--set", "data.max_val_samples=9"]);
+        train.args(["--set", "data.max_test_samples=9", "--set", "data.max_length=40"]);
+        train.args(["--set", "data.long_text=windows", "--set", &format!("data.window_pooling={pooling}")]);
+        let output = train.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read_dir(out.join("tiny-llama/debtags")).unwrap().next().unwrap().unwrap().path()
+    });
+    let texts = mixed_texts();
+    let [a, b] = runs.each_ref().map(|run| run.display().to_string());
+    let server = Server::start(&["--run", &format!("a={a}"), "--run", &format!("b={b}")]);
+    let (mixed, one) = thread::scope(|scope| {
+        let ask = |name: &'static str| {
+            let (server, texts) = (&server, &texts);
+            scope.spawn(move || server.post("/v1/predict", &json!({"texts": texts, "model": name})))
+        };
+        let (a, b) = (ask("a"), ask("b"));
+        (b.join().unwrap(), a.join().unwrap())
+    });
+    assert_eq!(results(&one.body), predicted(&runs[0], &texts));
+    assert_eq!(results(&mixed.body), predicted(&runs[1], &texts));
+    // 300 words are less than 8 windows of 40 tokens can hold, or more: the answer says which.
+    let rows = one.json()["results"].clone();
+    assert!(rows.as_array().unwrap().iter().any(|row| row["tokens"].as_u64() > Some(40)));
+}
+
 #[test]
 fn the_forms_of_other_servers_are_answered_as_they_answer() {
     let server = Server::both(&[]);

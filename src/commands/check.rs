@@ -62,6 +62,7 @@ fn check(experiment: &Experiment<'_>, with_baseline: bool, console: Console) -> 
         labels: labels.collect(),
         splits: splits.iter().map(|(name, split)| lengths(experiment, name, split)).collect::<Result<_>>()?,
         max_length: experiment.file.max_length,
+        limit: experiment.file.limit(),
         longest: experiment.base.config.max_tokens,
         parameters: Parameters { frozen: classifier.base().parameters, trained: classifier.trained_parameters() },
         adapted_modules: classifier.params().iter().filter(|param| param.name().ends_with("lora_A.weight")).count(),

@@ -1,5 +1,7 @@
 //! Other classifiers on the rows of an evaluation, and their differences.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
@@ -13,6 +15,8 @@ use crate::experiment::split_rows::SplitRows;
 use crate::kernels::device::Device;
 use crate::metrics::bootstrap::{Interval, Intervals};
 use crate::metrics::{Predictions, Scores};
+use crate::run::report::Compared;
+use crate::run::results::ScoreDifference;
 use crate::training::scored::score;
 
 /// An entry of `compared` in `metrics.json`.
@@ -42,43 +46,38 @@ pub(super) struct Own<'a> {
 
 /// Another run on the same rows.
 pub(super) struct Comparison {
-    run: String,
-    scores: Scores,
-    /// This run's scores minus those of the evaluated run.
-    difference: Intervals,
-    f1_micro: f64,
-    f1_macro: f64,
+    /// As the report shows it.
+    pub(super) compared: Compared,
+    intervals: Intervals,
 }
 
 impl Comparison {
     pub(super) fn record(&self) -> ComparisonRecord {
+        let Compared { run, scores, difference, .. } = &self.compared;
         ComparisonRecord {
-            run: self.run.clone(),
-            f1_micro: self.scores.f1_micro,
-            f1_macro: self.scores.f1_macro,
-            accuracy: self.scores.accuracy,
-            difference: Difference { f1_micro: self.f1_micro, f1_macro: self.f1_macro },
-            difference_ci95: self.difference,
+            run: run.clone(),
+            f1_micro: scores.f1_micro,
+            f1_macro: scores.f1_macro,
+            accuracy: scores.accuracy,
+            difference: Difference { f1_micro: difference.f1_micro, f1_macro: difference.f1_macro },
+            difference_ci95: self.intervals,
         }
     }
 
     /// One line for the terminal.
     pub(super) fn to_line(&self) -> String {
-        let [run, micro, difference, macro_] = self.to_row();
-        format!("{run}: f1_micro {micro}, {difference}; f1_macro {macro_}\n")
-    }
-
-    pub(super) fn to_row(&self) -> [String; 4] {
-        let difference = |value: f64, [low, high]: Interval| match low.is_nan() {
+        let Compared { run, scores, difference, .. } = &self.compared;
+        let change = |value: f64, [low, high]: Interval| match low.is_nan() {
             true => format!("{value:+.4}"),
             false => format!("{value:+.4} ({low:+.4} to {high:+.4})"),
         };
-        [
-            self.run.clone(),
-            format!("{:.4}", self.scores.f1_micro),
-            difference(self.f1_micro, self.difference.f1_micro),
-            format!("{:.4}, {}", self.scores.f1_macro, difference(self.f1_macro, self.difference.f1_macro)),
-        ]
+        format!(
+            "{run}: f1_micro {:.4}, {}; f1_macro {:.4}, {}\n",
+            scores.f1_micro,
+            change(difference.f1_micro, self.intervals.f1_micro),
+            scores.f1_macro,
+            change(difference.f1_macro, self.intervals.f1_macro)
+        )
     }
 }
 
@@ -114,12 +113,13 @@ pub(super) fn compared(
     let flags = |rows: &[Vec<bool>]| rows.iter().map(|row| indices.iter().map(|&index| row[index]).collect()).collect();
     let ordered =
         Predictions { probabilities: Vec::new(), predicted: flags(&found.predicted), targets: flags(&found.targets) };
-    let comparison = Comparison {
-        run,
-        difference: Intervals::of_difference(own.predictions, &ordered, BOOTSTRAP_SEED),
-        f1_micro: scored.scores.f1_micro - own.scores.f1_micro,
-        f1_macro: scored.scores.f1_macro - own.scores.f1_macro,
-        scores: scored.scores,
-    };
-    Ok(comparison)
+    let per_label = indices.iter().map(|&index| scored.scores.per_label[index].clone()).collect();
+    let scores = Scores { per_label, ..scored.scores };
+    let intervals = Intervals::of_difference(own.predictions, &ordered, BOOTSTRAP_SEED);
+    let difference = ScoreDifference::new(&scores, own.scores, &intervals);
+    // Its name is where it is below the working directory, so that a report says no more of this machine than it must.
+    let here = std::env::current_dir().unwrap_or_default();
+    let name = Path::new(&run).strip_prefix(here).map_or_else(|_| run.clone(), |path| path.display().to_string());
+    let compared = Compared::new(name, (own.predictions, own.scores), (&ordered, &scores), difference);
+    Ok(Comparison { compared, intervals })
 }

@@ -1,5 +1,6 @@
 //! `llmcls eval`: scores a trained classifier on labelled rows.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use crate::evaluation::NotFinite;
 use crate::experiment::run_report::{self, BOOTSTRAP_SEED};
 use crate::experiment::split_rows::SplitRows;
 use crate::experiment::tuned::Tuned;
-use crate::experiment::warnings;
+use crate::experiment::{warnings, why};
 use crate::kernels::device::Device;
 use crate::metrics::Decision;
 use crate::metrics::bootstrap::{Intervals, describe};
@@ -55,7 +56,7 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     let problem = loaded.predictor.classifier.problem();
     let examples = rows.read(&loaded.columns(true)?, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &path.display().to_string(), 0)?;
-    warnings::about(&name, &examples, &samples, loaded.predictor.file.max_length, console);
+    warnings::about(&name, &examples, &samples, loaded.predictor.file.limit(), console);
     let labels = &loaded.predictor.file.labels;
     let batch_size = loaded.batch_size(&args.run);
     let mut said = String::new();
@@ -110,28 +111,46 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     records::write_json(&metrics_file, &serde_json::to_value(&metrics)?)?;
     let ids: Vec<String> = examples.iter().map(|example| example.id.clone()).collect();
     records::write_predictions(&predictions_file, &ids, labels, &scored.evaluation)?;
-    records::write_mistakes(&errors_file, &examples, labels, predictions, !args.no_text)?;
+    let of_classifier = (&loaded.predictor.classifier, &*loaded.predictor.encoder, labels.as_slice());
+    let why = match args.explain {
+        true => why::errors(of_classifier, (&examples, &samples), predictions, console)?,
+        false => BTreeMap::new(),
+    };
+    records::write_mistakes(&errors_file, (&examples, predictions), labels, !args.no_text, &why)?;
     let (lengths, cut) = run_report::lengths(&samples);
     let history = records::read_history(&loaded.predictor.trained.home.join(directory::HISTORY))?;
+    let of_seed = records::read_seed_result(&loaded.predictor.trained.home.join(directory::RESULT))?;
     let report = Report {
         title: format!("{}: {name}", loaded.predictor.file.base_title()),
         split: &name,
         labels,
         thresholds: &thresholds,
+        is_single: problem == Problem::SingleLabel,
         examples: &examples,
         lengths: &lengths,
         cut,
-        max_length: loaded.predictor.file.max_length,
+        limit: loaded.predictor.file.limit(),
         predictions,
         scores: &scored.scores,
         loss: scored.evaluation.loss,
         intervals,
         history: if history.is_empty() { Vec::new() } else { vec![(String::new(), history)] },
+        seed: of_seed.as_ref().map(|result| result.seed),
+        best_epoch: of_seed.as_ref().map(|result| result.best_epoch),
         seeds: &[],
         folds: None,
-        comparison: comparison.iter().map(Comparison::to_row).collect(),
-        facts: [vec![("classifier", loaded.predictor.trained.home.display().to_string())], run_report::machine(device)]
-            .concat(),
+        comparison: comparison.into_iter().map(|comparison| comparison.compared).collect(),
+        baseline: None,
+        calibration: None,
+        issues: Vec::new(),
+        why,
+        facts: [
+            vec![("classifier", loaded.predictor.trained.home.display().to_string())],
+            run_report::origin(&[("rows", path)])?,
+            run_report::base(&loaded.predictor.file),
+            run_report::machine(device),
+        ]
+        .concat(),
         config: loaded.config.as_ref().map(Config::to_yaml),
         shows_texts: !args.no_text,
     };

@@ -434,8 +434,8 @@ impl PredictedRows<'_> {
         if let Some(explainer) = explainer {
             for (row, (example, sample)) in examples.iter().zip(&samples).enumerate() {
                 interrupt::check()?;
-                let labels = explained(&predictions.predicted[row], &predictions.probabilities[row]);
-                let text = (example.text.as_str(), sample.tokens.token_ids.as_slice());
+                let labels = why::explained(&predictions.predicted[row], &predictions.probabilities[row]);
+                let text = (example.text.as_str(), &sample.tokens);
                 why.push(why::why(explainer, &predictor.encoder, text, (&predictor.file.labels, &labels))?);
             }
         }
@@ -462,12 +462,6 @@ impl PredictedRows<'_> {
         line.push(b'\n');
         Ok(line)
     }
-}
-
-/// The labels that are explained: those that are predicted, or the most likely one.
-fn explained(predicted: &[bool], probabilities: &[f32]) -> Vec<usize> {
-    let chosen = if predicted.contains(&true) { predicted.to_vec() } else { Decision::Top(1).decide(probabilities) };
-    chosen.iter().enumerate().filter(|(_, is_chosen)| **is_chosen).map(|(label, _)| label).collect()
 }
 
 /// Rows with what was predicted for them.

@@ -1,5 +1,6 @@
 //! `llmcls zeroshot`: scores a pretrained model, asked by prompts, on labelled rows.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -13,7 +14,9 @@ use crate::atomic_file;
 use crate::cli::{ConfigArgs, Method, RunArgs, Split, ZeroshotArgs};
 use crate::cluster::Group;
 use crate::config::Config;
+use crate::config::model::ProblemType;
 use crate::console::{Console, print, print_json};
+use crate::data::long_text::Limit;
 use crate::exit::Usage;
 use crate::experiment::asked::{AnswerLine, Asked, Shots};
 use crate::experiment::base_model::settle_compute;
@@ -127,7 +130,13 @@ fn write(
     }
     let ids: Vec<String> = rows.scored.iter().map(|example| example.id.clone()).collect();
     records::write_predictions(&path("predictions.jsonl"), &ids, labels, &answers.evaluation)?;
-    records::write_mistakes(&path("errors.jsonl"), &rows.scored, labels, predictions, !args.no_text)?;
+    records::write_mistakes(
+        &path("errors.jsonl"),
+        (&rows.scored, predictions),
+        labels,
+        !args.no_text,
+        &BTreeMap::new(),
+    )?;
     if args.method == Method::Generate {
         write_answers(&path("answers.jsonl"), &answers.lines)?;
     }
@@ -168,16 +177,6 @@ fn report(
     (comparison, baseline, intervals): (&[Comparison], Option<&Yardstick>, Intervals),
 ) -> Result<String> {
     let (lengths, cut) = asked.lengths(&rows.scored)?;
-    let mut table: Vec<[String; 4]> = comparison.iter().map(Comparison::to_row).collect();
-    if let Some((linear, model)) = baseline.and_then(|baseline| Some((baseline.linear, baseline.model?))) {
-        let row = [
-            "TF-IDF and logistic regression".to_owned(),
-            format!("{:.4}", linear.f1_micro),
-            format!("{:+.4}", linear.f1_micro - model.f1_micro),
-            format!("{:.4}, {:+.4}", linear.f1_macro, linear.f1_macro - model.f1_macro),
-        ];
-        table.push(row);
-    }
     let mut facts = vec![
         ("model", asked.base.files.name.clone()),
         ("method", method(args).to_owned()),
@@ -192,15 +191,22 @@ fn report(
         examples: &rows.scored,
         lengths: &lengths,
         cut,
-        max_length: asked.max_length,
+        limit: Limit::from(asked.max_length),
         predictions: &outcome.answers.evaluation.predictions,
         scores: &outcome.scores,
         loss: outcome.answers.evaluation.loss,
         intervals,
+        is_single: config.model.problem_type == ProblemType::SingleLabel,
         history: Vec::new(),
+        seed: None,
+        best_epoch: None,
         seeds: &[],
         folds: None,
-        comparison: table,
+        comparison: comparison.iter().map(|other| other.compared.clone()).collect(),
+        baseline,
+        calibration: None,
+        issues: Vec::new(),
+        why: BTreeMap::new(),
         facts,
         config: Some(config.to_yaml()),
         shows_texts: !args.no_text,

@@ -28,6 +28,15 @@ section! {
         /// Longest sequence, in tokens, special tokens included; longer texts are cut. Without it: 1024, or the model's
         /// limit if that is lower.
         max_length: Option<usize> = or(None).at_least(1).at_most(i32::MAX);
+        /// Texts of more than `max_length` tokens: `cut` reads their beginning; `head_tail` reads the first and the last half
+        /// of `max_length`; `windows` reads up to `max_windows` parts of `max_length` one by one, in training and in
+        /// predicting, and combines their logits.
+        long_text: LongText = or(LongText::Cut);
+        /// With `long_text: windows`: what a label's logit is of those of the windows, `mean` or `max`.
+        window_pooling: WindowPooling = or(WindowPooling::Mean);
+        /// With `long_text: windows`: the most windows of a text; what is behind them is cut. A training step takes memory
+        /// and time for all of them.
+        max_windows: usize = or(8).at_least(2).at_most(1024);
         /// Training rows: CSV, JSON Lines or Parquet.
         train_csv: PathBuf = required();
         /// Validation rows, which choose the best epoch. Required unless `val_fraction` is set.
@@ -84,6 +93,30 @@ pub(super) fn check_names(section: &Section, key: &str, names: &[String]) {
     for name in names {
         section.check(!name.trim().is_empty(), key, "holds an empty name");
         section.check(seen.insert(name), key, &format!("names `{name}` twice"));
+    }
+}
+
+yaml_enum! {
+    /// What is read of a text that is longer than `max_length`.
+    #[derive(serde::Deserialize)]
+    LongText {
+        /// Its beginning.
+        Cut = "cut",
+        /// Its beginning and its end.
+        HeadTail = "head_tail",
+        /// All of it, in parts.
+        Windows = "windows",
+    }
+}
+
+yaml_enum! {
+    /// What a text's logit is of those of its windows.
+    #[derive(serde::Deserialize)]
+    WindowPooling {
+        /// Their mean.
+        Mean = "mean",
+        /// The largest: a label that one window shows.
+        Max = "max",
     }
 }
 

@@ -9,6 +9,7 @@ pub mod label_cell;
 pub mod label_columns;
 pub mod labelled;
 pub mod list_column;
+pub mod long_text;
 pub mod near_duplicates;
 mod python_literal;
 pub mod recognise;

@@ -114,7 +114,7 @@ impl<'a> Asked<'a> {
              scripts/gguf_to_hf.py converts a Llama, or name the model's directory or its name on the Hub"
         );
         let max_length = dataset::max_length(&config.data, &base, console);
-        let encoder = base.encoder(max_length)?;
+        let encoder = base.encoder(max_length.into())?;
         let device = base.device_for_predicting();
         let model = LanguageModel::new(&base.config, &base.weights, base.storage, &device)
             .with_context(|| format!("{name}: cannot be asked"))?;

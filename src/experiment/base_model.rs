@@ -9,6 +9,7 @@ use candle_core::DType;
 use crate::cluster::Group;
 use crate::config::model::{ComputeType, Form, ModelConfig, TargetModules, TorchDtype, Trains};
 use crate::console::Console;
+use crate::data::long_text::Limit;
 use crate::data::table::abridged;
 use crate::data::tokenize::TextEncoder;
 use crate::embedded;
@@ -152,14 +153,14 @@ impl BaseModel {
     }
 
     /// The base's tokenizer.
-    pub fn encoder(&self, max_length: usize) -> Result<TextEncoder> {
-        self.encoder_from(&self.files.tokenizer, max_length)
+    pub fn encoder(&self, limit: Limit) -> Result<TextEncoder> {
+        self.encoder_from(&self.files.tokenizer, limit)
     }
 
     /// Loads an encoder as [`BaseModel::encoder`] does, from the tokenizer files of another directory.
-    pub fn encoder_from(&self, files: &[PathBuf], max_length: usize) -> Result<TextEncoder> {
-        self.check_max_length(max_length)?;
-        TextEncoder::of_model(files, &self.files.config, max_length, self.config.empty_token).with_context(|| {
+    pub fn encoder_from(&self, files: &[PathBuf], limit: Limit) -> Result<TextEncoder> {
+        self.check_max_length(limit.tokens)?;
+        TextEncoder::of_model(files, &self.files.config, limit, self.config.empty_token).with_context(|| {
             let directory = files.first().and_then(|path| path.parent());
             format!("{}: cannot use the tokenizer", directory.unwrap_or(Path::new(&self.files.name)).display())
         })
@@ -167,17 +168,17 @@ impl BaseModel {
 
     /// The tokenizer in the directory of an adapter: that of a run as it was saved, that of another as Python reads
     /// it, the base's if there is none.
-    pub fn encoder_of(&self, adapter: &Path, is_of_a_run: bool, max_length: usize) -> Result<TextEncoder> {
+    pub fn encoder_of(&self, adapter: &Path, is_of_a_run: bool, limit: Limit) -> Result<TextEncoder> {
         let files: Vec<PathBuf> = TOKENIZER_FILES.iter().map(|name| adapter.join(name)).collect();
         match embedded::is_file(&files[0]) {
-            false => self.encoder(max_length),
+            false => self.encoder(limit),
             true if is_of_a_run => {
-                self.check_max_length(max_length)?;
-                TextEncoder::open(&files[0], max_length, self.config.empty_token)
+                self.check_max_length(limit.tokens)?;
+                TextEncoder::open(&files[0], limit, self.config.empty_token)
             }
             true => {
                 let files: Vec<PathBuf> = files.into_iter().filter(|path| embedded::is_file(path)).collect();
-                self.encoder_from(&files, max_length)
+                self.encoder_from(&files, limit)
             }
         }
     }

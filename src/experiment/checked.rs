@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::cache_plan::CachePlan;
+use crate::config::data::LongText;
 use crate::console::{bytes, duration};
+use crate::data::long_text::Limit;
 use crate::run::results::{Parameters, Yardstick};
 use crate::training::estimate::MemoryEstimate;
 
@@ -18,6 +20,9 @@ pub struct Checked {
     pub splits: Vec<Lengths>,
     /// Tokens after which texts are cut.
     pub max_length: usize,
+    /// What is read of longer texts.
+    #[serde(skip)]
+    pub limit: Limit,
     /// The most that the base can take.
     pub longest: Option<usize>,
     pub parameters: Parameters,
@@ -131,20 +136,26 @@ impl Lengths {
 }
 
 impl Checked {
+    /// A length that keeps more texts whole, for texts that are not read in windows.
+    fn better(&self, split: &Lengths) -> Option<(usize, usize)> {
+        let is_one = self.limit.long_text != LongText::Windows;
+        split.better(self.max_length, self.longest).filter(|_| is_one)
+    }
+
     /// For the terminal.
     pub fn to_text(&self) -> String {
         let mut out = self.label_table();
         for split in &self.splits {
             out.push_str(&format!(
-                "{}: {} tokens in the median, {} at 95%, {} at most, before cutting; {} texts ({:.1}%) are cut at {}{}\n",
+                "{}: {} tokens in the median, {} at 95%, {} at most, before cutting; {} texts ({:.1}%) {}{}\n",
                 split.split,
                 split.median,
                 split.at_95_percent,
                 split.longest,
                 split.cut,
                 split.share(split.cut),
-                self.max_length,
-                split.better(self.max_length, self.longest).map_or_else(String::new, |(length, count)| {
+                self.limit.of_longer_texts(),
+                self.better(split).map_or_else(String::new, |(length, count)| {
                     format!(", {:.1}% at data.max_length={length}", split.share(count))
                 })
             ));

@@ -13,9 +13,22 @@ use crate::console::Console;
 use crate::data::near_duplicates::near_duplicates;
 use crate::metrics::Predictions;
 use crate::metrics::label_issues::label_issues;
+use crate::run::report::IssueTable;
 
 /// Rows that are compared: of more, those at the end are left out.
 const MOST_ROWS: usize = 200_000;
+
+/// Rows of a kind that a report shows, and characters of their texts.
+const MOST_SHOWN: usize = 30;
+const EXCERPT: usize = 240;
+
+/// Titles and columns of a report's tables, and the first column that holds texts of rows.
+const KINDS: [(&str, &[&str], usize); 4] = [
+    ("Labels that the classifier contradicts with confidence", &["row", "label", "the row", "probability", "text"], 4),
+    ("The same text with different labels", &["row", "other row", "labels", "labels of the other", "text"], 4),
+    ("Near-duplicates across splits", &["row", "other row", "similarity", "text", "other text"], 3),
+    ("Labels that a split lacks", &["label", "split"], 2),
+];
 
 /// Something about the data that may be a mistake.
 #[derive(Debug, PartialEq, Serialize)]
@@ -96,6 +109,51 @@ fn among_texts(labels: &[String], splits: &[(&str, &Dataset)]) -> Vec<DataIssue>
     let across = near_duplicates(&texts).into_iter().filter(|&(a, b, _)| rows[a].0 != rows[b].0);
     issues.extend(across.map(|(a, b, similarity)| DataIssue::NearDuplicate { rows: [name(a), name(b)], similarity }));
     issues
+}
+
+/// The issues as a report shows them; texts are left out where they are not to be seen.
+#[must_use]
+pub fn tables(experiment: &Experiment<'_>, issues: &[DataIssue], shows_texts: bool) -> Vec<IssueTable> {
+    let splits = [
+        ("train", Some(&experiment.train)),
+        ("validation", Some(&experiment.validation)),
+        ("test", experiment.test.as_ref()),
+    ];
+    let mut texts: HashMap<(&str, &str), &str> = HashMap::new();
+    for (split, rows) in splits.iter().filter(|_| shows_texts) {
+        for example in rows.iter().flat_map(|rows| &rows.examples) {
+            texts.entry((split, &example.id)).or_insert(&example.text);
+        }
+    }
+    let text = |row: &RowName| {
+        let text = texts.get(&(row.split.as_str(), row.id.as_str())).copied().unwrap_or_default();
+        let short: String = text.chars().take(EXCERPT).collect();
+        if short.len() < text.len() { format!("{short}…") } else { short }
+    };
+    let name = |row: &RowName| format!("{}, {}", row.split, row.id);
+    let named = |labels: &[String]| if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+    let table = |(title, heads, texts_from)| IssueTable { title, heads, count: 0, texts_from, rows: Vec::new() };
+    let mut tables = KINDS.map(table);
+    for issue in issues {
+        let (kind, row) = match issue {
+            DataIssue::SuspectLabel { row, label, is_given, probability } => {
+                let given = if *is_given { "has it" } else { "has it not" };
+                (0, vec![name(row), label.clone(), given.to_owned(), format!("{probability:.3}"), text(row)])
+            }
+            DataIssue::SameTextOtherLabels { rows: [a, b], labels: [of_a, of_b] } => {
+                (1, vec![name(a), name(b), named(of_a), named(of_b), text(a)])
+            }
+            DataIssue::NearDuplicate { rows: [a, b], similarity } => {
+                (2, vec![name(a), name(b), format!("{similarity:.2}"), text(a), text(b)])
+            }
+            DataIssue::AbsentLabel { split, label } => (3, vec![label.clone(), split.clone()]),
+        };
+        tables[kind].count += 1;
+        if tables[kind].rows.len() < MOST_SHOWN {
+            tables[kind].rows.push(row);
+        }
+    }
+    tables.into_iter().filter(|table| table.count > 0).collect()
 }
 
 /// Writes the issues, a line each.

@@ -13,6 +13,7 @@ use crate::cluster::Group;
 use crate::config::Config;
 use crate::config::model::ProblemType;
 use crate::console::Console;
+use crate::data::long_text::Limit;
 use crate::data::table::Columns;
 use crate::data::tokenize::TextEncoder;
 use crate::kernels::cpu::memory::Limits;
@@ -47,12 +48,13 @@ impl Materials {
         let columns = dataset::columns(data, console)?;
         let base = BaseModel::open(&config.model, device, console)?;
         let max_length = dataset::max_length(data, &base, console);
-        let encoder = base.encoder(max_length)?;
+        let limit = Limit::of(data, max_length);
+        let encoder = base.encoder(limit)?;
         let split = |name: &str, rows: &SplitRows| -> Result<Dataset> {
             let examples = rows.read(&columns, problem, console)?;
             let rows = Rows { examples: &examples, source: &format!("{name} ({})", rows.path.display()), before: 0 };
             let samples = dataset::encode_together(group, &encoder, base.config.vocab_size, &rows)?;
-            warnings::about(name, &examples, &samples, max_length, console);
+            warnings::about(name, &examples, &samples, limit, console);
             Ok(Dataset { examples, samples })
         };
         let [train, validation] = SplitRows::of_training(data, &columns)?;

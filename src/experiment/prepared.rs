@@ -13,6 +13,7 @@ use super::materials::Materials;
 use super::{base_head, resume};
 use crate::cluster::Group;
 use crate::config::Config;
+use crate::config::data::LongText;
 use crate::config::model::Trains;
 use crate::config::train::SchedulerType;
 use crate::console::{Console, bytes};
@@ -89,6 +90,7 @@ impl<'a> Experiment<'a> {
             quantization: Quantization::Off,
             device: base.device.clone(),
         })?;
+        classifier.set_window_pooling(config.data.window_pooling);
         let init_adapter = InitAdapter::open(&config.model, &base, &columns.labels, &lora, &classifier, console)?;
         let mut file = describe(config, columns.clone(), max_length, base.record(console)?);
         file.set_form(base.form);
@@ -299,9 +301,10 @@ fn refuse_what_does_not_fit(
 /// `classifier.json` for a model that a configuration describes.
 #[must_use]
 pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base) -> ClassifierFile {
+    let (has_rest, has_windows) = (config.data.long_text != LongText::Cut, config.data.long_text == LongText::Windows);
     let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     ClassifierFile {
-        format_version: ClassifierFile::VERSION,
+        format_version: if has_rest { ClassifierFile::VERSION } else { ClassifierFile::OF_CUT_TEXTS },
         thresholds: vec![0.5; columns.labels.len()],
         labels: columns.labels,
         problem_type: text(serde_json::json!(config.model.problem_type)),
@@ -313,6 +316,9 @@ pub fn describe(config: &Config, columns: Columns, max_length: usize, base: Base
         temperature: 1.0,
         quoting: Some(config.data.quoting),
         max_length,
+        long_text: has_rest.then_some(config.data.long_text),
+        window_pooling: has_windows.then_some(config.data.window_pooling),
+        max_windows: has_windows.then_some(config.data.max_windows),
         base,
         is_whole_model: config.model.train == Trains::All,
         random_init: config.model.random_init,

@@ -14,7 +14,7 @@ use crate::config::train::{Calibration, Reporter, TrainConfig};
 use crate::device;
 use crate::evaluation::{Sample, evaluate};
 use crate::metrics::bootstrap::Intervals;
-use crate::metrics::{Decision, temperature};
+use crate::metrics::{Decision, METRICS, temperature};
 use crate::model::classifier::Problem;
 use crate::model::weights::Precision;
 use crate::run::classifier_file::ClassifierFile;
@@ -22,6 +22,7 @@ use crate::run::directory::SeedDir;
 use crate::run::model_card::{CardFacts, model_card};
 use crate::run::model_directory::CompleteModel;
 use crate::run::results::{Calibrated, CalibrationScores, EvalMetrics, SeedResult, SplitResult};
+use crate::run::tensorboard::EventWriter;
 use crate::run::{adapter, manifest, records, trained_weights, whole_model};
 use crate::thresholds::{Objective, Scope};
 use crate::training::scored::{Scored, score};
@@ -124,6 +125,7 @@ impl Experiment<'_> {
             validation: results.next().context("the validation rows were scored")?,
             test: results.next(),
         };
+        self.write_test_events(directory, &result)?;
         records::write_history_csv(&directory.history(), &directory.history_csv())?;
         self.write_card(directory, &file, &result)?;
         records::write_json(&directory.result(), &serde_json::to_value(&result)?)?;
@@ -164,6 +166,16 @@ impl Experiment<'_> {
             ));
         }
         Ok(SplitResult { metrics, per_label: scored.scores.per_label, untuned })
+    }
+
+    /// The test scores for TensorBoard, in an event file of their own.
+    fn write_test_events(&self, directory: &SeedDir, result: &SeedResult) -> Result<()> {
+        let is_wanted = self.config.train.report_to.0.contains(&Reporter::Tensorboard);
+        let Some(test) = result.test.as_ref().filter(|_| is_wanted) else { return Ok(()) };
+        let scores: Vec<(String, f64)> =
+            METRICS.iter().map(|metric| (format!("test/{}", metric.name), test.metrics.get(metric))).collect();
+        let scores = scores.iter().map(|(tag, score)| (tag.as_str(), *score));
+        EventWriter::create(&directory.logs())?.scalars(result.steps, scores)
     }
 
     /// Writes `best/`, once: adapter, tokenizer and `classifier.json`.
@@ -287,7 +299,7 @@ impl Experiment<'_> {
             best.display()
         );
         trained_weights::load(&best, &self.classifier)?;
-        let encoder = self.base.encoder_of(&best, true, self.file.max_length)?;
+        let encoder = self.base.encoder_of(&best, true, self.file.limit())?;
         let rows = Rows { examples, source: "validation", before: 0 };
         let found = predict(&dataset::encode(&encoder, self.base.config.vocab_size, &rows)?)?;
         ensure!(

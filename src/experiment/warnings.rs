@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::console::Console;
 use crate::data::formats::clip;
+use crate::data::long_text::Limit;
 use crate::data::same_text::TextKey;
 use crate::data::table::{Example, abridged};
 use crate::evaluation::Sample;
@@ -11,7 +12,7 @@ use crate::metrics::Scores;
 use crate::model::classifier::Problem;
 
 /// Warns of what is likely a mistake in a split.
-pub fn about(name: &str, examples: &[Example], samples: &[Sample], max_length: usize, console: Console) {
+pub fn about(name: &str, examples: &[Example], samples: &[Sample], limit: Limit, console: Console) {
     let empty = examples.iter().filter(|example| example.text.trim().is_empty()).count();
     if empty > 0 {
         console.warn(format!("{name}: {empty} of {} texts are empty", examples.len()));
@@ -19,9 +20,10 @@ pub fn about(name: &str, examples: &[Example], samples: &[Sample], max_length: u
     let cut = samples.iter().filter(|sample| sample.tokens.was_cut).count();
     if cut > 0 {
         console.warn(format!(
-            "{name}: {cut} of {} texts ({:.1}%) are cut at data.max_length = {max_length} tokens",
+            "{name}: {cut} of {} texts ({:.1}%) {}",
             samples.len(),
-            100.0 * cut as f64 / samples.len() as f64
+            100.0 * cut as f64 / samples.len() as f64,
+            limit.of_longer_texts()
         ));
     }
     let mut seen = HashSet::new();

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::data_issues::DataIssue;
 use super::prepared::Experiment;
 use super::summary::{summarize, write_environment};
 use super::yardstick::Lesson;
@@ -50,15 +51,16 @@ impl Experiment<'_> {
         }
         results.sort_by_key(|result| seeds.iter().position(|&seed| seed == result.seed));
         let mut results = summarize(self, results)?;
+        let mut issues = Vec::new();
         if !options.is_part {
             results.baseline = self.baseline(run, &results)?;
-            self.find_issues(run, &results)?;
+            issues = self.find_issues(run, &results)?;
         }
         results.folds = folds;
         let best = results.seeds.iter().find(|seed| seed.seed == results.best_seed);
         self.write_fold_predictions(run, best.map_or(&[], |seed| &seed.thresholds))?;
         summary::say(&results, self.console);
-        run_report::write(self, run, &results, options.shows_texts)?;
+        run_report::write(self, run, (&results, &issues), options.shows_texts)?;
         records::write_json(&run.summary(), &serde_json::to_value(&results)?)?;
         Ok(Some(results))
     }
@@ -88,7 +90,7 @@ impl Experiment<'_> {
     }
 
     /// Writes `data_issues.jsonl`.
-    fn find_issues(&self, run: &RunDir, results: &RunSummary) -> Result<()> {
+    fn find_issues(&self, run: &RunDir, results: &RunSummary) -> Result<Vec<DataIssue>> {
         let best = run.seed(results.best_seed)?;
         let mut predictions = Vec::new();
         let splits = [Some("validation"), self.test.as_ref().map(|_| "test")];
@@ -100,7 +102,7 @@ impl Experiment<'_> {
         let issues = data_issues::find(self, &predictions);
         data_issues::write(&run.data_issues(), &issues)?;
         data_issues::say(&issues, &run.data_issues(), self.console);
-        Ok(())
+        Ok(issues)
     }
 
     /// What a linear classifier reaches on the rows that the best seed is scored on.

@@ -1,12 +1,20 @@
 //! Which words of a text weighed for a label: token weights of integrated gradients, summed by word.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::Result;
 
-use crate::data::tokenize::TextEncoder;
-use crate::model::attributions::Explainer;
+use crate::console::Console;
+use crate::data::table::Example;
+use crate::data::tokenize::{Encoded, TextEncoder};
+use crate::evaluation::Sample;
+use crate::interrupt;
+use crate::metrics::{Decision, Predictions};
+use crate::model::attributions::{Attribution, Explainer};
+use crate::model::classifier::Classifier;
 use crate::run::records::{Why, WordWeight};
+use crate::run::report::shown_errors;
 
 /// Explains labels of a text, whose tokens are those that the classifier predicted from.
 ///
@@ -15,40 +23,85 @@ use crate::run::records::{Why, WordWeight};
 pub fn why(
     explainer: &Explainer<'_>,
     encoder: &TextEncoder,
-    (text, tokens): (&str, &[u32]),
+    (text, tokens): (&str, &Encoded),
     (labels, indices): (&[String], &[usize]),
 ) -> Result<Vec<Why>> {
-    let spans = encoder.spans(text)?;
-    let words = words(text);
     let found = explainer.attributions(tokens, indices)?;
-    Ok(found
-        .into_iter()
-        .map(|of_label| {
-            let mut weights = vec![0.0; words.len()];
-            let mut rest = 0.0;
-            for (index, weight) in of_label.weights.iter().enumerate() {
-                let word = spans.get(index).and_then(|span| word_at(text, &words, span.clone()?));
-                match word {
-                    Some(word) => weights[word] += weight,
-                    // Special tokens, and what a text without tokens is read as.
-                    None => rest += weight,
-                }
+    Ok(of_words(text, &encoder.spans(text)?, labels, &found))
+}
+
+/// The weights of tokens, summed by word; `spans` are the tokens' bytes in the text.
+#[must_use]
+pub fn of_words(
+    text: &str,
+    spans: &[Option<Range<usize>>],
+    labels: &[String],
+    attributions: &[Attribution],
+) -> Vec<Why> {
+    let words = words(text);
+    let of_label = |attribution: &Attribution| {
+        let mut weights = vec![0.0; words.len()];
+        let mut rest = 0.0;
+        for (index, weight) in attribution.weights.iter().enumerate() {
+            let word = spans.get(index).and_then(|span| word_at(text, &words, span.clone()?));
+            match word {
+                Some(word) => weights[word] += weight,
+                // Special tokens, and what a text without tokens is read as.
+                None => rest += weight,
             }
-            let words = words.iter().zip(weights).map(|(range, weight)| WordWeight {
-                word: text[range.clone()].to_owned(),
-                start: range.start,
-                end: range.end,
-                weight,
-            });
-            Why {
-                label: labels[of_label.label].clone(),
-                logit: of_label.logit,
-                baseline: of_label.baseline,
-                rest,
-                words: words.filter(|word| word.weight != 0.0).collect(),
-            }
-        })
-        .collect())
+        }
+        let words = words.iter().zip(weights).map(|(range, weight)| WordWeight {
+            word: text[range.clone()].to_owned(),
+            start: range.start,
+            end: range.end,
+            weight,
+        });
+        Why {
+            label: labels[attribution.label].clone(),
+            logit: attribution.logit,
+            baseline: attribution.baseline,
+            rest,
+            missing: (!attribution.is_complete()).then(|| attribution.error()),
+            words: words.filter(|word| word.weight != 0.0).collect(),
+        }
+    };
+    attributions.iter().map(of_label).collect()
+}
+
+/// The labels that are explained: those that are predicted, or the most likely one.
+#[must_use]
+pub fn explained(predicted: &[bool], probabilities: &[f32]) -> Vec<usize> {
+    let chosen = if predicted.contains(&true) { predicted.to_vec() } else { Decision::Top(1).decide(probabilities) };
+    chosen.iter().enumerate().filter(|(_, is_chosen)| **is_chosen).map(|(label, _)| label).collect()
+}
+
+/// Explains the errors that a report shows, by row and label.
+///
+/// # Errors
+/// If the tokenizer or the model fails, or the user stops it.
+pub fn errors(
+    (classifier, encoder, labels): (&Classifier, &TextEncoder, &[String]),
+    (examples, samples): (&[Example], &[Sample]),
+    predictions: &Predictions,
+    console: Console,
+) -> Result<BTreeMap<(usize, usize), Why>> {
+    let mut of_rows: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for mistake in shown_errors(predictions) {
+        of_rows.entry(mistake.row).or_default().push(mistake.label);
+    }
+    let explainer = Explainer::new(classifier)?;
+    let mut bar = console.progress("explaining", of_rows.len(), "rows with errors");
+    let mut found = BTreeMap::new();
+    for (row, of_row) in of_rows {
+        interrupt::check()?;
+        let text = (examples[row].text.as_str(), &samples[row].tokens);
+        let explained = why(&explainer, encoder, text, (labels, &of_row))?;
+        found.extend(of_row.iter().map(|&label| (row, label)).zip(explained));
+        let rate = bar.rate(1);
+        bar.advance(1, || format!("{rate:.1} rows/s"));
+    }
+    bar.finish();
+    Ok(found)
 }
 
 /// The word in which a token begins.

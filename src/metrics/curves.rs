@@ -66,6 +66,38 @@ pub fn over_thresholds(predictions: &Predictions, label: usize, count: usize) ->
         .collect()
 }
 
+/// All label decisions together at `count` thresholds, evenly from 0 to 1: the micro-average.
+#[must_use]
+pub fn micro_over_thresholds(predictions: &Predictions, count: usize) -> Vec<AtThreshold> {
+    let thresholds: Vec<f64> = (0..count).map(|index| index as f64 / (count - 1).max(1) as f64).collect();
+    // Cells by the number of thresholds below their probability.
+    let (mut positive, mut negative) = (vec![0usize; count + 1], vec![0usize; count + 1]);
+    for (probabilities, targets) in predictions.probabilities.iter().zip(&predictions.targets) {
+        for (&probability, &target) in probabilities.iter().zip(targets) {
+            let below = thresholds.partition_point(|&threshold| threshold < f64::from(probability));
+            let cells = if target { &mut positive } else { &mut negative };
+            cells[below] += 1;
+        }
+    }
+    let [positives, negatives] = [&positive, &negative].map(|cells| cells.iter().sum::<usize>());
+    let (mut found, mut wrong) = (positives, negatives);
+    thresholds
+        .into_iter()
+        .enumerate()
+        .map(|(index, threshold)| {
+            found -= positive[index];
+            wrong -= negative[index];
+            AtThreshold {
+                threshold,
+                true_positives: found,
+                false_positives: wrong,
+                false_negatives: positives - found,
+                true_negatives: negatives - wrong,
+            }
+        })
+        .collect()
+}
+
 /// Probabilities of one bin.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bin {
@@ -75,6 +107,19 @@ pub struct Bin {
     pub probability: f64,
     /// Share of them whose label holds.
     pub share: f64,
+}
+
+impl Bin {
+    /// The 95% interval of the share (Wilson, 1927).
+    #[must_use]
+    pub fn interval(&self) -> (f64, f64) {
+        const Z: f64 = 1.959_963_985;
+        let n = self.count as f64;
+        let scale = 1.0 + Z * Z / n;
+        let centre = (self.share + Z * Z / (2.0 * n)) / scale;
+        let half = Z * (self.share * (1.0 - self.share) / n + Z * Z / (4.0 * n * n)).sqrt() / scale;
+        ((centre - half).max(0.0), (centre + half).min(1.0))
+    }
 }
 
 /// All probabilities in `count` bins of equal width.
@@ -114,6 +159,31 @@ mod tests {
         assert_eq!([at(0), at(5), at(7), at(10)], [(2, 2), (1, 1), (1, 0), (0, 0)]);
         assert_eq!((curve[10].precision(), curve[10].recall(), curve[7].f1()), (1.0, 0.0, 2.0 / 3.0));
         assert!(curve.iter().all(|point| point.true_negatives + point.false_positives == 2));
+    }
+
+    #[test]
+    fn the_micro_average_sums_the_labels() {
+        let both = Predictions {
+            probabilities: vec![vec![0.1, 0.95], vec![0.5, 0.3], vec![1.0, 0.0], vec![0.6, 0.31]],
+            predicted: Vec::new(),
+            targets: vec![vec![false, true], vec![true, false], vec![true, false], vec![false, true]],
+        };
+        let [first, second] = [0, 1].map(|label| over_thresholds(&both, label, 11));
+        for (micro, (a, b)) in micro_over_thresholds(&both, 11).iter().zip(first.iter().zip(&second)) {
+            assert_eq!(micro.true_positives, a.true_positives + b.true_positives, "{micro:?}");
+            assert_eq!(micro.false_positives, a.false_positives + b.false_positives, "{micro:?}");
+            assert_eq!(micro.false_negatives, a.false_negatives + b.false_negatives, "{micro:?}");
+            assert_eq!(micro.true_negatives, a.true_negatives + b.true_negatives, "{micro:?}");
+        }
+    }
+
+    #[test]
+    fn few_cells_give_a_wide_interval() {
+        // statsmodels' proportion_confint(3, 10, method="wilson").
+        let (low, high) = Bin { count: 10, probability: 0.0, share: 0.3 }.interval();
+        assert!((low - 0.107_789).abs() < 1e-5 && (high - 0.603_222).abs() < 1e-5, "{low} {high}");
+        let (low, high) = Bin { count: 1, probability: 0.0, share: 1.0 }.interval();
+        assert!(low < 0.25 && high == 1.0);
     }
 
     #[test]

@@ -4,16 +4,18 @@
 //! label's logit f is averaged: token i weighs `(xᵢ − x̄) · ∫₀¹ ∂f/∂xᵢ (x̄ + α (x − x̄)) dα`. The weights of all tokens sum to
 //! `f(x) − f(x̄)` (completeness), which bounds the error of the sum that stands for the integral.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::batch::Batch;
 use super::classifier::Classifier;
+use crate::data::tokenize::Encoded;
 use crate::kernels::buffer::{elements, tensor};
 use crate::ops::tape::{Tape, Value};
 
-/// Nodes of the integral: doubled until completeness holds.
-const FEWEST_NODES: usize = 8;
-const MOST_NODES: usize = 128;
+/// Nodes of a piece of the integral.
+const NODES: usize = 8;
+/// The most pieces: behind a norm the path bends sharply where an embedding on it is near 0.
+const MOST_PIECES: usize = 24;
 /// Tokens of a batch of nodes.
 const MOST_TOKENS: usize = 4096;
 /// The weights' sum may miss `f(x) − f(x̄)` by this share of it, or by `SMALL`.
@@ -40,7 +42,9 @@ impl Attribution {
         (self.weights.iter().sum::<f64>() - (self.logit - self.baseline)).abs()
     }
 
-    fn is_complete(&self) -> bool {
+    /// Returns true if the sum misses little.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
         self.error() <= (TOLERANCE * (self.logit - self.baseline).abs()).max(SMALL)
     }
 }
@@ -65,26 +69,20 @@ impl<'a> Explainer<'a> {
     ///
     /// # Errors
     /// If the text has no token or the model fails.
-    pub fn attributions(&self, tokens: &[u32], labels: &[usize]) -> Result<Vec<Attribution>> {
+    pub fn attributions(&self, encoded: &Encoded, labels: &[usize]) -> Result<Vec<Attribution>> {
+        let (tokens, windows) = (&*encoded.token_ids, &*encoded.windows);
         ensure!(!tokens.is_empty(), "a text without tokens has nothing that weighs");
-        let one = Batch::new([(tokens, &[][..])])?;
+        let one = Batch::windowed([(tokens, windows, &[][..])])?;
         let embedded = self.classifier.embed(&Tape::off(), &one)?;
         let text = elements(embedded.tensor())?.to_vec();
         let steps = self.steps(tokens)?;
-        let path = Path { classifier: self.classifier, tokens, text: &text, steps: &steps };
+        let path = Path { classifier: self.classifier, tokens, windows, text: &text, steps: &steps };
         let (end, start) = (path.logits(1.0)?, path.logits(0.0)?);
         labels
             .iter()
             .map(|&label| {
-                let (logit, baseline) = (f64::from(end[label]), f64::from(start[label]));
-                let mut nodes = FEWEST_NODES;
-                loop {
-                    let found = Attribution { label, weights: path.weights(label, nodes)?, logit, baseline };
-                    if found.is_complete() || nodes >= MOST_NODES {
-                        return Ok(found);
-                    }
-                    nodes *= 2;
-                }
+                let ends = [f64::from(start[label]), f64::from(end[label])];
+                path.attribution(label, ends)
             })
             .collect()
     }
@@ -106,10 +104,24 @@ impl<'a> Explainer<'a> {
 struct Path<'a> {
     classifier: &'a Classifier,
     tokens: &'a [u32],
+    windows: &'a [usize],
     /// x
     text: &'a [f32],
     /// x − x̄
     steps: &'a [f32],
+}
+
+/// A part of the integral, between two places on the path with their logits.
+struct Piece {
+    from: (f64, f64),
+    to: (f64, f64),
+    weights: Vec<f64>,
+}
+
+impl Piece {
+    fn error(&self) -> f64 {
+        (self.weights.iter().sum::<f64>() - (self.to.1 - self.from.1)).abs()
+    }
 }
 
 impl Path<'_> {
@@ -126,17 +138,46 @@ impl Path<'_> {
 
     /// The text once for each α, end to end.
     fn batch(&self, alphas: &[f64]) -> Result<(Batch, candle_core::Tensor)> {
-        let batch = Batch::new(alphas.iter().map(|_| (self.tokens, &[][..])))?;
+        let batch = Batch::windowed(alphas.iter().map(|_| (self.tokens, self.windows, &[][..])))?;
         let x: Vec<f32> = alphas.iter().flat_map(|&alpha| self.at(alpha)).collect();
         let rows = self.tokens.len() * alphas.len();
         let width = x.len() / rows;
         Ok((batch, self.classifier.device().put(tensor(x, (rows, width))?)?))
     }
 
-    /// The sum over the integral's nodes.
-    fn weights(&self, label: usize, nodes: usize) -> Result<Vec<f64>> {
+    /// The integral for a label whose logits at both ends are known. The change of the logit over each piece is known, too:
+    /// the piece whose weights miss most of it is halved until completeness holds.
+    fn attribution(&self, label: usize, [baseline, logit]: [f64; 2]) -> Result<Attribution> {
+        let mut pieces = vec![self.piece(label, (0.0, baseline), (1.0, logit))?];
+        loop {
+            let mut weights = vec![0.0; self.tokens.len()];
+            for piece in &pieces {
+                weights.iter_mut().zip(&piece.weights).for_each(|(sum, weight)| *sum += weight);
+            }
+            let found = Attribution { label, weights, logit, baseline };
+            if found.is_complete() || pieces.len() >= MOST_PIECES {
+                return Ok(found);
+            }
+            let worst = (0..pieces.len()).max_by(|&a, &b| pieces[a].error().total_cmp(&pieces[b].error()));
+            let Piece { from, to, .. } = pieces.swap_remove(worst.context("an integral has a piece")?);
+            let middle = 0.5 * (from.0 + to.0);
+            let middle = (middle, f64::from(self.logits(middle)?[label]));
+            pieces.push(self.piece(label, from, middle)?);
+            pieces.push(self.piece(label, middle, to)?);
+        }
+    }
+
+    /// A part of the path between two places, each with its logit.
+    fn piece(&self, label: usize, from: (f64, f64), to: (f64, f64)) -> Result<Piece> {
+        let length = to.0 - from.0;
+        let nodes: Vec<(f64, f64)> =
+            gauss_legendre(NODES).into_iter().map(|(t, weight)| (from.0 + length * t, length * weight)).collect();
+        Ok(Piece { from, to, weights: self.weights(label, &nodes)? })
+    }
+
+    /// The sum over nodes.
+    fn weights(&self, label: usize, nodes: &[(f64, f64)]) -> Result<Vec<f64>> {
         let mut weights = vec![0.0; self.tokens.len()];
-        let nodes = gauss_legendre(nodes);
         for part in nodes.chunks((MOST_TOKENS / self.tokens.len()).max(1)) {
             let alphas: Vec<f64> = part.iter().map(|node| node.0).collect();
             let (batch, x) = self.batch(&alphas)?;

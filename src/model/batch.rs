@@ -18,6 +18,8 @@ pub struct Batch {
     pub positions: Rc<Constant<u32>>,
     /// Where each sequence starts.
     pub sequences: Rc<Sequences>,
+    /// Where the windows of each example start among the sequences, if an example has several: B + 1 values.
+    pub windows: Option<Rc<[usize]>>,
     /// `(B, L)`, 0 or 1.
     pub labels: Tensor,
     /// What the frozen layers make of it, if that is at hand: see [`super::classifier::Classifier::frozen_output`].
@@ -45,12 +47,39 @@ impl Batch {
             token_ids: token_ids.into(),
             positions: Rc::new(positions.into()),
             sequences: Rc::new(Sequences::new(offsets, None)),
+            windows: None,
             labels,
             frozen: None,
         })
     }
 
-    /// B
+    /// The same for examples of which some have several windows: their lengths are given, none for one window.
+    ///
+    /// # Errors
+    /// If the labels do not make a `(B, L)` tensor.
+    pub fn windowed<'a>(
+        examples: impl IntoIterator<Item = (&'a [u32], &'a [usize], &'a [f32])> + Clone,
+    ) -> Result<Self> {
+        let plain = examples.clone().into_iter().map(|(tokens, _, labels)| (tokens, labels));
+        if examples.clone().into_iter().all(|(_, windows, _)| windows.is_empty()) {
+            return Self::new(plain);
+        }
+        let labels = Self::new(plain)?.labels;
+        let (mut sequences, mut starts) = (Vec::new(), vec![0]);
+        for (mut tokens, windows, _) in examples {
+            for &length in windows {
+                let (window, rest) = tokens.split_at(length);
+                sequences.push(window);
+                tokens = rest;
+            }
+            sequences.extend((!tokens.is_empty()).then_some(tokens));
+            starts.push(sequences.len());
+        }
+        let windows = Some(starts.into());
+        Ok(Self { windows, labels, ..Self::new(sequences.into_iter().map(|tokens| (tokens, &[][..])))? })
+    }
+
+    /// The number of sequences: B, or more if examples have several windows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sequences.offsets.len() - 1
@@ -110,6 +139,18 @@ pub struct Pooled {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_are_sequences_of_their_own() {
+        let examples: [(&[u32], &[usize], &[f32]); 3] =
+            [(&[5, 2, 7], &[], &[1.0, 0.0]), (&[5, 6, 2, 2, 9], &[3, 2], &[0.0, 1.0]), (&[8], &[], &[0.0, 0.0])];
+        let batch = Batch::windowed(examples).unwrap();
+        assert_eq!(batch.windows.as_deref(), Some(&[0, 1, 3, 4][..]));
+        assert_eq!(*batch.sequences.offsets, [0, 3, 6, 8, 9]);
+        assert_eq!(batch.positions.to_vec(), [0, 1, 2, 0, 1, 2, 0, 1, 0]);
+        assert_eq!((batch.len(), batch.labels.dims()), (4, &[3, 2][..]));
+        assert!(Batch::windowed([examples[0]]).unwrap().windows.is_none());
+    }
 
     /// The choice of `GenericForSequenceClassification` in transformers 4.57.6.
     #[test]

@@ -17,13 +17,14 @@ use super::lora::LoraOptions;
 use super::modules::Embedding;
 use super::quantization::{Outliers, Quantization, outliers_of};
 use super::weights::{BaseStorage, Weights};
+use crate::config::data::WindowPooling;
 use crate::config::model::ProblemType;
 use crate::kernels::buffer::modify;
 use crate::kernels::device::Device;
 use crate::ops::adapter_routing::{Group, Routing, SharedAdapters};
 use crate::ops::lora_linear::LoraLinear;
 use crate::ops::loss::{BceWeights, bce_with_logits, cross_entropy};
-use crate::ops::rows::mean_rows;
+use crate::ops::rows::{max_rows, mean_rows};
 use crate::ops::tape::{Param, Tape, Value};
 use crate::ops::to_host::to_host;
 use crate::rng::{Purpose, Stream};
@@ -92,6 +93,7 @@ pub struct Classifier {
     width: usize,
     drops_in_frozen: bool,
     temperature: Cell<f32>,
+    window_pooling: Cell<WindowPooling>,
     device: Device,
 }
 
@@ -157,6 +159,7 @@ impl Classifier {
             width: config.hidden_size,
             drops_in_frozen: dropouts.embedding > 0.0 || frozen > 0 && inside.iter().any(|&p| p > 0.0),
             temperature: Cell::new(1.0),
+            window_pooling: Cell::new(WindowPooling::Mean),
             device: options.device.clone(),
         })
     }
@@ -170,6 +173,20 @@ impl Classifier {
     /// Sets what logits are divided by before they become probabilities. The loss is that of the logits themselves.
     pub fn set_temperature(&self, temperature: f32) {
         self.temperature.set(temperature);
+    }
+
+    /// Says how the logits of an example's windows make one.
+    pub fn set_window_pooling(&self, pooling: WindowPooling) {
+        self.window_pooling.set(pooling);
+    }
+
+    /// Logits of examples, `(B, L)`, from those of their windows; the logits themselves if `windows` is none.
+    pub fn pool_windows(&self, tape: &Tape, logits: Value, windows: Option<&[usize]>) -> Result<Value> {
+        Ok(match (windows, self.window_pooling.get()) {
+            (None, _) => logits,
+            (Some(starts), WindowPooling::Mean) => mean_rows(tape, &logits, starts)?,
+            (Some(starts), WindowPooling::Max) => max_rows(tape, &logits, starts)?,
+        })
     }
 
     /// Where the model computes.
@@ -354,7 +371,7 @@ impl Classifier {
         if self.shared.is_some() {
             ensure!(!tape.is_recording(), "a classifier on a shared base cannot be trained");
             let mut logits = Self::logits_of_several(&[(self, batch.len())], batch)?;
-            return logits.pop().context("no logits");
+            return self.pool_windows(tape, logits.pop().context("no logits")?, batch.windows.as_deref());
         }
         let Some(frozen) = &batch.frozen else { return self.logits_of(tape, &self.embed(tape, batch)?, batch) };
         let x = match self.is_probe() {
@@ -364,7 +381,7 @@ impl Classifier {
                 self.after_frozen(tape, x, batch, batch.pooled(self.pooling).as_ref())?
             }
         };
-        Ok(self.head.forward(tape, x)?)
+        self.pool_windows(tape, self.head.forward(tape, x)?, batch.windows.as_deref())
     }
 
     /// The frozen layers' output for a batch, on the CPU: each token's hidden state, `(N, D)`; or the input of the head,
@@ -403,11 +420,18 @@ impl Classifier {
 
     /// Logits, `(B, L)`, of tokens that are embedded already.
     pub(super) fn logits_of(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
-        let x = self.pooled(tape, embedded, batch)?;
-        Ok(self.head.forward(tape, x)?)
+        let x = match &self.shared {
+            None => self.pooled(tape, embedded, batch)?,
+            Some((routing, adapters)) => {
+                let (tokens, sequences) = (0..batch.token_ids.len(), 0..batch.len());
+                let group = Group { adapters: Rc::clone(adapters), tokens, sequences };
+                routing.with(vec![group], || self.pooled(tape, embedded, batch))?
+            }
+        };
+        self.pool_windows(tape, self.head.forward(tape, x)?, batch.windows.as_deref())
     }
 
-    /// Logits of classifiers that share their layers, `(rows, L)` each: the batch has rows of the first, then of the
+    /// Logits of classifiers that share their layers, `(rows, L)` each, a row for each sequence: the batch has rows of the first, then of the
     /// second and so on.
     ///
     /// # Errors

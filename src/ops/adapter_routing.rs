@@ -2,7 +2,8 @@
 //! `y = x Wᵀ + b` for all rows at once, then `y[rows] += s · x[rows] Aᵀ Bᵀ` for the rows of each classifier.
 //!
 //! A row's sums have the same order whatever the other rows are, so a classifier's outputs are those that it has
-//! alone, bit for bit. For predicting only: nothing is recorded for a backward.
+//! alone, bit for bit. For predicting: a backward, which explanations need, is there for one classifier at a time, and gives
+//! the gradient of x alone a meaning.
 
 use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
@@ -76,6 +77,9 @@ pub struct Slot {
     pub index: usize,
 }
 
+/// What the backward of a routed layer needs: A and B of the only classifier in the batch.
+pub(super) type Alone = (Rc<Param>, Rc<Param>);
+
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Slot").field("index", &self.index).finish_non_exhaustive()
@@ -83,6 +87,19 @@ impl std::fmt::Debug for Slot {
 }
 
 impl Slot {
+    /// A and B of the layer, if the classifier has them, where it is alone in the batch.
+    ///
+    /// # Errors
+    /// If there are several.
+    pub(super) fn alone(&self) -> Result<Option<Alone>> {
+        let groups = self.routing.groups.borrow();
+        let [group] = groups.as_slice() else {
+            bail!("a batch of {} classifiers has no backward", groups.len());
+        };
+        let adapter = group.adapters.get(self.index).and_then(Option::as_ref);
+        Ok(adapter.map(|adapter| (Rc::clone(&adapter.a), Rc::clone(&adapter.b))))
+    }
+
     /// The layer's adapters for `x`, which has a row a token or a row a sequence, each with the rows that are its.
     ///
     /// # Errors
@@ -125,6 +142,34 @@ mod tests {
 
     const INPUTS: usize = 37;
     const OUTPUTS: usize = 29;
+
+    #[test]
+    fn the_gradient_of_a_classifier_alone_passes_through_its_adapters() {
+        let param = |shape: (usize, usize), seed| {
+            Param::new("p", tensor(numbers(shape.0 * shape.1, seed), shape).unwrap()).unwrap()
+        };
+        let (a, b, scaling) = (param((3, INPUTS), 2), param((OUTPUTS, 3), 5), 1.5);
+        let routing = Rc::new(Routing::default());
+        let weight = || FrozenMatrix::new(Storage::F32(Buffer::Owned(numbers(INPUTS * OUTPUTS, 1))), OUTPUTS, INPUTS);
+        let adapter = Adapter { a: Rc::clone(&a), b: Rc::clone(&b), scaling, dropout: 0.0, site: 0 };
+        let own = Rc::new(LoraLinear { weight: weight(), bias: None, adapter: Some(adapter), slot: None });
+        let slot = Slot { routing: Rc::clone(&routing), index: 0 };
+        let shared = Rc::new(LoraLinear { weight: weight(), bias: None, adapter: None, slot: Some(slot) });
+        let group = || {
+            let adapters: SharedAdapters = vec![Some(SharedAdapter::new(Rc::clone(&a), Rc::clone(&b), scaling))].into();
+            Group { adapters, tokens: 0..7, sequences: 0..2 }
+        };
+        let gradient = |layer: &Rc<LoraLinear>, groups: Vec<Group>| -> Result<Vec<f32>> {
+            let (x, gradient) = Value::leaf(tensor(numbers(7 * INPUTS, 3), (7, INPUTS))?);
+            let tape = Tape::recording(None);
+            let y = routing.with(groups, || lora_linear(&tape, &x, layer, None))?;
+            tape.backward(&y, tensor(numbers(7 * OUTPUTS, 8), (7, OUTPUTS))?)?;
+            Ok(elements(&gradient.take().expect("x has a gradient"))?.to_vec())
+        };
+        let expected = gradient(&own, Vec::new()).unwrap();
+        assert_eq!(gradient(&shared, vec![group()]).unwrap(), expected);
+        assert!(gradient(&shared, vec![group(), group()]).is_err());
+    }
 
     /// Ranks 2 and 5, and a classifier without an adapter here; rows of tokens and of sequences.
     #[test]

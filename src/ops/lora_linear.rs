@@ -102,11 +102,26 @@ fn linears<const K: usize>(
         })
         .collect();
     let outputs = kernels::adapted(x.tensor(), &parts, residual.map(Value::tensor))?;
-    let values = layers.into_iter().zip(pairs).zip(outputs).map(|((layer, pair), (output, us))| {
-        let low_rank = pair.zip(us.into_iter().next()).map(|(pair, u)| (x.saved(), pair, u));
-        recorded(tape, (x, residual), layer, output, low_rank)
-    });
-    let values: Vec<Value> = values.collect();
+    let values =
+        layers.into_iter().zip(pairs.into_iter().zip(routed)).zip(outputs).map(|((layer, pairs), (output, us))| {
+            if !tape.is_recording() {
+                return Ok(Value::constant(output));
+            }
+            let low_rank = match (&layer.adapter, &layer.slot, pairs) {
+                (Some(adapter), _, (Some(pair), _)) => {
+                    Some((Rc::clone(&adapter.a), Rc::clone(&adapter.b), Rc::new(pair)))
+                }
+                // A classifier on a shared base, alone in the batch: one pair is of all rows.
+                (None, Some(slot), (_, routed)) => {
+                    slot.alone()?.zip(routed.into_iter().next()).map(|((a, b), (_, pair))| (a, b, pair))
+                }
+                _ => None,
+            };
+            let low_rank =
+                low_rank.zip(us.into_iter().next()).map(|((a, b, pair), u)| Passed { a, b, pair, x: x.saved(), u });
+            Ok(recorded(tape, (x, residual), layer, output, low_rank))
+        });
+    let values: Vec<Value> = values.collect::<Result<_>>()?;
     Ok(values.try_into().unwrap_or_else(|_| unreachable!("an output for each layer")))
 }
 
@@ -118,6 +133,16 @@ fn low_rank(tape: &Tape, x: &Value, layer: &LoraLinear) -> Result<Option<LowRank
     kernels::low_rank(x.tensor(), adapter.a.value(), adapter.b.value(), adapter.scaling, mask).map(Some)
 }
 
+/// An adapter that the input has passed.
+struct Passed {
+    a: Rc<Param>,
+    b: Rc<Param>,
+    pair: Rc<LowRank>,
+    x: Saved,
+    /// `drop(x) Aᵀ`
+    u: Tensor,
+}
+
 /// The output, with its backward on the tape.
 fn recorded(
     tape: &Tape,
@@ -125,10 +150,10 @@ fn recorded(
     layer: &Rc<LoraLinear>,
     output: Tensor,
     // Without an adapter the backward does not look at x.
-    low_rank: Option<(Saved, LowRank, Tensor)>,
+    low_rank: Option<Passed>,
 ) -> Value {
     let (of_x, of_residual) = (x.gradient(), residual.and_then(Value::gradient));
-    if !tape.is_recording() || low_rank.is_none() && of_x.is_none() && of_residual.is_none() {
+    if low_rank.is_none() && of_x.is_none() && of_residual.is_none() {
         return Value::constant(output);
     }
     let layer = Rc::clone(layer);
@@ -137,12 +162,12 @@ fn recorded(
             gradient.add(Rc::clone(&g))?;
         }
         let backward = |of_x: Option<Option<Tensor>>| {
-            let (Some(adapter), Some((x, pair, u))) = (&layer.adapter, &low_rank) else {
+            let Some(Passed { a: of_a, b: of_b, pair, x, u }) = &low_rank else {
                 return kernels::adapted_backward(&g, &layer.weight, None, of_x);
             };
             let (x, mut found) = (x.tensor()?, None);
-            adapter.a.accumulate(|a, add_a| {
-                adapter.b.accumulate(|b, add_b| {
+            of_a.accumulate(|a, add_a| {
+                of_b.accumulate(|b, add_b| {
                     let low_rank = LowRankBackward { pair, x, u, of_a: (a, add_a), of_b: (b, add_b) };
                     found = kernels::adapted_backward(&g, &layer.weight, Some(low_rank), of_x)?;
                     Ok(())

@@ -7,6 +7,7 @@ use candle_core::{Result, bail};
 
 use super::tape::{Tape, Value};
 use crate::kernels;
+use crate::kernels::buffer::{elements, tensor};
 use crate::kernels::constant::Constant;
 
 /// Rows `indices` of `x` `(N, D)`, in that order. Indices are distinct.
@@ -38,6 +39,39 @@ pub fn mean_rows(tape: &Tape, x: &Value, offsets: &[usize]) -> Result<Value> {
     let output = kernels::mean_rows(x.tensor(), &sequences)?;
     let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
     Ok(tape.record(output, move |g| gradient.accumulate(|sum| kernels::mean_rows_backward(&g, sum, &sequences))))
+}
+
+/// The largest number of each column among the rows of each sequence of `x` `(N, D)`, which is on the CPU; of equal ones
+/// the first has the gradient. Gives `(B, D)`.
+///
+/// # Errors
+/// If the offsets do not fit `x`.
+pub fn max_rows(tape: &Tape, x: &Value, offsets: &[usize]) -> Result<Value> {
+    let (rows, width) = x.tensor().dims2()?;
+    if offsets.last() != Some(&rows) || offsets.windows(2).any(|pair| pair[0] >= pair[1]) {
+        bail!("sequences at {offsets:?} do not make {rows} rows");
+    }
+    let numbers = elements(x.tensor())?;
+    let best = |ends: &[usize], column: usize| {
+        let first = ends[0] * width + column;
+        (ends[0]..ends[1]).map(|row| row * width + column).fold(first, |best, at| {
+            // A number that is none shows.
+            if numbers[at] > numbers[best] || numbers[at].is_nan() { at } else { best }
+        })
+    };
+    let places: Vec<usize> =
+        offsets.windows(2).flat_map(|ends| (0..width).map(move |column| best(ends, column))).collect();
+    let output: Vec<f32> = places.iter().map(|&at| numbers[at]).collect();
+    drop(numbers);
+    let output = tensor(output, (offsets.len() - 1, width))?;
+    let Some(gradient) = x.gradient() else { return Ok(Value::constant(output)) };
+    Ok(tape.record(output, move |g| {
+        let mut of_x = vec![0.0; rows * width];
+        for (&at, &g) in places.iter().zip(&*elements(&g)?) {
+            of_x[at] = g;
+        }
+        gradient.add(Rc::new(tensor(of_x, (rows, width))?))
+    }))
 }
 
 /// Some columns of `x` `(N, D)`: a part of a product whose weights are stored as one.
@@ -103,6 +137,7 @@ mod tests {
     fn means_columns_and_sums_pass_finite_differences() {
         let x = (numbers(6 * 5, 1), (6, 5));
         check(std::slice::from_ref(&x), |tape, inputs| mean_rows(tape, &inputs[0], &[0, 1, 4, 6]));
+        check(std::slice::from_ref(&x), |tape, inputs| max_rows(tape, &inputs[0], &[0, 1, 4, 6]));
         check(std::slice::from_ref(&x), |tape, inputs| {
             let (a, b) = (columns(tape, &inputs[0], 1..3)?, columns(tape, &inputs[0], 3..5)?);
             add(tape, &a, &b)
@@ -110,6 +145,15 @@ mod tests {
         let two = [x.clone(), (numbers(6 * 5, 2), (6, 5))];
         check(&two, |tape, inputs| add(tape, &inputs[0], &inputs[1]));
         check(&two, |tape, inputs| add_scaled(tape, &inputs[0], &inputs[1], 0.3));
+    }
+
+    #[test]
+    fn the_largest_of_each_column_is_taken() {
+        let x = tensor(vec![1.0, -2.0, 3.0, -5.0, 2.0, -4.0, 0.5, f32::NAN], (4, 2)).unwrap();
+        let found = max_rows(&Tape::off(), &Value::constant(x), &[0, 1, 3, 4]).unwrap();
+        let found = elements(found.tensor()).unwrap().to_vec();
+        assert_eq!(found[..5], [1.0, -2.0, 3.0, -4.0, 0.5]);
+        assert!(found[5].is_nan());
     }
 
     #[test]

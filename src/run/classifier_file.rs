@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::atomic_file;
-use crate::config::data::Quoting;
+use crate::config::data::{LongText, Quoting, WindowPooling};
 use crate::config::model::{Form, ModelConfig};
+use crate::data::long_text::Limit;
 use crate::embedded;
 use crate::model::fingerprint::Fingerprint;
 
 /// The file's name.
 pub const NAME: &str = "classifier.json";
-const FORMAT_VERSION: u32 = 2;
-/// Of a model that older versions would compute in its family's way.
-const OWN_FORM_VERSION: u32 = 3;
+/// Of a model that versions before it would compute in its family's way, or of long texts that they would cut.
+const FORMAT_VERSION: u32 = 3;
 /// The oldest that is read. Version 1 has a sampled fingerprint of the base, and no commit.
 const OLDEST_VERSION: u32 = 1;
 
@@ -49,8 +49,17 @@ pub struct ClassifierFile {
     /// How CSV files of its rows are quoted. Files from before the key leave it to the run's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoting: Option<Quoting>,
-    /// Tokens after which a text is cut.
+    /// Tokens that the model reads at once.
     pub max_length: usize,
+    /// What is read of longer texts; none: their beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_text: Option<LongText>,
+    /// How the logits of a text's windows make one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_pooling: Option<WindowPooling>,
+    /// The most windows of a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_windows: Option<usize>,
     pub base: Base,
     /// True if every weight was trained.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -122,6 +131,24 @@ fn float32() -> String {
 
 impl ClassifierFile {
     pub const VERSION: u32 = FORMAT_VERSION;
+    /// Of a classifier that cuts long texts: older versions of llmcls read it rightly.
+    pub const OF_CUT_TEXTS: u32 = 2;
+
+    /// What it reads of a text.
+    #[must_use]
+    pub fn limit(&self) -> Limit {
+        Limit {
+            tokens: self.max_length,
+            long_text: self.long_text.unwrap_or(LongText::Cut),
+            max_windows: self.max_windows.unwrap_or(1),
+        }
+    }
+
+    /// How the logits of a text's windows make one.
+    #[must_use]
+    pub fn window_pooling(&self) -> WindowPooling {
+        self.window_pooling.unwrap_or(WindowPooling::Mean)
+    }
 
     /// The base's name for titles: random weights are marked as such.
     #[must_use]
@@ -132,7 +159,9 @@ impl ClassifierFile {
     /// Records how the model is computed.
     pub fn set_form(&mut self, form: Form) {
         self.form = form;
-        self.format_version = if form.is_usual() { FORMAT_VERSION } else { OWN_FORM_VERSION };
+        if !form.is_usual() {
+            self.format_version = FORMAT_VERSION;
+        }
     }
 
     /// The `model` section that the file stands for.
@@ -171,8 +200,8 @@ impl ClassifierFile {
         let read = || -> Result<Self> {
             let file: Self = serde_json::from_str(&embedded::read_to_string(&path)?)?;
             ensure!(
-                (OLDEST_VERSION..=OWN_FORM_VERSION).contains(&file.format_version),
-                "format_version is {}, and this llmcls reads {OLDEST_VERSION} to {OWN_FORM_VERSION}; use the version that \
+                (OLDEST_VERSION..=FORMAT_VERSION).contains(&file.format_version),
+                "format_version is {}, and this llmcls reads {OLDEST_VERSION} to {FORMAT_VERSION}; use the version that \
                  wrote it",
                 file.format_version
             );

@@ -20,6 +20,8 @@ pub const CONFIG: &str = "config.yaml";
 pub(super) const SUMMARY: &str = "summary.json";
 /// A line for each step that was logged; in the directory of a seed.
 pub const HISTORY: &str = "history.jsonl";
+/// What a training gave; in the directory of a seed.
+pub const RESULT: &str = "result.json";
 /// The trained classifier in the directory of a seed.
 const BEST: &str = "best";
 /// The plan of a sweep; a directory with it is no run.
@@ -274,7 +276,7 @@ impl SeedDir {
     /// The seed's part of the summary; written last: a seed is finished when it exists.
     #[must_use]
     pub fn result(&self) -> PathBuf {
-        self.path.join("result.json")
+        self.path.join(RESULT)
     }
 
     /// Metrics of the test split.

@@ -8,6 +8,7 @@ use super::base_facts::BaseFacts;
 use super::classifier_file::ClassifierFile;
 use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
+use crate::config::data::{LongText, WindowPooling};
 use crate::console::duration;
 
 /// The file's name.
@@ -110,9 +111,26 @@ fn body(card: &mut String, file: &ClassifierFile, base: &BaseFacts, facts: &Card
     writeln!(
         card,
         "## Limits\n\nIntended for texts like the training texts, in the same language: expect lower scores on others. The \
-         model has the biases of its base and of its labels. Texts are cut at {} tokens.",
-        file.max_length
+         model has the biases of its base and of its labels. {}",
+        long_texts(file)
     )
+}
+
+/// What is read of a text.
+fn long_texts(file: &ClassifierFile) -> String {
+    let length = file.max_length;
+    let only = "llmcls does so; the Python code above reads the beginning alone.";
+    match (file.limit().long_text, file.window_pooling()) {
+        (LongText::Cut, _) => format!("Texts are cut at {length} tokens."),
+        (LongText::HeadTail, _) => {
+            format!("Of a text of more than {length} tokens the beginning and the end are read: {only}")
+        }
+        (LongText::Windows, pooling) => format!(
+            "A text of more than {length} tokens is read in up to {} windows, and a label's logit is the {} of theirs: {only}",
+            file.limit().max_windows,
+            if pooling == WindowPooling::Mean { "mean" } else { "largest" },
+        ),
+    }
 }
 
 /// The labels' names: as many as a reader takes in at once.
@@ -314,6 +332,9 @@ mod tests {
             label_separator: None,
             quoting: None,
             max_length: 64,
+            long_text: None,
+            window_pooling: None,
+            max_windows: None,
             base: Base {
                 name: "meta-llama/Llama-3.2-1B".into(),
                 revision: Some("v1".into()),

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::base_facts::BaseFacts;
 use super::classifier_file::ClassifierFile;
+use super::report::ROW_TEXT;
 use super::{adapter, manifest, model_card};
 use crate::atomic_file;
 
@@ -101,16 +102,32 @@ impl Publication<'_> {
 /// # Errors
 /// If a row's error keeps its text, because the report has another form.
 fn without_texts(html: &str) -> Result<String> {
+    if !html.contains(r#"<meta name="llmcls-row-texts" content="marked">"#) {
+        return without_texts_of_version_1(html);
+    }
+    let [begin, end] = ROW_TEXT;
+    let mut parts = html.split(begin);
+    let mut cut = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (_, rest) = part.split_once(end).context(OTHER_FORM)?;
+        cut.push_str(rest);
+    }
+    ensure!(!cut.contains(end) && !cut.contains(r#"class="rowtext""#), OTHER_FORM);
+    Ok(cut)
+}
+
+const OTHER_FORM: &str =
+    "the report has a form from which the texts of rows cannot be taken out; leave it out with --no_report";
+
+/// Of a report from before the marks.
+fn without_texts_of_version_1(html: &str) -> Result<String> {
     static TEXT: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r#"(<p class="error"><b>[^<]*</b>[^<]*<span class="soft">[^<]*</span>)<br>[^<]*</p>"#)
             .expect("the expression is valid")
     });
     let cut = TEXT.replace_all(html, "$1</p>").into_owned();
     let mut errors = cut.split("class=\"error\"").skip(1);
-    ensure!(
-        !errors.any(|error| error.split("</p>").next().is_some_and(|error| error.contains("<br>"))),
-        "the report has a form from which the texts of rows cannot be taken out; leave it out with --no_report"
-    );
+    ensure!(!errors.any(|error| error.split("</p>").next().is_some_and(|error| error.contains("<br>"))), OTHER_FORM);
     Ok(cut)
 }
 
@@ -188,6 +205,14 @@ mod tests {
                     class=\"soft\">row 7</span><br>my &lt;secret&gt; text\nand more</p></details><p>x<br>y</p>";
         let cut = without_texts(html).unwrap();
         assert!(!cut.contains("secret") && cut.contains("row 7</span></p></details><p>x<br>y</p>"), "{cut}");
+        let marked = format!(
+            "<meta name=\"llmcls-row-texts\" content=\"marked\"><td>row 7</td>{}my <b>secret</b>\ntext{}<p>x</p>{0}b{1}",
+            ROW_TEXT[0], ROW_TEXT[1]
+        );
+        assert!(without_texts(&marked).unwrap().ends_with("<td>row 7</td><p>x</p>"));
+        for broken in [format!("{marked}{}", ROW_TEXT[0]), format!("{marked}{}", ROW_TEXT[1])] {
+            assert!(without_texts(&broken).unwrap_err().to_string().contains("--no_report"));
+        }
         let other = html.replace("<b>0.912</b>", "<i>0.912</i>");
         assert!(without_texts(&other).unwrap_err().to_string().contains("--no_report"));
     }

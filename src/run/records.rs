@@ -1,5 +1,6 @@
 //! Records of a run: metrics and predictions as JSON.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::results::HistoryLine;
+use super::results::{HistoryLine, SeedResult};
 use crate::atomic_file;
 use crate::data::table::Example;
 use crate::evaluation::Evaluation;
@@ -88,6 +89,16 @@ pub fn read_history(path: &Path) -> Result<Vec<HistoryLine>> {
     text.lines().enumerate().map(line).collect()
 }
 
+/// The `result.json` of a seed; none if there is no such file.
+pub fn read_seed_result(path: &Path) -> Result<Option<SeedResult>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let result = serde_json::from_str(&text).with_context(|| format!("{}: not a seed's result", path.display()))?;
+    Ok(Some(result))
+}
+
 /// One line of a predictions file.
 #[derive(Serialize)]
 pub struct PredictionLine<'a> {
@@ -117,6 +128,9 @@ pub struct Why {
     pub baseline: f64,
     /// The weight of special tokens.
     pub rest: f64,
+    /// What the weights miss of `logit − baseline`, where that is more than a fiftieth of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<f64>,
     /// In the order of the text.
     pub words: Vec<WordWeight>,
 }
@@ -190,15 +204,20 @@ struct MistakeLine<'a> {
     probability: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
+    /// The labels that the row has, and those that are predicted.
+    targets: Vec<&'a str>,
+    predicted: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a Why>,
 }
 
-/// Writes the most confident mistakes of each label, a line each.
+/// Writes the most confident mistakes of each label, a line each; `why` has words that weighed, by row and label.
 pub fn write_mistakes(
     path: &Path,
-    examples: &[Example],
+    (examples, predictions): (&[Example], &Predictions),
     labels: &[String],
-    predictions: &Predictions,
     shows_texts: bool,
+    why: &BTreeMap<(usize, usize), Why>,
 ) -> Result<()> {
     /// The most errors of each kind and label.
     const COUNT: usize = 10;
@@ -213,6 +232,9 @@ pub fn write_mistakes(
                 label: &labels[mistake.label],
                 probability: mistake.probability,
                 text,
+                targets: names(labels, &predictions.targets[mistake.row]),
+                predicted: names(labels, &predictions.predicted[mistake.row]),
+                why: why.get(&(mistake.row, mistake.label)),
             };
             let line = serde_json::to_string(&line)?;
             writeln!(writer, "{line}")?;

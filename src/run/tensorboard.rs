@@ -22,8 +22,10 @@ impl EventWriter {
     pub fn create(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("{}: cannot create", directory.display()))?;
         let name = format!("events.out.tfevents.{}.llmcls.{}", jiff::Timestamp::now().as_second(), std::process::id());
-        let path = directory.join(name);
-        let file = File::create(&path).with_context(|| format!("{}: cannot create", path.display()))?;
+        // A short training ends in the second in which it began.
+        let names = (0..).map(|number| if number == 0 { name.clone() } else { format!("{name}.{number}") });
+        let path = names.map(|name| directory.join(name)).find(|path| !path.exists()).expect("numbers do not end");
+        let file = File::create_new(&path).with_context(|| format!("{}: cannot create", path.display()))?;
         let mut writer = Self { file };
         writer.write(&event(0, &bytes_field(3, b"brain.Event:2")))?;
         Ok(writer)

@@ -14,10 +14,12 @@ use super::answer::{Facts, Refusal};
 use super::log::Log;
 use super::metrics::Metrics;
 use super::models::{Models, Served};
-use super::queue::{Done, Failure, Job, Place, Room};
+use super::queue::{Chooser, Done, Failure, Job, Place, Room};
 use super::settings::{Access, Limits};
 use crate::data::tokenize::Encoded;
 use crate::evaluation::Scored;
+use crate::experiment::why::explained;
+use crate::run::records::Why;
 
 /// State shared by the handlers.
 #[derive(Clone)]
@@ -58,6 +60,8 @@ pub(super) struct Row {
     pub(super) scored: Scored,
     pub(super) tokens: usize,
     pub(super) was_cut: bool,
+    /// Which words weighed, if that was asked for.
+    pub(super) why: Option<Vec<Why>>,
 }
 
 impl Row {
@@ -119,6 +123,26 @@ impl App {
         texts: Vec<String>,
         too_long: TooLong,
     ) -> Result<Answer, Refusal> {
+        self.answered(name, texts, (too_long, false)).await
+    }
+
+    /// Classifies one text, and says which words weighed: as much work as some dozens of texts.
+    pub(super) async fn explain(&self, name: Option<&str>, texts: Vec<String>) -> Result<Answer, Refusal> {
+        if texts.len() != 1 {
+            return Err(Refusal::invalid(format!(
+                "`explain` is for one text at a time, and there are {}; send a request for each",
+                texts.len()
+            )));
+        }
+        self.answered(name, texts, (TooLong::Cut, true)).await
+    }
+
+    async fn answered(
+        &self,
+        name: Option<&str>,
+        texts: Vec<String>,
+        (too_long, explains): (TooLong, bool),
+    ) -> Result<Answer, Refusal> {
         let Limits { texts: most, cuts, .. } = self.0.limits;
         if texts.is_empty() {
             return Err(Refusal::invalid("there are no texts"));
@@ -136,8 +160,8 @@ impl App {
             let model = self.model(name)?;
             let place = self.place(texts.len())?;
             let encoded = self.read(&model, Arc::clone(&texts), too_long).await?;
-            match self.submit(&model, Arc::clone(&encoded), place).await {
-                Ok(done) => return Ok(self.answer(model, &encoded, done, &texts)),
+            match self.submit(&model, Arc::clone(&encoded), place, explains).await {
+                Ok(done) => return self.answer(model, &encoded, done, &texts),
                 Err(Failure::Gone) => {}
                 Err(Failure::Failed(message)) => return Err(Refusal::failed(message)),
             }
@@ -191,25 +215,39 @@ impl App {
         Ok(encoded.into())
     }
 
-    async fn submit(&self, model: &Served, texts: Arc<[Encoded]>, mut place: Place) -> Result<Done, Failure> {
+    async fn submit(
+        &self,
+        model: &Arc<Served>,
+        texts: Arc<[Encoded]>,
+        mut place: Place,
+        explains: bool,
+    ) -> Result<Done, Failure> {
         place.fill(texts.iter().map(|text| text.token_ids.len()).sum());
         let (reply, answer) = oneshot::channel();
         let rows = Vec::with_capacity(texts.len());
-        model.queue.push(Job { model: model.id, texts, rows, reply, since: Instant::now(), waited: None, place });
+        let chooser = |model: Arc<Served>| -> Chooser { Arc::new(move |row| explained(&model.decide(row), row)) };
+        let explains = explains.then(|| chooser(Arc::clone(model)));
+        let (explained, since, waited) = (Vec::new(), Instant::now(), None);
+        model.queue.push(Job { model: model.id, texts, rows, explains, explained, reply, since, waited, place });
         // Dropped with this future when the client goes: the queue sees it.
         answer.await.unwrap_or(Err(Failure::Gone))
     }
 
-    fn answer(&self, model: Arc<Served>, encoded: &[Encoded], done: Done, texts: &[String]) -> Answer {
-        let Done { rows, waited } = done;
-        let row =
-            |(scored, text): (Scored, &Encoded)| Row { scored, tokens: text.token_ids.len(), was_cut: text.was_cut };
-        let rows: Vec<Row> = rows.into_iter().zip(encoded).map(row).collect();
+    fn answer(&self, model: Arc<Served>, encoded: &[Encoded], done: Done, texts: &[String]) -> Result<Answer, Refusal> {
+        let Done { rows, explained, waited } = done;
+        let mut explained = explained.into_iter();
+        let mut row = |(scored, (text, given)): (Scored, (&Encoded, &String))| -> anyhow::Result<Row> {
+            let why =
+                explained.next().map(|weights| model.reader.why(given, &model.info.labels, &weights)).transpose()?;
+            Ok(Row { scored, tokens: text.token_ids.len(), was_cut: text.was_cut, why })
+        };
+        let rows = rows.into_iter().zip(encoded.iter().zip(texts)).map(&mut row).collect::<anyhow::Result<Vec<Row>>>();
+        let rows = rows.map_err(|error| Refusal::failed(format!("{error:#}")))?;
         let tokens = rows.iter().map(|row| row.tokens).sum();
         self.0.metrics.classified(&model.info.name, rows.len(), tokens, waited);
         let logged_texts = if self.0.log.settings.has_texts { texts.to_vec() } else { Vec::new() };
         let facts = Facts { kind: None, model: Some(model.info.name.clone()), texts: rows.len(), tokens, logged_texts };
-        Answer { model, rows, facts }
+        Ok(Answer { model, rows, facts })
     }
 
     /// Counts bytes of a body that is being read, until the guard is dropped.

@@ -17,6 +17,7 @@ use crate::console::Console;
 use crate::data::tokenize::Encoded;
 use crate::evaluation::{NotFinite, Part, Scored, evaluate_mixed};
 use crate::experiment::base_model::BaseModel;
+use crate::model::attributions::Explainer;
 use crate::model::classifier::Problem;
 use crate::predictor::{self, Precision, PredictingBase, Predictor, TextReader};
 use crate::run::classifier_file::ClassifierFile;
@@ -143,7 +144,7 @@ impl Worker {
     fn compute(&self, mut taken: Vec<Taken>) {
         // Rows of one classifier lie together.
         taken.sort_by_key(|taken| taken.job.model);
-        let (known, gone): (Vec<_>, Vec<_>) =
+        let (mut known, gone): (Vec<_>, Vec<_>) =
             taken.into_iter().partition(|taken| self.predictors.contains_key(&taken.job.model));
         for Taken { job, .. } in gone {
             let _ = job.reply.send(Err(Failure::Gone));
@@ -152,7 +153,11 @@ impl Worker {
             return;
         }
         let begin = Instant::now();
-        let scored = caught(|| self.score(&known));
+        let scored = caught(|| {
+            let scored = self.score(&known)?;
+            known.iter_mut().zip(&scored).try_for_each(|(taken, rows)| self.explain(taken, rows))?;
+            Ok(scored)
+        });
         let took = begin.elapsed();
         let tokens: usize = known.iter().flat_map(texts_of).map(|text| text.token_ids.len()).sum();
         let texts: usize = known.iter().map(|taken| taken.count).sum();
@@ -176,8 +181,8 @@ impl Worker {
         for group in taken.chunk_by(|a, b| a.job.model == b.job.model) {
             let model = group[0].job.model;
             let predictor = self.predictors.get(&model).context("the model was dropped")?;
-            let token_ids = group.iter().flat_map(texts_of).map(|text| &*text.token_ids).collect();
-            parts.push(Part { classifier: &predictor.classifier, token_ids });
+            let texts = group.iter().flat_map(texts_of).collect();
+            parts.push(Part { classifier: &predictor.classifier, texts });
             of_part.push(group.iter().map(|taken| taken.count));
         }
         let mut scored = Vec::with_capacity(taken.len());
@@ -187,6 +192,20 @@ impl Worker {
         }
         ensure!(scored.iter().zip(taken).all(|(rows, taken)| rows.len() == taken.count), "rows are missing");
         Ok(scored)
+    }
+
+    /// The weights of tokens for the chosen labels of a job's texts in this batch.
+    fn explain(&self, taken: &mut Taken, rows: &[Result<Scored, NotFinite>]) -> Result<()> {
+        let Some(chooser) = taken.job.explains.clone() else { return Ok(()) };
+        let predictor = self.predictors.get(&taken.job.model).context("the model was dropped")?;
+        let explainer = Explainer::new(&predictor.classifier)?;
+        for (text, row) in texts_of(taken).to_vec().iter().zip(rows) {
+            // A row that is not finite ends its job.
+            let Ok(row) = row else { return Ok(()) };
+            let labels = chooser(&row.probabilities);
+            taken.job.explained.push(explainer.attributions(text, &labels)?);
+        }
+        Ok(())
     }
 }
 
@@ -214,10 +233,10 @@ fn deliver(taken: Vec<Taken>, scored: Vec<Vec<Result<Scored, NotFinite>>>, begin
             unfinished.push(job);
             continue;
         }
-        let Job { rows, reply, place, .. } = job;
+        let Job { rows, explained, reply, place, .. } = job;
         // The place is free before the client can hear of it and ask again.
         drop(place);
-        let _ = reply.send(Ok(Done { rows, waited }));
+        let _ = reply.send(Ok(Done { rows, explained, waited }));
     }
     unfinished
 }
@@ -232,8 +251,8 @@ fn refuse(job: Job, message: &str) {
 fn warm_up(predictor: &Predictor, reader: &TextReader) -> Result<()> {
     let short = reader.read("warm up")?.token_ids;
     let long: Vec<u32> = short.iter().copied().cycle().take(predictor.file.max_length).collect();
-    for token_ids in [&short, &long] {
-        evaluate_mixed(&[Part { classifier: &predictor.classifier, token_ids: vec![token_ids] }])?;
+    for token_ids in [short, long] {
+        evaluate_mixed(&[Part { classifier: &predictor.classifier, texts: vec![&Encoded::whole(token_ids)] }])?;
     }
     Ok(())
 }

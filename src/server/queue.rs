@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::data::tokenize::Encoded;
 use crate::evaluation::Scored;
+use crate::model::attributions::Attribution;
 
 /// A classifier's number; no two have the same, whatever their names.
 pub(super) type ModelId = u64;
@@ -22,9 +23,14 @@ pub(super) enum Failure {
     Failed(String),
 }
 
+/// Labels to explain, from a text's probabilities.
+pub(super) type Chooser = Arc<dyn Fn(&[f32]) -> Vec<usize> + Send + Sync>;
+
 /// The result of a job: its rows, its time in the queue, and its time of computing.
 pub(super) struct Done {
     pub(super) rows: Vec<Scored>,
+    /// One a text, if explanations were asked for.
+    pub(super) explained: Vec<Vec<Attribution>>,
     pub(super) waited: Duration,
 }
 
@@ -34,6 +40,10 @@ pub(super) struct Job {
     pub(super) texts: Arc<[Encoded]>,
     /// The results of the first texts.
     pub(super) rows: Vec<Scored>,
+    /// Says which labels are explained, if any: by their probabilities.
+    pub(super) explains: Option<Chooser>,
+    /// Of the first texts.
+    pub(super) explained: Vec<Vec<Attribution>>,
     pub(super) reply: oneshot::Sender<Result<Done, Failure>>,
     pub(super) since: Instant,
     /// Time before its first batch.
@@ -266,9 +276,22 @@ mod tests {
 
     fn job(model: ModelId, lengths: &[usize], room: &Arc<Room>) -> (Job, Reply) {
         let (reply, receiver) = oneshot::channel();
-        let texts = lengths.iter().map(|&n| Encoded { token_ids: vec![1; n], was_cut: false }).collect();
+        let texts = lengths.iter().map(|&n| Encoded::whole(vec![1; n])).collect();
         let place = room.place(lengths.len()).unwrap();
-        (Job { model, texts, rows: Vec::new(), reply, since: Instant::now(), waited: None, place }, receiver)
+        (
+            Job {
+                model,
+                texts,
+                rows: Vec::new(),
+                explains: None,
+                explained: Vec::new(),
+                reply,
+                since: Instant::now(),
+                waited: None,
+                place,
+            },
+            receiver,
+        )
     }
 
     fn batch(queue: &Queue<()>) -> Vec<(ModelId, usize)> {

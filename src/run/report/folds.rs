@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::charts::{Axis, Chart, Series};
+use super::axes::Axis;
+use super::charts::{Chart, Extras, Series};
 use crate::run::folds::{CurvePoint, FoldSummary};
 use crate::run::results::OverSeeds;
 
@@ -11,8 +12,8 @@ pub(super) fn section(summary: &FoldSummary) -> Markup {
         summary.learning_curve.iter().map(|point| (point.rows, of(point).mean)).collect()
     };
     let series = [
-        Series { name: "micro".to_owned(), points: points(|point| point.f1_micro) },
-        Series { name: "macro".to_owned(), points: points(|point| point.f1_macro) },
+        Series::new("micro", 0, points(|point| point.f1_micro)),
+        Series::new("macro", 1, points(|point| point.f1_macro)),
     ];
     let rows = summary.learning_curve.iter().map(|point| point.rows);
     let scores = series.iter().flat_map(|line| line.points.iter().map(|point| point.1));
@@ -23,14 +24,13 @@ pub(super) fn section(summary: &FoldSummary) -> Markup {
     };
     let shown = |over: &OverSeeds| format!("{:.4} ± {:.4}", over.mean, over.sd.unwrap_or(f64::NAN));
     html! {
-        h2 { "Would more rows help?" }
         p { (summary.answer()) }
         p class="soft" {
             (summary.folds) " folds: each part of the training rows was predicted by a model that was trained on the others"
             @if summary.tuned_thresholds { "; the thresholds were tuned on these predictions" }
             ". predictions_folds.jsonl has them."
         }
-        div class="charts" { (chart.lines(&series, false)) }
+        div class="charts" { (chart.lines(&series, &Extras::default())) }
         div class="scroll" {
             table {
                 thead {

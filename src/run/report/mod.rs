@@ -1,52 +1,86 @@
-//! `report.html`: one file that shows how a classifier was trained and how well it works.
+//! `report.html`: one file with its style, its charts and its script inside.
 //!
-//! It uses no network: style, script and charts are inside, and a content-security policy, with the
+//! A page that nothing from outside can change, or see: a content security policy, which names the script and the style by the
 //! hashes of the two, lets a browser load nothing else. maud escapes all text from the data.
 
+mod axes;
+mod calibration;
 mod charts;
+mod compare;
+mod comparison;
+mod confusion;
+mod errors;
 mod folds;
+mod headline;
+mod issues;
 mod labels;
+mod pairs;
 pub mod rate_page;
 pub mod sweep_page;
+mod thresholds;
+mod training;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
-use self::charts::{Axis, Chart, Series};
+pub use self::comparison::Compared;
 use super::folds::FoldSummary;
-use super::results::{HistoryLine, OverSeeds, SeedResult};
+use super::records::Why;
+use super::results::{Calibrated, HistoryLine, SeedResult, Yardstick};
+use crate::data::long_text::Limit;
 use crate::data::table::Example;
-use crate::metrics::bootstrap::{Interval, Intervals};
-use crate::metrics::curves::reliability;
+use crate::metrics::bootstrap::Intervals;
+use crate::metrics::errors::{Mistake, worst_mistakes};
 use crate::metrics::{Predictions, Scores};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
-/// Bars in the charts of probabilities.
-const BINS: usize = 15;
-/// The most bars in the chart of lengths.
-const MAX_BARS: usize = 24;
+/// Labels that are shown one by one, with their curves and errors: those with the most rows.
+const MAX_SHOWN: usize = 60;
+/// Marks around a text of a row.
+pub(super) const ROW_TEXT: [&str; 2] = ["<!--row text-->", "<!--/row text-->"];
+/// The most errors of each kind and label.
+const MAX_ERRORS: usize = 3;
 
-/// Contents of a report.
+/// One kind of rows that may be a mistake.
+pub struct IssueTable {
+    /// What they are.
+    pub title: &'static str,
+    /// Names of the columns.
+    pub heads: &'static [&'static str],
+    /// How many there are in all.
+    pub count: usize,
+    /// The first column that holds texts of rows; all behind it do.
+    pub texts_from: usize,
+    /// The first of them: a cell a column.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// What a report shows.
 pub struct Report<'a> {
-    /// Names the base and the data set.
+    /// The page's title.
     pub title: String,
-    /// Name of the scored rows.
+    /// The rows' name.
     pub split: &'a str,
-    /// In the order of the logits.
+    /// Labels, in the order of the logits.
     pub labels: &'a [String],
     /// One a label.
     pub thresholds: &'a [f32],
+    /// True if each row has exactly one label.
+    pub is_single: bool,
     /// The rows, in the order of the predictions.
     pub examples: &'a [Example],
     /// Tokens of each row, and of how many a row was cut.
     pub lengths: &'a [usize],
     /// Rows that were cut.
     pub cut: usize,
-    /// Tokens after which a text is cut.
-    pub max_length: usize,
+    /// What is read of a text.
+    pub limit: Limit,
     /// Predictions for those rows.
     pub predictions: &'a Predictions,
     /// Scores of the predictions.
@@ -57,13 +91,25 @@ pub struct Report<'a> {
     pub intervals: Intervals,
     /// `history.jsonl` of each seed, with the seed's name.
     pub history: Vec<(String, Vec<HistoryLine>)>,
+    /// The seed whose classifier is scored, where that is known.
+    pub seed: Option<u32>,
+    /// Passes of training after which that seed was best.
+    pub best_epoch: Option<f64>,
     /// Each seed's result, for a table.
     pub seeds: &'a [SeedResult],
-    /// Other runs on the same rows: a table's rows.
-    pub comparison: Vec<[String; 4]>,
+    /// Other runs on the same rows.
+    pub comparison: Vec<Compared>,
     /// Of `exp.folds`.
     pub folds: Option<&'a FoldSummary>,
-    /// Machine, time, memory.
+    /// What classifiers without a language model reach on the same rows.
+    pub baseline: Option<&'a Yardstick>,
+    /// What a temperature changed on the validation split.
+    pub calibration: Option<&'a Calibrated>,
+    /// Rows that are worth looking at, by kind.
+    pub issues: Vec<IssueTable>,
+    /// Which words weighed, by row and label, for errors that were explained.
+    pub why: BTreeMap<(usize, usize), Why>,
+    /// Run, machine, time, memory, files.
     pub facts: Vec<(&'static str, String)>,
     /// The run's configuration, as YAML.
     pub config: Option<String>,
@@ -84,12 +130,15 @@ impl Report<'_> {
             hash(STYLE),
             hash(SCRIPT)
         );
+        let sections = self.sections();
         let page = html! {
             (DOCTYPE)
             html lang="en" {
                 head {
                     meta charset="utf-8";
                     meta http-equiv="Content-Security-Policy" content=(policy);
+                    // Says that the texts of rows stand between marks, by which they can be taken out.
+                    meta name="llmcls-row-texts" content="marked";
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     title { (self.title) }
                     // The hashes are of these very bytes.
@@ -98,16 +147,12 @@ impl Report<'_> {
                 body {
                     h1 { (self.title) }
                     (self.headline())
-                    (self.curves())
-                    (self.over_seeds())
-                    @if let Some(summary) = self.folds { (folds::section(summary)) }
-                    (self.compared())
-                    (self.per_label())
-                    (self.label_curves())
-                    (self.calibration_and_lengths())
-                    (self.mistakes())
-                    (self.pairs())
-                    (self.details())
+                    nav aria-label="Sections" {
+                        @for (id, name, _) in &sections { a href={ "#" (id) } { (name) } " " }
+                    }
+                    @for (id, name, inside) in &sections {
+                        section id=(id) { h2 { (name) } (inside) }
+                    }
                     script { (PreEscaped(SCRIPT)) }
                 }
             }
@@ -115,176 +160,33 @@ impl Report<'_> {
         page.into_string()
     }
 
-    fn headline(&self) -> Markup {
-        let (scores, intervals) = (self.scores, &self.intervals);
-        let cards = [
-            ("micro-F1", scores.f1_micro, known(intervals.f1_micro)),
-            ("macro-F1", scores.f1_macro, known(intervals.f1_macro)),
-            ("exact match", scores.accuracy, known(intervals.accuracy)),
-            ("average precision, macro", scores.average_precision_macro, None),
-            ("ROC AUC, macro", scores.roc_auc_macro, None),
-            ("loss", self.loss, None),
+    /// Anchor, heading and content of the sections that have something to say.
+    fn sections(&self) -> Vec<(&'static str, &'static str, Markup)> {
+        let has_pairs = self.labels.len() > 1;
+        let all = [
+            ("baselines", "Baselines", self.baseline.map(|baseline| self.baselines(baseline))),
+            ("compared", "Compared runs", (!self.comparison.is_empty()).then(|| self.compared())),
+            ("labels", "Labels", Some(self.per_label())),
+            ("confusion", "Confusion matrix", self.is_single.then(|| self.confusion_matrix())),
+            ("thresholds", "Thresholds", (!self.is_single).then(|| self.label_curves())),
+            ("errors", "Errors", Some(self.mistakes())),
+            ("pairs", "Pairs of labels", if has_pairs { self.pairs() } else { None }),
+            ("data", "Data worth looking at", (!self.issues.is_empty()).then(|| self.data_issues())),
+            ("calibration", "Calibration", Some(self.calibration_charts())),
+            ("lengths", "Text lengths", Some(self.length_chart())),
+            ("training", "Training", (!self.history.is_empty()).then(|| self.curves())),
+            ("folds", "Would more rows help?", self.folds.map(folds::section)),
+            ("seeds", "Seeds", (self.seeds.len() > 1).then(|| self.over_seeds())),
+            // What differs between two runs of one configuration comes last.
+            ("details", "Run details", Some(self.details())),
         ];
-        html! {
-            p class="soft" {
-                "Scores on " (self.split) ": " (self.predictions.targets.len()) " rows, " (self.labels.len())
-                " labels. Intervals by bootstrap over rows."
-            }
-            div class="cards" {
-                @for (name, value, interval) in cards.into_iter().filter(|card| !card.1.is_nan()) {
-                    div class="card" {
-                        b { (format_args!("{value:.3}")) }
-                        span {
-                            (name)
-                            @if let Some([low, high]) = interval { (format_args!(" (95%: {low:.3}–{high:.3})")) }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Loss and F1 over epochs, a line for each seed.
-    fn curves(&self) -> Markup {
-        let series = |value: fn(&HistoryLine) -> Option<f64>, of: &str| -> Vec<Series> {
-            let lines = self.history.iter().map(|(seed, lines)| {
-                let point = |line: &HistoryLine| Some((line.epoch()?, value(line)?));
-                let name = if self.history.len() > 1 { format!("{of} {seed}") } else { of.to_owned() };
-                Series { name, points: lines.iter().filter_map(point).collect() }
-            });
-            lines.filter(|line| !line.points.is_empty()).collect()
-        };
-        let chart = |title: &str, y_name: &str, series: Vec<Series>, is_unit: bool| {
-            let xs = series.iter().flat_map(|line| line.points.iter().map(|point| point.0));
-            let ys = series.iter().flat_map(|line| line.points.iter().map(|point| point.1));
-            let y = if is_unit { Axis::unit(y_name) } else { Axis::around(y_name, ys, true) };
-            Chart { title, x: Axis::around("epoch", xs, true), y }.lines(&series, false)
-        };
-        let loss = [
-            series(|line| line.step().map(|step| step.loss), "train"),
-            series(|line| line.evaluation().map(|metrics| metrics.loss), "validation"),
-        ]
-        .concat();
-        let f1 = [
-            series(|line| line.evaluation().map(|metrics| metrics.scores.f1_micro), "micro"),
-            series(|line| line.evaluation().map(|metrics| metrics.scores.f1_macro), "macro"),
-        ]
-        .concat();
-        let rate = series(|line| line.step().map(|step| step.learning_rate), "rate");
-        html! {
-            @if !self.history.is_empty() {
-                h2 { "Training" }
-                div class="charts" {
-                    (chart("Loss", "loss", loss, false))
-                    (chart("F1 on validation", "F1", f1, true))
-                    (chart("Learning rate", "rate", rate, false))
-                }
-            }
-        }
-    }
-
-    fn over_seeds(&self) -> Markup {
-        const HEADS: [&str; 5] = ["seed", "micro-F1", "macro-F1", "average precision", "exact match"];
-        let is_tested = self.seeds.iter().all(|seed| seed.test.is_some());
-        let split = if is_tested { "test" } else { "validation" };
-        let rows: Vec<(u32, [f64; 4])> = self
-            .seeds
-            .iter()
-            .map(|seed| {
-                let result = if is_tested { seed.reported() } else { &seed.validation };
-                let scores = &result.metrics.scores;
-                (seed.seed, [scores.f1_micro, scores.f1_macro, scores.average_precision_macro, scores.accuracy])
-            })
-            .collect();
-        let over_seeds = |column: usize| {
-            let values: Vec<f64> = rows.iter().map(|(_, values)| values[column]).collect();
-            let OverSeeds { mean, sd } = OverSeeds::new(&values);
-            format!("{mean:.4} ± {:.4}", sd.unwrap_or(f64::NAN))
-        };
-        html! {
-            @if rows.len() > 1 {
-                h2 { "Seeds, on " (split) }
-                div class="scroll" {
-                    table {
-                        thead { tr { @for head in HEADS { th { (head) } } } }
-                        tbody {
-                            @for (seed, values) in &rows {
-                                tr { td { (seed) } @for value in values { td { (format_args!("{value:.4}")) } } }
-                            }
-                            tr { td { "mean ± deviation" } @for column in 0..4 { td { (over_seeds(column)) } } }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn compared(&self) -> Markup {
-        const HEADS: [&str; 4] = ["run", "micro-F1", "difference", "macro-F1, difference"];
-        html! {
-            @if !self.comparison.is_empty() {
-                h2 { "Compared on the same rows" }
-                p class="soft" {
-                    "Differences are to the run of this report, with their 95% interval over rows drawn together."
-                }
-                div class="scroll" {
-                    table {
-                        thead { tr { @for head in HEADS { th { (head) } } } }
-                        tbody { @for row in &self.comparison { tr { @for cell in row { td { (cell) } } } } }
-                    }
-                }
-            }
-        }
-    }
-
-    fn calibration_and_lengths(&self) -> Markup {
-        let scores = self.scores;
-        html! {
-            h2 { "Calibration and lengths" }
-            p class="soft" {
-                (format_args!(
-                    "Expected calibration error {:.3}, Brier score {:.4}, log loss {:.4}. ",
-                    scores.calibration_error, scores.brier, scores.log_loss
-                ))
-                (self.cut) " of " (self.lengths.len()) " texts are cut at " (self.max_length) " tokens."
-            }
-            div class="charts" { (self.calibration()) (self.length_chart()) }
-        }
-    }
-
-    fn calibration(&self) -> Markup {
-        let bins = reliability(self.predictions, BINS);
-        let points = bins.iter().filter(|bin| bin.count > 0).map(|bin| (bin.probability, bin.share)).collect();
-        let edge = |index: usize| index as f64 / BINS as f64;
-        let counts: Vec<(f64, f64, f64)> =
-            bins.iter().enumerate().map(|(index, bin)| (edge(index), edge(index + 1), bin.count as f64)).collect();
-        let y = Axis::around("label decisions", counts.iter().map(|bar| bar.2), true);
-        html! {
-            (Chart { title: "Reliability", x: Axis::unit("probability"), y: Axis::unit("share that is true") }
-                .lines(&[Series { name: String::new(), points }], true))
-            (Chart { title: "Probabilities", x: Axis::unit("probability"), y }.bars(&counts, None))
-        }
-    }
-
-    fn length_chart(&self) -> Markup {
-        let longest = self.lengths.iter().copied().max().unwrap_or(1).max(1);
-        let width = longest.div_ceil(MAX_BARS);
-        let mut bars: Vec<(f64, f64, f64)> = (0..longest.div_ceil(width))
-            .map(|index| ((index * width) as f64, ((index + 1) * width) as f64, 0.0))
-            .collect();
-        for &length in self.lengths {
-            bars[(length.saturating_sub(1)) / width].2 += 1.0;
-        }
-        let x = Axis::around("tokens", bars.iter().map(|bar| bar.1), true);
-        let y = Axis::around("rows", bars.iter().map(|bar| bar.2), true);
-        Chart { title: "Lengths", x, y }.bars(&bars, Some(self.max_length as f64))
+        all.into_iter().filter_map(|(id, name, inside)| Some((id, name, inside?))).collect()
     }
 
     fn details(&self) -> Markup {
         html! {
-            h2 { "Run details" }
             div class="scroll" {
-                table {
+                table class="facts" {
                     tbody { @for (name, value) in &self.facts { tr { td { (name) } td class="text" { (value) } } } }
                 }
             }
@@ -293,9 +195,75 @@ impl Report<'_> {
             }
         }
     }
+
+    /// The labels with the most rows, as many as are shown one by one.
+    fn by_support(&self) -> Vec<usize> {
+        by_support(self.predictions)
+    }
+
+    /// Says that not all labels follow, where that is so.
+    fn of_most_frequent(&self) -> Markup {
+        html! { @if self.labels.len() > MAX_SHOWN { " Of the " (MAX_SHOWN) " labels with the most rows." } }
+    }
 }
 
-/// An interval, if there is one.
-fn known(interval: Interval) -> Option<Interval> {
-    (!interval[0].is_nan()).then_some(interval)
+/// The labels with the most rows, as many as are shown one by one.
+fn by_support(predictions: &Predictions) -> Vec<usize> {
+    let labels = predictions.targets.first().map_or(0, Vec::len);
+    let support = |label: usize| predictions.targets.iter().filter(|targets| targets[label]).count();
+    let mut order: Vec<usize> = (0..labels).collect();
+    order.sort_by_cached_key(|&label| Reverse(support(label)));
+    order.truncate(MAX_SHOWN);
+    order
+}
+
+/// The errors that a report shows: the most confident ones of each label.
+#[must_use]
+pub fn shown_errors(predictions: &Predictions) -> Vec<Mistake> {
+    let shown = by_support(predictions);
+    worst_mistakes(predictions, MAX_ERRORS).into_iter().filter(|mistake| shown.contains(&mistake.label)).collect()
+}
+
+/// Marks a text of a row: [`super::publication`] takes it out. Nothing from the data can hold the marks.
+fn row_text(text: &Markup) -> Markup {
+    html! { (PreEscaped(ROW_TEXT[0])) (text) (PreEscaped(ROW_TEXT[1])) }
+}
+
+/// A number with its thousands apart.
+#[must_use]
+pub fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut parts: Vec<&str> = if first > 0 { vec![&digits[..first]] } else { Vec::new() };
+    parts.extend((first..digits.len()).step_by(3).map(|at| &digits[at..at + 3]));
+    parts.join(",")
+}
+
+/// `1 row`, `1,200 rows`.
+fn counted(number: usize, thing: &str) -> String {
+    format!("{} {thing}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
+/// A difference with its 95% interval.
+fn difference(value: f64, interval: [Option<f64>; 2]) -> String {
+    match interval {
+        [Some(low), Some(high)] => format!("{} ({} to {})", signed(value), signed(low), signed(high)),
+        _ => signed(value),
+    }
+}
+
+/// With a sign as wide as a plus.
+fn signed(value: f64) -> String {
+    format!("{value:+.4}").replace('-', "−")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!([7, 999, 1000, 2_229_504].map(grouped), ["7", "999", "1,000", "2,229,504"]);
+        assert_eq!([counted(1, "row"), counted(1200, "row")], ["1 row", "1,200 rows"]);
+    }
 }

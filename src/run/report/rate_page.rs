@@ -2,7 +2,8 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::charts::{Axis, Chart, Series};
+use super::axes::Axis;
+use super::charts::{Chart, Extras, Series};
 use super::{STYLE, hash};
 
 /// Contents of the page.
@@ -49,15 +50,16 @@ impl RatePage<'_> {
             self.points.iter().map(|point| (point.0.log10(), of(point))).collect()
         };
         let series = [
-            Series { name: "smoothed".to_owned(), points: line(|point| point.2) },
-            Series { name: "loss".to_owned(), points: line(|point| point.1) },
+            Series::new("smoothed", 0, line(|point| point.2)),
+            Series::new("loss", 1, line(|point| point.1)),
         ];
         let lowest = self.points.iter().map(|point| point.2).fold(f64::INFINITY, f64::min);
         let first = self.points.first().map_or(1.0, |point| point.2);
         // The rise at the end would flatten all before it.
         let fall = (first - lowest).max(0.05 * lowest.abs()).max(1e-6);
-        let y = Axis { name: "training loss", from: (lowest - fall).max(0.0), to: first.max(lowest) + fall };
+        let ends = [(lowest - fall).max(0.0), first.max(lowest) + fall];
+        let y = Axis::around("training loss", ends.into_iter(), false);
         let x = Axis::around("log10 of train.learning_rate", self.points.iter().map(|point| point.0.log10()), false);
-        Chart { title: "Loss over the learning rate", x, y }.lines(&series, false)
+        Chart { title: "Loss over the learning rate", x, y }.lines(&series, &Extras::default())
     }
 }

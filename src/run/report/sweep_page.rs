@@ -3,7 +3,8 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::STYLE;
-use super::charts::{Axis, Chart, Series};
+use super::axes::Axis;
+use super::charts::{Chart, Extras, Series};
 use super::hash;
 use crate::run::results::OverSeeds;
 
@@ -96,8 +97,8 @@ impl SweepPage<'_> {
             mean.push((group[0].0, scores.sum::<f64>() / group.len() as f64));
         }
         let has_several = points.len() > mean.len();
-        let mut series = vec![Series { name: "best".to_owned(), points: best }];
-        series.extend(has_several.then(|| Series { name: "mean".to_owned(), points: mean }));
+        let mut series = vec![Series::new("best", 0, best)];
+        series.extend(has_several.then(|| Series::new("mean", 1, mean)));
         let axis = if is_by_factors { format!("log10 of {name}") } else { name.to_owned() };
         let at = self.rungs.first().copied().flatten();
         let title = at.map_or("At the end".to_owned(), |epochs| format!("After epoch {epochs}"));
@@ -106,7 +107,7 @@ impl SweepPage<'_> {
             x: Axis::around(&axis, points.iter().map(|point| point.0), false),
             y: Axis::around(self.metric, points.iter().map(|point| point.1), false),
         };
-        Some(chart.lines(&series, false))
+        Some(chart.lines(&series, &Extras::default()))
     }
 
     fn table(&self) -> Markup {

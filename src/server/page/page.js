@@ -94,6 +94,50 @@ function table(model, result) {
   return node;
 }
 
+// The text with its words shaded by their weight for one label: blue ones speak for it, red ones against it.
+function shaded(text, why) {
+  const bytes = new TextEncoder().encode(text);
+  const decode = (from, to) => new TextDecoder().decode(bytes.slice(from, to));
+  const most = Math.max(...why.words.map((word) => Math.abs(word.weight)), Number.MIN_VALUE);
+  const node = make("p", undefined, { class: "shaded" });
+  let at = 0;
+  for (const word of why.words) {
+    const shade = Math.round(4 * Math.abs(word.weight) / most);
+    node.append(decode(at, word.start));
+    const title = `${word.weight >= 0 ? "+" : ""}${word.weight.toFixed(3)}`;
+    node.append(shade === 0 ? word.word : make("mark", word.word, { class: `${word.weight > 0 ? "for" : "against"}${shade}`, title }));
+    at = word.end;
+  }
+  node.append(decode(at, bytes.length));
+  return node;
+}
+
+function whyButton(text, model) {
+  const button = make("button", "Why?", { type: "button", class: "why" });
+  const place = make("div");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    say("Explaining…");
+    try {
+      const answer = await ask("v1/predict", { texts: [text], model: model.name, explain: true });
+      const parts = answer.results[0].why.map((why) => {
+        const part = make("section");
+        part.append(make("h4", why.label), shaded(text, why));
+        return part;
+      });
+      place.replaceChildren(make("p", "Blue words speak for the label, red ones against it.", { class: "hint" }), ...parts);
+      button.remove();
+      say("");
+    } catch (error) {
+      button.disabled = false;
+      say(error.message, true);
+    }
+  });
+  const node = make("div");
+  node.append(button, place);
+  return node;
+}
+
 async function classify(event) {
   event.preventDefault();
   const given = element("texts").value;
@@ -117,7 +161,7 @@ async function classify(event) {
       answers.forEach((answer) => {
         const model = models.find((other) => other.name === answer.model);
         const part = make("section");
-        part.append(make("h3", answer.model), table(model, answer.results[index]));
+        part.append(make("h3", answer.model), table(model, answer.results[index]), whyButton(text, model));
         side.append(part);
       });
       article.append(side);

@@ -5,6 +5,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::run::records::Why;
 use crate::server::answer::{ErrorBody, Refusal};
 use crate::server::app::{Answer, App, Row, TooLong};
 use crate::server::body;
@@ -18,6 +19,10 @@ pub(super) struct PredictBody {
     texts: Vec<String>,
     /// The name of a model; the first one without.
     model: Option<String>,
+    /// Also say which words weighed for each predicted label, or for the most likely one. For one text at a time, which
+    /// takes as much work as some dozens of texts.
+    #[serde(default)]
+    explain: bool,
 }
 
 /// The results.
@@ -42,6 +47,11 @@ pub(super) struct Prediction<'a> {
     tokens: usize,
     /// True if the text was longer and its rest was not read.
     truncated: bool,
+    /// One a predicted label, if `explain` is true: the words' weights in units of the logit, which with `rest` sum to
+    /// `logit − baseline`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    why: Option<&'a [Why]>,
 }
 
 impl<'a> Prediction<'a> {
@@ -52,6 +62,7 @@ impl<'a> Prediction<'a> {
             predicted: answer.predicted(row),
             tokens: row.tokens,
             truncated: row.was_cut,
+            why: row.why.as_deref(),
         }
     }
 }
@@ -72,8 +83,11 @@ impl<'a> Prediction<'a> {
     )
 )]
 pub(super) async fn predict(State(app): State<App>, request: Request) -> Result<Response, Refusal> {
-    let PredictBody { texts, model } = body::json(&app, request).await?;
-    let answer = app.classify(model.as_deref(), texts, TooLong::Cut).await?;
+    let PredictBody { texts, model, explain } = body::json(&app, request).await?;
+    let answer = match explain {
+        true => app.explain(model.as_deref(), texts).await?,
+        false => app.classify(model.as_deref(), texts, TooLong::Cut).await?,
+    };
     let results = answer.rows.iter().map(|row| Prediction::new(&answer, row)).collect();
     Ok(answer.respond(&PredictAnswer { model: &answer.model.info.name, results }))
 }

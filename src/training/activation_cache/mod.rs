@@ -51,7 +51,7 @@ pub fn bytes_of(classifier: &Classifier, samples: &[Sample]) -> u64 {
 }
 
 fn rows_of(classifier: &Classifier, sample: &Sample) -> usize {
-    if classifier.is_probe() { 1 } else { sample.tokens.token_ids.len() }
+    if classifier.is_probe() { sample.tokens.window_count() } else { sample.tokens.token_ids.len() }
 }
 
 impl ActivationCache<'_> {
@@ -108,6 +108,9 @@ impl ActivationCache<'_> {
         for sample in &*samples {
             hash.update((sample.tokens.token_ids.len() as u64).to_le_bytes());
             hash.update(bytemuck::cast_slice::<u32, u8>(&sample.tokens.token_ids));
+            for &window in &sample.tokens.windows {
+                hash.update((window as u64).to_le_bytes());
+            }
         }
         let name = hex(&hash.finalize()[..16]);
         let rows = samples.iter().map(|sample| rows_of(self.classifier, sample)).collect();
