@@ -24,7 +24,7 @@ def torch_server(args):
     model = PeftModel.from_pretrained(base, best).merge_and_unload().to(dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(best)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(model.config.eos_token_id or 0)
     model.config.pad_token_id = tokenizer.pad_token_id
     waiting = asyncio.Queue()
 
