@@ -49,10 +49,7 @@ impl RatePage<'_> {
         let line = |of: fn(&(f64, f64, f64)) -> f64| -> Vec<(f64, f64)> {
             self.points.iter().map(|point| (point.0.log10(), of(point))).collect()
         };
-        let series = [
-            Series::new("smoothed", 0, line(|point| point.2)),
-            Series::new("loss", 1, line(|point| point.1)),
-        ];
+        let series = [Series::new("smoothed", 0, line(|point| point.2)), Series::new("loss", 1, line(|point| point.1))];
         let lowest = self.points.iter().map(|point| point.2).fold(f64::INFINITY, f64::min);
         let first = self.points.first().map_or(1.0, |point| point.2);
         // The rise at the end would flatten all before it.
