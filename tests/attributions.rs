@@ -47,29 +47,35 @@ const NAMES: [&str; 28] = [
     "xlm_roberta",
 ];
 
+/// A small model of tests/fixtures with its adapter, and its batch.
+pub(crate) fn fixture(name: &str) -> (Classifier, Value) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let batch: Value = serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
+    let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
+    let weights = Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap());
+    let (lora, _) = adapter::read_config(&directory.join("adapter")).unwrap();
+    let labels = batch["labels"][0].as_array().unwrap().len();
+    let options = ClassifierOptions {
+        labels,
+        base_rows: None,
+        problem: Problem::MultiLabel,
+        storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
+        lora,
+        weights: BceWeights::default(),
+        recompute: false,
+        device: Device::cpu(),
+        quantization: Quantization::Off,
+    };
+    let classifier = Classifier::new(&config, &weights, &options).unwrap();
+    adapter::load(&directory.join("adapter"), &classifier).unwrap();
+    (classifier, batch)
+}
+
 #[test]
 fn the_weights_of_all_tokens_sum_to_the_change_of_the_logit() {
     for name in NAMES {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-        let batch: Value =
-            serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
-        let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
-        let weights = Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap());
-        let (lora, _) = adapter::read_config(&directory.join("adapter")).unwrap();
+        let (classifier, batch) = fixture(name);
         let labels = batch["labels"][0].as_array().unwrap().len();
-        let options = ClassifierOptions {
-            labels,
-            base_rows: None,
-            problem: Problem::MultiLabel,
-            storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
-            lora,
-            weights: BceWeights::default(),
-            recompute: false,
-            device: Device::cpu(),
-            quantization: Quantization::Off,
-        };
-        let classifier = Classifier::new(&config, &weights, &options).unwrap();
-        adapter::load(&directory.join("adapter"), &classifier).unwrap();
         let explainer = Explainer::new(&classifier).unwrap();
         let texts: Vec<Vec<u32>> = serde_json::from_value(batch["token_ids"].clone()).unwrap();
         let all: Vec<usize> = (0..labels).collect();

@@ -6,16 +6,11 @@ use std::process::{Command, Output};
 
 use assert_cmd::cargo::CommandCargoExt;
 use llmcls::config::data::WindowPooling;
-use llmcls::kernels::device::Device;
 use llmcls::model::batch::Batch;
-use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
-use llmcls::model::config::BackboneConfig;
-use llmcls::model::quantization::Quantization;
-use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
-use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::Tape;
-use llmcls::run::adapter;
 use serde_json::Value;
+
+use super::attributions::fixture;
 
 /// A run on texts of up to 60 words, of which the last says the label; 24 tokens are read at once.
 fn train(root: &Path, name: &str, more: &[&str]) -> (PathBuf, Output) {
@@ -124,25 +119,8 @@ fn windows_and_the_cache_of_frozen_layers_give_the_same_bytes() {
 #[test]
 fn a_text_has_the_mean_or_the_largest_of_the_logits_of_its_windows() {
     for name in ["bert", "qwen2"] {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-        let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
-        let weights = Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap());
-        let (lora, _) = adapter::read_config(&directory.join("adapter")).unwrap();
-        let batch: Value = serde_json::from_str(&fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
+        let (classifier, batch) = fixture(name);
         let labels = batch["labels"][0].as_array().unwrap().len();
-        let options = ClassifierOptions {
-            labels,
-            base_rows: None,
-            problem: Problem::MultiLabel,
-            storage: BaseStorage { precision: Precision::Float32, is_4bit: false },
-            lora,
-            weights: BceWeights::default(),
-            recompute: false,
-            device: Device::cpu(),
-            quantization: Quantization::Off,
-        };
-        let classifier = Classifier::new(&config, &weights, &options).unwrap();
-        adapter::load(&directory.join("adapter"), &classifier).unwrap();
         let texts: Vec<Vec<u32>> = serde_json::from_value(batch["token_ids"].clone()).unwrap();
         let (a, b) = (&texts[0], &texts[1]);
         let logits = |batch: &Batch| -> Vec<Vec<f32>> {

@@ -165,15 +165,15 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
 
 /// `metrics.json` of an evaluation.
 #[derive(Serialize)]
-struct EvaluationFile {
+pub(super) struct EvaluationFile {
     #[serde(flatten)]
-    result: SplitResult,
-    rows: String,
-    labels_together: LabelPairs,
+    pub(super) result: SplitResult,
+    pub(super) rows: String,
+    pub(super) labels_together: LabelPairs,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tuned: Option<TunedThresholds>,
+    pub(super) tuned: Option<TunedThresholds>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    compared: Vec<ComparisonRecord>,
+    pub(super) compared: Vec<ComparisonRecord>,
 }
 
 /// Names of the files that `eval` writes, in the order in which it writes them.

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use super::comparison::{Comparison, ComparisonRecord, Own, compared};
+use super::comparison::{Comparison, Own, compared};
 use super::configuration;
+use super::eval::EvaluationFile;
 use super::zeroshot_outcome::{Asking, Outcome, Splits, method};
 use crate::atomic_file;
 use crate::cli::{ConfigArgs, Method, RunArgs, Split, ZeroshotArgs};
@@ -30,7 +31,7 @@ use crate::model::classifier::Problem;
 use crate::run::directory::{self, REPORT};
 use crate::run::records::{self, LabelPairs};
 use crate::run::report::Report;
-use crate::run::results::{EvalMetrics, SplitResult, TunedThresholds, Yardstick};
+use crate::run::results::{EvalMetrics, SplitResult, Yardstick};
 
 pub fn run(args: &ZeroshotArgs, device: &Device, console: Console) -> Result<()> {
     check_flags(args)?;
@@ -85,13 +86,7 @@ fn check_flags(args: &ZeroshotArgs) -> Result<()> {
 #[derive(Serialize)]
 struct MetricsFile {
     #[serde(flatten)]
-    result: SplitResult,
-    rows: String,
-    labels_together: LabelPairs,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tuned: Option<TunedThresholds>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    compared: Vec<ComparisonRecord>,
+    evaluation: EvaluationFile,
     #[serde(skip_serializing_if = "Option::is_none")]
     baseline: Option<Yardstick>,
     zeroshot: Asking,
@@ -143,15 +138,17 @@ fn write(
     let report = report(args, config, (asked, rows, outcome), (comparison, baseline.as_ref(), intervals))?;
     atomic_file::write_bytes(&path(REPORT), report.as_bytes())?;
     let metrics = MetricsFile {
-        result: SplitResult {
-            metrics: EvalMetrics { intervals: Some((&intervals).into()), ..metrics },
-            per_label: scores.per_label.clone(),
-            untuned: outcome.untuned.clone(),
+        evaluation: EvaluationFile {
+            result: SplitResult {
+                metrics: EvalMetrics { intervals: Some((&intervals).into()), ..metrics },
+                per_label: scores.per_label.clone(),
+                untuned: outcome.untuned.clone(),
+            },
+            rows: rows.source.path.display().to_string(),
+            labels_together: LabelPairs::new(labels, predictions),
+            tuned: outcome.tuned.as_ref().map(Tuned::record),
+            compared: comparison.iter().map(Comparison::record).collect(),
         },
-        rows: rows.source.path.display().to_string(),
-        labels_together: LabelPairs::new(labels, predictions),
-        tuned: outcome.tuned.as_ref().map(Tuned::record),
-        compared: comparison.iter().map(Comparison::record).collect(),
         baseline,
         zeroshot: asking,
     };

@@ -32,7 +32,7 @@ section! {
         /// of `max_length`; `windows` reads up to `max_windows` parts of `max_length` one by one, in training and in
         /// predicting, and combines their logits.
         long_text: LongText = or(LongText::Cut);
-        /// With `long_text: windows`: what a label's logit is of those of the windows, `mean` or `max`.
+        /// With `long_text: windows`: a label's logit is the mean over the windows, or the largest.
         window_pooling: WindowPooling = or(WindowPooling::Mean);
         /// With `long_text: windows`: the most windows of a text; what is behind them is cut. A training step takes memory
         /// and time for all of them.
@@ -97,7 +97,7 @@ pub(super) fn check_names(section: &Section, key: &str, names: &[String]) {
 }
 
 yaml_enum! {
-    /// What is read of a text that is longer than `max_length`.
+    /// The part that the model reads of a text longer than `max_length`.
     #[derive(serde::Deserialize)]
     LongText {
         /// Its beginning.
@@ -110,7 +110,7 @@ yaml_enum! {
 }
 
 yaml_enum! {
-    /// What a text's logit is of those of its windows.
+    /// How the logits of a text's windows become one.
     #[derive(serde::Deserialize)]
     WindowPooling {
         /// Their mean.

@@ -116,7 +116,7 @@ impl Starter<'_> {
             plain("lora_alpha", json!(2 * choices.lora_r)),
         ]);
         lines.extend(choices.lora_layers.map(|count| {
-            Line("lora_layers", json!(count), "adapts the last ones; null: all, slower and little better".to_owned())
+            Line("lora_layers", json!(count), "adapts the last ones; null: all, which takes longer".to_owned())
         }));
         lines
     }

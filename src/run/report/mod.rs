@@ -14,6 +14,7 @@ mod folds;
 mod headline;
 mod issues;
 mod labels;
+mod page;
 mod pairs;
 pub mod rate_page;
 pub mod sweep_page;
@@ -23,12 +24,10 @@ mod training;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
-use sha2::{Digest, Sha256};
+use maud::{Markup, PreEscaped, html};
 
 pub use self::comparison::Compared;
+use self::page::Page;
 use super::folds::FoldSummary;
 use super::records::Why;
 use super::results::{Calibrated, HistoryLine, SeedResult, Yardstick};
@@ -38,7 +37,6 @@ use crate::metrics::bootstrap::Intervals;
 use crate::metrics::errors::{Mistake, worst_mistakes};
 use crate::metrics::{Predictions, Scores};
 
-const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 /// Labels that are shown one by one, with their curves and errors: those with the most rows.
 const MAX_SHOWN: usize = 60;
@@ -117,47 +115,20 @@ pub struct Report<'a> {
     pub shows_texts: bool,
 }
 
-/// The hash of an inline style or script, as a content-security policy names it.
-fn hash(text: &str) -> String {
-    STANDARD.encode(Sha256::digest(text.as_bytes()))
-}
-
 impl Report<'_> {
     #[must_use]
     pub fn to_html(&self) -> String {
-        let policy = format!(
-            "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
-            hash(STYLE),
-            hash(SCRIPT)
-        );
         let sections = self.sections();
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta http-equiv="Content-Security-Policy" content=(policy);
-                    // Says that the texts of rows stand between marks, by which they can be taken out.
-                    meta name="llmcls-row-texts" content="marked";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { (self.title) }
-                    // The hashes are of these very bytes.
-                    style { (PreEscaped(STYLE)) }
-                }
-                body {
-                    h1 { (self.title) }
-                    (self.headline())
-                    nav aria-label="Sections" {
-                        @for (id, name, _) in &sections { a href={ "#" (id) } { (name) } " " }
-                    }
-                    @for (id, name, inside) in &sections {
-                        section id=(id) { h2 { (name) } (inside) }
-                    }
-                    script { (PreEscaped(SCRIPT)) }
-                }
+        let body = html! {
+            (self.headline())
+            nav aria-label="Sections" {
+                @for (id, name, _) in &sections { a href={ "#" (id) } { (name) } " " }
+            }
+            @for (id, name, inside) in &sections {
+                section id=(id) { h2 { (name) } (inside) }
             }
         };
-        page.into_string()
+        Page { title: &self.title, script: Some(SCRIPT), marks_row_texts: true, body }.to_html()
     }
 
     /// Anchor, heading and content of the sections that have something to say.

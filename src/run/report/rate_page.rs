@@ -1,10 +1,10 @@
 //! The page of a learning-rate range test: the loss over the rate.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::axes::Axis;
 use super::charts::{Chart, Extras, Series};
-use super::{STYLE, hash};
+use super::page::Page;
 
 /// Contents of the page.
 pub struct RatePage<'a> {
@@ -20,29 +20,14 @@ impl RatePage<'_> {
     /// The page as one file without network access and script.
     #[must_use]
     pub fn to_html(&self) -> String {
-        let policy =
-            format!("default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'", hash(STYLE));
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta http-equiv="Content-Security-Policy" content=(policy);
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { (self.title) }
-                    style { (PreEscaped(STYLE)) }
-                }
-                body {
-                    h1 { (self.title) }
-                    p {
-                        "Suggested learning rate: " b { (self.suggested) } ". The smoothed training loss is lowest at "
-                        (format_args!("{:.1e}", self.lowest_at)) "; the suggestion is a tenth of that."
-                    }
-                    div class="charts" { (self.chart()) }
-                }
+        let body = html! {
+            p {
+                "Suggested learning rate: " b { (self.suggested) } ". The smoothed training loss is lowest at "
+                (format_args!("{:.1e}", self.lowest_at)) "; the suggestion is a tenth of that."
             }
+            div class="charts" { (self.chart()) }
         };
-        page.into_string()
+        Page { title: self.title, script: None, marks_row_texts: false, body }.to_html()
     }
 
     fn chart(&self) -> Markup {

@@ -1,11 +1,10 @@
 //! The page of a sweep: a table of the combinations, and the metric over each number that was tried.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
-use super::STYLE;
 use super::axes::Axis;
 use super::charts::{Chart, Extras, Series};
-use super::hash;
+use super::page::Page;
 use crate::run::results::OverSeeds;
 
 /// Contents of the page.
@@ -41,32 +40,17 @@ impl SweepPage<'_> {
     /// The page as one file without network access and script.
     #[must_use]
     pub fn to_html(&self) -> String {
-        let policy =
-            format!("default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'", hash(STYLE));
         let charts: Vec<Markup> =
             (0..self.rows.first().map_or(0, |row| row.settings.len())).filter_map(|key| self.chart(key)).collect();
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta http-equiv="Content-Security-Policy" content=(policy);
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { (self.name) }
-                    style { (PreEscaped(STYLE)) }
-                }
-                body {
-                    h1 { (self.name) }
-                    p class="soft" {
-                        (self.metric) " on the validation split: each run's best epoch so far, the mean over its seeds. \
-                        The test split was scored for the best combination alone."
-                    }
-                    @if !charts.is_empty() { div class="charts" { @for chart in &charts { (chart) } } }
-                    (self.table())
-                }
+        let body = html! {
+            p class="soft" {
+                (self.metric) " on the validation split: each run's best epoch so far, the mean over its seeds. \
+                The test split was scored for the best combination alone."
             }
+            @if !charts.is_empty() { div class="charts" { @for chart in &charts { (chart) } } }
+            (self.table())
         };
-        page.into_string()
+        Page { title: &self.name, script: None, marks_row_texts: false, body }.to_html()
     }
 
     /// For a key with several numbers: the scores after the first rung, where all combinations can be compared.
