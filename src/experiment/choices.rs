@@ -2,6 +2,7 @@
 //!
 //! The numbers are those that `docs/benchmarks.md` measured on small bases and a few hundred to a few thousand rows.
 
+use crate::config::model::PoolingMode;
 use crate::kernels::Compute;
 use crate::kernels::device::Device;
 use crate::model::config::BackboneConfig;
@@ -19,6 +20,8 @@ pub struct Facts<'a> {
     pub lengths: &'a [usize],
     /// The base's configuration, if it is at hand.
     pub base: Option<&'a BackboneConfig>,
+    /// The pooling that the base was trained with, if it is not its family's.
+    pub pooling: Option<PoolingMode>,
     /// The device that will train.
     pub device: &'a Device,
     /// True if labels are independent, so that thresholds apply.
@@ -36,6 +39,8 @@ pub struct Choices {
     pub torch_dtype: &'static str,
     /// `model.use_4bit`
     pub use_4bit: bool,
+    /// `model.pooling`; none: the family's.
+    pub pooling: Option<PoolingMode>,
     /// `model.lora_r`
     pub lora_r: usize,
     /// `model.lora_layers`; none: all.
@@ -80,6 +85,7 @@ impl Choices {
             cut: longer as f64 / facts.lengths.len().max(1) as f64,
             torch_dtype: "float32",
             use_4bit: false,
+            pooling: facts.pooling,
             lora_r: if is_encoder { 16 } else { 8 },
             lora_layers: facts.base.filter(|_| !is_encoder && !facts.device.is_gpu()).and_then(upper_layers),
             batch_size: ROWS_PER_STEP,
@@ -198,6 +204,7 @@ mod tests {
             rows: (rows, rows / 8),
             lengths,
             base: None,
+            pooling: None,
             device: &Device::cpu(),
             is_multi_label: true,
         })

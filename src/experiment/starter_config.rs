@@ -108,6 +108,11 @@ impl Starter<'_> {
         lines.extend([
             Line("torch_dtype", json!(choices.torch_dtype), "what this machine computes fastest".to_owned()),
             Line("use_4bit", json!(choices.use_4bit), "true: the base in a quarter of the memory".to_owned()),
+        ]);
+        lines.extend(choices.pooling.map(|pooling| {
+            Line("pooling", json!(pooling), "as the base was trained; `export` needs null, its family's".to_owned())
+        }));
+        lines.extend([
             Line(
                 "lora_r",
                 json!(choices.lora_r),
