@@ -123,7 +123,8 @@ fn a_base_for_sentences_is_pooled_as_it_was_trained() {
         r#"{"word_embedding_dimension": 32, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}"#,
     )
     .unwrap();
-    assert!(init("sentences").contains("\n  pooling: mean #"));
+    let config = init("sentences");
+    assert!(config.contains("\n  pooling: mean #") && config.contains("\n  head_learning_rate: 0.005 #"), "{config}");
     let hint = "hint: base was trained for sentences with pooling mean";
     for (directory_of, is_hinted) in [("plain", true), ("sentences", false)] {
         let config = format!("{directory_of}/config.yaml");

@@ -147,9 +147,11 @@ impl Starter<'_> {
                 "epochs without a better score before it stops".to_owned(),
             ),
             plain("learning_rate", json!(choices.learning_rate)),
-            plain("warmup_ratio", json!(0.06)),
-            plain("metric_for_best_model", json!("f1_micro")),
         ]);
+        lines.extend(
+            choices.head_learning_rate.map(|rate| Line("head_learning_rate", json!(rate), "the head is new".to_owned())),
+        );
+        lines.extend([plain("warmup_ratio", json!(0.06)), plain("metric_for_best_model", json!("f1_micro"))]);
         if choices.tunes_threshold {
             lines.push(Line("tune_thresholds", json!("global"), "one threshold, chosen on validation".to_owned()));
         }
