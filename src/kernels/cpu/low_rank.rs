@@ -22,9 +22,12 @@ pub(crate) fn low_rank(_x: &Tensor, a: &Tensor, b: &Tensor, scaling: f32, mask: 
     let (rank, outputs) = (a.dim(0)?, b.dim(0)?);
     let numbers = elements(b)?;
     let mut transposed = vec![0.0; rank * outputs];
-    for (r, row) in transposed.chunks_exact_mut(outputs).enumerate() {
-        for (out, value) in row.iter_mut().enumerate() {
-            *value = numbers[out * rank + r];
+    // A few rows at a time, which stay in cache: one text alone waits for this in every layer.
+    for (part, rows) in numbers.chunks(WIDTH * rank).enumerate() {
+        for (r, row) in transposed.chunks_exact_mut(outputs).enumerate() {
+            for (value, numbers) in row[part * WIDTH..].iter_mut().zip(rows.chunks_exact(rank)) {
+                *value = numbers[r];
+            }
         }
     }
     let b = crate::kernels::buffer::tensor(transposed, (rank, outputs))?;
