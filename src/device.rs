@@ -29,8 +29,23 @@ impl Choice {
 }
 
 /// Starts the pool of worker threads; 0 means one a core.
+///
+/// The calling thread becomes one of them: what it computes then starts, and ends, without waking it up. A lone thread does
+/// not, because others would wait for it while it waits for them.
 pub fn start_threads(threads: usize) -> Result<()> {
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?)
+    Ok(pool_of(threads).build_global()?)
+}
+
+/// A pool of its own for the calling thread, as [`start_threads`] makes one for all.
+pub fn own_threads() -> Result<rayon::ThreadPool> {
+    Ok(pool_of(rayon::current_num_threads()).build()?)
+}
+
+fn pool_of(threads: usize) -> rayon::ThreadPoolBuilder {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let is_alone =
+        threads == 1 || threads == 0 && std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    if is_alone { builder } else { builder.use_current_thread() }
 }
 
 /// The machine's cores, whichever of them this process may use.

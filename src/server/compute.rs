@@ -15,6 +15,7 @@ use super::settings::OpenDevice;
 use crate::config::model::ModelConfig;
 use crate::console::Console;
 use crate::data::tokenize::Encoded;
+use crate::device::own_threads;
 use crate::evaluation::{NotFinite, Part, Scored, evaluate_mixed};
 use crate::experiment::base_model::BaseModel;
 use crate::model::attributions::Explainer;
@@ -65,8 +66,8 @@ pub(super) struct Workshop {
 /// If the base cannot be used.
 pub(super) fn start(workshop: Workshop, model: ModelConfig) -> Result<thread::JoinHandle<()>> {
     let (ready, is_ready) = mpsc::sync_channel(1);
-    let body = move || match workshop.open(&model) {
-        Ok(base) => {
+    let body = move || match workshop.open(&model).and_then(|base| Ok((base, own_threads()?))) {
+        Ok((base, _threads)) => {
             let _ = ready.send(Ok(()));
             Worker { base, predictors: HashMap::new(), retired: Vec::new(), workshop }.work();
         }
