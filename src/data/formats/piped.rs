@@ -72,7 +72,7 @@ impl Flow {
             if self.0.unread.load(Ordering::SeqCst) > 0 || self.0.is_ended.load(Ordering::SeqCst) {
                 return false;
             }
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_micros(100));
         }
         true
     }
