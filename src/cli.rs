@@ -535,7 +535,7 @@ pub struct PredictArgs {
     /// A text to predict, in place of a file; may be given several times. Prints to standard output
     #[arg(long, value_name = "TEXT", conflicts_with = "input_csv", allow_hyphen_values = true)]
     pub text: Vec<String>,
-    /// File for predictions: .jsonl, .csv or .tsv; - is standard output
+    /// File for predictions: .jsonl, .csv, .tsv or .parquet; - is standard output
     /// [default: preds.jsonl]
     #[arg(long, short, value_name = "FILE", conflicts_with = "output_jsonl")]
     pub output: Option<PathBuf>,

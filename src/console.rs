@@ -1,9 +1,11 @@
 //! Messages and progress on standard error: bars on a terminal, plain lines elsewhere.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use ::console::{Term, measure_text_width};
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
@@ -79,7 +81,8 @@ pub fn complain_of(grade: Grade, message: impl AsRef<str>) {
         ColorChoice::Never => Style::new(),
         _ => grade.style(),
     };
-    complain(format!("{style}{}:{style:#} {}", grade.word(), message.as_ref()));
+    let word = grade.word();
+    complain(format!("{style}{word}:{style:#} {}", wrapped(message.as_ref(), word.len() + 2)));
 }
 
 /// Text for standard output, bold where it is a terminal that takes it.
@@ -98,6 +101,43 @@ pub fn complain(message: impl AsRef<str>) {
     // Not `suspend`, which panics where the terminal is gone; the next step draws the bars again.
     let _ = bars().clear();
     let _ = writeln!(stderr().lock(), "{}", masked(message.as_ref()));
+}
+
+/// Breaks lines between words where standard error is a terminal and they do not fit. Lines that start with a space, such
+/// as commands to paste, stay whole. `used` columns of the first line are taken.
+fn wrapped(message: &str, used: usize) -> Cow<'_, str> {
+    match Term::stderr().size_checked() {
+        Some((_, columns)) => broken(message, used, usize::from(columns)).into(),
+        None => message.into(),
+    }
+}
+
+fn broken(message: &str, used: usize, columns: usize) -> String {
+    let mut out = String::with_capacity(message.len() + 16);
+    let mut at = used;
+    for (index, line) in message.split('\n').enumerate() {
+        if index > 0 {
+            out.push('\n');
+            at = 0;
+        }
+        if line.starts_with(' ') {
+            out.push_str(line);
+            continue;
+        }
+        for (index, word) in line.split(' ').enumerate() {
+            let width = measure_text_width(word);
+            if index > 0 && at + 1 + width > columns {
+                out.push_str("\n  ");
+                at = 2;
+            } else if index > 0 {
+                out.push(' ');
+                at += 1;
+            }
+            out.push_str(word);
+            at += width;
+        }
+    }
+    out
 }
 
 /// Writes a command's result to standard output.
@@ -142,7 +182,7 @@ impl Console {
     /// Prints a message unless `--quiet` is set.
     pub fn say(self, message: impl AsRef<str>) {
         if !self.is_quiet {
-            complain(message);
+            complain(wrapped(message.as_ref(), 0));
         }
     }
 
@@ -161,7 +201,7 @@ impl Console {
             Display::Nothing
         } else if stderr().is_terminal() {
             let style =
-                ProgressStyle::with_template(&format!("{{prefix}} [{{bar:20}}] {{pos}}/{{len}} {unit} {{msg}}"))
+                ProgressStyle::with_template(&format!("{{prefix}} [{{wide_bar}}] {{pos}}/{{len}} {unit} {{msg}}"))
                     .expect("the template is valid")
                     .progress_chars("=> ");
             let bar = bars().add(ProgressBar::new(total as u64).with_style(style));
@@ -300,5 +340,14 @@ mod tests {
     fn a_cell_is_one_line_that_is_cut_to_its_width() {
         assert_eq!(cell("a long\nname", 6), "a lon…");
         assert_eq!(cell("a\tname", 6), "a name");
+    }
+
+    #[test]
+    fn lines_are_broken_between_words_and_commands_stay_whole() {
+        assert_eq!(broken("one two three", 0, 80), "one two three");
+        assert_eq!(broken("one two three four", 4, 12), "one two\n  three four");
+        assert_eq!(broken("a-word-that-is-too-long b", 0, 10), "a-word-that-is-too-long\n  b");
+        let command = "to resume it:\n  llmcls train --resume a/long/path";
+        assert_eq!(broken(command, 0, 20), command);
     }
 }

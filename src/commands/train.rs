@@ -30,7 +30,7 @@ pub fn run(args: &TrainArgs, device: &Device, group: &Group, console: Console) -
     let mut config = match &args.resume {
         Some(run) => resume::configuration(run, &args.config.config, &args.config.set)?,
         None => configuration::load(&args.config)?
-            .ok_or_else(|| Usage("train needs --config FILE; try configs/tiny.yaml".to_owned()))?,
+            .ok_or_else(|| Usage("train needs --config FILE; `llmcls init DATA` writes one".to_owned()))?,
     };
     if !device.is_gpu() {
         settle_compute(&mut config.model, group)?;
@@ -47,6 +47,7 @@ pub fn run(args: &TrainArgs, device: &Device, group: &Group, console: Console) -
     interrupt::finish_steps()?;
     let run = directory(args, &experiment, group)?;
     console.say(format!("run {}", run.path().display()));
+    interrupt::advise(format!("to resume it:\n  {}", resumable(&run).command()));
     let results = experiment
         .fill_cache(group)
         .and_then(|()| {
@@ -102,5 +103,9 @@ fn explain_unfinished(error: anyhow::Error, run: &RunDir) -> anyhow::Error {
         let stands = run.newest_checkpoint().map_or_else(String::new, |path| format!("; {} stands", path.display()));
         return error.context(format!("{}: not finished{stands}", run.path().display()));
     }
-    error.context(Resumable { run: run.path().to_owned(), command: "train" })
+    error.context(resumable(run))
+}
+
+fn resumable(run: &RunDir) -> Resumable {
+    Resumable { run: run.path().to_owned(), command: "train" }
 }

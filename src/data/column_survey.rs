@@ -258,10 +258,12 @@ impl Survey {
             None if !words.is_empty() => found.flags = words,
             None => {
                 let column = by_form.with_context(|| {
+                    let others = self.names(is_free);
+                    let others =
+                        if others.is_empty() { String::new() } else { format!("; there are {}", abridged(&others)) };
                     format!(
                         "no column looks like labels; name one that lists them, or columns of 0 and 1, with --labels \
-                         COLUMN,…: {}",
-                        abridged(&self.names(is_free))
+                         COLUMN,…{others}"
                     )
                 })?;
                 found.list = Some(name(column));

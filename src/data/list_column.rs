@@ -311,7 +311,7 @@ impl Listing {
         match (&self.separator, self.multi_hot) {
             (_, Some(length)) => format!("as multi-hot lists of {length}"),
             (Some(separator), None) => format!("separated by {}", shown(separator)),
-            (None, None) => "as lists, or one in a cell".to_owned(),
+            (None, None) => "in lists, or one in a cell".to_owned(),
         }
     }
 

@@ -257,6 +257,16 @@ fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
         i32::MAX,
         u32::MAX
     );
+    for (key, rate) in [("learning_rate", Some(train.learning_rate)), ("head_learning_rate", train.head_learning_rate)]
+    {
+        /// AdamW moves every number by about the rate in each step.
+        const HIGH: f64 = 0.1;
+        if let Some(rate) = rate.filter(|&rate| rate > HIGH) {
+            console.warn(format!(
+                "train.{key} is {rate}, and training will most likely diverge; usual rates lie between 1e-5 and 1e-2"
+            ));
+        }
+    }
     if let Some(steps) = steps.filter(|&steps| steps < FEWEST_STEPS) {
         console.warn(format!(
             "{steps} optimizer steps are planned in all; fewer than about {FEWEST_STEPS} often leave every score near 0, \

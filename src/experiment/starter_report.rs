@@ -58,7 +58,7 @@ pub fn found(starter: &Starter<'_>, counts: &LabelCounts, lengths: &[usize], is_
         let line = format!("  {name:<8}{what}");
         let gap = FLAG_FROM.saturating_sub(line.chars().count());
         match gap {
-            _ if flag.len() > 80 - FLAG_FROM || gap == 0 => out.push_str(&format!("{line}\n{:10}{flag}\n", "")),
+            _ if flag.len() > 80 - FLAG_FROM || gap < 2 => out.push_str(&format!("{line}\n{:10}{flag}\n", "")),
             gap => out.push_str(&format!("{line}{}{flag}\n", " ".repeat(gap))),
         }
     }
