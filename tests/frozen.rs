@@ -19,7 +19,7 @@ use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::{DropoutKey, Tape};
 use serde_json::Value;
 
-const FAMILIES: [&str; 13] = [
+const FAMILIES: [&str; 17] = [
     "llama_tied",
     "llama_4bit",
     "mistral",
@@ -33,6 +33,10 @@ const FAMILIES: [&str; 13] = [
     "distilbert",
     "modernbert",
     "modernbert_mean",
+    "eurobert",
+    "eurobert_mean",
+    "nomic_bert",
+    "nomic_bert_fused",
 ];
 
 fn fixture(name: &str) -> PathBuf {

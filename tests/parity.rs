@@ -1,4 +1,4 @@
-//! Against transformers 4.57.6, peft 0.21.2 and torch 2.15; the numbers are made by
+//! Against transformers 4.57.6 (5.24.0 for EuroBERT and NomicBERT), peft 0.21.2 and torch 2.15; the numbers are made by
 //! `scripts/make_fixtures.py`.
 
 use std::path::{Path, PathBuf};
@@ -112,7 +112,7 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 
 const BASE: BaseName<'static> = BaseName { name: "base", revision: None };
 
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 33] = [
     "llama_tied",
     "llama_untied",
     "mistral",
@@ -141,6 +141,11 @@ const NAMES: [&str; 28] = [
     "deberta_c2p",
     "modernbert",
     "modernbert_mean",
+    "eurobert",
+    "eurobert_mean",
+    "eurobert_bos",
+    "nomic_bert",
+    "nomic_bert_fused",
 ];
 
 fn expect_forward_backward(fixture: &Fixture, tolerance: f32) {

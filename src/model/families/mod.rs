@@ -7,6 +7,7 @@ mod custom_code;
 mod deberta_v2;
 mod distilbert;
 mod electra;
+mod eurobert;
 mod file;
 mod gemma2;
 mod gemma3;
@@ -15,6 +16,7 @@ mod llama;
 mod mistral;
 mod modernbert;
 mod mpnet;
+mod nomic_bert;
 mod olmo2;
 mod phi3;
 mod qwen;
@@ -25,7 +27,7 @@ mod smollm3;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use self::file::ConfigFile;
 use super::config::BackboneConfig;
@@ -53,10 +55,12 @@ enum Family {
     MpNet,
     DebertaV2,
     ModernBert,
+    EuroBert,
+    NomicBert,
 }
 
 /// In the order in which messages list them.
-const FAMILIES: [Family; 19] = [
+const FAMILIES: [Family; 21] = [
     Family::Llama,
     Family::Mistral,
     Family::Qwen2,
@@ -76,6 +80,8 @@ const FAMILIES: [Family; 19] = [
     Family::MpNet,
     Family::DebertaV2,
     Family::ModernBert,
+    Family::EuroBert,
+    Family::NomicBert,
 ];
 
 impl Family {
@@ -101,6 +107,8 @@ impl Family {
             Self::MpNet => "mpnet",
             Self::DebertaV2 => "deberta-v2",
             Self::ModernBert => "modernbert",
+            Self::EuroBert => "eurobert",
+            Self::NomicBert => "nomic_bert",
         }
     }
 
@@ -126,6 +134,8 @@ impl Family {
             Self::MpNet => "MPNet",
             Self::DebertaV2 => "DebertaV2",
             Self::ModernBert => "ModernBert",
+            Self::EuroBert => "EuroBert",
+            Self::NomicBert => "NomicBert",
         }
     }
 
@@ -166,6 +176,8 @@ impl Family {
             Self::MpNet => mpnet::read(file),
             Self::DebertaV2 => deberta_v2::read(file),
             Self::ModernBert => modernbert::read(file),
+            Self::EuroBert => eurobert::read(file),
+            Self::NomicBert => nomic_bert::read(file),
         }
     }
 }
@@ -179,6 +191,15 @@ impl BackboneConfig {
     pub fn from_file(path: &Path) -> Result<Self> {
         let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
+    }
+
+    /// The keys of a `config.json` as transformers' own class of the family reads them, if they are others.
+    ///
+    /// # Errors
+    /// If a key asks for something that the class does not compute.
+    pub fn in_current_keys(keys: &Map<String, Value>) -> Result<Option<Map<String, Value>>> {
+        let is_nomic = keys.get("model_type").and_then(Value::as_str) == Some(Family::NomicBert.model_type());
+        if is_nomic { nomic_bert::in_current_keys(keys) } else { Ok(None) }
     }
 
     /// The class in transformers that a `config.json` with a classification head stands for.
@@ -222,7 +243,7 @@ impl BackboneConfig {
         for key in ["is_encoder_decoder", "add_cross_attention"] {
             file.refuse_unless(key, &[false.into()])?;
         }
-        file.refuse_unless("pruned_heads", &[Value::Object(serde_json::Map::new())])?;
+        file.refuse_unless("pruned_heads", &[Value::Object(Map::new())])?;
         let config = family.read(&file)?;
         config.check()?;
         Ok(config)
