@@ -339,6 +339,11 @@ mod tests {
             ),
             ("modernbert", r#", "classifier_pooling": "max""#, "classifier_pooling"),
             ("modernbert", r#", "rope_parameters": {"rope_type": "default"}"#, "rope_parameters"),
+            ("eurobert", r#", "classifier_pooling": "cls""#, "classifier_pooling"),
+            ("eurobert", r#", "clf_pooling": "mean""#, "clf_pooling"),
+            ("eurobert", r#", "hidden_dropout": 0.1"#, "hidden_dropout"),
+            ("nomic_bert", r#", "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}"#, "partial"),
+            ("nomic_bert", r#", "is_decoder": true"#, "is_decoder"),
         ] {
             let error = parse_as(model_type, more).expect_err(more).to_string();
             assert!(error.contains(name), "{error}");

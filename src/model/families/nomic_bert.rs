@@ -139,3 +139,65 @@ fn is_former(key: &str) -> bool {
     ];
     whole.contains(&key) || beginnings.iter().any(|beginning| key.starts_with(beginning))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The keys of nomic-ai/nomic-embed-text-v1.5 that its code on the Hub reads, with other sizes.
+    const HUB: &str = r#"{
+        "model_type": "nomic_bert", "activation_function": "swiglu", "attn_pdrop": 0.0, "bos_token_id": null,
+        "causal": false, "dense_seq_output": true, "embd_pdrop": 0.1, "eos_token_id": null, "fused_bias_fc": true,
+        "fused_dropout_add_ln": true, "initializer_range": 0.02, "layer_norm_epsilon": 1e-10,
+        "max_trained_positions": 2048, "mlp_fc1_bias": false, "mlp_fc2_bias": false, "n_embd": 24, "n_head": 3,
+        "n_inner": 60, "n_layer": 2, "n_positions": 8192, "pad_vocab_size_multiple": 64, "parallel_block": false,
+        "parallel_block_tied_norm": false, "prenorm": false, "qkv_proj_bias": false, "reorder_and_upcast_attn": false,
+        "resid_pdrop": 0.1, "rotary_emb_base": 900, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": false,
+        "rotary_emb_scale_base": null, "rotary_scaling_factor": null, "scale_attn_by_inverse_layer_idx": false,
+        "scale_attn_weights": true, "summary_type": "cls_index", "type_vocab_size": 2, "use_cache": true,
+        "use_flash_attn": true, "use_rms_norm": false, "use_xentropy": true, "vocab_size": 90}"#;
+    const CURRENT: &str = r#"{
+        "model_type": "nomic_bert", "hidden_act": "silu", "hidden_size": 24, "num_attention_heads": 3,
+        "intermediate_size": 60, "num_hidden_layers": 2, "max_position_embeddings": 8192, "layer_norm_eps": 1e-10,
+        "hidden_dropout_prob": 0.1, "vocab_size": 90, "rope_parameters": {"rope_type": "default", "rope_theta": 900}}"#;
+
+    fn read_text(text: &str) -> Result<BackboneConfig> {
+        read(&ConfigFile::parse(text)?)
+    }
+
+    #[test]
+    fn the_keys_of_the_code_on_the_hub_mean_what_those_of_transformers_do() {
+        let current = read_text(CURRENT).unwrap();
+        assert_eq!(read_text(HUB).unwrap(), current);
+        assert_eq!((current.hidden_size, current.max_tokens), (24, Some(8192)));
+        let scaled = HUB.replace(r#""rotary_scaling_factor": null"#, r#""rotary_scaling_factor": 2.0"#);
+        let dynamic = CURRENT
+            .replace("8192", "2048")
+            .replace(r#""rope_type": "default""#, r#""rope_type": "dynamic", "factor": 2.0"#);
+        let scaled = read_text(&scaled).unwrap();
+        assert_eq!(scaled, read_text(&dynamic).unwrap());
+        assert_eq!(scaled.max_tokens, Some(2048));
+        // What is written has no key of the old spelling, and is read as it is.
+        let current = in_current_keys(&serde_json::from_str(HUB).unwrap()).unwrap().unwrap();
+        assert!(!current.keys().any(|key| is_former(key)), "{current:?}");
+        assert!(in_current_keys(&current).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_the_code_on_the_hub_computes_and_transformers_does_not_is_refused() {
+        for (usual, other, name) in [
+            (r#""qkv_proj_bias": false"#, r#""qkv_proj_bias": true"#, "qkv_proj_bias"),
+            (r#""mlp_fc1_bias": false, "#, "", "mlp_fc1_bias"),
+            (r#""prenorm": false"#, r#""prenorm": true"#, "prenorm"),
+            (r#""prenorm": false"#, r#""moe_every_n_layers": 2"#, "moe_every_n_layers"),
+            (r#""rotary_emb_fraction": 1.0"#, r#""rotary_emb_fraction": 0.5"#, "rotary_emb_fraction"),
+            (r#""rotary_emb_scale_base": null"#, r#""rotary_emb_scale_base": 512"#, "rotary_emb_scale_base"),
+            ("swiglu", "gelu", "activation_function"),
+            (r#""embd_pdrop": 0.1"#, r#""embd_pdrop": 0.2"#, "embd_pdrop"),
+            (r#""n_layer": 2, "#, "", "n_layer"),
+        ] {
+            let error = format!("{:#}", read_text(&HUB.replace(usual, other)).unwrap_err());
+            assert!(error.contains(name), "{name}: {error}");
+        }
+    }
+}
