@@ -161,5 +161,7 @@ fn every_family_learns_over_4_bits_goes_on_after_a_kill_to_the_same_bytes_and_is
 
         let said = expect(llmcls(place.path(), &["export", "--run", whole.to_str().unwrap(), "--out", "complete"], None));
         assert!(said.contains("largest difference of a probability"), "{said}");
+        let card = fs::read_to_string(place.path().join("complete/README.md")).unwrap();
+        assert_eq!(card.contains("needs transformers 5"), ["eurobert", "nomic_bert"].contains(&name), "{card}");
     }
 }

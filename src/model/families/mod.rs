@@ -145,6 +145,11 @@ impl Family {
         matches!(self, Self::Olmo2 | Self::Granite)
     }
 
+    /// True if transformers 4 has no code of this family.
+    fn is_of_version_5(self) -> bool {
+        matches!(self, Self::EuroBert | Self::NomicBert)
+    }
+
     fn of(file: &ConfigFile) -> Result<Self> {
         let supported = || FAMILIES.map(Self::model_type).join(", ");
         let Some(model_type) = file.text("model_type")? else { bail!("no model_type; supported: {}", supported()) };
@@ -210,6 +215,15 @@ impl BackboneConfig {
         let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         let family = Family::of(&ConfigFile::parse(&text)?)?;
         Ok(format!("{}ForSequenceClassification", family.class_prefix()))
+    }
+
+    /// Whether transformers reads a model of this configuration from version 5 on.
+    ///
+    /// # Errors
+    /// As [`BackboneConfig::classifier_class`].
+    pub fn needs_version_5(path: &Path) -> Result<bool> {
+        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        Ok(Family::of(&ConfigFile::parse(&text)?)?.is_of_version_5())
     }
 
     /// The lines of Python that make this class of transformers' generic one, for families that lack it.
