@@ -145,10 +145,8 @@ fn every_family_learns_over_4_bits_goes_on_after_a_kill_to_the_same_bytes_and_is
         expect(train(place.path(), "whole", None));
         let whole = run_of(&place.path().join("whole"));
         let history = fs::read_to_string(whole.join("seed_1/history.jsonl")).unwrap();
-        let losses: Vec<f64> = history
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64())
-            .collect();
+        let losses: Vec<f64> =
+            history.lines().filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64()).collect();
         assert_eq!(losses.len(), 12, "{name}: {losses:?}");
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
         let (first, last) = (mean(&losses[..2]), mean(&losses[losses.len() - 2..]));
@@ -159,7 +157,8 @@ fn every_family_learns_over_4_bits_goes_on_after_a_kill_to_the_same_bytes_and_is
         expect(llmcls(place.path(), &["train", "--resume", killed.to_str().unwrap()], None));
         assert_same(&killed, &contents(&whole), name);
 
-        let said = expect(llmcls(place.path(), &["export", "--run", whole.to_str().unwrap(), "--out", "complete"], None));
+        let said =
+            expect(llmcls(place.path(), &["export", "--run", whole.to_str().unwrap(), "--out", "complete"], None));
         assert!(said.contains("largest difference of a probability"), "{said}");
         let card = fs::read_to_string(place.path().join("complete/README.md")).unwrap();
         assert_eq!(card.contains("needs transformers 5"), ["eurobert", "nomic_bert"].contains(&name), "{card}");
