@@ -32,26 +32,27 @@ pub struct Stream {
 /// One block: four 32-bit numbers from a 128-bit counter and a 64-bit key.
 #[must_use]
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let lanes = philox_lanes(counter.map(|word| [word]), key);
-    [lanes[0][0], lanes[1][0], lanes[2][0], lanes[3][0]]
+    let lanes = philox_lanes(counter.map(|word| [u64::from(word)]), key);
+    lanes.map(|[word]| word)
 }
 
-/// `W` blocks at once, word by word, in a shape that the compiler turns into vector code.
+/// `W` blocks at once, word by word, in a shape that the compiler turns into vector code: the words are the lower halves
+/// of 64 bits, where the products take them from, and the upper halves are never cleaned up.
 #[inline(always)]
-fn philox_lanes<const W: usize>(mut counter: [[u32; W]; 4], mut key: [u32; 2]) -> [[u32; W]; 4] {
+fn philox_lanes<const W: usize>(mut counter: [[u64; W]; 4], mut key: [u32; 2]) -> [[u32; W]; 4] {
+    let product = |multiplier: u32, word: u64| u64::from(multiplier) * u64::from(word as u32);
     for _ in 0..ROUNDS {
         let [c0, c1, c2, c3] = counter;
         for lane in 0..W {
-            let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c0[lane]);
-            let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c2[lane]);
-            counter[0][lane] = (p1 >> 32) as u32 ^ c1[lane] ^ key[0];
-            counter[1][lane] = p1 as u32;
-            counter[2][lane] = (p0 >> 32) as u32 ^ c3[lane] ^ key[1];
-            counter[3][lane] = p0 as u32;
+            let (p0, p1) = (product(MULTIPLIERS[0], c0[lane]), product(MULTIPLIERS[1], c2[lane]));
+            counter[0][lane] = p1 >> 32 ^ c1[lane] ^ u64::from(key[0]);
+            counter[1][lane] = p1;
+            counter[2][lane] = p0 >> 32 ^ c3[lane] ^ u64::from(key[1]);
+            counter[3][lane] = p0;
         }
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
-    counter
+    counter.map(|words| words.map(|word| word as u32))
 }
 
 impl Stream {
@@ -78,11 +79,11 @@ impl Stream {
     /// Sixteen blocks from `block` on, word by word: element `4 · (block + i) + w` is `[w][i]`.
     #[inline(always)]
     pub(crate) fn sixteen_blocks(&self, block: u64) -> [[u32; 16]; 4] {
-        let mut counter = [[0; 16], [0; 16], [self.step; 16], [self.purpose; 16]];
+        let mut counter = [[0; 16], [0; 16], [self.step.into(); 16], [self.purpose.into(); 16]];
         for lane in 0..16 {
             let index = block + lane as u64;
-            counter[0][lane] = index as u32;
-            counter[1][lane] = (index >> 32) as u32;
+            counter[0][lane] = index;
+            counter[1][lane] = index >> 32;
         }
         philox_lanes(counter, self.key)
     }

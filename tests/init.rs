@@ -103,6 +103,40 @@ fn three_commands_lead_from_a_table_to_predictions() {
 }
 
 #[test]
+fn a_base_for_sentences_is_pooled_as_it_was_trained() {
+    let directory = workplace();
+    let at = |name: &str| directory.path().join(name);
+    let bert = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bert/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(bert).unwrap()).unwrap();
+    let tiny: Value = serde_json::from_slice(&fs::read(at("base/config.json")).unwrap()).unwrap();
+    config["vocab_size"] = tiny["vocab_size"].clone();
+    fs::write(at("base/config.json"), config.to_string()).unwrap();
+    fs::write(at("tickets.csv"), tickets(60)).unwrap();
+    let init = |out: &str| {
+        run(directory.path(), &["init", "tickets.csv", "--model_name", "base", "--out_dir", out]);
+        fs::read_to_string(at(out).join("config.yaml")).unwrap()
+    };
+    assert!(!init("plain").contains("pooling"));
+    fs::create_dir(at("base/1_Pooling")).unwrap();
+    fs::write(
+        at("base/1_Pooling/config.json"),
+        r#"{"word_embedding_dimension": 32, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}"#,
+    )
+    .unwrap();
+    let config = init("sentences");
+    assert!(config.contains("\n  pooling: mean #") && config.contains("\n  head_learning_rate: 0.005 #"), "{config}");
+    let hint = "hint: base was trained for sentences with pooling mean";
+    for (directory_of, is_hinted) in [("plain", true), ("sentences", false)] {
+        let config = format!("{directory_of}/config.yaml");
+        let (_, messages) = run(
+            directory.path(),
+            &["train", "--config", &config, "--set", "model.random_init=true", "--set", "train.max_steps=1"],
+        );
+        assert_eq!(messages.contains(hint), is_hinted, "{messages}");
+    }
+}
+
+#[test]
 fn runs_are_listed_newest_first_with_their_state() {
     let directory = workplace();
     let at = |name: &str| directory.path().join(name);

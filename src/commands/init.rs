@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::prepare::{self, Flat};
 use crate::atomic_file;
 use crate::cli::{InitArgs, LabelsOfARow};
+use crate::config::model::PoolingMode;
 use crate::console::{Console, print};
 use crate::data::labelled::LabelledRows;
 use crate::data::recognise::{Asked, LabelForm, Recognised};
@@ -15,7 +16,7 @@ use crate::data::tokenize::TextEncoder;
 use crate::exit::{Usage, quoted};
 use crate::experiment::choices::{Choices, Facts};
 use crate::experiment::starter_config::Starter;
-use crate::experiment::starter_report;
+use crate::experiment::{sentence_pooling, starter_report};
 use crate::hub::model_files::ModelFiles;
 use crate::kernels::device::Device;
 use crate::model::config::BackboneConfig;
@@ -56,6 +57,7 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
         rows: (splits.count(0, &rows), splits.count(1, &rows)),
         lengths: &lengths,
         base: base.as_ref().map(|base| &base.config),
+        pooling: base.as_ref().and_then(|base| base.pooling),
         device,
         is_multi_label: !is_single_label,
     });
@@ -310,6 +312,7 @@ impl Splits {
 struct Base {
     config: BackboneConfig,
     files: ModelFiles,
+    pooling: Option<PoolingMode>,
 }
 
 impl Base {
@@ -317,7 +320,9 @@ impl Base {
     fn find(name: &str, console: Console) -> Result<Option<Self>> {
         let find = || -> Result<Self> {
             let files = ModelFiles::find(name, None, false, console)?;
-            Ok(Self { config: BackboneConfig::from_file(&files.config)?, files })
+            let config = BackboneConfig::from_file(&files.config)?;
+            let pooling = sentence_pooling::of_base(&files, &config, console)?;
+            Ok(Self { config, files, pooling })
         };
         match find() {
             Ok(base) => Ok(Some(base)),
@@ -340,7 +345,7 @@ fn lengths(texts: &[&str], base: Option<&Base>) -> Result<Vec<usize>> {
     const UNCUT: usize = 1 << 20;
     let sample: Vec<&str> = texts.iter().step_by(texts.len().div_ceil(SAMPLE).max(1)).copied().collect();
     let mut lengths: Vec<usize> = match base {
-        Some(Base { config, files }) => {
+        Some(Base { config, files, .. }) => {
             let encoder = TextEncoder::of_model(&files.tokenizer, &files.config, UNCUT, config.empty_token)
                 .with_context(|| format!("{}: cannot use the tokenizer", files.name))?;
             encoder.encode(sample)?.iter().map(|encoded| encoded.token_ids.len()).collect()

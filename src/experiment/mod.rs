@@ -19,6 +19,7 @@ pub mod prepared;
 pub mod resume;
 pub mod run_report;
 pub mod seed;
+pub mod sentence_pooling;
 pub mod split_rows;
 pub mod starter_config;
 pub mod starter_report;

@@ -10,7 +10,7 @@ use super::choices::FEWEST_STEPS;
 use super::dataset::{self, Dataset};
 use super::init_adapter::InitAdapter;
 use super::materials::Materials;
-use super::{base_head, resume};
+use super::{base_head, resume, sentence_pooling};
 use crate::cluster::Group;
 use crate::config::Config;
 use crate::config::data::LongText;
@@ -73,6 +73,9 @@ impl<'a> Experiment<'a> {
         check_steps(config, train.samples.len(), console)?;
         let problem = Problem::from(config.model.problem_type);
         base.configure(&config.model)?;
+        if config.model.pooling.is_none() {
+            sentence_pooling::suggest(&base.files, &base.config, console)?;
+        }
         // Before the base is loaded: the estimates include it.
         let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);
         refuse_what_does_not_fit("the base's weights alone take", base_bytes, limits, &base.device, console)?;

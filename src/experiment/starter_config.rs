@@ -108,6 +108,11 @@ impl Starter<'_> {
         lines.extend([
             Line("torch_dtype", json!(choices.torch_dtype), "what this machine computes fastest".to_owned()),
             Line("use_4bit", json!(choices.use_4bit), "true: the base in a quarter of the memory".to_owned()),
+        ]);
+        lines.extend(choices.pooling.map(|pooling| {
+            Line("pooling", json!(pooling), "as the base was trained; `export` needs null, its family's".to_owned())
+        }));
+        lines.extend([
             Line(
                 "lora_r",
                 json!(choices.lora_r),
@@ -142,9 +147,11 @@ impl Starter<'_> {
                 "epochs without a better score before it stops".to_owned(),
             ),
             plain("learning_rate", json!(choices.learning_rate)),
-            plain("warmup_ratio", json!(0.06)),
-            plain("metric_for_best_model", json!("f1_micro")),
         ]);
+        lines.extend(
+            choices.head_learning_rate.map(|rate| Line("head_learning_rate", json!(rate), "the head is new".to_owned())),
+        );
+        lines.extend([plain("warmup_ratio", json!(0.06)), plain("metric_for_best_model", json!("f1_micro"))]);
         if choices.tunes_threshold {
             lines.push(Line("tune_thresholds", json!("global"), "one threshold, chosen on validation".to_owned()));
         }

@@ -39,6 +39,8 @@ const INDEX: &str = "model.safetensors.index.json";
 pub const TOKENIZER_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// How sentence-transformers pools the base's hidden states.
+const SENTENCE_POOLING: &str = "1_Pooling/config.json";
 const VOCABULARIES: [&str; 3] = ["vocab.txt", "vocab.json", "merges.txt"];
 
 impl ModelFiles {
@@ -86,17 +88,36 @@ impl ModelFiles {
     /// # Errors
     /// If the Hub cannot be asked.
     pub fn chat_template(&self, token: Option<&str>, console: Console) -> Result<Option<PathBuf>> {
-        let beside = self.config.with_file_name(CHAT_TEMPLATE);
-        if embedded::is_file(&beside) {
-            return Ok(Some(beside));
-        }
-        if self.commit.is_none() {
-            return Ok(None);
+        self.optional(CHAT_TEMPLATE, token, console)
+    }
+
+    /// sentence-transformers' `1_Pooling/config.json`, if the model has one.
+    ///
+    /// # Errors
+    /// If the Hub cannot be asked.
+    pub fn sentence_pooling(&self, token: Option<&str>, console: Console) -> Result<Option<PathBuf>> {
+        self.optional(SENTENCE_POOLING, token, console)
+    }
+
+    /// The same without asking the Hub: a file that is here.
+    #[must_use]
+    pub fn local_sentence_pooling(&self) -> Option<PathBuf> {
+        self.beside(SENTENCE_POOLING)
+    }
+
+    fn beside(&self, file: &str) -> Option<PathBuf> {
+        Some(self.config.with_file_name(file)).filter(|path| embedded::is_file(path))
+    }
+
+    fn optional(&self, file: &str, token: Option<&str>, console: Console) -> Result<Option<PathBuf>> {
+        let beside = self.beside(file);
+        if beside.is_some() || self.commit.is_none() {
+            return Ok(beside);
         }
         let name = self.revision.as_ref().map_or_else(|| self.name.clone(), |at| format!("{}@{at}", self.name));
         match Source::of(&name, token, console)? {
             Source::Directory(_) => Ok(None),
-            Source::Hub(repo) => repo.file(CHAT_TEMPLATE).with_context(|| nowhere(&name)),
+            Source::Hub(repo) => repo.file(file).with_context(|| nowhere(&name)),
         }
     }
 

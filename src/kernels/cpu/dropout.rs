@@ -117,24 +117,28 @@ for_each_cpu! {
 #[inline(always)]
 unsafe fn draw_lanes<L: Lanes>(bits: &mut [u8], stream: &Stream, threshold: u32, first: u64, width: usize) {
     let skip = first % 4;
-    let draw = |block: u64| {
-        let words = stream.sixteen_blocks(block);
-        words.iter().enumerate().fold(0, |all, (word, numbers)| {
-            // SAFETY: the caller chose lanes that the CPU has.
-            all | every_fourth(unsafe { L::at_least(numbers, threshold) }) << word
-        })
-    };
-    let mut next = draw(first / 4);
+    let mut next = unsafe { bits_of_64::<L>(stream, threshold, first / 4) };
     for (piece, bytes) in bits.chunks_mut(8).enumerate() {
         let mut kept = next >> skip;
         if skip > 0 || 64 * (piece + 1) < width {
-            next = draw(first / 4 + 16 * (piece as u64 + 1));
+            next = unsafe { bits_of_64::<L>(stream, threshold, first / 4 + 16 * (piece as u64 + 1)) };
         }
         if skip > 0 {
             kept |= next << (64 - skip);
         }
         bytes.copy_from_slice(&kept.to_le_bytes()[..bytes.len()]);
     }
+}
+
+/// A function and no closure: called twice, a closure is compiled on its own, and without the CPU's instructions.
+#[inline(always)]
+unsafe fn bits_of_64<L: Lanes>(stream: &Stream, threshold: u32, block: u64) -> u64 {
+    let words = stream.sixteen_blocks(block);
+    let mut all = 0;
+    for (word, numbers) in words.iter().enumerate() {
+        all |= every_fourth(unsafe { L::at_least(numbers, threshold) }) << word;
+    }
+    all
 }
 
 /// Moves bit i to bit 4 i.

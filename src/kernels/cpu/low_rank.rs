@@ -296,69 +296,106 @@ impl Opening<'_> {
         assert!(self.products.iter().all(fits));
         assert!(self.bits.is_none_or(|bits| bits.covers(row + rows, width)));
         let (to, stride) = block.raw();
-        for index in 0..rows {
-            let row = row + index;
-            let product = self.products.iter().find(|product| product.rows.contains(&row));
-            let product = product.map(|product| {
-                let rank = product.matrix.len() / width;
-                (&product.factors[(row - product.rows.start) * rank..][..rank], product.matrix)
-            });
-            // SAFETY: a row of the block; all else was checked.
-            unsafe { opening_row(self, product, row, column, columns, to.add(index * stride)) }
+        let mut from = row;
+        while from < row + rows {
+            let product = self.products.iter().find(|product| product.rows.contains(&from));
+            let starts = self.products.iter().map(|product| product.rows.start).filter(|&start| start > from);
+            let end = product.map(|product| product.rows.end).or_else(|| starts.min()).unwrap_or(row + rows);
+            let end = end.min(row + rows);
+            let rows = OpeningRows { opening: self, product, rows: from..end, column, columns, stride };
+            // SAFETY: rows of the block; all else was checked.
+            unsafe { opening_rows(&rows, to.add((from - row) * stride)) }
+            from = end;
         }
     }
 }
 
+/// Rows of a block that have the same product, or none.
+struct OpeningRows<'a> {
+    opening: &'a Opening<'a>,
+    product: Option<&'a Product<'a>>,
+    rows: Range<usize>,
+    column: usize,
+    columns: usize,
+    /// From a row of the block to the next.
+    stride: usize,
+}
+
 for_each_cpu! {
-    fn opening_row(
-        opening: &Opening<'_>,
-        product: Option<(&[f32], &[f32])>,
-        row: usize,
-        column: usize,
-        columns: usize,
-        to: *mut f32,
-    )
-        = open_row<;>;
+    fn opening_rows(job: &OpeningRows<'_>, to: *mut f32) = open_rows<4, 4; 2, 2>;
+}
+
+/// R rows and V times sixteen columns at a time, so that a loaded row of the matrix serves several sums.
+#[inline(always)]
+unsafe fn open_rows<L: Lanes, const R: usize, const V: usize>(job: &OpeningRows<'_>, to: *mut f32) {
+    let mut at = 0;
+    while at < job.columns {
+        let is_wide = at + V * WIDTH <= job.columns;
+        let mut row = job.rows.start;
+        while row < job.rows.end {
+            let is_whole = row + R <= job.rows.end;
+            let count = (job.columns - at).min(WIDTH);
+            unsafe {
+                let to = to.add((row - job.rows.start) * job.stride + at);
+                match (is_whole, is_wide) {
+                    (true, true) => open_some::<L, R, V>(job, row, at, WIDTH, to),
+                    (true, false) => open_some::<L, R, 1>(job, row, at, count, to),
+                    (false, true) => open_some::<L, 1, V>(job, row, at, WIDTH, to),
+                    (false, false) => open_some::<L, 1, 1>(job, row, at, count, to),
+                }
+            }
+            row += if is_whole { R } else { 1 };
+        }
+        at += if is_wide { V * WIDTH } else { WIDTH };
+    }
 }
 
 #[inline(always)]
-unsafe fn open_row<L: Lanes>(
-    opening: &Opening<'_>,
-    product: Option<(&[f32], &[f32])>,
+unsafe fn open_some<L: Lanes, const R: usize, const V: usize>(
+    job: &OpeningRows<'_>,
     row: usize,
-    column: usize,
-    columns: usize,
+    at: usize,
+    count: usize,
     to: *mut f32,
 ) {
-    let width = opening.width;
-    let (c, matrix) = product.unwrap_or((&[], &[]));
-    let mut at = 0;
-    while at < columns {
-        let count = (columns - at).min(WIDTH);
-        let load =
-            |from: *const f32| unsafe { if count == WIDTH { L::load(from) } else { L::load_first(from, count) } };
-        unsafe {
-            let column = column + at;
-            let mut product = L::splat(0.0);
-            for (r, &factor) in c.iter().enumerate() {
-                let factor = L::splat(factor);
-                product = product.multiply_add(factor, load(matrix.as_ptr().add(r * width + column)));
+    let (opening, width, column) = (job.opening, job.opening.width, job.column + at);
+    let load = |from: *const f32| unsafe { if count == WIDTH { L::load(from) } else { L::load_first(from, count) } };
+    let mut values = [[unsafe { L::splat(0.0) }; V]; R];
+    if let Some(product) = job.product {
+        let rank = product.matrix.len() / width;
+        let factors = unsafe { product.factors.as_ptr().add((row - product.rows.start) * rank) };
+        for r in 0..rank {
+            let matrix: [L; V] =
+                std::array::from_fn(|v| load(unsafe { product.matrix.as_ptr().add(r * width + column + v * WIDTH) }));
+            for member in 0..R {
+                let factor = unsafe { L::splat(*factors.add(member * rank + r)) };
+                for v in 0..V {
+                    values[member][v] = unsafe { values[member][v].multiply_add(factor, matrix[v]) };
+                }
             }
-            if let Some(bits) = opening.bits {
-                product = product.keep(bits.of(row, column));
-            }
-            if let Some(bias) = opening.bias {
-                product = product.add(load(bias.as_ptr().add(column)));
-            }
-            if let Some(residual) = opening.residual {
-                product = product.add(load(residual.as_ptr().add(row * width + column)));
-            }
-            if opening.accumulate {
-                product = product.add(load(to.add(at)));
-            }
-            if count == WIDTH { product.store(to.add(at)) } else { product.store_first(to.add(at), count) }
         }
-        at += WIDTH;
+    }
+    for member in 0..R {
+        for v in 0..V {
+            let (row, column) = (row + member, column + v * WIDTH);
+            unsafe {
+                let to = to.add(member * job.stride + v * WIDTH);
+                let mut value = values[member][v];
+                if let Some(bits) = opening.bits {
+                    value = value.keep(bits.of(row, column));
+                }
+                if let Some(bias) = opening.bias {
+                    value = value.add(load(bias.as_ptr().add(column)));
+                }
+                if let Some(residual) = opening.residual {
+                    value = value.add(load(residual.as_ptr().add(row * width + column)));
+                }
+                if opening.accumulate {
+                    value = value.add(load(to));
+                }
+                if count == WIDTH { value.store(to) } else { value.store_first(to, count) }
+            }
+        }
     }
 }
 
