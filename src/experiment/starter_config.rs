@@ -149,7 +149,9 @@ impl Starter<'_> {
             plain("learning_rate", json!(choices.learning_rate)),
         ]);
         lines.extend(
-            choices.head_learning_rate.map(|rate| Line("head_learning_rate", json!(rate), "the head is new".to_owned())),
+            choices
+                .head_learning_rate
+                .map(|rate| Line("head_learning_rate", json!(rate), "the head is new".to_owned())),
         );
         lines.extend([plain("warmup_ratio", json!(0.06)), plain("metric_for_best_model", json!("f1_micro"))]);
         if choices.tunes_threshold {
