@@ -16,7 +16,9 @@ import transformers
 from make_token_fixtures import OUT, ROOT, TEXTS, write
 from transformers import AutoTokenizer
 
-MODELS = {"llama": "llama_untied", "xlm-roberta": "xlm_roberta"}
+MODELS = {
+    "llama": "llama_untied", "xlm-roberta": "xlm_roberta", "gemma3_text": "gemma3", "deberta-v2": "deberta_v3",
+}
 
 
 def main():

@@ -4,6 +4,7 @@
     pip install torch==2.15.0 transformers==4.57.6 peft==0.21.2 safetensors
     python scripts/make_fixtures.py [NAME...]
 
+EuroBERT and NomicBERT are made once more with transformers==5.24.0, by their names: version 4 has no code for them.
 For each of some small random models, decoders and encoders (grouped heads, several kinds of RoPE, tied and untied,
 alpha not equal to r, odd lengths, padded here with the end token) it writes tests/fixtures/<name>/:
   config.json, model.safetensors     the base, as transformers saves it
@@ -17,11 +18,12 @@ import importlib
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 import transformers
 from transformers import PreTrainedTokenizerFast
 
@@ -306,6 +308,62 @@ MODELS |= {
         "labels": 3, "problem": "multi_label_classification", "lengths": [38, 5],
     },
 }
+EUROBERT = dict(
+    **SMALL, vocab_size=77, hidden_size=36, intermediate_size=52, num_attention_heads=6, num_key_value_heads=2,
+)
+NOMIC = dict(
+    vocab_size=81, hidden_size=32, intermediate_size=44, num_hidden_layers=3, num_attention_heads=4,
+    max_position_embeddings=64, initializer_range=0.2,
+)
+MODELS |= {
+    "eurobert": {  # the mean of each token's logits; heads of another width
+        "class": "EuroBert", "since": 5,
+        "config": dict(**EUROBERT, head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 900.0}),
+        "drop": ["dense."],
+        "lora": dict(r=3, lora_alpha=5, target_modules=ALL, modules_to_save=["dense"]),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [37, 1, 18],
+    },
+    "eurobert_mean": {  # every bias that there can be; a scaled rotary embedding
+        "class": "EuroBert", "since": 5,
+        "config": dict(
+            **EUROBERT, classifier_pooling="mean", attention_bias=True, mlp_bias=True,
+            rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 200.0},
+        ),
+        "drop": ["dense."],
+        "lora": dict(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj", "down_proj"], modules_to_save=["dense"]),
+        "labels": 3, "problem": "single_label_classification", "lengths": [25, 6],
+    },
+    "eurobert_bos": {
+        "class": "EuroBert", "since": 5,
+        "config": dict(
+            **(EUROBERT | dict(num_key_value_heads=6)), classifier_pooling="bos",
+            rope_parameters={"rope_type": "default", "rope_theta": 300.0},
+        ),
+        "drop": ["dense."], "strip": "model.",
+        "lora": dict(r=3, lora_alpha=7, target_modules="all-linear", modules_to_save=["dense"]),
+        "labels": 5, "problem": "multi_label_classification", "lengths": [14, 33],
+    },
+    "nomic_bert": {  # names of transformers 5; the pooler is trained in full
+        "class": "NomicBert", "since": 5,
+        "config": dict(**NOMIC, rope_parameters={"rope_type": "default", "rope_theta": 400.0}),
+        "drop": ["nomic_bert.pooler."], "strip": "nomic_bert.",
+        "lora": dict(
+            r=3, lora_alpha=5, target_modules=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
+            modules_to_save=["pooler"],
+        ),
+        "labels": 4, "problem": "multi_label_classification", "lengths": [31, 2, 17],
+    },
+    "nomic_bert_fused": {  # names of the Hub's files, which transformers 5 writes, too: q, k and v as one
+        "class": "NomicBert", "since": 5,
+        "config": dict(
+            **NOMIC, head_dim=6, type_vocab_size=1, hidden_act="gelu_new",
+            rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0},
+        ),
+        "as_saved": True,
+        "lora": dict(r=2, lora_alpha=3, target_modules="all-linear"),
+        "labels": 3, "problem": "single_label_classification", "lengths": [22, 9],
+    },
+}
 STEPS, LEARNING_RATE, WEIGHT_DECAY, CLIP = 5, 0.01, 0.1, 1.0
 
 
@@ -323,6 +381,13 @@ def classifier_class(family: str) -> type:
 
     module = importlib.import_module(f"transformers.models.{family.lower()}.modeling_{family.lower()}")
     return type(name, (GenericForSequenceClassification, getattr(module, f"{family}PreTrainedModel")), {})
+
+
+def saved_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors by the names that `save_pretrained` gives them."""
+    with tempfile.TemporaryDirectory() as directory:
+        model.save_pretrained(directory)
+        return load_file(Path(directory) / "model.safetensors")
 
 
 def make(name: str, spec: dict) -> None:
@@ -352,10 +417,11 @@ def make(name: str, spec: dict) -> None:
     out.mkdir(parents=True)
     head = ("score", "classifier", "pre_classifier", "head.", "pooler.", *spec.get("drop", []))
     prefix = spec.get("strip", "")
+    state = saved_state(base) if spec.get("as_saved") else base.state_dict()
     save_file(
         {
             key.removeprefix(prefix): value.contiguous()
-            for key, value in base.state_dict().items()
+            for key, value in state.items()
             if not key.startswith(head)
         },
         out / "model.safetensors", {"format": "pt"},
@@ -442,7 +508,8 @@ def tokens() -> None:
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[1:] or MODELS:
+    version = int(transformers.__version__.split(".")[0])
+    for name in sys.argv[1:] or [name for name, spec in MODELS.items() if spec.get("since", version) <= version]:
         make(name, MODELS[name])
     if len(sys.argv) == 1:
         tokens()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes `tests/fixtures/whole/<family>.safetensors`: every gradient of an encoder that is trained in full.
 
-Needs torch, transformers 4.57.6 and safetensors. The models are those of `scripts/make_fixtures.py`; a batch is theirs
+Needs torch, transformers 4.57.6 and safetensors; NomicBERT is made with transformers 5.24.0. The models are those of `scripts/make_fixtures.py`; a batch is theirs
 and one text with a padding token in it, whose embedding torch does not train. A file holds the head at the start, logits,
 loss, each gradient and their norm, and the losses of five steps of AdamW with decay, clipping and a linear schedule.
 """
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -82,5 +83,6 @@ def _names(directory: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    for name in ("bert", "roberta", "xlm_roberta", "distilbert", "modernbert"):
+    of_version = {"4": ("bert", "roberta", "xlm_roberta", "distilbert", "modernbert"), "5": ("nomic_bert",)}
+    for name in of_version[transformers.__version__[0]]:
         make(name)

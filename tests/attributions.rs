@@ -16,7 +16,7 @@ use llmcls::ops::tape::Tape;
 use llmcls::run::adapter;
 use serde_json::Value;
 
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 33] = [
     "albert",
     "albert_inner",
     "bert",
@@ -26,6 +26,9 @@ const NAMES: [&str; 28] = [
     "deberta_v3",
     "distilbert",
     "electra",
+    "eurobert",
+    "eurobert_bos",
+    "eurobert_mean",
     "gemma2",
     "gemma3",
     "gemma3_both_sides",
@@ -36,6 +39,8 @@ const NAMES: [&str; 28] = [
     "modernbert",
     "modernbert_mean",
     "mpnet",
+    "nomic_bert",
+    "nomic_bert_fused",
     "olmo2",
     "phi3",
     "phi3_long",

@@ -1,4 +1,4 @@
-//! Against transformers 4.57.6, peft 0.21.2 and torch 2.15; the numbers are made by
+//! Against transformers 4.57.6 (5.24.0 for EuroBERT and NomicBERT), peft 0.21.2 and torch 2.15; the numbers are made by
 //! `scripts/make_fixtures.py`.
 
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use llmcls::model::classifier::{Classifier, ClassifierOptions, Problem};
 use llmcls::model::config::BackboneConfig;
 use llmcls::model::lora::LoraOptions;
 use llmcls::model::quantization::Quantization;
+use llmcls::model::shared_base::SharedBase;
 use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use llmcls::ops::loss::BceWeights;
 use llmcls::ops::tape::{DropoutKey, Tape};
@@ -46,30 +47,40 @@ fn open_with_dropout(name: &str, recompute: bool, dropout: f64) -> Fixture {
     open_at(&Device::cpu(), name, recompute, dropout)
 }
 
+/// The configuration and the weights of a fixture's base.
+fn base_of(name: &str) -> (BackboneConfig, Weights) {
+    let directory = root().join(name);
+    let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
+    (config, Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap()))
+}
+
 fn open_at(device: &Device, name: &str, recompute: bool, dropout: f64) -> Fixture {
     let directory = root().join(name);
     let batch: BatchFile =
         serde_json::from_str(&std::fs::read_to_string(directory.join("batch.json")).unwrap()).unwrap();
-    let config = BackboneConfig::from_file(&directory.join("config.json")).unwrap();
-    let weights = Weights::Checkpoint(Checkpoint::open(&[directory.join("model.safetensors")]).unwrap());
+    let (config, weights) = base_of(name);
     let (mut lora, _) = adapter::read_config(&directory.join("adapter")).unwrap();
     lora.dropout = dropout;
-    let options = ClassifierOptions {
+    let options = options_of(name, &batch, recompute, lora.clone(), device);
+    let classifier = Classifier::new(&config, &weights, &options).unwrap();
+    adapter::load(&directory.join("adapter"), &classifier).unwrap();
+    let expected = Checkpoint::open(&[directory.join("expected.safetensors")]).unwrap();
+    Fixture { classifier, lora, tokens: batch.token_ids, labels: batch.labels, expected }
+}
+
+fn options_of(name: &str, batch: &BatchFile, recompute: bool, lora: LoraOptions, device: &Device) -> ClassifierOptions {
+    ClassifierOptions {
         labels: batch.labels[0].len(),
         base_rows: None,
         problem: if batch.problem_type.starts_with("single") { Problem::SingleLabel } else { Problem::MultiLabel },
         // What the checkpoint holds in 4 bits stays so, and what it holds in full too.
         storage: BaseStorage { precision: Precision::Float32, is_4bit: name == "llama_4bit" },
-        lora: lora.clone(),
+        lora,
         weights: BceWeights::default(),
         recompute,
         quantization: Quantization::Off,
         device: device.clone(),
-    };
-    let classifier = Classifier::new(&config, &weights, &options).unwrap();
-    adapter::load(&directory.join("adapter"), &classifier).unwrap();
-    let expected = Checkpoint::open(&[directory.join("expected.safetensors")]).unwrap();
-    Fixture { classifier, lora, tokens: batch.token_ids, labels: batch.labels, expected }
+    }
 }
 
 impl Fixture {
@@ -112,7 +123,7 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 
 const BASE: BaseName<'static> = BaseName { name: "base", revision: None };
 
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 33] = [
     "llama_tied",
     "llama_untied",
     "mistral",
@@ -141,6 +152,11 @@ const NAMES: [&str; 28] = [
     "deberta_c2p",
     "modernbert",
     "modernbert_mean",
+    "eurobert",
+    "eurobert_mean",
+    "eurobert_bos",
+    "nomic_bert",
+    "nomic_bert_fused",
 ];
 
 fn expect_forward_backward(fixture: &Fixture, tolerance: f32) {
@@ -329,6 +345,45 @@ fn logits_do_not_depend_on_batch_order_or_neighbours() {
         let alone = fixture.classifier.logits(&Tape::off(), &batch).unwrap();
         let alone: Vec<f32> = alone.tensor().flatten_all().unwrap().to_vec1().unwrap();
         assert_close("alone", &alone, &together[index * labels..(index + 1) * labels], 1e-6);
+    }
+}
+
+/// As the server has them: rows of two classifiers on one base in one batch.
+#[test]
+fn classifiers_that_share_a_base_give_in_a_mixed_batch_the_bits_that_each_gives_alone() {
+    for name in NAMES {
+        let fixture = open(name, false);
+        let (config, weights) = base_of(name);
+        let text = std::fs::read_to_string(root().join(name).join("batch.json")).unwrap();
+        let batch: BatchFile = serde_json::from_str(&text).unwrap();
+        let options = options_of(name, &batch, false, fixture.lora.clone(), &Device::cpu());
+        let base = SharedBase::new(&config, &weights, options.storage, &Device::cpu()).unwrap();
+        let [first, second] = [1.0, -0.5].map(|factor| {
+            let classifier = base.classifier(&config, &weights, &options).unwrap();
+            let values: Vec<Vec<f32>> = fixture
+                .classifier
+                .params()
+                .iter()
+                .map(|param| (param.value() * factor).unwrap().flatten_all().unwrap().to_vec1().unwrap())
+                .collect();
+            classifier.set(&values).unwrap();
+            (classifier, values)
+        });
+        let rows: Vec<&[u32]> = fixture.tokens.iter().chain(fixture.tokens.iter().rev()).map(Vec::as_slice).collect();
+        let batch_of = |rows: &[&[u32]]| Batch::new(rows.iter().map(|&tokens| (tokens, &[][..]))).unwrap();
+        let bits = |logits: &candle_core::Tensor| -> Vec<u32> {
+            logits.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+        };
+        let (head, tail) = rows.split_at(fixture.tokens.len());
+        let parts = [(&first.0, head.len()), (&second.0, tail.len())];
+        let mixed = Classifier::logits_of_several(&parts, &batch_of(&rows)).unwrap();
+        for ((rows, values), mixed) in [(head, first.1), (tail, second.1)].into_iter().zip(mixed) {
+            fixture.classifier.set(&values).unwrap();
+            for (row, expected) in rows.iter().zip(bits(mixed.tensor()).chunks(options.labels)) {
+                let alone = fixture.classifier.logits(&Tape::off(), &batch_of(&[row])).unwrap();
+                assert_eq!(bits(alone.tensor()), expected, "{name}");
+            }
+        }
     }
 }
 

@@ -57,7 +57,7 @@ fn errors(output: &Output) -> String {
 }
 
 /// Every file of a run but the environment; records without what is measured or is a path.
-fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(map) => {
@@ -118,7 +118,7 @@ fn contents(run: &Path) -> BTreeMap<String, Vec<u8>> {
     out
 }
 
-fn assert_same(run: &Path, expected: &BTreeMap<String, Vec<u8>>, case: &str) {
+pub(super) fn assert_same(run: &Path, expected: &BTreeMap<String, Vec<u8>>, case: &str) {
     let found = contents(run);
     let names = |contents: &BTreeMap<String, Vec<u8>>| contents.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&found), names(expected), "{case}");

@@ -16,7 +16,7 @@ use llmcls::run::whole_model;
 use llmcls::training::optimizer::{AdamW, MomentStorage, clip_factor, gradient_norm};
 use serde::Deserialize;
 
-const NAMES: [&str; 5] = ["bert", "roberta", "xlm_roberta", "distilbert", "modernbert"];
+const NAMES: [&str; 6] = ["bert", "roberta", "xlm_roberta", "distilbert", "modernbert", "nomic_bert"];
 
 #[derive(Deserialize)]
 struct BatchFile {

@@ -87,6 +87,7 @@ impl Export<'_> {
             was_4bit: base.storage.is_4bit,
             bends_scores: matches!(&base.config.layers, LayersConfig::PreNorm(layers) if layers.soft_cap.is_some()),
             making_of_class: BackboneConfig::making_of_class(&base.files.config)?,
+            needs_version_5: BackboneConfig::needs_version_5(&base.files.config)?,
             padding: None,
             difference: 0.0,
         };
@@ -105,6 +106,9 @@ impl Export<'_> {
                 "in transformers 4, load it with attn_implementation=\"eager\": its usual attention leaves out this model's \
                  soft cap",
             );
+        }
+        if facts.needs_version_5 {
+            console.say("Python needs transformers 5 to read it: version 4 has no code for this family");
         }
         if facts.making_of_class.is_some() {
             console.say(

@@ -18,7 +18,7 @@ const USER_DEFINED: usize = 4;
 pub(super) fn of(file: &Header, architecture: Architecture) -> Result<Vec<(&'static str, Value)>> {
     let mut words = file.texts(&format!("{PREFIX}.tokens"))?;
     if architecture == Architecture::Gemma3 {
-        words.iter_mut().for_each(as_transformers_has_it);
+        as_transformers_has_them(&mut words);
     }
     let kind = file.text(&format!("{PREFIX}.model"))?.unwrap_or("none");
     let tokenizer = match kind {
@@ -36,12 +36,16 @@ pub(super) fn of(file: &Header, architecture: Architecture) -> Result<Vec<(&'sta
     Ok(vec![("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])
 }
 
-/// Gemma's words for a tab and for spaces, which llama.cpp's converter wrote out.
-fn as_transformers_has_it(word: &mut String) {
-    if word == "<0x09>" {
-        *word = "\t".to_owned();
-    } else if !word.is_empty() && word.chars().all(|c| c == ' ') {
-        *word = word.replace(' ', "\u{2581}");
+/// Gemma's words for a tab and for spaces, which llama.cpp's converter wrote out. Gemma 3 has a tab beside the byte: then
+/// transformers finds the tab, and the byte stays what it is.
+fn as_transformers_has_them(words: &mut [String]) {
+    let has_tab = words.iter().any(|word| word == "\t");
+    for word in words {
+        if word == "<0x09>" && !has_tab {
+            *word = "\t".to_owned();
+        } else if !word.is_empty() && word.chars().all(|c| c == ' ') {
+            *word = word.replace(' ', "\u{2581}");
+        }
     }
 }
 
@@ -210,6 +214,18 @@ fn merges<'a>(words: &'a [String], scores: &[f32]) -> Vec<[&'a str; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As in Google's files of Gemma 2 and of Gemma 3.
+    #[test]
+    fn a_byte_becomes_the_tab_where_there_is_no_other() {
+        let read = |words: &[&str]| {
+            let mut words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            as_transformers_has_them(&mut words);
+            vocabulary(&words).map(|_| words)
+        };
+        assert_eq!(read(&["<0x09>", "  ", "a"]).unwrap(), ["\t", "\u{2581}\u{2581}", "a"]);
+        assert_eq!(read(&["<0x09>", " ", "\t"]).unwrap(), ["<0x09>", "\u{2581}", "\t"]);
+    }
 
     #[test]
     fn merges_come_by_score_then_by_length() {

@@ -98,7 +98,7 @@ impl Batch {
         let rows: Vec<u32> = match pooling {
             Pooling::First => offsets[..self.len()].iter().map(|&row| row as u32).collect(),
             Pooling::Last { padding } => offsets.windows(2).map(|ends| self.last(ends[0]..ends[1], padding)).collect(),
-            Pooling::Mean => return None,
+            Pooling::Mean | Pooling::Late => return None,
         };
         Some(Rc::new(Pooled {
             positions: Rc::new(rows.iter().map(|&row| self.positions[row as usize]).collect::<Vec<_>>().into()),

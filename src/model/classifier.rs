@@ -237,6 +237,12 @@ impl Classifier {
         self.frozen_layers() == self.layer_count
     }
 
+    /// Whether [`Classifier::frozen_output`] has a row for each token, not for each sequence.
+    #[must_use]
+    pub fn keeps_tokens(&self) -> bool {
+        !self.is_probe() || self.pooling == Pooling::Late
+    }
+
     /// Whether the frozen layers drop elements in training, so that their outputs differ each time.
     #[must_use]
     pub fn drops_in_frozen(&self) -> bool {
@@ -381,11 +387,17 @@ impl Classifier {
                 self.after_frozen(tape, x, batch, batch.pooled(self.pooling).as_ref())?
             }
         };
-        self.pool_windows(tape, self.head.forward(tape, x)?, batch.windows.as_deref())
+        self.logits_of_head(tape, x, batch)
+    }
+
+    /// Logits, `(B, L)`, from the head's input.
+    fn logits_of_head(&self, tape: &Tape, x: Value, batch: &Batch) -> Result<Value> {
+        let logits = self.head.forward(tape, x, &batch.sequences.offsets)?;
+        self.pool_windows(tape, logits, batch.windows.as_deref())
     }
 
     /// The frozen layers' output for a batch, on the CPU: each token's hidden state, `(N, D)`; or the input of the head,
-    /// `(B, D)`, if only the head is trained. On the CPU a sequence's rows are the same bytes in any batch.
+    /// mostly `(B, D)`, if only the head is trained. On the CPU a sequence's rows are the same bytes in any batch.
     ///
     /// # Errors
     /// If a token id is outside the vocabulary.
@@ -399,11 +411,12 @@ impl Classifier {
         Ok(x.tensor().clone())
     }
 
-    /// The head's input, `(B, D)`, from the frozen layers' output.
+    /// The head's input, `(B, D)`, or with [`Pooling::Late`] `(N, D)`, from the frozen layers' output.
     fn after_frozen(&self, tape: &Tape, x: Value, batch: &Batch, pooled: Option<&Rc<Pooled>>) -> Result<Value> {
         let x = to_host(tape, self.layers.trained(tape, x, batch, pooled)?)?;
         match pooled {
             Some(_) => Ok(x),
+            None if self.pooling == Pooling::Late => Ok(x),
             None => Ok(mean_rows(tape, &x, &batch.sequences.offsets)?),
         }
     }
@@ -428,7 +441,7 @@ impl Classifier {
                 routing.with(vec![group], || self.pooled(tape, embedded, batch))?
             }
         };
-        self.pool_windows(tape, self.head.forward(tape, x)?, batch.windows.as_deref())
+        self.logits_of_head(tape, x, batch)
     }
 
     /// Logits of classifiers that share their layers, `(rows, L)` each, a row for each sequence: the batch has rows of the first, then of the
@@ -462,9 +475,15 @@ impl Classifier {
         parts
             .iter()
             .map(|(classifier, rows)| {
-                let own = Value::constant(x.tensor().narrow(0, first, *rows)?);
+                let starts = &offsets[first..=first + rows];
+                let (from, count) = match classifier.pooling {
+                    Pooling::Late => (starts[0], starts[*rows] - starts[0]),
+                    _ => (first, *rows),
+                };
+                let own = Value::constant(x.tensor().narrow(0, from, count)?);
                 first += rows;
-                Ok(classifier.head.forward(&tape, own)?)
+                let starts: Vec<usize> = starts.iter().map(|start| start - starts[0]).collect();
+                Ok(classifier.head.forward(&tape, own, &starts)?)
             })
             .collect()
     }
@@ -479,7 +498,7 @@ impl Classifier {
         Ok(logits)
     }
 
-    /// The head's input of each sequence, `(B, D)`.
+    /// The head's input of each sequence, `(B, D)`, or with [`Pooling::Late`] of each token, `(N, D)`.
     fn pooled(&self, tape: &Tape, embedded: &Value, batch: &Batch) -> Result<Value> {
         let pooled = batch.pooled(self.pooling);
         let x = self.layers.frozen(tape, embedded, batch, pooled.as_ref())?;

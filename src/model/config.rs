@@ -185,6 +185,10 @@ pub struct PostNormConfig {
     pub scale: f32,
     /// What comes before the first layer.
     pub embeddings: EmbeddingsConfig,
+    /// True if linear layers have biases.
+    pub has_bias: bool,
+    /// Rotates q and k, in place of embeddings of positions (NomicBERT).
+    pub rope: Option<Rope>,
     /// What attention's scores have by distance.
     pub relative: Option<RelativeConfig>,
     /// Paths of the layers that are stored.
@@ -261,6 +265,8 @@ pub struct PostNormNames {
     pub output: &'static str,
     /// After the first sum.
     pub attention_norm: &'static str,
+    /// Into the MLP; then its activation is multiplied by `up` (NomicBERT).
+    pub gate: Option<&'static str>,
     /// Into the MLP.
     pub up: &'static str,
     /// Out of it.
@@ -282,6 +288,17 @@ pub enum Pooling {
     },
     /// The mean of its tokens.
     Mean,
+    /// All its tokens; the mean of what the head's `dense` makes of each is classified, which is the mean of their
+    /// logits (EuroBERT).
+    Late,
+}
+
+impl Pooling {
+    /// Whether all tokens of a sequence count, not one.
+    #[must_use]
+    pub fn takes_all(self) -> bool {
+        matches!(self, Self::Mean | Self::Late)
+    }
 }
 
 /// Architecture of the head: `classifier(drop(norm(f(dense(drop(pooled))))))`. Only pooling and classifier are in all
@@ -356,15 +373,17 @@ impl BackboneConfig {
         ] {
             ensure!((0.0..1.0).contains(&dropout), "a dropout of {dropout}, expected at least 0 and below 1");
         }
-        if let LayersConfig::PreNorm(layers) = &self.layers {
-            for rope in &layers.ropes {
-                ensure!(
-                    rope.width >= 2 && rope.width.is_multiple_of(2) && rope.width <= self.head_dim,
-                    "head_dim {} of which {} are rotated, expected an even number",
-                    self.head_dim,
-                    rope.width
-                );
-            }
+        let ropes = match &self.layers {
+            LayersConfig::PreNorm(layers) => layers.ropes.as_slice(),
+            LayersConfig::PostNorm(layers) => layers.rope.as_slice(),
+        };
+        for rope in ropes {
+            ensure!(
+                rope.width >= 2 && rope.width.is_multiple_of(2) && rope.width <= self.head_dim,
+                "head_dim {} of which {} are rotated, expected an even number",
+                self.head_dim,
+                rope.width
+            );
         }
         if let LayersConfig::PostNorm(layers) = &self.layers {
             let width = layers.embeddings.width;
@@ -412,7 +431,8 @@ impl BackboneConfig {
                     _ => 0,
                 };
                 let projection = layers.embeddings.projection.map_or(0, |_| d * layers.embeddings.width);
-                (layers.stored.len(), 2, layers.stored.len() * projections * d * d + projection)
+                let products = 2 + usize::from(layers.names.gate.is_some());
+                (layers.stored.len(), products, layers.stored.len() * projections * d * d + projection)
             }
         };
         layers * (2 * d * queries + 2 * d * keys + products * d * mlp) + beside

@@ -3,16 +3,19 @@
 use anyhow::Result;
 
 use super::builder::{Builder, Initial};
-use super::config::{BackboneConfig, DenseConfig};
+use super::config::{BackboneConfig, DenseConfig, Pooling};
 use super::modules::{Linear, Norm};
 use crate::ops::activation::{Activation, activate};
 use crate::ops::dropout::{Dropout, dropout};
+use crate::ops::rows::mean_rows;
 use crate::ops::tape::{Tape, Value};
 
 /// `classifier(drop(norm(f(dense(drop(pooled))))))`; see [`super::config::HeadConfig`].
 pub(super) struct Head {
     input_dropout: Dropout,
     dense: Option<Dense>,
+    /// Whether each token passes through `dense`, and their mean goes on.
+    is_late: bool,
     dropout: Dropout,
     classifier: Linear,
     /// Modules that peft must save whole.
@@ -65,17 +68,22 @@ impl Head {
         Ok(Self {
             input_dropout: builder.dropout(head.input_dropout),
             dense,
+            is_late: head.pooling == Pooling::Late,
             dropout: builder.dropout(head.dropout),
             classifier: trained(builder, head.classifier, (labels, config.hidden_size), head.has_bias, [weight, bias])?,
             modules_to_save,
         })
     }
 
-    /// Pooled hidden states `(B, D)` to logits `(B, L)`.
-    pub(super) fn forward(&self, tape: &Tape, pooled: Value) -> candle_core::Result<Value> {
+    /// Pooled hidden states `(B, D)` to logits `(B, L)`; with [`Pooling::Late`] those of all tokens `(N, D)`, whose
+    /// sequences start at `offsets`.
+    pub(super) fn forward(&self, tape: &Tape, pooled: Value, offsets: &[usize]) -> candle_core::Result<Value> {
         let mut x = dropout(tape, pooled, &self.input_dropout)?;
         if let Some(dense) = &self.dense {
             x = dense.forward(tape, &x)?;
+        }
+        if self.is_late {
+            x = mean_rows(tape, &x, offsets)?;
         }
         let x = dropout(tape, x, &self.dropout)?;
         self.classifier.forward(tape, &x, None)

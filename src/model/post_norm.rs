@@ -3,10 +3,10 @@
 //! ```text
 //! x = embeddings                                              (N, D)
 //! x = norm(x + output(attention(q(x), k(x), v(x))))
-//! x = norm(x + down(f(up(x))))
+//! x = norm(x + down(f(up(x))))                                or down(f(gate(x)) ∘ up(x))
 //! ```
 //! What differs between families is plain configuration: embeddings of another width (ELECTRA, ALBERT), layers that
-//! are used again (ALBERT), scores by distance (DeBERTa, MPNet).
+//! are used again (ALBERT), scores by distance (DeBERTa, MPNet), rotated q and k and a gate (NomicBERT).
 //! If one token a sequence is pooled, the last layer computes the others' keys and values only.
 
 use std::ops::Range;
@@ -18,11 +18,14 @@ use super::batch::{Batch, Pooled};
 use super::builder::Builder;
 use super::config::{BackboneConfig, PostNormConfig, RelativeConfig};
 use super::embeddings::{Embeddings, NORM};
+use super::growing_rope::GrowingRope;
 use super::modules::{Embedding, Linear, Norm};
 use super::relative::{Reach, Relative};
-use crate::ops::activation::{Activation, activate};
+use crate::kernels::constant::Constant;
+use crate::ops::activation::{Activation, activate, gated};
 use crate::ops::attention::{AttentionKind, ByDistance, Sequences, attention, relative_attention};
 use crate::ops::dropout::{Dropout, dropout};
+use crate::ops::rope::{RopeTable, rope};
 use crate::ops::rows::gather;
 use crate::ops::tape::{Tape, Value};
 
@@ -30,6 +33,7 @@ use crate::ops::tape::{Tape, Value};
 pub(super) struct PostNorm {
     embeddings: Embeddings,
     relative: Option<Relative>,
+    rope: Option<GrowingRope>,
     /// In the order in which they are computed; some may be the same one, with how often it was computed before.
     layers: Vec<(Rc<Layer>, u32)>,
     /// Layers before the first with a trained parameter.
@@ -48,6 +52,7 @@ struct Layer {
     output: Linear,
     output_dropout: Dropout,
     attention_norm: Norm,
+    gate: Option<Linear>,
     up: Linear,
     activation: Activation,
     down: Linear,
@@ -59,6 +64,8 @@ struct Layer {
 struct Pass {
     sequences: Rc<Sequences>,
     reach: Option<Reach>,
+    rope: Option<Rc<RopeTable>>,
+    positions: Rc<Constant<u32>>,
 }
 
 impl PostNorm {
@@ -71,6 +78,7 @@ impl PostNorm {
         let embeddings = Embeddings::new(builder, config, &layers.embeddings, layers.epsilon)?;
         let relative = layers.relative.as_ref();
         let relative = relative.map(|relative| Relative::new(builder, config, relative, layers.epsilon)).transpose()?;
+        let rope = layers.rope.as_ref().map(|rope| GrowingRope::new(rope, config.head_dim));
         let (stored, frozen) = builder.layers(layers.stored.len(), |builder, index| {
             Layer::new(builder, &layers.stored[index], config, layers).map(Rc::new)
         })?;
@@ -79,7 +87,7 @@ impl PostNorm {
         let turn = |at: usize| layers.order[..at].iter().filter(|&&index| index == layers.order[at]).count() as u32;
         let layers =
             layers.order.iter().enumerate().map(|(at, &index)| (Rc::clone(&stored[index]), turn(at))).collect();
-        Ok(Self { embeddings, relative, layers, frozen_layers, recompute })
+        Ok(Self { embeddings, relative, rope, layers, frozen_layers, recompute })
     }
 
     /// Returns true if no layer projects embeddings of distances, which all rows of a batch share.
@@ -126,7 +134,12 @@ impl PostNorm {
         pooled: Option<&Rc<Pooled>>,
     ) -> Result<Value> {
         let reach = self.relative.as_ref().map(|relative| relative.up_to(batch)).transpose()?;
-        let pass = Rc::new(Pass { sequences: Rc::clone(&batch.sequences), reach });
+        let pass = Rc::new(Pass {
+            sequences: Rc::clone(&batch.sequences),
+            reach,
+            rope: self.rope.as_ref().map(|rope| rope.up_to(&batch.positions)),
+            positions: Rc::clone(&batch.positions),
+        });
         for index in layers {
             let (layer, turn) = &self.layers[index];
             tape.take_turn(*turn);
@@ -148,12 +161,13 @@ impl Layer {
     fn new(builder: &mut Builder<'_>, path: &str, config: &BackboneConfig, layers: &PostNormConfig) -> Result<Self> {
         let names = layers.names;
         let name = |module: &str| format!("{path}.{module}");
-        let (d, mlp) = (config.hidden_size, config.intermediate_size);
+        let (d, mlp, has_bias) = (config.hidden_size, config.intermediate_size, layers.has_bias);
+        let heads = config.num_attention_heads * config.head_dim;
         let [query, key, value] = names.query_key_value;
         let [query, key, value] = [
-            builder.linear(&name(query), d, d, true)?,
-            builder.linear(&name(key), d, d, true)?,
-            builder.linear(&name(value), d, d, true)?,
+            builder.linear(&name(query), heads, d, has_bias)?,
+            builder.linear(&name(key), heads, d, has_bias)?,
+            builder.linear(&name(value), heads, d, has_bias)?,
         ];
         let by_distance = match &layers.relative {
             Some(RelativeConfig::Disentangled(tables)) => {
@@ -175,9 +189,10 @@ impl Layer {
             key,
             value,
             by_distance,
-            output: builder.linear(&name(names.output), d, d, true)?,
-            up: builder.linear(&name(names.up), mlp, d, true)?,
-            down: builder.linear(&name(names.down), d, mlp, true)?,
+            output: builder.linear(&name(names.output), d, heads, has_bias)?,
+            gate: names.gate.map(|gate| builder.linear(&name(gate), mlp, d, has_bias)).transpose()?,
+            up: builder.linear(&name(names.up), mlp, d, has_bias)?,
+            down: builder.linear(&name(names.down), d, mlp, has_bias)?,
             attention_norm: builder.norm(&name(names.attention_norm), d, NORM, layers.epsilon)?,
             mlp_norm: builder.norm(&name(names.mlp_norm), d, NORM, layers.epsilon)?,
             activation: config.activation,
@@ -207,6 +222,13 @@ impl Layer {
                 [self.query.forward(tape, picked, None)?, k, v]
             }
         };
+        let [q, k] = match &pass.rope {
+            None => [q, k],
+            Some(table) => {
+                let positions = pooled.map_or(&pass.positions, |pooled| &pooled.positions);
+                [rope(tape, q, table, positions)?, rope(tape, k, table, &pass.positions)?]
+            }
+        };
         let x = picked.as_ref().unwrap_or(x);
         let sequences = pooled.map_or(&pass.sequences, |pooled| &pooled.sequences);
         let o = match &pass.reach {
@@ -214,7 +236,13 @@ impl Layer {
             Some(reach) => self.attend_by_distance(tape, [&q, &k, &v], reach, sequences)?,
         };
         let x = self.attention_norm.forward(tape, &self.output.add_to(tape, &o, &self.output_dropout, x)?)?;
-        let h = activate(tape, &self.up.forward(tape, &x, None)?, self.activation)?;
+        let h = match &self.gate {
+            None => activate(tape, &self.up.forward(tape, &x, None)?, self.activation)?,
+            Some(gate) => {
+                let [gate, up] = Linear::all(tape, &x, [gate, &self.up])?;
+                gated(tape, &gate, &up, self.activation)?
+            }
+        };
         self.mlp_norm.forward(tape, &self.down.add_to(tape, &h, &self.down_dropout, &x)?)
     }
 

@@ -13,7 +13,6 @@
 //! If one token a sequence is pooled, only those leave the last layer, so its queries, output and MLP
 //! run on B rows, not N. That is exact: nothing reads the others.
 
-use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -22,9 +21,9 @@ use anyhow::Result;
 use super::batch::{Batch, Pooled};
 use super::builder::Builder;
 use super::config::{BackboneConfig, PreNormConfig, QueryKeyNorm};
+use super::growing_rope::GrowingRope;
 use super::key_values::Extension;
 use super::modules::{Embedding, Linear, Norm, embed};
-use super::rope::Rope;
 use crate::kernels::constant::Constant;
 use crate::kernels::device::Device;
 use crate::ops::activation::{Activation, gated};
@@ -375,30 +374,5 @@ fn rotated(
     match table {
         Some(table) => rope(tape, x, table, positions),
         None => Ok(x),
-    }
-}
-
-/// A table of angles that grows with the longest sequence seen.
-struct GrowingRope {
-    frequencies: Vec<f32>,
-    head_size: usize,
-    scale: f32,
-    table: RefCell<Rc<RopeTable>>,
-}
-
-impl GrowingRope {
-    fn new(rope: &Rope, head_size: usize) -> Self {
-        let (frequencies, scale) = (rope.frequencies(), rope.scale());
-        let table = RefCell::new(Rc::new(RopeTable::new(&frequencies, head_size, scale, 1)));
-        Self { frequencies, head_size, scale, table }
-    }
-
-    fn up_to(&self, positions: &[u32]) -> Rc<RopeTable> {
-        let needed = positions.iter().max().map_or(1, |&last| last as usize + 1);
-        if needed > self.table.borrow().positions() {
-            let table = RopeTable::new(&self.frequencies, self.head_size, self.scale, needed.next_power_of_two());
-            self.table.replace(Rc::new(table));
-        }
-        Rc::clone(&self.table.borrow())
     }
 }

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use super::digest_cache;
+use super::former_names;
 pub use super::tensor_in_file::{BaseStorage, Precision};
 use super::tensor_in_file::{TensorInFile, convert};
 use crate::file_identity::FileIdentity;
@@ -177,6 +178,7 @@ impl Checkpoint {
                 tensors.insert(name.to_owned(), entry);
             }
         }
+        former_names::replace(&mut tensors);
         let is_quantized = tensors.keys().any(|name| name.ends_with(QUANT_STATE));
         Ok(Self { tensors, files, is_quantized })
     }

@@ -19,6 +19,8 @@ pub struct MergeFacts {
     pub bends_scores: bool,
     /// Lines of Python that make the model's class where transformers has none (Granite, OLMo 2).
     pub making_of_class: Option<String>,
+    /// Whether transformers 4 has no code for the model (EuroBERT, NomicBERT).
+    pub needs_version_5: bool,
     /// The token with which Python pads batches.
     pub padding: Option<String>,
     /// Largest difference of a probability from the classifier with its adapter apart.
@@ -91,6 +93,9 @@ fn write_body(
             "Without `eager`, transformers 4 leaves out the model's soft cap on attention, and predicts other numbers.\n"
         )?;
     }
+    if facts.needs_version_5 {
+        writeln!(text, "This family needs transformers 5.\n")?;
+    }
     if facts.making_of_class.is_some() {
         writeln!(
             text,
@@ -152,6 +157,7 @@ mod tests {
             was_4bit: true,
             bends_scores: true,
             making_of_class: None,
+            needs_version_5: false,
             padding: Some("x".into()),
             difference: 0.002,
         };
@@ -172,6 +178,8 @@ mod tests {
         let made = MergeFacts { making_of_class: Some("class X:\n    pass\n".into()), ..facts.clone() };
         let made = merged_card(Some(card), &file, &made);
         assert!(made.contains("```python\nclass X:\n    pass\n\n\nfrom transformers import pipeline\n"), "{made}");
+        let newer = merged_card(Some(card), &file, &MergeFacts { needs_version_5: true, ..facts.clone() });
+        assert!(newer.contains("needs transformers 5") && !merged.contains("transformers 5"), "{newer}");
         assert!(!merged.contains("peft") && !merged.contains("lora\""), "{merged}");
         assert!(merged_card(None, &file, &facts).contains("# m, fine-tuned"));
     }

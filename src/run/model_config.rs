@@ -36,7 +36,8 @@ pub(super) fn write(
     dtype: Precision,
     padding: Option<u32>,
 ) -> Result<()> {
-    let mut config = read(base)?;
+    let config = read(base)?;
+    let mut config = BackboneConfig::in_current_keys(&config)?.unwrap_or(config);
     // transformers 5 calls it so; both versions read both.
     let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     DROPPED.iter().for_each(|key| drop(config.remove(*key)));

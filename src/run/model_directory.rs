@@ -95,7 +95,7 @@ impl CompleteModel<'_> {
         let of_model = match (self.config.head.pooling, &self.config.layers) {
             (Pooling::Last { padding }, _) => padding,
             (_, LayersConfig::PostNorm(layers)) => layers.embeddings.first_position.checked_sub(1).map(|id| id as u32),
-            (Pooling::First | Pooling::Mean, LayersConfig::PreNorm(_)) => None,
+            (Pooling::First | Pooling::Mean | Pooling::Late, LayersConfig::PreNorm(_)) => None,
         };
         if let Some(token) = of_model.and_then(|id| self.encoder.token_of(id)) {
             return Ok(Some(token));

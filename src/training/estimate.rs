@@ -69,12 +69,16 @@ impl MemoryEstimate {
                 (plain + sandwich + fused + fused_mlp, 6 * d + mlp)
             }
             // Both sums, q, k, v, attended, up and its activation.
-            LayersConfig::PostNorm(_) => (norms + 2 * d + 2 * queries + 2 * keys + 2 * mlp, 5 * d + mlp),
+            // With a gate, their product too.
+            LayersConfig::PostNorm(layers) => {
+                let inside = 2 + usize::from(layers.names.gate.is_some());
+                (norms + 2 * d + 2 * queries + 2 * keys + inside * mlp, 5 * d + mlp)
+            }
         };
         // Each layer projects the embeddings of distances for queries and for keys.
         let of_distances = 2 * config.distance_rows().min(2 * shape.tokens) * queries;
         // The last layer continues with the pooled tokens only.
-        let last = if config.head.pooling == Pooling::Mean { layer } else { 2 * d + 2 * keys };
+        let last = if config.head.pooling.takes_all() { layer } else { 2 * d + 2 * keys };
         let layers = config.computed_layers() - shape.frozen_layers;
         let saved_beside = of_distances * if shape.recompute { 1 } else { layers } * size;
         let saved = match layers {
@@ -89,6 +93,8 @@ impl MemoryEstimate {
         let draws_again = shape.device.is_gpu() && size == size_of::<f32>();
         let with_masks = if shape.recompute { 1 } else { layers };
         let masks = if shape.trains_base || draws_again { 0 } else { shape.tokens * with_masks * inputs / 8 };
+        // What each token makes of the head's layer, and that layer's input, on the CPU.
+        let late = if config.head.pooling == Pooling::Late { 2 * shape.tokens * d * size_of::<f32>() } else { 0 };
         let beside = if shape.device.is_gpu() {
             // A weight that is widened for a product; an input that is computed again, and its gradient.
             let widened = if shape.storage.is_4bit { d * mlp * size } else { 0 };
@@ -100,7 +106,7 @@ impl MemoryEstimate {
             base: if shape.trains_base { 0 } else { base_bytes(config, shape.storage, shape.device) },
             trained: 4 * shape.trained as u64 * u64::from(2 + sets_held(shape.accumulation)),
             optimizer: shape.optimizer_bytes as u64,
-            activations: (shape.tokens * size * (saved + in_backward) + beside + saved_beside) as u64,
+            activations: (shape.tokens * size * (saved + in_backward) + beside + saved_beside + late) as u64,
         }
     }
 

@@ -140,11 +140,13 @@ fn apply_metaspace(tokenizer: &mut Tokenizer, settings: &Settings, prefix: bool)
     Ok(())
 }
 
-/// BERT's `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`, whose defaults count too.
+/// BERT's `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`, whose defaults count too. MPNet's class of
+/// version 4 leaves the last as it is.
 fn apply_normalizer(tokenizer: &mut Tokenizer, settings: &Settings) -> Result<()> {
-    if settings.class != Class::Bert {
+    if !matches!(settings.class, Class::Bert | Class::MpNet) {
         return Ok(());
     }
+    let leaves_chinese = settings.class == Class::MpNet && !settings.is_of_version_5;
     let mut state = serde_json::to_value(tokenizer.get_normalizer())?;
     let wanted = [
         ("lowercase", Value::from(settings.flag("do_lower_case")?.unwrap_or(true))),
@@ -153,7 +155,7 @@ fn apply_normalizer(tokenizer: &mut Tokenizer, settings: &Settings) -> Result<()
     ];
     // A normalizer of another kind has none of these, and stays.
     if state["type"] == "BertNormalizer" {
-        for (key, value) in wanted {
+        for (key, value) in wanted.into_iter().filter(|(key, _)| *key != "handle_chinese_chars" || !leaves_chinese) {
             state[key] = value;
         }
         set_normalizer(tokenizer, Some(state))?;
@@ -193,8 +195,8 @@ fn apply_post_processor(
         (Class::Gpt2, _) if is_built && settings.flag("add_bos_token")?.unwrap_or(false) => {
             template(Some(token("bos_token", "add_bos_token")?), None)
         }
-        (Class::Bert, _) if rebuilds => {
-            let name = "the class BertTokenizer";
+        (Class::Bert | Class::MpNet, _) if rebuilds => {
+            let name = "the tokenizer's class";
             template(Some(token("cls_token", name)?), Some(token("sep_token", name)?))
         }
         (Class::Roberta, _) if rebuilds => {

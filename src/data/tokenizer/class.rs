@@ -14,6 +14,9 @@ pub(super) enum Class {
     Bert,
     Roberta,
     XlmRoberta,
+    MpNet,
+    Albert,
+    DebertaV2,
 }
 
 /// The special tokens that have a name of their own, in the order in which transformers adds them.
@@ -38,6 +41,9 @@ impl Class {
             | "SqueezeBertTokenizer" => Self::Bert,
             "RobertaTokenizer" | "LongformerTokenizer" | "BartTokenizer" => Self::Roberta,
             "XLMRobertaTokenizer" => Self::XlmRoberta,
+            "MPNetTokenizer" => Self::MpNet,
+            "AlbertTokenizer" => Self::Albert,
+            "DebertaV2Tokenizer" => Self::DebertaV2,
             _ => return None,
         })
     }
@@ -46,13 +52,19 @@ impl Class {
     pub(super) fn of_model_type(model_type: &str) -> Option<&'static str> {
         Some(match model_type {
             "llama" | "mistral" | "phi3" => "LlamaTokenizerFast",
-            "gemma" | "gemma2" => "GemmaTokenizerFast",
+            "gemma" | "gemma2" | "gemma3_text" => "GemmaTokenizerFast",
             "qwen2" | "qwen3" => "Qwen2TokenizerFast",
-            "bert" => "BertTokenizerFast",
+            "bert" | "nomic_bert" => "BertTokenizerFast",
             "distilbert" => "DistilBertTokenizerFast",
             "roberta" => "RobertaTokenizerFast",
             "xlm-roberta" => "XLMRobertaTokenizerFast",
-            "modernbert" => "PreTrainedTokenizerFast",
+            "electra" => "ElectraTokenizerFast",
+            "albert" => "AlbertTokenizerFast",
+            "mpnet" => "MPNetTokenizerFast",
+            "deberta-v2" => "DebertaV2TokenizerFast",
+            "olmo2" => "GPTNeoXTokenizerFast",
+            "granite" => "GPT2TokenizerFast",
+            "modernbert" | "smollm3" | "eurobert" => "PreTrainedTokenizerFast",
             _ => return None,
         })
     }
@@ -69,6 +81,33 @@ impl Class {
             Self::Gpt2 | Self::GptNeoX => &[("bos_token", END), ("eos_token", END), ("unk_token", END)],
             Self::Qwen2 => &[("eos_token", END), ("unk_token", END), ("pad_token", END)],
             Self::Bert => &[
+                ("unk_token", "[UNK]"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "[PAD]"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
+            Self::MpNet => &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("unk_token", "[UNK]"),
+                ("sep_token", "</s>"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "<s>"),
+                ("mask_token", "<mask>"),
+            ],
+            Self::Albert => &[
+                ("bos_token", "[CLS]"),
+                ("eos_token", "[SEP]"),
+                ("unk_token", "<unk>"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
+            Self::DebertaV2 => &[
+                ("bos_token", "[CLS]"),
+                ("eos_token", "[SEP]"),
                 ("unk_token", "[UNK]"),
                 ("sep_token", "[SEP]"),
                 ("pad_token", "[PAD]"),
@@ -100,7 +139,7 @@ impl Class {
     /// Names of the inputs that the class passes to a model.
     pub(super) fn model_inputs(self, name: &str) -> &'static [&'static str] {
         match self {
-            Self::Plain => &["input_ids", "token_type_ids", "attention_mask"],
+            Self::Plain | Self::Albert | Self::DebertaV2 => &["input_ids", "token_type_ids", "attention_mask"],
             Self::Bert if !name.starts_with("DistilBert") => &["input_ids", "token_type_ids", "attention_mask"],
             _ => &["input_ids", "attention_mask"],
         }

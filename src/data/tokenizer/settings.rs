@@ -224,6 +224,8 @@ impl Settings {
         let (token, is_text) = match self.class {
             Class::Qwen2 => (AddedToken::from(text, true), false),
             Class::Roberta if is_mask => (AddedToken::from(text, false).normalized(false).lstrip(true), false),
+            Class::Albert if is_mask => (AddedToken::from(text, false).normalized(false).lstrip(true), false),
+            Class::MpNet => (AddedToken::from(text, false).lstrip(is_mask), false),
             Class::XlmRoberta if is_mask => (AddedToken::from(text, false).lstrip(true), false),
             _ => (AddedToken::from(text, true), true),
         };

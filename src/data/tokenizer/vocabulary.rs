@@ -22,13 +22,13 @@ pub(super) fn build(settings: &Settings, files: &[PathBuf]) -> Result<Value> {
     let words = file_named(files, "vocab.txt");
     let pairs = file_named(files, "vocab.json").zip(file_named(files, "merges.txt"));
     match (settings.class, words, pairs) {
-        (Class::Bert, Some(words), _) => word_piece(settings, words),
+        (Class::Bert | Class::MpNet, Some(words), _) => word_piece(settings, words),
         (Class::Gpt2 | Class::Roberta | Class::Qwen2, _, Some((vocabulary, merges))) => {
             byte_level(settings, vocabulary, merges)
         }
         (class, ..) => {
             let also = match class {
-                Class::Bert => ", nor `vocab.txt`",
+                Class::Bert | Class::MpNet => ", nor `vocab.txt`",
                 Class::Gpt2 | Class::Roberta | Class::Qwen2 => ", nor `vocab.json` with `merges.txt`",
                 _ => "",
             };

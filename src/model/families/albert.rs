@@ -11,6 +11,7 @@ static NAMES: PostNormNames = PostNormNames {
     query_key_value: ["attention.query", "attention.key", "attention.value"],
     output: "attention.dense",
     attention_norm: "attention.LayerNorm",
+    gate: None,
     up: "ffn",
     down: "ffn_output",
     mlp_norm: "full_layer_layer_norm",

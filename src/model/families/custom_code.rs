@@ -29,6 +29,8 @@ pub(super) fn check(auto_map: &Value, model_type: &str, class_prefix: &str) -> R
         let class = class.rsplit_once("--").map_or(class, |(_, class)| class);
         let Some((file, class)) = class.split_once('.') else { return false };
         let kind = file.strip_suffix(&format!("_{module}")).or(file.strip_suffix(&format!("_{module}_fast")));
+        // NomicBERT's files have a name for transformers.
+        let kind = kind.map(|kind| kind.strip_suffix("_hf").unwrap_or(kind));
         kind.is_some_and(|kind| ["configuration", "modeling", "tokenization"].contains(&kind))
             && class.strip_prefix(class_prefix).is_some_and(|ending| CLASSES.contains(&ending))
     };

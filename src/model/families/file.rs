@@ -15,6 +15,14 @@ impl ConfigFile {
         Ok(Self { keys: serde_json::from_str(text).context("it is not a JSON object")? })
     }
 
+    pub(super) fn new(keys: Map<String, Value>) -> Self {
+        Self { keys }
+    }
+
+    pub(super) fn keys(&self) -> &Map<String, Value> {
+        &self.keys
+    }
+
     /// The value of a key, `None` if it is absent or null.
     pub(super) fn value(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).filter(|value| !value.is_null())

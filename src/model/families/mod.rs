@@ -7,6 +7,7 @@ mod custom_code;
 mod deberta_v2;
 mod distilbert;
 mod electra;
+mod eurobert;
 mod file;
 mod gemma2;
 mod gemma3;
@@ -15,6 +16,7 @@ mod llama;
 mod mistral;
 mod modernbert;
 mod mpnet;
+mod nomic_bert;
 mod olmo2;
 mod phi3;
 mod qwen;
@@ -25,7 +27,7 @@ mod smollm3;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use self::file::ConfigFile;
 use super::config::BackboneConfig;
@@ -53,10 +55,12 @@ enum Family {
     MpNet,
     DebertaV2,
     ModernBert,
+    EuroBert,
+    NomicBert,
 }
 
 /// In the order in which messages list them.
-const FAMILIES: [Family; 19] = [
+const FAMILIES: [Family; 21] = [
     Family::Llama,
     Family::Mistral,
     Family::Qwen2,
@@ -76,6 +80,8 @@ const FAMILIES: [Family; 19] = [
     Family::MpNet,
     Family::DebertaV2,
     Family::ModernBert,
+    Family::EuroBert,
+    Family::NomicBert,
 ];
 
 impl Family {
@@ -101,6 +107,8 @@ impl Family {
             Self::MpNet => "mpnet",
             Self::DebertaV2 => "deberta-v2",
             Self::ModernBert => "modernbert",
+            Self::EuroBert => "eurobert",
+            Self::NomicBert => "nomic_bert",
         }
     }
 
@@ -126,6 +134,8 @@ impl Family {
             Self::MpNet => "MPNet",
             Self::DebertaV2 => "DebertaV2",
             Self::ModernBert => "ModernBert",
+            Self::EuroBert => "EuroBert",
+            Self::NomicBert => "NomicBert",
         }
     }
 
@@ -133,6 +143,11 @@ impl Family {
     /// has none for OLMo 2.
     fn lacks_classifier(self) -> bool {
         matches!(self, Self::Olmo2 | Self::Granite)
+    }
+
+    /// True if transformers 4 has no code of this family.
+    fn is_of_version_5(self) -> bool {
+        matches!(self, Self::EuroBert | Self::NomicBert)
     }
 
     fn of(file: &ConfigFile) -> Result<Self> {
@@ -166,6 +181,8 @@ impl Family {
             Self::MpNet => mpnet::read(file),
             Self::DebertaV2 => deberta_v2::read(file),
             Self::ModernBert => modernbert::read(file),
+            Self::EuroBert => eurobert::read(file),
+            Self::NomicBert => nomic_bert::read(file),
         }
     }
 }
@@ -181,6 +198,15 @@ impl BackboneConfig {
         Self::from_json(&text).with_context(|| format!("{}: not a usable model configuration", path.display()))
     }
 
+    /// The keys of a `config.json` as transformers' own class of the family reads them, if they are others.
+    ///
+    /// # Errors
+    /// If a key asks for something that the class does not compute.
+    pub fn in_current_keys(keys: &Map<String, Value>) -> Result<Option<Map<String, Value>>> {
+        let is_nomic = keys.get("model_type").and_then(Value::as_str) == Some(Family::NomicBert.model_type());
+        if is_nomic { nomic_bert::in_current_keys(keys) } else { Ok(None) }
+    }
+
     /// The class in transformers that a `config.json` with a classification head stands for.
     ///
     /// # Errors
@@ -189,6 +215,15 @@ impl BackboneConfig {
         let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         let family = Family::of(&ConfigFile::parse(&text)?)?;
         Ok(format!("{}ForSequenceClassification", family.class_prefix()))
+    }
+
+    /// Whether transformers reads a model of this configuration from version 5 on.
+    ///
+    /// # Errors
+    /// As [`BackboneConfig::classifier_class`].
+    pub fn needs_version_5(path: &Path) -> Result<bool> {
+        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        Ok(Family::of(&ConfigFile::parse(&text)?)?.is_of_version_5())
     }
 
     /// The lines of Python that make this class of transformers' generic one, for families that lack it.
@@ -222,7 +257,7 @@ impl BackboneConfig {
         for key in ["is_encoder_decoder", "add_cross_attention"] {
             file.refuse_unless(key, &[false.into()])?;
         }
-        file.refuse_unless("pruned_heads", &[Value::Object(serde_json::Map::new())])?;
+        file.refuse_unless("pruned_heads", &[Value::Object(Map::new())])?;
         let config = family.read(&file)?;
         config.check()?;
         Ok(config)
@@ -318,6 +353,11 @@ mod tests {
             ),
             ("modernbert", r#", "classifier_pooling": "max""#, "classifier_pooling"),
             ("modernbert", r#", "rope_parameters": {"rope_type": "default"}"#, "rope_parameters"),
+            ("eurobert", r#", "classifier_pooling": "cls""#, "classifier_pooling"),
+            ("eurobert", r#", "clf_pooling": "mean""#, "clf_pooling"),
+            ("eurobert", r#", "hidden_dropout": 0.1"#, "hidden_dropout"),
+            ("nomic_bert", r#", "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}"#, "partial"),
+            ("nomic_bert", r#", "is_decoder": true"#, "is_decoder"),
         ] {
             let error = parse_as(model_type, more).expect_err(more).to_string();
             assert!(error.contains(name), "{error}");

@@ -51,7 +51,7 @@ pub fn bytes_of(classifier: &Classifier, samples: &[Sample]) -> u64 {
 }
 
 fn rows_of(classifier: &Classifier, sample: &Sample) -> usize {
-    if classifier.is_probe() { sample.tokens.window_count() } else { sample.tokens.token_ids.len() }
+    if classifier.keeps_tokens() { sample.tokens.token_ids.len() } else { sample.tokens.window_count() }
 }
 
 impl ActivationCache<'_> {
