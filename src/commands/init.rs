@@ -319,16 +319,18 @@ impl Base {
     /// The base's configuration and tokenizer; `None` if the Hub cannot give them now.
     fn find(name: &str, console: Console) -> Result<Option<Self>> {
         let find = || -> Result<Self> {
-            let files = ModelFiles::find(name, None, false, console)?;
             // The Hub's weights are fetched when they are needed.
-            if !ModelFiles::is_on_the_hub(name)
-                && let Err(error) = ModelFiles::find(name, None, true, console)
-            {
-                console.warn(format!(
-                    "{error:#}\ncopy the weights there before you train, or train a model of random weights: --set \
-                     model.random_init=true"
-                ));
-            }
+            let files = match ModelFiles::find(name, None, !ModelFiles::is_on_the_hub(name), console) {
+                Ok(files) => files,
+                Err(error) => {
+                    let Ok(files) = ModelFiles::find(name, None, false, console) else { return Err(error) };
+                    console.warn(format!(
+                        "{error:#}\ncopy the weights there before you train, or train a model of random weights: --set \
+                         model.random_init=true"
+                    ));
+                    files
+                }
+            };
             let config = BackboneConfig::from_file(&files.config)?;
             let pooling = sentence_pooling::of_base(&files, &config, console)?;
             Ok(Self { config, files, pooling })

@@ -74,7 +74,7 @@ impl<'a> Experiment<'a> {
         let problem = Problem::from(config.model.problem_type);
         base.configure(&config.model)?;
         if config.model.pooling.is_none() {
-            sentence_pooling::suggest(&base.files, &base.config, console)?;
+            sentence_pooling::suggest(&base.files, &base.config, console);
         }
         // Before the base is loaded: the estimates include it.
         let base_bytes = estimate::base_bytes(&base.config, base.storage, &base.device);

@@ -19,13 +19,11 @@ pub fn of_base(files: &ModelFiles, config: &BackboneConfig, console: Console) ->
     files.sentence_pooling(None, console)?.map_or(Ok(None), |path| read(&path, config))
 }
 
-/// Points to the pooling that a base was trained with, if its family's classifiers have another.
-///
-/// # Errors
-/// As [`of_base`], but for the Hub: only files that are here are read.
-pub fn suggest(files: &ModelFiles, config: &BackboneConfig, console: Console) -> Result<()> {
-    let Some(path) = files.local_sentence_pooling() else { return Ok(()) };
-    if let Some(pooling) = read(&path, config)? {
+/// Points to the pooling that a base was trained with, if its family's classifiers have another. The Hub is not asked, and
+/// a file that cannot be read says nothing.
+pub fn suggest(files: &ModelFiles, config: &BackboneConfig, console: Console) {
+    let Some(path) = files.local_sentence_pooling() else { return };
+    if let Ok(Some(pooling)) = read(&path, config) {
         let pooling = Form { pooling: Some(pooling), ..Form::default() };
         console.say(format!(
             "hint: {} was trained for sentences with {pooling}, which its family's classifiers do not use; set model.pooling \
@@ -33,7 +31,6 @@ pub fn suggest(files: &ModelFiles, config: &BackboneConfig, console: Console) ->
             files.name
         ));
     }
-    Ok(())
 }
 
 fn read(path: &Path, config: &BackboneConfig) -> Result<Option<PoolingMode>> {
