@@ -29,6 +29,7 @@ TYPES = [
 ]
 # Where scales of f16 are in the blocks that gguf does not make.
 SCALES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 random = np.random.default_rng(5)
 
 
@@ -68,6 +69,7 @@ def main() -> None:
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_add_bos_token(True)
+    writer.add_chat_template(CHAT_TEMPLATE)
     expected = {}
 
     def add(name: str, shape: tuple, kind: str) -> None:
@@ -93,6 +95,7 @@ def main() -> None:
             add(f"blk.{layer}.{part}", SHAPES[part], kind)
         add_norm(f"blk.{layer}.attn_norm", f"model.layers.{layer}.input_layernorm")
         add_norm(f"blk.{layer}.ffn_norm", f"model.layers.{layer}.post_attention_layernorm")
+    add("output", (WORDS, WIDTH), "Q6_K")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

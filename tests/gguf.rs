@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use llmcls::console::Console;
 use llmcls::data::tokenize::TextEncoder;
 use llmcls::hub::model_files::ModelFiles;
+use llmcls::kernels::device::Device;
 use llmcls::model::config::BackboneConfig;
-use llmcls::model::weights::Checkpoint;
+use llmcls::model::key_values::{KeyValues, Next};
+use llmcls::model::language_model::LanguageModel;
+use llmcls::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
+use llmcls::zeroshot::chat_template::{ChatTemplate, Message};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -41,11 +45,27 @@ fn configuration_and_tokenizer_come_from_the_file() {
     let files = ModelFiles::find(file().to_str().unwrap(), None, true, Console::new(true)).unwrap();
     let config = BackboneConfig::from_file(&files.config).unwrap();
     assert_eq!((config.hidden_size, config.head_dim, config.num_key_value_heads, config.vocab_size), (256, 16, 1, 48));
+    assert!(!config.language_head.unwrap().is_tied);
     let encoder = TextEncoder::open(&files.tokenizer[0], 32, config.empty_token).unwrap();
     let encoded = encoder.encode(vec!["abc c", "cab"]).unwrap();
     // <s> ab c Ġc, and <s> c ab.
     assert_eq!(encoded[0].token_ids, [0, 29, 4, 30]);
     assert_eq!(encoded[1].token_ids, [0, 4, 29]);
+    let template = ChatTemplate::of_model(None, &files.tokenizer, &files.config, |_| None).unwrap().unwrap();
+    let message = Message { role: "user".to_owned(), content: "abc".to_owned() };
+    assert_eq!(template.render(&[message]).unwrap(), "abc");
+}
+
+/// The head is the tensor `output` of the file, which a classifier does not read.
+#[test]
+fn the_language_model_of_a_file_gives_finite_logits() {
+    let files = ModelFiles::find(file().to_str().unwrap(), None, true, Console::new(true)).unwrap();
+    let config = BackboneConfig::from_file(&files.config).unwrap();
+    let weights = Weights::Checkpoint(Checkpoint::open(&files.weights).unwrap());
+    let storage = BaseStorage { precision: Precision::Float32, is_4bit: false };
+    let model = LanguageModel::new(&config, &weights, storage, &Device::cpu()).unwrap();
+    let logits = model.next(&[Next { past: &KeyValues::default(), token_ids: &[0, 4, 29] }]).unwrap();
+    assert_eq!(logits.rows().next().unwrap().len(), 48);
 }
 
 #[test]

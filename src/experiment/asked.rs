@@ -14,7 +14,6 @@ use crate::data::token_texts::PromptEncoder;
 use crate::data::tokenize::TextEncoder;
 use crate::embedded;
 use crate::evaluation::{Evaluation, NotFinite, decide, probabilities};
-use crate::gguf;
 use crate::kernels::device::Device;
 use crate::metrics::{Decision, Predictions};
 use crate::model::classifier::Problem;
@@ -108,11 +107,6 @@ impl<'a> Asked<'a> {
         );
         let base = BaseModel::open(settings, device, console)?;
         let name = &base.files.name;
-        ensure!(
-            !base.files.weights.iter().any(|path| gguf::is_gguf(path)),
-            "{name}: cannot be asked: the language-model head and the chat template of a GGUF file are not read; \
-             scripts/gguf_to_hf.py converts a Llama, or name the model's directory or its name on the Hub"
-        );
         let max_length = dataset::max_length(&config.data, &base, console);
         let encoder = base.encoder(max_length.into())?;
         let device = base.device_for_predicting();

@@ -40,6 +40,7 @@ pub(super) fn of(file: &Header, architecture: Architecture) -> Result<Value> {
         "bos_token_id": file.count("tokenizer.ggml.bos_token_id")?,
         "eos_token_id": file.count("tokenizer.ggml.eos_token_id")?,
         "pad_token_id": file.count("tokenizer.ggml.padding_token_id")?,
+        "tie_word_embeddings": !file.content.tensor_infos.contains_key("output.weight"),
     });
     let has_bias = file.content.tensor_infos.contains_key("blk.0.attn_q.bias");
     match architecture {

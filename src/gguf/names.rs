@@ -61,15 +61,16 @@ impl Architecture {
         Ok(head_dim)
     }
 
-    /// A tensor's name in transformers, and what was changed in it; none for what a classifier does not have.
+    /// A tensor's name in transformers, and what was changed in it; none for what is in `config.json` there.
     pub(super) fn name_of(self, stored: &str, file: &Header) -> Result<Option<(String, Layout)>> {
         let (module, ending) = stored.rsplit_once('.').context("it is unknown")?;
         let norm = if self == Self::Gemma3 { Layout::FromOne } else { Layout::Same };
         let (name, layout) = match module {
             "token_embd" => ("embed_tokens".to_owned(), Layout::Same),
             "output_norm" => ("norm".to_owned(), norm),
-            // The language model's head; and what `config` makes a scaling of.
-            "output" | "rope_freqs" => return Ok(None),
+            "output" => return Ok(Some((format!("lm_head.{ending}"), Layout::Same))),
+            // What `config` makes a scaling of.
+            "rope_freqs" => return Ok(None),
             _ => {
                 let (layer, part) =
                     module.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).context("it is unknown")?;

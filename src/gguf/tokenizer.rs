@@ -33,6 +33,9 @@ pub(super) fn of(file: &Header, architecture: Architecture) -> Result<Vec<(&'sta
             config[name] = word.into();
         }
     }
+    if let Some(template) = file.text("tokenizer.chat_template")? {
+        config["chat_template"] = template.into();
+    }
     Ok(vec![("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])
 }
 
