@@ -1,6 +1,6 @@
 //! Rates of products with frozen weights, of our kernels and of the crate `gemm`, in turn:
 //! `cargo bench --bench gemm [-- ROUNDS [N IN OUT]]`. `LLMCLS_CPU=x86-64-v3` limits ours to AVX2;
-//! `gemm` takes what the CPU has. Figures worth keeping go into LOG.md.
+//! `gemm` takes AVX2, and with `--features gemm/x86-v4` AVX-512. Figures worth keeping go into LOG.md.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 #![allow(unsafe_code, reason = "gemm takes raw pointers")]
