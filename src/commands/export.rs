@@ -12,7 +12,7 @@ use crate::cli::{ExportArgs, StoredType};
 use crate::console::{Console, bytes};
 use crate::experiment::base_model::BaseModel;
 use crate::kernels::device::Device;
-use crate::model::config::{BackboneConfig, LayersConfig};
+use crate::model::families::python::PythonNeeds;
 use crate::model::weights::Precision;
 use crate::predictor::Predictor;
 use crate::run::classifier_file::ClassifierFile;
@@ -85,9 +85,7 @@ impl Export<'_> {
         let mut facts = MergeFacts {
             dtype,
             was_4bit: base.storage.is_4bit,
-            bends_scores: matches!(&base.config.layers, LayersConfig::PreNorm(layers) if layers.soft_cap.is_some()),
-            making_of_class: BackboneConfig::making_of_class(&base.files.config)?,
-            needs_version_5: BackboneConfig::needs_version_5(&base.files.config)?,
+            python: PythonNeeds::of(&base.files.config)?,
             padding: None,
             difference: 0.0,
         };
@@ -101,16 +99,16 @@ impl Export<'_> {
             atomic_file::write_bytes(&inside.join(model_card::NAME), card.as_bytes())?;
             manifest::write(inside)
         })?;
-        if facts.bends_scores {
+        if facts.python.eager_attention {
             console.say(
                 "in transformers 4, load it with attn_implementation=\"eager\": its usual attention leaves out this model's \
                  soft cap",
             );
         }
-        if facts.needs_version_5 {
+        if facts.python.version_5 {
             console.say("Python needs transformers 5 to read it: version 4 has no code for this family");
         }
-        if facts.making_of_class.is_some() {
+        if facts.python.making_of_class.is_some() {
             console.say(
                 "not every version of transformers has a classifier of this family; the card has the lines that make one",
             );

@@ -16,6 +16,7 @@ use crate::evaluation::{Sample, evaluate};
 use crate::metrics::bootstrap::Intervals;
 use crate::metrics::{Decision, METRICS, temperature};
 use crate::model::classifier::Problem;
+use crate::model::families::python::PythonNeeds;
 use crate::model::weights::Precision;
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::SeedDir;
@@ -265,6 +266,7 @@ impl Experiment<'_> {
             language: self.config.data.language.as_deref(),
             hub_dataset: self.config.data.hub_dataset.as_deref(),
             is_probe: self.lora.is_probe(),
+            python: PythonNeeds::of(&self.base.files.config)?,
         };
         atomic_file::write_bytes(&directory.best().join("README.md"), model_card(file, &facts).as_bytes())
     }

@@ -10,7 +10,7 @@ pub mod config;
 mod digest_cache;
 mod eight_bits;
 mod embeddings;
-mod families;
+pub mod families;
 pub mod fingerprint;
 mod form;
 mod former_names;

@@ -6,6 +6,7 @@ use super::base_facts::BaseFacts;
 use super::classifier_file::ClassifierFile;
 use super::markdown::escape;
 use super::model_card::{is_single, some_labels, thresholds};
+use crate::model::families::python::PythonNeeds;
 use crate::model::weights::Precision;
 
 /// Facts about a merge.
@@ -15,12 +16,8 @@ pub struct MergeFacts {
     pub dtype: Precision,
     /// True if the base was stored in 4 bits.
     pub was_4bit: bool,
-    /// Whether transformers 4 needs the argument for eager attention (Gemma 2).
-    pub bends_scores: bool,
-    /// Lines of Python that make the model's class where transformers has none (Granite, OLMo 2).
-    pub making_of_class: Option<String>,
-    /// Whether transformers 4 has no code for the model (EuroBERT, NomicBERT).
-    pub needs_version_5: bool,
+    /// What Python needs to read the model.
+    pub python: PythonNeeds,
     /// The token with which Python pads batches.
     pub padding: Option<String>,
     /// Largest difference of a probability from the classifier with its adapter apart.
@@ -83,25 +80,11 @@ fn write_body(
          top_k=None, truncation=True{})\nprint(classify(\"a text\"))\n```\n\n`top_k=None` returns the probability of every \
          label; `truncation=True` cuts texts at {} tokens, as in training.\n\n```sh\nllmcls predict --run . --text \"a \
          text\"\n```\n",
-        facts.making_of_class.as_ref().map_or_else(String::new, |lines| format!("{lines}\n\n")),
-        if facts.bends_scores { ", model_kwargs={\"attn_implementation\": \"eager\"}" } else { "" },
+        facts.python.first_lines(),
+        if facts.python.eager_attention { ", model_kwargs={\"attn_implementation\": \"eager\"}" } else { "" },
         file.max_length
     )?;
-    if facts.bends_scores {
-        writeln!(
-            text,
-            "Without `eager`, transformers 4 leaves out the model's soft cap on attention, and predicts other numbers.\n"
-        )?;
-    }
-    if facts.needs_version_5 {
-        writeln!(text, "This family needs transformers 5.\n")?;
-    }
-    if facts.making_of_class.is_some() {
-        writeln!(
-            text,
-            "Not every version of transformers has a classifier of this family: the first lines make it of the generic one.\n"
-        )?;
-    }
+    text.push_str(&facts.python.notes());
     if facts.padding.is_none() {
         writeln!(text, "The tokenizer has no token to pad with: pass one text at a time in Python.\n")?;
     }
@@ -155,9 +138,7 @@ mod tests {
         let facts = MergeFacts {
             dtype: Precision::Bfloat16,
             was_4bit: true,
-            bends_scores: true,
-            making_of_class: None,
-            needs_version_5: false,
+            python: PythonNeeds { eager_attention: true, ..PythonNeeds::default() },
             padding: Some("x".into()),
             difference: 0.002,
         };
@@ -175,10 +156,12 @@ mod tests {
             assert!(merged.contains(part), "{part} is not in:\n{merged}");
         }
         assert!(merged.contains("```python\nfrom transformers import pipeline\n"), "{merged}");
-        let made = MergeFacts { making_of_class: Some("class X:\n    pass\n".into()), ..facts.clone() };
+        let python = PythonNeeds { making_of_class: Some("class X:\n    pass\n".into()), ..PythonNeeds::default() };
+        let made = MergeFacts { python, ..facts.clone() };
         let made = merged_card(Some(card), &file, &made);
         assert!(made.contains("```python\nclass X:\n    pass\n\n\nfrom transformers import pipeline\n"), "{made}");
-        let newer = merged_card(Some(card), &file, &MergeFacts { needs_version_5: true, ..facts.clone() });
+        let python = PythonNeeds { version_5: true, ..PythonNeeds::default() };
+        let newer = merged_card(Some(card), &file, &MergeFacts { python, ..facts.clone() });
         assert!(newer.contains("needs transformers 5") && !merged.contains("transformers 5"), "{newer}");
         assert!(!merged.contains("peft") && !merged.contains("lora\""), "{merged}");
         assert!(merged_card(None, &file, &facts).contains("# m, fine-tuned"));

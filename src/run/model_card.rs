@@ -10,6 +10,7 @@ use super::markdown::escape;
 use super::results::{EvalMetrics, SeedResult, SplitResult};
 use crate::config::data::{LongText, WindowPooling};
 use crate::console::duration;
+use crate::model::families::python::PythonNeeds;
 
 /// The file's name.
 pub const NAME: &str = "README.md";
@@ -34,6 +35,8 @@ pub struct CardFacts<'a> {
     pub hub_dataset: Option<&'a str>,
     /// Whether only the head was trained.
     pub is_probe: bool,
+    /// What Python needs to read the base.
+    pub python: PythonNeeds,
 }
 
 /// Writes the card: YAML metadata, then Markdown.
@@ -104,7 +107,7 @@ fn body(card: &mut String, file: &ClassifierFile, base: &BaseFacts, facts: &Card
         some_labels(&file.labels),
         env!("CARGO_PKG_VERSION"),
     )?;
-    usage(card, file, base, facts.is_probe)?;
+    usage(card, file, base, facts)?;
     thresholds(card, file)?;
     scores(card, file, facts)?;
     training(card, facts)?;
@@ -143,7 +146,7 @@ pub(super) fn some_labels(labels: &[String]) -> String {
     }
 }
 
-fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts, is_probe: bool) -> std::fmt::Result {
+fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts, facts: &CardFacts<'_>) -> std::fmt::Result {
     writeln!(card, "## Usage\n\n```sh\nllmcls predict --run . --text \"a text\"\n```\n")?;
     if !file.form.is_usual() {
         return writeln!(
@@ -153,20 +156,29 @@ fn usage(card: &mut String, file: &ClassifierFile, base: &BaseFacts, is_probe: b
             file.form
         );
     }
+    let notes = facts.python.notes();
     if file.is_whole_model {
-        return writeln!(card, "In Python, with transformers:\n\n```python\n{}```\n", snippet(file, base));
+        return writeln!(
+            card,
+            "In Python, with transformers:\n\n```python\n{}```\n\n{notes}",
+            snippet(file, base, facts)
+        );
     }
     if file.random_init {
         return writeln!(card, "The base has random weights made from a seed, so only llmcls can rebuild it.\n");
     }
-    if is_probe {
+    if facts.is_probe {
         return writeln!(
             card,
             "peft cannot load an adapter without modules. For Python, write a complete model, which transformers reads: \
              `llmcls export --run . --out DIR`.\n"
         );
     }
-    writeln!(card, "In Python, with peft and transformers:\n\n```python\n{}```\n", snippet(file, base))?;
+    writeln!(
+        card,
+        "In Python, with peft and transformers:\n\n```python\n{}```\n\n{notes}",
+        snippet(file, base, facts)
+    )?;
     writeln!(
         card,
         "transformers warns that weights of the head are \"newly initialized\" while it loads the base. This is expected: \
@@ -253,7 +265,7 @@ fn training(card: &mut String, facts: &CardFacts<'_>) -> std::fmt::Result {
 }
 
 /// Labels and thresholds come from `classifier.json`, which `eval --tune_thresholds` may replace after this.
-fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
+fn snippet(file: &ClassifierFile, base: &BaseFacts, facts: &CardFacts<'_>) -> String {
     let revision =
         file.base.revision.as_ref().map_or_else(String::new, |revision| format!(", revision={}", json!(revision)));
     let (local, name) = match &base.hub_name {
@@ -263,17 +275,19 @@ fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
             "base_directory".to_owned(),
         ),
     };
+    let attention = if facts.python.eager_attention { ", attn_implementation=\"eager\"" } else { "" };
     let (local, import, load) = match file.is_whole_model {
         true => (
             String::new(),
             "",
-            "model = AutoModelForSequenceClassification.from_pretrained(directory).eval()\n".to_owned(),
+            format!("model = AutoModelForSequenceClassification.from_pretrained(directory{attention}).eval()\n"),
         ),
         false => (
             local,
             "from peft import PeftModel\n",
             format!(
-                "base = AutoModelForSequenceClassification.from_pretrained({name}{revision}, num_labels=len(labels))\n\
+                "base = AutoModelForSequenceClassification.from_pretrained({name}{revision}, num_labels=len(labels)\
+                 {attention})\n\
                  model = PeftModel.from_pretrained(base, directory).eval()\n"
             ),
         ),
@@ -291,7 +305,7 @@ fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
         )
     };
     format!(
-        "import json\n\nimport torch\n{import}\
+        "{}import json\n\nimport torch\n{import}\
          from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n\
          directory = \".\"  # the directory of this file\n{local}\
          with open(f\"{{directory}}/classifier.json\", encoding=\"utf-8\") as file:\n    classifier = json.load(file)\n\
@@ -301,6 +315,7 @@ fn snippet(file: &ClassifierFile, base: &BaseFacts) -> String {
          ids = tokenizer(\"a text\", truncation=True, max_length={}, return_tensors=\"pt\")[\"input_ids\"]\n\
          with torch.no_grad():\n    probabilities = {logits}.{activation}\n\
          print(dict(zip(labels, probabilities.tolist())))\n{decision}\n",
+        facts.python.first_lines(),
         file.max_length,
     )
 }
@@ -397,6 +412,7 @@ mod tests {
             language: Some("en"),
             hub_dataset: Some("o/d"),
             is_probe: false,
+            python: PythonNeeds::default(),
         };
         let card = model_card(&file, &facts);
         for part in [
@@ -412,6 +428,19 @@ mod tests {
             "from_pretrained(\"meta-llama/Llama-3.2-1B\", revision=\"v1\", num_labels=len(labels))",
         ] {
             assert!(card.contains(part), "{part} is not in:\n{card}");
+        }
+        let python = PythonNeeds {
+            making_of_class: Some("class X:\n    pass\n".into()),
+            version_5: true,
+            eager_attention: true,
+        };
+        let needy = model_card(&file, &CardFacts { python, ..facts.clone() });
+        for part in [
+            "```python\nclass X:\n    pass\n\n\nimport json\n",
+            "num_labels=len(labels), attn_implementation=\"eager\")",
+            "needs transformers 5: version 4 has no code",
+        ] {
+            assert!(needy.contains(part) && !card.contains(part), "{part}:\n{needy}");
         }
         let probe = model_card(&file, &CardFacts { is_probe: true, ..facts });
         assert!(!probe.contains("library_name: peft") && !probe.contains("LoRA adapter"), "{probe}");
@@ -439,6 +468,7 @@ mod tests {
             language: None,
             hub_dataset: None,
             is_probe: false,
+            python: PythonNeeds::default(),
         };
         let (path, file) = named("llama-2-work/my-model");
         std::fs::write(path.join("README.md"), "---\nlanguage: en\nlicense: MIT\n---\n# My model\n").unwrap();

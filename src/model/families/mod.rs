@@ -19,6 +19,7 @@ mod mpnet;
 mod nomic_bert;
 mod olmo2;
 mod phi3;
+pub mod python;
 mod qwen;
 mod roberta;
 mod rope;
@@ -215,34 +216,6 @@ impl BackboneConfig {
         let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         let family = Family::of(&ConfigFile::parse(&text)?)?;
         Ok(format!("{}ForSequenceClassification", family.class_prefix()))
-    }
-
-    /// Whether transformers reads a model of this configuration from version 5 on.
-    ///
-    /// # Errors
-    /// As [`BackboneConfig::classifier_class`].
-    pub fn needs_version_5(path: &Path) -> Result<bool> {
-        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        Ok(Family::of(&ConfigFile::parse(&text)?)?.is_of_version_5())
-    }
-
-    /// The lines of Python that make this class of transformers' generic one, for families that lack it.
-    ///
-    /// # Errors
-    /// As [`BackboneConfig::classifier_class`].
-    pub fn making_of_class(path: &Path) -> Result<Option<String>> {
-        let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
-        let family = Family::of(&ConfigFile::parse(&text)?)?;
-        let (prefix, model_type) = (family.class_prefix(), family.model_type());
-        let lines = format!(
-            "from transformers import AutoModelForSequenceClassification, {prefix}Config\n\
-             from transformers.modeling_layers import GenericForSequenceClassification\n\
-             from transformers.models.{model_type}.modeling_{model_type} import {prefix}PreTrainedModel\n\n\n\
-             class {prefix}ForSequenceClassification(GenericForSequenceClassification, {prefix}PreTrainedModel):\n    \
-             pass\n\n\n\
-             AutoModelForSequenceClassification.register({prefix}Config, {prefix}ForSequenceClassification, exist_ok=True)\n"
-        );
-        Ok(family.lacks_classifier().then_some(lines))
     }
 
     fn from_json(text: &str) -> Result<Self> {
