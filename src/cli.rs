@@ -589,10 +589,8 @@ pub struct ServeArgs {
     /// model.model_name.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// What products with the base's weights are computed in on the CPU: float32 or bfloat16
-    /// [default: as in training]
-    #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
-    pub precision: Option<Precision>,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// Listen on this name or address; 0.0.0.0 takes requests from other machines
     #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
     pub host: String,

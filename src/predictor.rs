@@ -1,7 +1,6 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +23,7 @@ use crate::metrics::Decision;
 use crate::model::attributions::Attribution;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
-use crate::model::quantization::Quantization;
+use crate::model::quantization::{Outliers, Quantization};
 use crate::model::shared_base::SharedBase;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
@@ -81,11 +80,11 @@ impl Precision {
 /// Points of micro-F1 that int8 may cost unless the user accepts more.
 const ACCEPTED_LOSS: f64 = 0.5;
 
-/// A trained classifier's quantization for int8.
+/// The columns that a trained classifier keeps in bf16 where it predicts in int8.
 ///
 /// # Errors
 /// If nobody has measured what int8 costs it, or it costs more than half a point and that is not accepted.
-pub fn int8_of(trained: &Trained, accepts_loss: bool) -> Result<Quantization> {
+pub fn int8_outliers(trained: &Trained, accepts_loss: bool) -> Result<Outliers> {
     let file = Int8File::load(&trained.adapter)?.with_context(|| {
         format!(
             "--precision int8: what it costs this classifier has not been measured; run `llmcls eval --run {} --split \
@@ -102,7 +101,7 @@ pub fn int8_of(trained: &Trained, accepts_loss: bool) -> Result<Quantization> {
         file.int8.f1_micro,
         file.reference.f1_micro
     );
-    Ok(Quantization::Int8(Rc::new(file.outliers)))
+    Ok(file.outliers)
 }
 
 /// A trained classifier, ready to predict.
@@ -301,9 +300,9 @@ impl PredictingBase {
     ///
     /// # Errors
     /// If a weight is missing or of another shape.
-    pub fn new(base: BaseModel) -> Result<Self> {
+    pub fn new(base: BaseModel, quantization: Quantization) -> Result<Self> {
         let device = base.device_for_predicting();
-        let layers = SharedBase::new(&base.config, &base.weights, base.storage, &device)
+        let layers = SharedBase::new(&base.config, &base.weights, (base.storage, quantization), &device)
             .with_context(|| format!("{}: cannot build the model", base.files.name))?;
         Ok(Self { base, layers, device })
     }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::CommandCargoExt;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::serve::Server;
 
 fn llmcls(arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("llmcls").unwrap();
@@ -37,6 +39,14 @@ fn predict(run: &Path, arguments: &[&str], is_narrow: bool) -> Output {
         command.env("LLMCLS_CPU", "x86-64-v3");
     }
     command.arg(run).args(arguments).output().unwrap()
+}
+
+/// The first texts that `predict` reads.
+fn texts(count: usize) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/debtags/test.csv");
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    let column = reader.headers().unwrap().iter().position(|name| name == "text").unwrap();
+    reader.records().take(count).map(|row| row.unwrap()[column].to_owned()).collect()
 }
 
 fn probabilities(output: &Output) -> Vec<f64> {
@@ -76,6 +86,15 @@ fn int8_is_for_classifiers_of_which_its_cost_was_measured() {
         let again = predict(&run, &["--precision", "int8", "--accept_loss", "--batch_size", batch_size], is_narrow);
         assert!(again.stdout == int8.stdout, "batches of {batch_size}, narrow: {is_narrow}");
     }
+
+    // The server prints the same.
+    let path_of_run = run.to_str().unwrap();
+    let server = Server::start(&["--run", path_of_run, "--precision", "int8", "--accept_loss"]);
+    let served = server.post("/v1/predict", &json!({"texts": texts(200)})).json();
+    let rows = served["results"].as_array().unwrap().iter().flat_map(|row| row["probs"].as_array().unwrap());
+    let rows: Vec<f64> = rows.map(|p| p.as_f64().unwrap()).collect();
+    assert!(rows.len() >= 200 && rows == in_int8[..rows.len()]);
+    assert_eq!(server.get("/info").json()["models"][0]["compute"], "int8");
 
     // A cost above half a point is for users who accept it.
     file["reference"]["f1_micro"] = Value::from(file["int8"]["f1_micro"].as_f64().unwrap() + 0.012);

@@ -357,7 +357,7 @@ fn classifiers_that_share_a_base_give_in_a_mixed_batch_the_bits_that_each_gives_
         let text = std::fs::read_to_string(root().join(name).join("batch.json")).unwrap();
         let batch: BatchFile = serde_json::from_str(&text).unwrap();
         let options = options_of(name, &batch, false, fixture.lora.clone(), &Device::cpu());
-        let base = SharedBase::new(&config, &weights, options.storage, &Device::cpu()).unwrap();
+        let base = SharedBase::new(&config, &weights, (options.storage, Quantization::Off), &Device::cpu()).unwrap();
         let [first, second] = [1.0, -0.5].map(|factor| {
             let classifier = base.classifier(&config, &weights, &options).unwrap();
             let values: Vec<Vec<f32>> = fixture

@@ -56,7 +56,7 @@ fn trained() -> &'static Trained {
 }
 
 /// A running server, ended with the test.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     address: String,
     admin: Option<String>,
@@ -64,7 +64,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = llmcls(&["serve", "--port", "0"]);
         command.args(arguments).stderr(Stdio::piped()).stdout(Stdio::null());
         Self::spawn(command)
@@ -106,11 +106,11 @@ impl Server {
         send(&self.address, method, path, headers, body)
     }
 
-    fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         self.request("POST", path, &[("Content-Type", "application/json")], &body.to_string())
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.request("GET", path, &[], "")
     }
 
@@ -139,14 +139,14 @@ impl Drop for Server {
     }
 }
 
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     head: String,
     body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.body))
     }
 
@@ -662,7 +662,7 @@ fn a_server_that_cannot_start_says_why() {
         (vec!["--run", run, "--api_key_file", "/dev/null"], "holds no key"),
         (vec!["--run", run, "--set", "data.id_column=x"], "model.model_name"),
         (vec!["--models", "/nowhere"], "no such directory"),
-        (vec!["--run", run, "--precision", "int8"], "use bfloat16"),
+        (vec!["--run", run, "--precision", "int8"], "has not been measured"),
         (vec!["--run", run, "--admin", "0.0.0.0:0"], "set a key"),
     ] {
         let any_port: &[&str] = if arguments.contains(&"--port") { &[] } else { &["--port", "0"] };

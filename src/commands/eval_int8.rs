@@ -1,7 +1,5 @@
 //! `llmcls eval --split validation --precision int8`: measures what int8 costs a classifier, and stores it.
 
-use std::rc::Rc;
-
 use anyhow::{Context, Result};
 
 use super::loaded::Loaded;
@@ -29,7 +27,7 @@ pub(super) fn measure(args: &RunArgs, device: &Device, group: &Group, console: C
     let compute = observing.base.device.compute().name().to_owned();
     drop(observing);
     let in_int8 = PrecisionArgs { precision: Some(Precision::Int8), accept_loss: true };
-    let quantization = Quantization::Int8(Rc::new(outliers.clone()));
+    let quantization = Quantization::int8(outliers.clone());
     let quantized = Loaded::open_as(args, in_int8, Some(quantization), device, console)?;
     let (_, int8) = scores(&quantized, args, group, console)?;
     let of =

@@ -84,7 +84,9 @@ impl Loaded {
         }
         let quantization = match (quantization, precision.precision) {
             (Some(quantization), _) => quantization,
-            (None, Some(Precision::Int8)) => predictor::int8_of(&trained, precision.accept_loss)?,
+            (None, Some(Precision::Int8)) => {
+                Quantization::int8(predictor::int8_outliers(&trained, precision.accept_loss)?)
+            }
             (None, _) => Quantization::Off,
         };
         let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {

@@ -12,7 +12,6 @@ use crate::console::Console;
 use crate::embedded;
 use crate::exit::Usage;
 use crate::predictor::CLASSIFIER;
-use crate::predictor::Precision;
 use crate::server::{self, Access, Keys, Limits, LogSettings, OpenDevice, Settings, Source};
 
 /// The environment variable with a key.
@@ -28,13 +27,6 @@ pub fn run(args: &ServeArgs, open_device: OpenDevice, console: Console, is_quiet
     let allowed = Overrides { model_name: overrides.model_name.clone(), ..Overrides::default() };
     if overrides != allowed {
         return Err(Usage("--set: serve takes model.model_name alone; texts have no columns".to_owned()).into());
-    }
-    if args.precision == Some(Precision::Int8) {
-        return Err(Usage(
-            "--precision int8: it is measured for one classifier, and serve shares a base among several; use bfloat16"
-                .to_owned(),
-        )
-        .into());
     }
     let mut runs = args.run.iter().map(|run| named(run)).collect::<Result<Vec<_>>>()?;
     if runs.is_empty() && args.models.is_none() {
@@ -54,7 +46,12 @@ pub fn run(args: &ServeArgs, open_device: OpenDevice, console: Console, is_quiet
             admin: args.admin,
             runs,
             models: args.models.clone(),
-            source: Source { config: given, base: overrides.model_name, precision: args.precision },
+            source: Source {
+                config: given,
+                base: overrides.model_name,
+                precision: args.precision.precision,
+                accepts_loss: args.precision.accept_loss,
+            },
             access: access(args)?,
             limits: limits(args),
             log: LogSettings { is_json: args.log_format == LogFormat::Json, is_quiet, has_texts: args.log_texts },

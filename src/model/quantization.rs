@@ -22,6 +22,12 @@ pub enum Quantization {
 }
 
 impl Quantization {
+    /// In int8, with these outliers.
+    #[must_use]
+    pub fn int8(outliers: Outliers) -> Self {
+        Self::Int8(Rc::new(outliers))
+    }
+
     /// The outliers of a module that is to be quantized.
     pub(super) fn outliers(&self, module: &str) -> Option<&[usize]> {
         match self {

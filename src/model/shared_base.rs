@@ -9,6 +9,7 @@ use super::classifier::{Classifier, ClassifierOptions};
 use super::config::BackboneConfig;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
+use super::quantization::Quantization;
 use super::weights::{BaseStorage, Weights};
 use crate::kernels::device::Device;
 use crate::ops::adapter_routing::{Routing, SharedAdapter, SharedAdapters};
@@ -27,11 +28,17 @@ impl SharedBase {
     ///
     /// # Errors
     /// If a weight is missing or of another shape.
-    pub fn new(config: &BackboneConfig, weights: &Weights, storage: BaseStorage, device: &Device) -> Result<Self> {
+    pub fn new(
+        config: &BackboneConfig,
+        weights: &Weights,
+        (storage, quantization): (BaseStorage, Quantization),
+        device: &Device,
+    ) -> Result<Self> {
         let lora = LoraOptions::none();
         let names = (config.prefix, layers::embedding(config));
         let mut builder = Builder::new(weights, names, storage, &lora, device);
         let routing = Rc::new(Routing::default());
+        builder.quantization = quantization;
         builder.routing = Some(Rc::clone(&routing));
         let layers = Rc::new(Layers::new(&mut builder, config, false)?);
         Ok(Self { layers, routing, modules: builder.modules, shapes: builder.shapes, bytes: builder.size.bytes })

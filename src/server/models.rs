@@ -152,6 +152,7 @@ impl Models {
                 metrics: Arc::clone(&tools.metrics),
                 open_device: Arc::clone(&tools.open_device),
                 precision: tools.source.precision,
+                outliers: located.outliers.clone(),
                 console: tools.console,
             };
             let thread = compute::start(workshop, located.model.clone()).with_context(|| named(run))?;
@@ -184,7 +185,7 @@ impl Models {
         let id = changes.next_id;
         changes.next_id += 1;
         let base = changes.bases.get_mut(key).context("the base was dropped")?;
-        let compute = serde_json::json!(located.model.compute).as_str().unwrap_or_default().to_owned();
+        let compute = located.compute();
         let Located { trained, file, is_of_a_run, .. } = located;
         let (reply, answer) = mpsc::sync_channel(1);
         let load = Box::new(Load { id, trained, file: file.clone(), is_of_a_run });

@@ -48,6 +48,8 @@ pub struct Source {
     pub base: Option<String>,
     /// What products are computed in, in place of what a run recorded.
     pub precision: Option<Precision>,
+    /// True if int8 may cost more than half a point of F1.
+    pub accepts_loss: bool,
 }
 
 /// Who may ask.

@@ -13,6 +13,7 @@ use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
 use crate::kernels::device::Device;
+use crate::model::quantization::Outliers;
 use crate::predictor::{self, Precision};
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::{Trained, find_verified};
@@ -25,6 +26,8 @@ pub(super) struct Located {
     pub(super) model: ModelConfig,
     pub(super) is_of_a_run: bool,
     precision: Option<Precision>,
+    /// If it computes in int8.
+    pub(super) outliers: Option<Outliers>,
 }
 
 impl Located {
@@ -50,6 +53,10 @@ impl Located {
             // Where it is a GPU that computes, the thread of the base refuses this.
             precision.overrule(&mut model, &Device::cpu())?;
         }
+        let outliers = match source.precision {
+            Some(Precision::Int8) => Some(predictor::int8_outliers(&trained, source.accepts_loss)?),
+            _ => None,
+        };
         let file = match (file, &source.config) {
             (Some(file), _) => file,
             (None, Some(config)) => {
@@ -63,7 +70,7 @@ impl Located {
             }
             (None, None) => unreachable!("refused above"),
         };
-        Ok(Self { trained, file, model, is_of_a_run, precision: source.precision })
+        Ok(Self { trained, file, model, is_of_a_run, precision: source.precision, outliers })
     }
 
     /// Tells bases apart: classifiers with the same key share one in memory.
@@ -87,6 +94,14 @@ impl Located {
             self.file.form
         ]);
         let precision = self.precision.map(|precision| format!("{precision:?}"));
-        json!([fingerprint, held, precision]).to_string()
+        json!([fingerprint, held, precision, self.outliers]).to_string()
+    }
+
+    /// What products with the base's weights are computed in.
+    pub(super) fn compute(&self) -> String {
+        match self.outliers {
+            Some(_) => Precision::Int8.name().to_owned(),
+            None => json!(self.model.compute).as_str().unwrap_or_default().to_owned(),
+        }
     }
 }
