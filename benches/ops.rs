@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
+use std::cell::OnceCell;
 use std::hint::black_box;
 use std::rc::Rc;
 
@@ -73,7 +74,13 @@ fn storages() -> [(&'static str, Storage); 3] {
 fn ops(c: &mut Criterion) {
     for (name, storage) in storages() {
         let weight = FrozenMatrix::new(storage, INTER, WIDTH);
-        let layer = Rc::new(LoraLinear { weight: weight.into(), bias: None, adapter: None, slot: None });
+        let layer = Rc::new(LoraLinear {
+            weight: weight.into(),
+            bias: None,
+            adapter: None,
+            slot: None,
+            merged: OnceCell::new(),
+        });
         bench(c, &format!("frozen linear {name}"), &[(TOKENS, WIDTH)], |tape, inputs| {
             lora_linear(tape, &inputs[0], &layer, None).unwrap()
         });
@@ -87,6 +94,7 @@ fn ops(c: &mut Criterion) {
             bias: None,
             adapter: Some(Adapter { a, b, scaling: 1.5, dropout: 0.05, site: 0 }),
             slot: None,
+            merged: OnceCell::new(),
         });
         bench(c, &format!("lora linear r={rank}"), &[(TOKENS, WIDTH)], |tape, inputs| {
             lora_linear(tape, &inputs[0], &layer, None).unwrap()

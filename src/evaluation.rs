@@ -98,8 +98,7 @@ pub fn evaluate(
     group: &Group,
     mut on_batch: impl FnMut(usize),
 ) -> Result<Evaluation> {
-    let mut order: Vec<usize> = (0..samples.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(samples[index].tokens.token_ids.len()));
+    let order = longest_first(samples);
     let batches: Vec<&[usize]> = order.chunks(batch_size).collect();
     // In turn, since neighbours are of a length.
     let mut own = Vec::new();
@@ -111,11 +110,28 @@ pub fn evaluate(
     }
     let all = group.gather_bytes(bytemuck::cast_slice(&own).to_vec());
     let all: Vec<Vec<f32>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+    collected(classifier, samples, decision, (&batches, &all))
+}
+
+/// The numbers of samples, the longest first.
+pub(crate) fn longest_first(samples: &[Sample]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(samples[index].tokens.token_ids.len()));
+    order
+}
+
+/// The evaluation of what was computed for batches, which took turns among the parts of `all`.
+pub(crate) fn collected(
+    classifier: &Classifier,
+    samples: &[Sample],
+    decision: &Decision,
+    (batches, all): (&[&[usize]], &[Vec<f32>]),
+) -> Result<Evaluation> {
     let mut unread: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
     let mut probabilities = vec![Vec::new(); samples.len()];
     let mut loss = 0.0;
     for (batch, indices) in batches.iter().enumerate() {
-        let numbers = &mut unread[batch % group.size()];
+        let numbers = &mut unread[batch % all.len()];
         let (own, rest) = numbers.split_at(1 + indices.len() * classifier.labels());
         *numbers = rest;
         loss += f64::from(own[0]) * indices.len() as f64;
@@ -136,7 +152,7 @@ pub fn evaluate(
 }
 
 /// A batch's mean loss, 0 without labels, and its logits, row by row.
-fn batch_numbers(classifier: &Classifier, samples: &[Sample], indices: &[usize]) -> Result<Vec<f32>> {
+pub(crate) fn batch_numbers(classifier: &Classifier, samples: &[Sample], indices: &[usize]) -> Result<Vec<f32>> {
     let batch = Sample::batch(indices.iter().map(|&index| &samples[index]), classifier)?;
     let tape = Tape::off();
     let logits = classifier.logits(&tape, &batch)?;

@@ -23,7 +23,8 @@ pub mod server;
 pub mod predictor;
 // Layer 7: an experiment's parts, ready to train.
 pub mod experiment;
-// Layer 6: the training loop, and what a model answers without training.
+// Layer 6: the training loop, what a model answers without training, and classifiers side by side.
+pub mod crew;
 pub mod training;
 pub mod zeroshot;
 // Layer 5: predictions, and the files of a run.

@@ -1,5 +1,6 @@
 //! A trained classifier, ready to predict: one type behind `predict`, `eval` and whatever serves predictions.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use clap::ValueEnum;
 use crate::cluster::Group;
 use crate::config::model::{ComputeType, ModelConfig};
 use crate::console::Console;
+use crate::crew::Crew;
 use crate::data::table::{Example, typed_text};
 use crate::data::tokenize::{Encoded, TextEncoder};
 use crate::embedded;
@@ -23,7 +25,7 @@ use crate::metrics::Decision;
 use crate::model::attributions::Attribution;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
 use crate::model::lora::LoraOptions;
-use crate::model::quantization::{Outliers, Quantization};
+use crate::model::quantization::{Maxima, Quantization};
 use crate::model::shared_base::SharedBase;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
@@ -80,11 +82,11 @@ impl Precision {
 /// Points of micro-F1 that int8 may cost unless the user accepts more.
 const ACCEPTED_LOSS: f64 = 0.5;
 
-/// The columns that a trained classifier keeps in bf16 where it predicts in int8.
+/// How far the inputs of a trained classifier's modules reach, for predicting in int8.
 ///
 /// # Errors
 /// If nobody has measured what int8 costs it, or it costs more than half a point and that is not accepted.
-pub fn int8_outliers(trained: &Trained, accepts_loss: bool) -> Result<Outliers> {
+pub fn int8_maxima(trained: &Trained, accepts_loss: bool) -> Result<Maxima> {
     let file = Int8File::load(&trained.adapter)?.with_context(|| {
         format!(
             "--precision int8: what it costs this classifier has not been measured; run `llmcls eval --run {} --split \
@@ -101,7 +103,7 @@ pub fn int8_outliers(trained: &Trained, accepts_loss: bool) -> Result<Outliers> 
         file.int8.f1_micro,
         file.reference.f1_micro
     );
-    Ok(file.outliers)
+    Ok(file.maxima)
 }
 
 /// A trained classifier, ready to predict.
@@ -115,6 +117,28 @@ pub struct Predictor {
     vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
+    /// True unless peft saved it.
+    is_of_a_run: bool,
+    /// How other threads open the same.
+    copied: Option<Box<Opening>>,
+    crew: OnceCell<Crew>,
+}
+
+/// What opens a classifier once more.
+#[derive(Clone)]
+struct Opening {
+    model: ModelConfig,
+    trained: Trained,
+    file: ClassifierFile,
+    is_of_a_run: bool,
+    maxima: Option<Maxima>,
+    copies: usize,
+}
+
+impl AsRef<Classifier> for Predictor {
+    fn as_ref(&self) -> &Classifier {
+        &self.classifier
+    }
 }
 
 impl Predictor {
@@ -132,8 +156,8 @@ impl Predictor {
         quantization: Quantization,
     ) -> Result<Self> {
         let options = options(&trained, &file, base, base.device_for_predicting())?;
-        let classifier = base.classifier(&ClassifierOptions { quantization, ..options })?;
-        Self::with_classifier(trained, file, is_of_a_run, base, classifier)
+        let classifier = base.classifier(&ClassifierOptions { quantization: quantization.clone(), ..options })?;
+        Self::with_classifier(trained, file, is_of_a_run, base, (classifier, &quantization))
     }
 
     fn with_classifier(
@@ -141,15 +165,60 @@ impl Predictor {
         file: ClassifierFile,
         is_of_a_run: bool,
         base: &BaseModel,
-        classifier: Classifier,
+        (classifier, quantization): (Classifier, &Quantization),
     ) -> Result<Self> {
         load(&trained, &classifier)?;
+        if let Quantization::Int8(maxima) = quantization {
+            classifier.quantize(maxima)?;
+        }
         classifier.set_temperature(file.temperature);
         classifier.set_window_pooling(file.window_pooling());
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.limit())?;
         let encoder = Arc::new(encoder);
         let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);
-        Ok(Self { trained, classifier, encoder, base_files, vocab_size, file })
+        Ok(Self {
+            trained,
+            classifier,
+            encoder,
+            base_files,
+            vocab_size,
+            file,
+            is_of_a_run,
+            copied: None,
+            crew: OnceCell::new(),
+        })
+    }
+
+    /// Lets threads of their own compute batches side by side where there are many samples, if the model is small and
+    /// the CPU computes. `model` is what `base` was opened by.
+    #[must_use]
+    pub fn with_crew(self, model: &ModelConfig, base: &BaseModel, maxima: Option<&Maxima>) -> Self {
+        let copies = base.copies_for_predicting();
+        let opening = Opening {
+            model: model.clone(),
+            trained: self.trained.clone(),
+            file: self.file.clone(),
+            is_of_a_run: self.is_of_a_run,
+            maxima: maxima.cloned(),
+            copies,
+        };
+        Self { copied: (copies > 1).then(|| Box::new(opening)), ..self }
+    }
+
+    /// The threads, if they are worth starting for this many batches.
+    fn crew(&self, batches: usize) -> Result<Option<&Crew>> {
+        /// Batches for each thread that its start is worth.
+        const LEAST: usize = 4;
+        let Some(opening) = &self.copied else { return Ok(None) };
+        if self.crew.get().is_none() {
+            if batches < LEAST * opening.copies {
+                return Ok(None);
+            }
+            let opening = opening.clone();
+            let crew = Crew::start(opening.copies, move || opening.open())?;
+            let _ = self.crew.set(crew);
+        }
+        Ok(self.crew.get())
     }
 
     /// The files that it was read from: no output may replace them.
@@ -189,13 +258,26 @@ impl Predictor {
         group: &Group,
         on_batch: impl FnMut(usize),
     ) -> Result<Evaluation> {
-        evaluate(&self.classifier, samples, decision, batch_size, group, on_batch)
+        match self.crew(samples.len() / batch_size)? {
+            Some(crew) if group.size() == 1 => crew.evaluate(&self.classifier, samples, decision, batch_size, on_batch),
+            _ => evaluate(&self.classifier, samples, decision, batch_size, group, on_batch),
+        }
     }
 
     /// The decision by the classifier's own thresholds.
     #[must_use]
     pub fn decision(&self) -> Decision {
         Decision::above(&self.file.thresholds)
+    }
+}
+
+impl Opening {
+    fn open(&self) -> Result<Predictor> {
+        let Self { model, trained, file, is_of_a_run, maxima, .. } = self;
+        // What there is to say was said when the first was opened.
+        let base = BaseModel::open(model, &Device::cpu(), Console::new(true))?;
+        let quantization = maxima.clone().map_or(Quantization::Off, Quantization::int8);
+        Predictor::open_as(trained.clone(), file.clone(), *is_of_a_run, &base, quantization)
     }
 }
 
@@ -293,18 +375,19 @@ pub struct PredictingBase {
     base: BaseModel,
     layers: SharedBase,
     device: Device,
+    quantization: Quantization,
 }
 
 impl PredictingBase {
-    /// Loads the layers of a base.
+    /// Loads the layers of a base; in int8 they are for one classifier alone.
     ///
     /// # Errors
     /// If a weight is missing or of another shape.
     pub fn new(base: BaseModel, quantization: Quantization) -> Result<Self> {
         let device = base.device_for_predicting();
-        let layers = SharedBase::new(&base.config, &base.weights, (base.storage, quantization), &device)
+        let layers = SharedBase::new(&base.config, &base.weights, (base.storage, quantization.clone()), &device)
             .with_context(|| format!("{}: cannot build the model", base.files.name))?;
-        Ok(Self { base, layers, device })
+        Ok(Self { base, layers, device, quantization })
     }
 
     /// The base's files.
@@ -335,7 +418,8 @@ impl PredictingBase {
             .layers
             .classifier(&self.base.config, &self.base.weights, &options)
             .with_context(|| format!("{}: cannot build the model", self.base.files.name))?;
-        let mut predictor = Predictor::with_classifier(trained, file, is_of_a_run, &self.base, classifier)?;
+        let mut predictor =
+            Predictor::with_classifier(trained, file, is_of_a_run, &self.base, (classifier, &self.quantization))?;
         if let Some(encoder) = Arc::get_mut(&mut predictor.encoder) {
             encoder.keep_nothing();
         }

@@ -74,7 +74,7 @@ fn int8_is_for_classifiers_of_which_its_cost_was_measured() {
     let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(file["rows"], 40);
     assert_eq!(file["reference"]["compute"], "float32");
-    assert!(file["outliers"].as_object().unwrap().len() > 10, "an entry for each linear module");
+    assert!(file["maxima"].as_object().unwrap().len() > 10, "an entry for each linear module");
 
     let int8 = predict(&run, &["--precision", "int8", "--accept_loss"], false);
     let as_trained = probabilities(&predict(&run, &["--precision", "float32"], false));

@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("zeroshot", 6),
     ("training", 6),
     ("run", 5),
+    ("crew", 6),
     ("evaluation", 5),
     ("model", 4),
     ("baseline", 3),

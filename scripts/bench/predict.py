@@ -7,7 +7,8 @@
 
 RUN is a finished llmcls run of that base. The same texts of data/debtags go through all programs, with
 tokenizing, in batches of --batch_size, sorted by length and in file order. Python merges the adapter, exports
-the model to ONNX and quantizes it (dynamic, QInt8). llmcls's time is that of `predict` on all rows less that
+the model to ONNX and quantizes it (dynamic, QInt8). All cut texts at the run's max_length. int8 needs the run's
+`llmcls eval --split validation --precision int8` first. llmcls's time is that of `predict` on all rows less that
 on one row, so that loading does not count; Python's clock starts after a warm-up. A second table has the
 median time of one text of 32 tokens.
 """
@@ -138,7 +139,7 @@ def ours(args, precision: str) -> dict:
             path = Path(directory, "rows.jsonl")
             path.write_text("".join(json.dumps({"uid": str(at), "text": text}) + "\n" for at, text in enumerate(rows)))
             command = [args.bin, "--quiet", "predict", str(path), "-o", str(Path(directory, "out.jsonl")), "--run", args.run,
-                       "--batch_size", str(args.batch_size), "--threads", str(args.threads), "--precision", precision,
+                       "--batch_size", str(args.batch_size), "--threads", str(args.threads), "--precision", precision, "--accept_loss",
                        "--set", f"model.model_name={args.base}"]
             begin = time.perf_counter()
             subprocess.run(command, check=True, cwd=ROOT)
@@ -149,7 +150,7 @@ def ours(args, precision: str) -> dict:
     rate = len(rows) / (seconds(rows) - load)
     # A stream is answered text by text.
     command = [args.bin, "--quiet", "predict", "-", "-o", "-", "--run", args.run, "--threads", str(args.threads),
-               "--precision", precision, "--set", f"model.model_name={args.base}"]
+               "--precision", precision, "--accept_loss", "--set", f"model.model_name={args.base}"]
     times = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         process.stdin.write("uid,text\n")
@@ -171,7 +172,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--precisions", default="float32,bfloat16", help="llmcls's")
     parser.add_argument("--ways", default=",".join(WAYS), help="Python's")
@@ -180,6 +180,9 @@ def main() -> None:
     parser.add_argument("--way", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.base = str(BASES[args.model])
+    classifier = next(Path(args.run).glob("seed_*/best/classifier.json"))
+    args.max_length = json.loads(classifier.read_text())["max_length"]
+    Path(args.work).mkdir(parents=True, exist_ok=True)
     # 32 tokens for MiniLM's tokenizer, with its two special ones.
     args.one = "a tool that shows files as a tree and counts their sizes on disk for people who like to know what takes the space there"
     if args.way:

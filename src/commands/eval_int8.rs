@@ -15,7 +15,7 @@ use crate::predictor::Precision;
 use crate::run::int8_file::{Int8File, Int8Scores};
 use crate::training::scored::score;
 
-/// Scores the validation rows as trained, taking note of outliers, and in int8.
+/// Scores the validation rows as trained, taking note of how far inputs reach, and in int8.
 ///
 /// # Errors
 /// If the classifier belongs to no run, or a row cannot be used.
@@ -23,16 +23,16 @@ pub(super) fn measure(args: &RunArgs, device: &Device, group: &Group, console: C
     let as_trained = PrecisionArgs::default();
     let observing = Loaded::open_as(args, as_trained, Some(Quantization::Observe), device, console)?;
     let (rows, reference) = scores(&observing, args, group, console)?;
-    let outliers = observing.predictor.classifier.outliers();
+    let maxima = Int8File::rounded(observing.predictor.classifier.maxima());
     let compute = observing.base.device.compute().name().to_owned();
     drop(observing);
     let in_int8 = PrecisionArgs { precision: Some(Precision::Int8), accept_loss: true };
-    let quantization = Quantization::int8(outliers.clone());
+    let quantization = Quantization::int8(maxima.clone());
     let quantized = Loaded::open_as(args, in_int8, Some(quantization), device, console)?;
     let (_, int8) = scores(&quantized, args, group, console)?;
     let of =
         |compute: String, scores: Scores| Int8Scores { compute, f1_micro: scores.f1_micro, f1_macro: scores.f1_macro };
-    let file = Int8File::new(rows, of(compute, reference), of(Precision::Int8.name().to_owned(), int8), outliers);
+    let file = Int8File::new(rows, of(compute, reference), of(Precision::Int8.name().to_owned(), int8), maxima);
     console.say(format!(
         "int8 costs {:.2} points of micro-F1 on {rows} validation rows: {:.4} instead of {:.4} in {}; stored in {}",
         file.cost(),

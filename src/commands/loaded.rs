@@ -82,13 +82,12 @@ impl Loaded {
         if let Some(precision) = precision.precision {
             precision.overrule(&mut model, device)?;
         }
-        let quantization = match (quantization, precision.precision) {
-            (Some(quantization), _) => quantization,
-            (None, Some(Precision::Int8)) => {
-                Quantization::int8(predictor::int8_outliers(&trained, precision.accept_loss)?)
-            }
-            (None, _) => Quantization::Off,
+        let maxima = match (&quantization, precision.precision) {
+            (None, Some(Precision::Int8)) => Some(predictor::int8_maxima(&trained, precision.accept_loss)?),
+            _ => None,
         };
+        let is_plain = quantization.is_none();
+        let quantization = quantization.or_else(|| maxima.clone().map(Quantization::int8)).unwrap_or_default();
         let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {
             true => "the model cannot be used".to_owned(),
             false => format!(
@@ -111,7 +110,10 @@ impl Loaded {
             }
             (None, None) => unreachable!("refused above"),
         };
-        let predictor = Predictor::open_as(trained, file, is_of_a_run, &base, quantization)?;
+        let mut predictor = Predictor::open_as(trained, file, is_of_a_run, &base, quantization)?;
+        if is_plain {
+            predictor = predictor.with_crew(&model, &base, maxima.as_ref());
+        }
         Ok(Self { predictor, config, base, token: model.hf_token, overrides })
     }
 

@@ -143,6 +143,17 @@ impl BaseModel {
         self.device.packing_weights(has_room && !self.storage.is_4bit)
     }
 
+    /// On how many threads a classifier each predicts faster than one classifier on all of them: on every thread where
+    /// the model is small and memory allows, else on one.
+    #[must_use]
+    pub fn copies_for_predicting(&self) -> usize {
+        /// Bytes of a small model.
+        const SMALL: u64 = 64 << 20;
+        let (packed, threads) = (estimate::packed_bytes(&self.config, &self.device), rayon::current_num_threads());
+        let has_room = self.device.memory().is_none_or(|limits| threads as u64 * packed <= limits.available / 4);
+        if self.device.is_gpu() || packed > SMALL || !has_room { 1 } else { threads }
+    }
+
     /// Builds a classifier on this base.
     ///
     /// # Errors

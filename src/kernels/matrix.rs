@@ -140,10 +140,14 @@ impl FrozenMatrix {
         self.release();
     }
 
-    /// Quantizes the weights for `y = x Wᵀ` in int8; columns of x that are `outliers` stay in bf16.
-    pub fn quantize(&mut self, outliers: &[usize]) {
-        self.int8 = Some(Int8::new(&self.weights(Direction::Forward), outliers));
-        self.release();
+    /// A matrix whose products `y = x Wᵀ` are computed in int8, for an x whose columns have these largest magnitudes;
+    /// for `g W` it is held in bf16.
+    #[must_use]
+    pub fn in_int8(values: Vec<f32>, (rows, columns): (usize, usize), maxima: &[f32]) -> Self {
+        let narrow = values.iter().map(|&value| bf16::from_f32(value)).collect();
+        let wide = Self::new(Storage::F32(Buffer::Owned(values)), rows, columns);
+        let int8 = Int8::new(&wide.weights(Direction::Forward), maxima);
+        Self { storage: Storage::Bf16(Buffer::Owned(narrow)), int8: Some(int8), ..wide }
     }
 
     /// From now on takes note of the largest magnitude in each column of x.

@@ -1,5 +1,6 @@
 //! Builds models: frozen modules by the names of their weights, adapters, norms.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -59,7 +60,7 @@ pub(super) struct Builder<'a> {
     pub(super) routing: Option<Rc<Routing>>,
     /// How linear modules are built.
     pub(super) quantization: Quantization,
-    /// The linear modules, where their inputs are observed.
+    /// The linear modules, where their inputs are observed or they are to be quantized.
     pub(super) linears: Vec<(String, Rc<LoraLinear>)>,
     /// Tensors of the base, in the order in which they were taken.
     pub(super) frozen: Vec<Frozen>,
@@ -176,16 +177,15 @@ impl<'a> Builder<'a> {
         if bias.is_some() {
             self.took(format!("{stored}.bias"), format!("{module}.bias"), FrozenKind::Bias { len: outputs });
         }
-        let weight = self.frozen_matrix(&format!("{stored}.weight"), self.storage, (outputs, inputs), |weight| {
-            self.prepared(&module, weight)
-        })?;
+        let name = format!("{stored}.weight");
+        let weight = self.frozen_matrix(&name, self.storage, (outputs, inputs), |weight| self.prepared(weight))?;
         self.count(&weight);
-        let is_observed = matches!(self.quantization, Quantization::Observe);
         self.count_floats(bias.as_ref());
         let adapter = self.adapter(&module, outputs, inputs)?;
         let slot = self.routing.as_ref().map(|routing| Slot { routing: Rc::clone(routing), index: self.modules.len() });
-        let linear = Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter, slot });
-        if is_observed {
+        let linear =
+            Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter, slot, merged: OnceCell::new() });
+        if !matches!(self.quantization, Quantization::Off) {
             self.linears.push((module.clone(), Rc::clone(&linear)));
         }
         self.modules.push(module);
@@ -202,27 +202,17 @@ impl<'a> Builder<'a> {
         prepare: impl FnOnce(FrozenMatrix) -> Result<FrozenMatrix>,
     ) -> Result<Arc<FrozenMatrix>> {
         let read = || prepare(self.matrix(name, (rows, columns), storage)?);
-        // What is quantized or observed is one classifier's own.
+        // What is observed or merged is one classifier's own.
         match self.held.filter(|_| matches!(self.quantization, Quantization::Off)) {
             Some(held) => held.matrix(name, self.weights, read),
             None => Ok(Arc::new(read()?)),
         }
     }
 
-    /// The matrix of a linear module where it computes, and as it does.
-    fn prepared(&self, module: &str, weight: FrozenMatrix) -> Result<FrozenMatrix> {
-        let outliers = self.quantization.outliers(module);
-        let device = if outliers.is_some() { self.device.packing_weights(false) } else { self.device.clone() };
-        let mut weight = device.hold(weight)?;
-        if let Some(outliers) = outliers {
-            ensure!(
-                outliers.iter().all(|&column| column < weight.columns()),
-                "the outliers of `{module}` for int8 are not those of {} columns; measure again with `llmcls eval \
-                 --split validation --precision int8`",
-                weight.columns()
-            );
-            weight.quantize(outliers);
-        }
+    /// The matrix of a linear module where it computes. What is merged into another is not packed.
+    fn prepared(&self, weight: FrozenMatrix) -> Result<FrozenMatrix> {
+        let is_merged = matches!(self.quantization, Quantization::Int8(_));
+        let mut weight = if is_merged { weight } else { self.device.hold(weight)? };
         if matches!(self.quantization, Quantization::Observe) {
             weight.observe();
         }

@@ -15,7 +15,7 @@ use super::held::HeldWeights;
 use super::layers::{self, Layers};
 use super::lora::LoraOptions;
 use super::modules::Embedding;
-use super::quantization::{Outliers, Quantization, outliers_of};
+use super::quantization::{Maxima, Quantization};
 use super::weights::{BaseStorage, Weights};
 use crate::config::data::WindowPooling;
 use crate::config::model::ProblemType;
@@ -83,7 +83,7 @@ pub struct Classifier {
     initial: Vec<Initial>,
     modules: Vec<String>,
     frozen: Vec<Frozen>,
-    observed: Vec<(String, Rc<LoraLinear>)>,
+    linears: Vec<(String, Rc<LoraLinear>)>,
     lora: LoraOptions,
     base: BaseSize,
     labels: usize,
@@ -149,7 +149,7 @@ impl Classifier {
             initial: builder.initial,
             modules: builder.modules,
             frozen: builder.frozen,
-            observed: builder.linears,
+            linears: builder.linears,
             lora: options.lora.clone(),
             base: builder.size,
             labels: options.labels,
@@ -261,11 +261,16 @@ impl Classifier {
         &self.modules
     }
 
-    /// The outliers of every linear module, after batches went through a classifier that observes its inputs.
+    /// The largest inputs of every linear module, after batches went through a classifier that observes them.
     #[must_use]
-    pub fn outliers(&self) -> Outliers {
-        let of = |linear: &LoraLinear| outliers_of(&linear.weight.maxima().unwrap_or_default());
-        self.observed.iter().map(|(module, linear)| (module.clone(), of(linear))).collect()
+    pub fn maxima(&self) -> Maxima {
+        let of = |linear: &LoraLinear| linear.weight.maxima().unwrap_or_default();
+        self.linears.iter().map(|(module, linear)| (module.clone(), of(linear))).collect()
+    }
+
+    /// The linear modules, where they are observed or quantized.
+    pub(super) fn linears(&self) -> &[(String, Rc<LoraLinear>)] {
+        &self.linears
     }
 
     /// The base's tensors.

@@ -3,14 +3,16 @@
 //! Names, shapes and numbers are those of the family's `…ForSequenceClassification`. What that class lacks (the head of
 //! a language model, tied or not) is left out.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::classifier::Classifier;
 use super::frozen::FrozenKind;
+use super::quantization::Maxima;
 use super::weights::{BaseStorage, Weights};
 use crate::kernels::buffer::elements;
+use crate::kernels::matrix::FrozenMatrix;
 
 /// A tensor by its name in transformers.
 pub struct NamedTensor<'a> {
@@ -71,6 +73,35 @@ impl Classifier {
             NamedTensor::new(param.name().to_owned(), shape, || Ok(elements(param.value())?.to_vec()))
         });
         of_base.chain(trained).collect()
+    }
+
+    /// From now on computes the linear modules that are named in int8, adapters merged.
+    ///
+    /// # Errors
+    /// If the magnitudes are of other modules.
+    pub fn quantize(&self, maxima: &Maxima) -> Result<()> {
+        for (module, linear) in self.linears() {
+            let (rows, columns) = (linear.weight.rows(), linear.weight.columns());
+            let of_module = maxima.get(module).filter(|maxima| maxima.len() == columns);
+            let of_module = of_module.with_context(|| {
+                format!(
+                    "what int8.json says of `{module}` is not of {columns} columns; measure again with `llmcls eval --split \
+                     validation --precision int8`"
+                )
+            })?;
+            // Set before for another name of the same classifier.
+            if linear.merged.get().is_none() {
+                let mut values = vec![0.0; rows * columns];
+                linear.weight.read(0, &mut values);
+                linear.weight.release();
+                if let Some(adapter) = self.adapter_of(&format!("{module}.weight")) {
+                    adapter.add_to(&mut values)?;
+                }
+                let merged = FrozenMatrix::in_int8(values, (rows, columns), of_module);
+                let _ = linear.merged.set(merged);
+            }
+        }
+        Ok(())
     }
 
     /// The adapter of the module that a weight belongs to.

@@ -13,12 +13,14 @@ use super::quantization::Quantization;
 use super::weights::{BaseStorage, Weights};
 use crate::kernels::device::Device;
 use crate::ops::adapter_routing::{Routing, SharedAdapter, SharedAdapters};
+use crate::ops::lora_linear::LoraLinear;
 
 /// The layers of a base, without adapters of their own.
 pub struct SharedBase {
     layers: Rc<Layers>,
     routing: Rc<Routing>,
     modules: Vec<String>,
+    linears: Vec<(String, Rc<LoraLinear>)>,
     shapes: Vec<(usize, usize)>,
     bytes: usize,
 }
@@ -41,7 +43,8 @@ impl SharedBase {
         builder.quantization = quantization;
         builder.routing = Some(Rc::clone(&routing));
         let layers = Rc::new(Layers::new(&mut builder, config, false)?);
-        Ok(Self { layers, routing, modules: builder.modules, shapes: builder.shapes, bytes: builder.size.bytes })
+        let Builder { modules, linears, shapes, size, .. } = builder;
+        Ok(Self { layers, routing, modules, linears, shapes, bytes: size.bytes })
     }
 
     /// Bytes of the frozen weights.
@@ -68,6 +71,7 @@ impl SharedBase {
             adapters.push(adapter.map(|adapter| SharedAdapter::new(adapter.a, adapter.b, adapter.scaling)));
         }
         builder.modules.clone_from(&self.modules);
+        builder.linears.clone_from(&self.linears);
         builder.shapes.clone_from(&self.shapes);
         let shared: SharedAdapters = adapters.into();
         let own = (Rc::clone(&self.layers), Some((Rc::clone(&self.routing), shared)));

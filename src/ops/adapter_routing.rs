@@ -152,9 +152,21 @@ mod tests {
         let routing = Rc::new(Routing::default());
         let weight = || FrozenMatrix::new(Storage::F32(Buffer::Owned(numbers(INPUTS * OUTPUTS, 1))), OUTPUTS, INPUTS);
         let adapter = Adapter { a: Rc::clone(&a), b: Rc::clone(&b), scaling, dropout: 0.0, site: 0 };
-        let own = Rc::new(LoraLinear { weight: weight().into(), bias: None, adapter: Some(adapter), slot: None });
+        let own = Rc::new(LoraLinear {
+            weight: weight().into(),
+            bias: None,
+            adapter: Some(adapter),
+            slot: None,
+            merged: OnceCell::new(),
+        });
         let slot = Slot { routing: Rc::clone(&routing), index: 0 };
-        let shared = Rc::new(LoraLinear { weight: weight().into(), bias: None, adapter: None, slot: Some(slot) });
+        let shared = Rc::new(LoraLinear {
+            weight: weight().into(),
+            bias: None,
+            adapter: None,
+            slot: Some(slot),
+            merged: OnceCell::new(),
+        });
         let group = || {
             let adapters: SharedAdapters = vec![Some(SharedAdapter::new(Rc::clone(&a), Rc::clone(&b), scaling))].into();
             Group { adapters, tokens: 0..7, sequences: 0..2 }
@@ -184,7 +196,7 @@ mod tests {
         let layer = |adapter: Option<Adapter>, slot: Option<Slot>| {
             let weight = FrozenMatrix::new(Storage::F32(Buffer::Owned(numbers(INPUTS * OUTPUTS, 1))), OUTPUTS, INPUTS);
             let weight = std::sync::Arc::new(weight);
-            Rc::new(LoraLinear { weight, bias: None, adapter, slot })
+            Rc::new(LoraLinear { weight, bias: None, adapter, slot, merged: OnceCell::new() })
         };
         let shared = layer(None, Some(Slot { routing: Rc::clone(&routing), index: 0 }));
         let adapters = |index: usize| -> SharedAdapters {

@@ -5,6 +5,7 @@
 //! bit each, a 32nd of `x`, because drawing them a second and third time in the backward took a
 //! twentieth of a step.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +34,15 @@ pub struct LoraLinear {
     pub adapter: Option<Adapter>,
     /// Where the layer finds the adapters of several classifiers that share it, for predicting.
     pub slot: Option<Slot>,
+    /// W and the adapter in one, for predicting in int8: in place of both.
+    pub merged: OnceCell<FrozenMatrix>,
+}
+
+impl LoraLinear {
+    /// What x is multiplied by.
+    fn matrix(&self) -> &FrozenMatrix {
+        self.merged.get().unwrap_or(&self.weight)
+    }
 }
 
 /// The trained part of a [`LoraLinear`].
@@ -90,7 +100,10 @@ fn linears<const K: usize>(
     let rows = x.tensor().dim(0)?;
     let pairs = layers.map(|layer| low_rank(tape, x, layer));
     let pairs: Vec<Option<LowRank>> = pairs.into_iter().collect::<Result<_>>()?;
-    let routed = layers.map(|layer| layer.slot.as_ref().map_or_else(|| Ok(Vec::new()), |slot| slot.pairs(x.tensor())));
+    let routed = layers.map(|layer| match &layer.slot {
+        Some(slot) if layer.merged.get().is_none() => slot.pairs(x.tensor()),
+        _ => Ok(Vec::new()),
+    });
     let routed: Vec<Vec<(Range<usize>, Rc<LowRank>)>> = routed.into_iter().collect::<Result<_>>()?;
     let parts: Vec<Layer<'_>> = layers
         .iter()
@@ -98,7 +111,7 @@ fn linears<const K: usize>(
         .map(|(layer, (pair, routed))| {
             let routed = routed.iter().map(|(rows, pair)| (rows.clone(), &**pair));
             let low_rank = pair.iter().map(|pair| (0..rows, pair)).chain(routed).collect();
-            Layer { weight: &layer.weight, bias: layer.bias.as_ref(), low_rank }
+            Layer { weight: layer.matrix(), bias: layer.bias.as_ref(), low_rank }
         })
         .collect();
     let outputs = kernels::adapted(x.tensor(), &parts, residual.map(Value::tensor))?;
@@ -128,7 +141,7 @@ fn linears<const K: usize>(
 /// The adapter of a layer for an input, and what of it is kept.
 fn low_rank(tape: &Tape, x: &Value, layer: &LoraLinear) -> Result<Option<LowRank>> {
     let rows = rows_of(x.tensor(), layer.weight.columns())?;
-    let Some(adapter) = &layer.adapter else { return Ok(None) };
+    let Some(adapter) = layer.adapter.as_ref().filter(|_| layer.merged.get().is_none()) else { return Ok(None) };
     let mask = adapter.choice(tape).map(|choice| Mask::new(choice, (rows, layer.weight.columns())));
     kernels::low_rank(x.tensor(), adapter.a.value(), adapter.b.value(), adapter.scaling, mask).map(Some)
 }
@@ -163,7 +176,7 @@ fn recorded(
         }
         let backward = |of_x: Option<Option<Tensor>>| {
             let Some(Passed { a: of_a, b: of_b, pair, x, u }) = &low_rank else {
-                return kernels::adapted_backward(&g, &layer.weight, None, of_x);
+                return kernels::adapted_backward(&g, layer.matrix(), None, of_x);
             };
             let (x, mut found) = (x.tensor()?, None);
             of_a.accumulate(|a, add_a| {
@@ -200,6 +213,7 @@ mod tests {
             bias: Some(numbers(OUTPUTS, 7).into()),
             adapter: Some(Adapter { a: Rc::clone(a), b: Rc::clone(b), scaling: 1.5, dropout, site: 3 }),
             slot: None,
+            merged: OnceCell::new(),
         })
     }
 

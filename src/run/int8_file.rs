@@ -1,18 +1,18 @@
-//! `int8.json` beside an adapter: what predicting in int8 costs, as `eval` measured it, and which columns it
-//! keeps apart.
+//! `int8.json` beside an adapter: what predicting in int8 costs, as `eval` measured it, and how far the inputs of its
+//! modules reach.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::model::quantization::Maxima;
 
 /// The file's name.
 pub const NAME: &str = "int8.json";
 
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// What is known of predicting in int8 with one classifier.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,8 +25,8 @@ pub struct Int8File {
     pub reference: Int8Scores,
     /// Scores in int8.
     pub int8: Int8Scores,
-    /// Of each linear module: columns of its input that are multiplied in bf16.
-    pub outliers: BTreeMap<String, Vec<usize>>,
+    /// Of each linear module: the largest magnitude of each column of its input, rounded.
+    pub maxima: Maxima,
 }
 
 /// Scores on the validation rows.
@@ -43,8 +43,17 @@ pub struct Int8Scores {
 impl Int8File {
     /// A measurement.
     #[must_use]
-    pub fn new(rows: usize, reference: Int8Scores, int8: Int8Scores, outliers: BTreeMap<String, Vec<usize>>) -> Self {
-        Self { format_version: FORMAT_VERSION, rows, reference, int8, outliers }
+    pub fn new(rows: usize, reference: Int8Scores, int8: Int8Scores, maxima: Maxima) -> Self {
+        Self { format_version: FORMAT_VERSION, rows, reference, int8, maxima }
+    }
+
+    /// Magnitudes as the file has them: two digits are enough for what is made of them, and keep it small.
+    #[must_use]
+    pub fn rounded(mut maxima: Maxima) -> Maxima {
+        for reach in maxima.values_mut().flatten() {
+            *reach = format!("{reach:.1e}").parse().unwrap_or(*reach);
+        }
+        maxima
     }
 
     /// Points of micro-F1 that int8 loses; negative if it gains some.
@@ -73,8 +82,11 @@ impl Int8File {
         let read = || -> Result<Self> {
             let file: Self = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
             ensure!(file.format_version == FORMAT_VERSION, "format_version is {}", file.format_version);
-            for (module, columns) in &file.outliers {
-                ensure!(columns.is_sorted_by(|a, b| a < b), "the outliers of {module} are not in ascending order");
+            for (module, maxima) in &file.maxima {
+                ensure!(
+                    maxima.iter().all(|reach| *reach >= 0.0 && reach.is_finite()),
+                    "a magnitude of {module} is none"
+                );
             }
             Ok(file)
         };

@@ -20,7 +20,7 @@ use crate::evaluation::{NotFinite, Part, Scored, evaluate_mixed};
 use crate::experiment::base_model::BaseModel;
 use crate::model::attributions::Explainer;
 use crate::model::classifier::Problem;
-use crate::model::quantization::{Outliers, Quantization};
+use crate::model::quantization::{Maxima, Quantization};
 use crate::predictor::{self, Precision, PredictingBase, Predictor, TextReader};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
@@ -59,7 +59,7 @@ pub(super) struct Workshop {
     pub(super) open_device: OpenDevice,
     pub(super) precision: Option<Precision>,
     /// If products are computed in int8.
-    pub(super) outliers: Option<Outliers>,
+    pub(super) maxima: Option<Maxima>,
     pub(super) console: Console,
 }
 
@@ -92,7 +92,7 @@ impl Workshop {
         }
         let base = BaseModel::open(&model, &device, self.console)
             .context("the base cannot be used; --set model.model_name=DIR says where it lies now")?;
-        let quantization = self.outliers.clone().map_or(Quantization::Off, Quantization::int8);
+        let quantization = self.maxima.clone().map_or(Quantization::Off, Quantization::int8);
         PredictingBase::new(base, quantization)
     }
 }

@@ -152,7 +152,7 @@ impl Models {
                 metrics: Arc::clone(&tools.metrics),
                 open_device: Arc::clone(&tools.open_device),
                 precision: tools.source.precision,
-                outliers: located.outliers.clone(),
+                maxima: located.maxima.clone(),
                 console: tools.console,
             };
             let thread = compute::start(workshop, located.model.clone()).with_context(|| named(run))?;

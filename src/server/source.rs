@@ -13,7 +13,7 @@ use crate::experiment::base_model::BaseModel;
 use crate::experiment::dataset;
 use crate::experiment::prepared::describe;
 use crate::kernels::device::Device;
-use crate::model::quantization::Outliers;
+use crate::model::quantization::Maxima;
 use crate::predictor::{self, Precision};
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::{Trained, find_verified};
@@ -27,7 +27,7 @@ pub(super) struct Located {
     pub(super) is_of_a_run: bool,
     precision: Option<Precision>,
     /// If it computes in int8.
-    pub(super) outliers: Option<Outliers>,
+    pub(super) maxima: Option<Maxima>,
 }
 
 impl Located {
@@ -53,8 +53,8 @@ impl Located {
             // Where it is a GPU that computes, the thread of the base refuses this.
             precision.overrule(&mut model, &Device::cpu())?;
         }
-        let outliers = match source.precision {
-            Some(Precision::Int8) => Some(predictor::int8_outliers(&trained, source.accepts_loss)?),
+        let maxima = match source.precision {
+            Some(Precision::Int8) => Some(predictor::int8_maxima(&trained, source.accepts_loss)?),
             _ => None,
         };
         let file = match (file, &source.config) {
@@ -70,7 +70,7 @@ impl Located {
             }
             (None, None) => unreachable!("refused above"),
         };
-        Ok(Self { trained, file, model, is_of_a_run, precision: source.precision, outliers })
+        Ok(Self { trained, file, model, is_of_a_run, precision: source.precision, maxima })
     }
 
     /// Tells bases apart: classifiers with the same key share one in memory.
@@ -93,13 +93,18 @@ impl Located {
             model.init_seed,
             self.file.form
         ]);
+        // In int8 its adapters are merged into a base of its own.
+        let own = self.maxima.as_ref().map(|maxima| {
+            let files = sha256(&self.trained.adapter.join(manifest::NAME)).unwrap_or_default();
+            json!([self.trained.adapter, files, maxima])
+        });
         let precision = self.precision.map(|precision| format!("{precision:?}"));
-        json!([fingerprint, held, precision, self.outliers]).to_string()
+        json!([fingerprint, held, precision, own]).to_string()
     }
 
     /// What products with the base's weights are computed in.
     pub(super) fn compute(&self) -> String {
-        match self.outliers {
+        match self.maxima {
             Some(_) => Precision::Int8.name().to_owned(),
             None => json!(self.model.compute).as_str().unwrap_or_default().to_owned(),
         }

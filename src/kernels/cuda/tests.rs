@@ -1,5 +1,6 @@
 //! Every op on the GPU against its CPU reference: outputs and gradients, in f32 and in bf16.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -223,6 +224,7 @@ fn lora_linear_matches_the_cpu() {
                         site: 3,
                     }),
                     slot: None,
+                    merged: OnceCell::new(),
                 })
             };
             compare_with_params("lora_linear", &given, &make, &|tape, x, device, params| {
@@ -325,7 +327,7 @@ fn nf4_widens_to_the_same_bits() {
             (0..columns * columns).map(|at| f32::from(u8::from(at % (columns + 1) == 0))).collect();
         let product = |device: &Device| {
             let weight = matrix(device, rows, columns, true).into();
-            let layer = LoraLinear { weight, bias: None, adapter: None, slot: None };
+            let layer = LoraLinear { weight, bias: None, adapter: None, slot: None, merged: OnceCell::new() };
             let x = Value::constant(device.put(tensor(identity.clone(), (columns, columns)).unwrap()).unwrap());
             let y = lora_linear(&Tape::off(), &x, &Rc::new(layer), None).unwrap();
             elements(y.tensor()).unwrap().to_vec()

@@ -1,18 +1,20 @@
 //! Products in int8 for predicting: `y = start + x Wᵀ`, with sums of whole numbers, which are exact in any order.
 //!
-//! W has a scale for each output, x one for each row: `w ≈ s · q` with q from −127 to 127. Columns of x in
-//! which numbers are large (outliers; Dettmers et al., 2022, "LLM.int8()") would spoil a row's scale: they are
-//! left out and multiplied in bf16. They are fixed beforehand, so that a row's outputs do not depend on the
-//! rows beside it.
+//! W has a scale for each output, x a scale and a zero for each row: `w ≈ s · q` with q from −127 to 127, and
+//! `x ≈ s · (q − zero)` with q from 0 to 255. Columns of x in which numbers are large would spoil a row's scale.
+//! Outliers (Dettmers et al., 2022, "LLM.int8()") are left out and multiplied in bf16; of the others, a part of their
+//! reach is moved into W (Xiao et al., 2023, "SmoothQuant"; by the reach of x alone, as the matrices that share x must
+//! agree on it). All this is fixed beforehand by what was observed, so that a row's outputs do not depend on the rows
+//! beside it.
 //!
-//! `VPDPBUSD` multiplies numbers without a sign by numbers with one: so x is stored 128 too large, and
-//! 128 · Σ w is taken off the sum. The path without it splits bytes into even and odd ones and gives the same
-//! sums.
+//! `VPDPBUSD` multiplies numbers without a sign by numbers with one: `zero · Σ w` is taken off the sum. The path without
+//! it splits bytes into even and odd ones and gives the same sums.
 
 #![expect(unsafe_code, reason = "packed words are reached by raw pointers")]
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -26,8 +28,16 @@ use super::vnni::{self, ROWS, STRIP};
 use super::weights::{Direction, Source, Weights};
 use crate::kernels::cpu::math::simd;
 
-/// The largest whole number, on either side.
+/// The largest whole number of weights, on either side.
 const LARGEST: f32 = 127.0;
+/// The largest whole number of x.
+const LAST: f32 = 255.0;
+/// Magnitude from which on a column of x counts as an outlier.
+const OUTLIER: f32 = 6.0;
+/// The power of a column's reach that moves into W.
+const SMOOTHING: f32 = 0.5;
+/// A column's reach counts as at least this part of the largest: what was never seen may still come.
+const LEAST_REACH: f32 = 1.0 / 64.0;
 /// A row whose largest number is smaller counts as zero.
 const LEAST: f32 = 1e-30;
 
@@ -35,14 +45,22 @@ const LEAST: f32 = 1e-30;
 pub(crate) struct Int8 {
     /// For each strip, for each four terms, a word of four numbers for each column.
     strips: Words,
-    /// 128 · Σ w of each output.
-    offsets: Vec<i32>,
+    /// Σ w of each output.
+    totals: Vec<i32>,
     scales: Vec<f32>,
     outputs: usize,
-    depth: usize,
-    /// Columns of x that are multiplied in bf16, ascending, and the weights for them.
-    outliers: Vec<usize>,
+    columns: Arc<Columns>,
+    /// The weights for outliers.
     apart: Option<Packed>,
+}
+
+/// How the columns of x are rounded.
+#[derive(PartialEq)]
+struct Columns {
+    /// What each is multiplied by before; 0 for outliers.
+    factors: Vec<f32>,
+    /// Columns that are multiplied in bf16, ascending.
+    outliers: Vec<usize>,
 }
 
 /// Rows of x in int8.
@@ -50,17 +68,38 @@ pub(crate) struct Int8Rows {
     /// For each four terms, a word for each row of a group of [`ROWS`].
     words: Words,
     rows: usize,
-    depth: usize,
-    scales: Vec<f32>,
-    outliers: Vec<usize>,
+    scales: Vec<Scale>,
+    columns: Arc<Columns>,
     apart: Option<Packing>,
 }
 
+/// What the whole numbers of a row stand for.
+#[derive(Clone, Copy, Default)]
+struct Scale {
+    step: f32,
+    zero: i32,
+}
+
+impl Columns {
+    /// From the largest magnitude that each column is known to have.
+    fn new(maxima: &[f32]) -> Self {
+        let outliers: Vec<usize> = (0..maxima.len()).filter(|&column| maxima[column] >= OUTLIER).collect();
+        let most = maxima.iter().copied().filter(|&reach| reach < OUTLIER).fold(0.0, f32::max);
+        let factor = |&reach: &f32| match reach {
+            reach if reach >= OUTLIER => 0.0,
+            _ if most == 0.0 => 1.0,
+            reach => (most / reach.max(LEAST_REACH * most)).powf(SMOOTHING),
+        };
+        Self { factors: maxima.iter().map(factor).collect(), outliers }
+    }
+}
+
 impl Int8 {
-    /// Quantizes a matrix on all threads. `outliers` ascend.
-    pub(crate) fn new(weights: &Weights<'_>, outliers: &[usize]) -> Self {
+    /// Quantizes a matrix on all threads. `maxima` are the largest magnitudes of the columns of x.
+    pub(crate) fn new(weights: &Weights<'_>, maxima: &[f32]) -> Self {
         assert!(weights.direction == Direction::Forward, "only products with x are computed in int8");
-        assert!(outliers.is_sorted() && outliers.last().is_none_or(|&last| last < weights.columns));
+        assert_eq!(maxima.len(), weights.columns, "a magnitude for each column");
+        let columns = Arc::new(Columns::new(maxima));
         let (outputs, depth) = (weights.rows, weights.columns);
         let strip_words = depth.div_ceil(4) * STRIP;
         let mut strips = Words::NONE;
@@ -72,35 +111,40 @@ impl Int8 {
             .map(|(strip, words)| {
                 let rows = strip * STRIP..((strip + 1) * STRIP).min(outputs);
                 let mut line = vec![0.0; depth];
-                rows.clone().map(|row| quantize_line(weights, row, outliers, &mut line, words)).collect()
+                rows.clone().map(|row| quantize_line(weights, row, &columns.factors, &mut line, words)).collect()
             })
             .collect();
-        let (offsets, scales) = made.into_iter().flatten().unzip();
-        Self { strips, offsets, scales, outputs, depth, outliers: outliers.to_vec(), apart: apart(weights, outliers) }
+        let (totals, scales) = made.into_iter().flatten().unzip();
+        let apart = apart(weights, &columns.outliers);
+        Self { strips, totals, scales, outputs, columns, apart }
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.strips.bytes() + 8 * self.outputs + self.apart.as_ref().map_or(0, Packed::bytes)
+        self.strips.bytes() + 8 * self.outputs + 4 * self.depth() + self.apart.as_ref().map_or(0, Packed::bytes)
     }
 
     /// Whether rows that were quantized for one of the two can be multiplied by the other.
     pub(crate) fn shares_rows_with(&self, other: &Self) -> bool {
-        self.depth == other.depth && self.outliers == other.outliers
+        self.columns == other.columns
+    }
+
+    fn depth(&self) -> usize {
+        self.columns.factors.len()
     }
 
     /// Quantizes rows of x for products with this matrix; `also` hears of rows as soon as they were read.
     pub(crate) fn quantize(&self, x: &[f32], also: &(dyn Fn(Range<usize>) + Sync)) -> Int8Rows {
-        let (depth, rows) = (self.depth, x.len() / self.depth);
+        let (depth, rows) = (self.depth(), x.len() / self.depth());
         assert_eq!(x.len(), rows * depth, "rows of {depth} numbers");
         let group_words = depth.div_ceil(4) * ROWS;
         let mut words = Words::NONE;
-        let mut scales = vec![0.0; rows];
-        let work = |(group, (words, scales)): (usize, (&mut [u32], &mut [f32]))| {
+        let mut scales = vec![Scale::default(); rows];
+        let work = |(group, (words, scales)): (usize, (&mut [u32], &mut [Scale]))| {
             let range = group * ROWS..group * ROWS + scales.len();
-            let mut line = vec![128u8; depth.next_multiple_of(4)];
+            let mut line = vec![0u8; depth.next_multiple_of(4)];
             for ((lane, row), scale) in range.clone().enumerate().zip(scales) {
-                *scale = quantize_row(&x[row * depth..][..depth], &self.outliers, &mut line);
+                *scale = quantize_row(&x[row * depth..][..depth], &self.columns.factors, &mut line);
                 for (unit, four) in line.as_chunks::<4>().0.iter().enumerate() {
                     words[unit * ROWS + lane] = u32::from_le_bytes(*four);
                 }
@@ -114,17 +158,18 @@ impl Int8 {
         } else {
             groups.into_iter().for_each(work)
         }
-        let apart = (!self.outliers.is_empty()).then(|| {
+        let outliers = &self.columns.outliers;
+        let apart = (!outliers.is_empty()).then(|| {
             let picked: Vec<f32> =
-                x.chunks_exact(depth).flat_map(|row| self.outliers.iter().map(|&column| row[column])).collect();
-            pack(Compute::Bfloat16, &picked, self.outliers.len(), &|_| {})
+                x.chunks_exact(depth).flat_map(|row| outliers.iter().map(|&column| row[column])).collect();
+            pack(Compute::Bfloat16, &picked, outliers.len(), &|_| {})
         });
-        Int8Rows { words, rows, depth, scales, outliers: self.outliers.clone(), apart }
+        Int8Rows { words, rows, scales, columns: Arc::clone(&self.columns), apart }
     }
 
     /// `y = start + x Wᵀ`, on all threads.
     pub(crate) fn product(&self, x: &Int8Rows, mut y: MatrixMut<'_>, start: Start<'_>) {
-        assert!(x.depth == self.depth && x.outliers == self.outliers, "x was quantized for another matrix");
+        assert!(x.columns == self.columns, "x was quantized for another matrix");
         assert!(y.shape() == (x.rows, self.outputs), "the output of {} rows is {:?}", x.rows, y.shape());
         let (data, stride) = y.raw();
         let start = match (&self.apart, &x.apart) {
@@ -152,16 +197,16 @@ impl Int8 {
                 if let Start::Written(write) = start {
                     write(rows.start, columns.start, block.block(0, rows.len(), 0, columns.len()));
                 }
-                let words = unsafe { x.words.as_ptr().add(group * self.depth.div_ceil(4) * ROWS) };
+                let words = unsafe { x.words.as_ptr().add(group * self.depth().div_ceil(4) * ROWS) };
                 for strip in strips.clone() {
                     let columns = strip * STRIP..((strip + 1) * STRIP).min(self.outputs);
                     let mut sums = [[0i32; STRIP]; ROWS];
                     // SAFETY: a group and a strip, as they were packed.
                     unsafe {
-                        let units = self.depth.div_ceil(4);
+                        let units = self.depth().div_ceil(4);
                         vnni::multiply(path, units, words, self.strips.as_ptr().add(strip * units * STRIP), &mut sums);
                     }
-                    let numbers = (&self.offsets[columns.clone()], &self.scales[columns.clone()]);
+                    let numbers = (&self.totals[columns.clone()], &self.scales[columns.clone()]);
                     let at = columns.start - strips.start * STRIP;
                     for (index, row) in rows.clone().enumerate() {
                         let y = &mut block.row(index)[at..at + columns.len()];
@@ -183,37 +228,40 @@ impl Int8Rows {
 
 impl fmt::Debug for Int8 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Int8({} × {}, {} outliers)", self.outputs, self.depth, self.outliers.len())
+        write!(f, "Int8({} × {}, {} outliers)", self.outputs, self.depth(), self.columns.outliers.len())
     }
 }
 
-/// Writes a row of weights into its strip; gives 128 · Σ w, and the scale.
+/// Writes a row of weights into its strip; gives Σ w, and the scale.
 fn quantize_line(
     weights: &Weights<'_>,
     row: usize,
-    outliers: &[usize],
+    factors: &[f32],
     line: &mut [f32],
     words: &mut [u32],
 ) -> (i32, f32) {
     weights.source.read(row * weights.stride, line);
-    outliers.iter().for_each(|&column| line[column] = 0.0);
-    let (largest, is_finite) = largest(line);
-    let (scale, inverse) = scales(largest, is_finite);
+    for (w, &factor) in line.iter_mut().zip(factors) {
+        *w = if factor == 0.0 { 0.0 } else { *w / factor };
+    }
+    let largest = line.iter().fold(0.0f32, |largest, w| largest.max(w.abs()));
+    let (scale, inverse) = scales(largest, LARGEST, line.iter().all(|w| w.is_finite()));
     let mut sum = 0;
     for (k, &w) in line.iter().enumerate() {
         let number = (w * inverse).round_ties_even().clamp(-LARGEST, LARGEST) as i32;
         sum += number;
         words[k / 4 * STRIP + row % STRIP] |= u32::from(number as i8 as u8) << (8 * (k % 4));
     }
-    (128 * sum, scale)
+    (sum, scale)
 }
 
-/// What a whole number stands for, and its inverse. What is not finite makes every product so.
-fn scales(largest: f32, is_finite: bool) -> (f32, f32) {
-    match largest {
+/// What a whole number stands for where `steps` of them reach so far, and its inverse. What is not finite makes every
+/// product so.
+fn scales(reach: f32, steps: f32, is_finite: bool) -> (f32, f32) {
+    match reach {
         _ if !is_finite => (f32::NAN, 0.0),
-        largest if largest < LEAST => (0.0, 0.0),
-        largest => (largest / LARGEST, LARGEST / largest),
+        reach if reach < LEAST => (0.0, 0.0),
+        reach => (reach / steps, steps / reach),
     }
 }
 
@@ -235,46 +283,48 @@ fn apart(weights: &Weights<'_>, outliers: &[usize]) -> Option<Packed> {
 }
 
 simd! {
-    /// The largest magnitude, and whether all numbers are finite.
-    fn largest(x: &[f32]) -> (f32, bool) {
+    /// The least and the largest number, at most and at least 0, and whether all are finite.
+    fn extent(x: &[f32], factors: &[f32]) -> (f32, f32, bool) {
         const LANES: usize = 16;
-        let (mut most, mut sums) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let (mut least, mut most, mut sums) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
         let (chunks, rest) = x.as_chunks::<LANES>();
-        for chunk in chunks {
+        let (of_chunks, of_rest) = factors.as_chunks::<LANES>();
+        for (chunk, factors) in chunks.iter().zip(of_chunks) {
             for lane in 0..LANES {
-                let x = chunk[lane].abs();
+                let x = chunk[lane] * factors[lane];
+                least[lane] = if x < least[lane] { x } else { least[lane] };
                 most[lane] = if x > most[lane] { x } else { most[lane] };
                 // Stays zero unless a number is infinite or NaN.
                 sums[lane] += x * 0.0;
             }
         }
         let mut sum: f32 = sums.iter().sum();
-        let mut all = most.iter().fold(0.0f32, |all, &x| all.max(x));
-        for x in rest {
-            all = all.max(x.abs());
+        let mut low = least.iter().fold(0.0f32, |low, &x| low.min(x));
+        let mut high = most.iter().fold(0.0f32, |high, &x| high.max(x));
+        for (x, factor) in rest.iter().zip(of_rest) {
+            let x = x * factor;
+            low = low.min(x);
+            high = high.max(x);
             sum += x * 0.0;
         }
-        (all, sum == 0.0)
+        (low, high, sum == 0.0)
     }
 }
 
 simd! {
-    /// Writes whole numbers, 128 too large; gives their scale. Outliers become zero.
-    fn quantize_row(x: &[f32], outliers: &[usize], line: &mut [u8]) -> f32 {
+    /// Writes whole numbers from 0 to 255; gives what they stand for. Outliers become zero.
+    fn quantize_row(x: &[f32], factors: &[f32], line: &mut [u8]) -> Scale {
         const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
-        let (mut most, mut is_finite) = largest(x);
-        if !outliers.is_empty() {
-            let mut rest = x.to_vec();
-            outliers.iter().for_each(|&column| rest[column] = 0.0);
-            (most, is_finite) = (largest(&rest).0, is_finite);
+        let (low, high, is_finite) = extent(x, factors);
+        let (step, inverse) = scales(high - low, LAST, is_finite);
+        let zero = if is_finite { (-low * inverse).round_ties_even() } else { 0.0 };
+        let (first, last) = (-zero, LAST - zero);
+        let zero = zero as i32;
+        for ((line, x), factor) in line.iter_mut().zip(x).zip(factors) {
+            let number = (x * factor * inverse).max(first).min(last) + ROUND;
+            *line = (number.to_bits() as u8).wrapping_add(zero as u8);
         }
-        let (scale, inverse) = scales(most, is_finite);
-        for (line, x) in line.iter_mut().zip(x) {
-            let number = (x * inverse).clamp(-LARGEST, LARGEST) + ROUND;
-            *line = (number.to_bits() as u8).wrapping_add(128);
-        }
-        outliers.iter().for_each(|&column| line[column] = 128);
-        scale
+        Scale { step, zero }
     }
 }
 
@@ -283,12 +333,12 @@ simd! {
         y: &mut [f32],
         sums: &[i32; STRIP],
         numbers: (&[i32], &[f32]),
-        scale: f32,
+        scale: Scale,
         adds: bool,
     ) {
-        let (offsets, scales) = numbers;
-        for (((y, sum), offset), of_column) in y.iter_mut().zip(sums).zip(offsets).zip(scales) {
-            let value = (sum - offset) as f32 * (scale * of_column);
+        let (totals, scales) = numbers;
+        for (((y, sum), total), of_column) in y.iter_mut().zip(sums).zip(totals).zip(scales) {
+            let value = (sum - scale.zero * total) as f32 * (scale.step * of_column);
             *y = if adds { *y + value } else { value };
         }
     }
@@ -307,8 +357,12 @@ mod tests {
     fn products_in_int8_are_near_those_in_f32_and_outliers_nearer() {
         for (rows, outputs, depth, outliers) in [(1, 7, 5, &[][..]), (30, 70, 131, &[3, 77, 130]), (13, 33, 64, &[0])] {
             let (mut x, w) = (numbers(rows * depth, 1), numbers(outputs * depth, 2));
+            let mut maxima = vec![1.0; depth];
+            outliers.iter().for_each(|&column: &usize| maxima[column] = 100.0);
+            // Small columns, of which the rounding is finer than of the others.
+            (0..depth).step_by(3).filter(|column| !outliers.contains(column)).for_each(|column| maxima[column] = 0.1);
             for row in x.chunks_exact_mut(depth) {
-                outliers.iter().for_each(|&column: &usize| row[column] *= 100.0);
+                row.iter_mut().zip(&maxima).for_each(|(x, reach)| *x *= reach);
             }
             let weights = Weights {
                 source: Source::F32(&w),
@@ -317,7 +371,7 @@ mod tests {
                 stride: depth,
                 direction: Direction::Forward,
             };
-            let int8 = Int8::new(&weights, outliers);
+            let int8 = Int8::new(&weights, &maxima);
             let before = numbers(rows * outputs, 3);
             for start in [Start::Zero, Start::Sum] {
                 let mut y = before.clone();
@@ -350,7 +404,9 @@ mod tests {
         let w = numbers(9 * 20, 2);
         let weights =
             Weights { source: Source::F32(&w), rows: 9, columns: 20, stride: 20, direction: Direction::Forward };
-        let int8 = Int8::new(&weights, &[4]);
+        let mut maxima = [1.0; 20];
+        maxima[4] = 10.0;
+        let int8 = Int8::new(&weights, &maxima);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = numbers(3 * 20, 1);
             x[20 + 7] = bad;

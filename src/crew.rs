@@ -1,0 +1,127 @@
+//! Copies of a classifier, each on a thread of its own, for predicting with small models. Their products are too short to
+//! be divided among cores: whole batches side by side wait less for each other.
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use rayon::ThreadPoolBuilder;
+
+use crate::data::tokenize::Encoded;
+use crate::evaluation::{Evaluation, Sample, batch_numbers, collected, longest_first};
+use crate::metrics::Decision;
+use crate::model::classifier::Classifier;
+
+/// Compute threads recurse no deeper than the main thread does.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Threads with a classifier each.
+pub struct Crew {
+    /// None once it is to end.
+    jobs: Option<mpsc::Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A batch to compute.
+struct Job {
+    texts: Vec<(Encoded, Vec<f32>)>,
+    batch: usize,
+    reply: mpsc::Sender<(usize, Result<Vec<f32>>)>,
+}
+
+impl Crew {
+    /// Starts threads that each open the classifier.
+    ///
+    /// # Errors
+    /// If one cannot.
+    pub fn start<C: AsRef<Classifier>>(
+        count: usize,
+        open: impl Fn() -> Result<C> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let (jobs, waiting) = mpsc::channel();
+        let (waiting, open) = (Arc::new(Mutex::new(waiting)), Arc::new(open));
+        let (ready, is_ready) = mpsc::channel();
+        let mut threads = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (waiting, open, ready) = (Arc::clone(&waiting), Arc::clone(&open), ready.clone());
+            let body = move || {
+                // What computes on this thread stays on it.
+                let pool = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+                match pool.context("no thread to compute on").and_then(|pool| Ok((pool, open()?))) {
+                    Ok((_pool, classifier)) => {
+                        let _ = ready.send(Ok(()));
+                        drop(ready);
+                        work(&waiting, classifier.as_ref());
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                }
+            };
+            threads.push(thread::Builder::new().name("crew".to_owned()).stack_size(STACK_BYTES).spawn(body)?);
+        }
+        drop(ready);
+        let crew = Self { jobs: Some(jobs), threads };
+        for _ in 0..count {
+            is_ready.recv().context("a thread that opens the classifier has died")??;
+        }
+        Ok(crew)
+    }
+
+    /// What [`crate::evaluation::evaluate`] gives for a classifier like the threads'.
+    ///
+    /// # Errors
+    /// If the model fails on a batch, or gives a sample a logit that is not finite.
+    pub fn evaluate(
+        &self,
+        classifier: &Classifier,
+        samples: &[Sample],
+        decision: &Decision,
+        batch_size: usize,
+        on_batch: impl FnMut(usize),
+    ) -> Result<Evaluation> {
+        let order = longest_first(samples);
+        let batches: Vec<&[usize]> = order.chunks(batch_size).collect();
+        let numbers = self.numbers(samples, &batches, on_batch)?;
+        collected(classifier, samples, decision, (&batches, &[numbers]))
+    }
+
+    /// Each batch's mean loss and logits, as [`batch_numbers`] gives them, in the order of the batches, which are lists of
+    /// samples. `on_batch` hears how many samples were done.
+    ///
+    /// # Errors
+    /// If the model fails on a batch.
+    fn numbers(&self, samples: &[Sample], batches: &[&[usize]], mut on_batch: impl FnMut(usize)) -> Result<Vec<f32>> {
+        let jobs = self.jobs.as_ref().context("the threads have ended")?;
+        let (reply, answers) = mpsc::channel();
+        for (batch, indices) in batches.iter().enumerate() {
+            let text = |&index: &usize| (samples[index].tokens.clone(), samples[index].labels.clone());
+            jobs.send(Job { texts: indices.iter().map(text).collect(), batch, reply: reply.clone() })?;
+        }
+        drop(reply);
+        let mut numbers = vec![Vec::new(); batches.len()];
+        for _ in batches {
+            let (batch, result) = answers.recv().context("a thread that computes has died")?;
+            numbers[batch] = result?;
+            on_batch(batches[batch].len());
+        }
+        Ok(numbers.concat())
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+fn work(waiting: &Mutex<mpsc::Receiver<Job>>, classifier: &Classifier) {
+    loop {
+        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { texts, batch, reply }) = next else { return };
+        let samples: Vec<Sample> =
+            texts.into_iter().map(|(tokens, labels)| Sample { tokens, labels, frozen: None }).collect();
+        let all: Vec<usize> = (0..samples.len()).collect();
+        // Whoever asked may have given up.
+        let _ = reply.send((batch, batch_numbers(classifier, &samples, &all)));
+    }
+}
