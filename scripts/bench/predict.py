@@ -47,9 +47,10 @@ def merged(args):
     adapter = next(Path(args.run).glob("seed_*/best"))
     labels = json.loads((adapter / "classifier.json").read_text())["labels"]
     base = AutoModelForSequenceClassification.from_pretrained(args.base, num_labels=len(labels), dtype=torch.float32)
-    base.config.pad_token_id = base.config.pad_token_id if base.config.pad_token_id is not None else base.config.eos_token_id
-    tokenizer = AutoTokenizer.from_pretrained(args.base)
-    tokenizer.pad_token_id = base.config.pad_token_id
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(base.config.eos_token_id or 0)
+    base.config.pad_token_id = tokenizer.pad_token_id
     return PeftModel.from_pretrained(base, adapter).merge_and_unload().eval(), tokenizer
 
 
