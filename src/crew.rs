@@ -78,6 +78,8 @@ impl Crew {
         batch_size: usize,
         on_batch: impl FnMut(usize),
     ) -> Result<Evaluation> {
+        // Enough batches that the threads end together.
+        let batch_size = batch_size.min(samples.len().div_ceil(4 * self.threads.len())).max(1);
         let order = longest_first(samples);
         let batches: Vec<&[usize]> = order.chunks(batch_size).collect();
         let numbers = self.numbers(samples, &batches, on_batch)?;

@@ -205,13 +205,13 @@ impl Predictor {
         Self { copied: (copies > 1).then(|| Box::new(opening)), ..self }
     }
 
-    /// The threads, if they are worth starting for this many batches.
-    fn crew(&self, batches: usize) -> Result<Option<&Crew>> {
-        /// Batches for each thread that its start is worth.
-        const LEAST: usize = 4;
+    /// The threads, if they are worth starting for this many samples.
+    fn crew(&self, samples: usize) -> Result<Option<&Crew>> {
+        /// Samples for each thread that its start is worth.
+        const LEAST: usize = 32;
         let Some(opening) = &self.copied else { return Ok(None) };
         if self.crew.get().is_none() {
-            if batches < LEAST * opening.copies {
+            if samples < LEAST * opening.copies {
                 return Ok(None);
             }
             let opening = opening.clone();
@@ -258,9 +258,10 @@ impl Predictor {
         group: &Group,
         on_batch: impl FnMut(usize),
     ) -> Result<Evaluation> {
-        match self.crew(samples.len() / batch_size)? {
-            Some(crew) if group.size() == 1 => crew.evaluate(&self.classifier, samples, decision, batch_size, on_batch),
-            _ => evaluate(&self.classifier, samples, decision, batch_size, group, on_batch),
+        let crew = if group.size() == 1 { self.crew(samples.len())? } else { None };
+        match crew {
+            Some(crew) => crew.evaluate(&self.classifier, samples, decision, batch_size, on_batch),
+            None => evaluate(&self.classifier, samples, decision, batch_size, group, on_batch),
         }
     }
 
