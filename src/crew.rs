@@ -8,12 +8,10 @@ use anyhow::{Context, Result};
 use rayon::ThreadPoolBuilder;
 
 use crate::data::tokenize::Encoded;
+use crate::device;
 use crate::evaluation::{Evaluation, Sample, batch_numbers, collected, longest_first};
 use crate::metrics::Decision;
 use crate::model::classifier::Classifier;
-
-/// Compute threads recurse no deeper than the main thread does.
-const STACK_BYTES: usize = 8 << 20;
 
 /// Threads with a classifier each.
 pub struct Crew {
@@ -56,7 +54,7 @@ impl Crew {
                     Err(error) => drop(ready.send(Err(error))),
                 }
             };
-            threads.push(thread::Builder::new().name("crew".to_owned()).stack_size(STACK_BYTES).spawn(body)?);
+            threads.push(thread::Builder::new().name("crew".to_owned()).stack_size(device::STACK_BYTES).spawn(body)?);
         }
         drop(ready);
         let crew = Self { jobs: Some(jobs), threads };
@@ -66,7 +64,8 @@ impl Crew {
         Ok(crew)
     }
 
-    /// What [`crate::evaluation::evaluate`] gives for a classifier like the threads'.
+    /// Evaluates samples on all threads; the result is that of [`crate::evaluation::evaluate`] with `classifier`, of which
+    /// the threads hold copies.
     ///
     /// # Errors
     /// If the model fails on a batch, or gives a sample a logit that is not finite.

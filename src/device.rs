@@ -4,6 +4,9 @@ use anyhow::Result;
 
 use crate::exit::Usage;
 
+/// The stack of a thread that computes: such threads recurse no deeper than the main thread does.
+pub const STACK_BYTES: usize = 8 << 20;
+
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {

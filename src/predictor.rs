@@ -119,8 +119,9 @@ pub struct Predictor {
     pub file: ClassifierFile,
     /// True unless peft saved it.
     is_of_a_run: bool,
-    /// How other threads open the same.
-    copied: Option<Box<Opening>>,
+    /// How threads of their own open the same, if that is worth while.
+    opening: Option<Box<Opening>>,
+    /// The threads, once there was enough to do.
     crew: OnceCell<Crew>,
 }
 
@@ -184,7 +185,7 @@ impl Predictor {
             vocab_size,
             file,
             is_of_a_run,
-            copied: None,
+            opening: None,
             crew: OnceCell::new(),
         })
     }
@@ -194,6 +195,9 @@ impl Predictor {
     #[must_use]
     pub fn with_crew(self, model: &ModelConfig, base: &BaseModel, maxima: Option<&Maxima>) -> Self {
         let copies = base.copies_for_predicting();
+        if copies == 1 {
+            return self;
+        }
         let opening = Opening {
             model: model.clone(),
             trained: self.trained.clone(),
@@ -202,14 +206,14 @@ impl Predictor {
             maxima: maxima.cloned(),
             copies,
         };
-        Self { copied: (copies > 1).then(|| Box::new(opening)), ..self }
+        Self { opening: Some(Box::new(opening)), ..self }
     }
 
     /// The threads, if they are worth starting for this many samples.
     fn crew(&self, samples: usize) -> Result<Option<&Crew>> {
         /// Samples for each thread that its start is worth.
         const LEAST: usize = 32;
-        let Some(opening) = &self.copied else { return Ok(None) };
+        let Some(opening) = &self.opening else { return Ok(None) };
         if self.crew.get().is_none() {
             if samples < LEAST * opening.copies {
                 return Ok(None);
@@ -277,8 +281,7 @@ impl Opening {
         let Self { model, trained, file, is_of_a_run, maxima, .. } = self;
         // What there is to say was said when the first was opened.
         let base = BaseModel::open(model, &Device::cpu(), Console::new(true))?;
-        let quantization = maxima.clone().map_or(Quantization::Off, Quantization::int8);
-        Predictor::open_as(trained.clone(), file.clone(), *is_of_a_run, &base, quantization)
+        Predictor::open_as(trained.clone(), file.clone(), *is_of_a_run, &base, Quantization::of(maxima.as_ref()))
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn measure(args: &RunArgs, device: &Device, group: &Group, console: C
     let compute = observing.base.device.compute().name().to_owned();
     drop(observing);
     let in_int8 = PrecisionArgs { precision: Some(Precision::Int8), accept_loss: true };
-    let quantization = Quantization::int8(maxima.clone());
+    let quantization = Quantization::of(Some(&maxima));
     let quantized = Loaded::open_as(args, in_int8, Some(quantization), device, console)?;
     let (_, int8) = scores(&quantized, args, group, console)?;
     let of =

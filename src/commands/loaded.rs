@@ -87,7 +87,7 @@ impl Loaded {
             _ => None,
         };
         let is_plain = quantization.is_none();
-        let quantization = quantization.or_else(|| maxima.clone().map(Quantization::int8)).unwrap_or_default();
+        let quantization = quantization.unwrap_or_else(|| Quantization::of(maxima.as_ref()));
         let base = BaseModel::open(&model, device, console).with_context(|| match trained.is_complete() {
             true => "the model cannot be used".to_owned(),
             false => format!(

@@ -19,9 +19,9 @@ pub enum Quantization {
 }
 
 impl Quantization {
-    /// In int8, for inputs of these magnitudes.
+    /// In int8 if magnitudes of inputs are given, else off.
     #[must_use]
-    pub fn int8(maxima: Maxima) -> Self {
-        Self::Int8(Rc::new(maxima))
+    pub fn of(maxima: Option<&Maxima>) -> Self {
+        maxima.map_or(Self::Off, |maxima| Self::Int8(Rc::new(maxima.clone())))
     }
 }

@@ -15,7 +15,7 @@ use super::settings::OpenDevice;
 use crate::config::model::ModelConfig;
 use crate::console::Console;
 use crate::data::tokenize::Encoded;
-use crate::device::own_threads;
+use crate::device::{self, own_threads};
 use crate::evaluation::{NotFinite, Part, Scored, evaluate_mixed};
 use crate::experiment::base_model::BaseModel;
 use crate::model::attributions::Explainer;
@@ -24,9 +24,6 @@ use crate::model::quantization::{Maxima, Quantization};
 use crate::predictor::{self, Precision, PredictingBase, Predictor, TextReader};
 use crate::run::classifier_file::ClassifierFile;
 use crate::run::directory::Trained;
-
-/// Compute threads recurse no deeper than the main thread does.
-const STACK_BYTES: usize = 8 << 20;
 
 /// A classifier to load.
 pub(super) struct Load {
@@ -78,7 +75,7 @@ pub(super) fn start(workshop: Workshop, model: ModelConfig) -> Result<thread::Jo
             let _ = ready.send(Err(error));
         }
     };
-    let thread = thread::Builder::new().name("compute".to_owned()).stack_size(STACK_BYTES).spawn(body)?;
+    let thread = thread::Builder::new().name("compute".to_owned()).stack_size(device::STACK_BYTES).spawn(body)?;
     is_ready.recv().context("the thread that loads the base has died")??;
     Ok(thread)
 }
@@ -92,8 +89,7 @@ impl Workshop {
         }
         let base = BaseModel::open(&model, &device, self.console)
             .context("the base cannot be used; --set model.model_name=DIR says where it lies now")?;
-        let quantization = self.maxima.clone().map_or(Quantization::Off, Quantization::int8);
-        PredictingBase::new(base, quantization)
+        PredictingBase::new(base, Quantization::of(self.maxima.as_ref()))
     }
 }
 

@@ -28,7 +28,7 @@ impl PythonNeeds {
     pub fn of(path: &Path) -> Result<Self> {
         let text = embedded::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
         let family = Family::of(&ConfigFile::parse(&text)?)?;
-        let layers = BackboneConfig::from_file(path)?.layers;
+        let layers = BackboneConfig::from_json(&text)?.layers;
         Ok(Self {
             making_of_class: family.lacks_classifier().then(|| making_of_class(family)),
             version_5: family.is_of_version_5(),

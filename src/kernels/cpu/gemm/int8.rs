@@ -54,10 +54,10 @@ pub(crate) struct Int8 {
     apart: Option<Packed>,
 }
 
-/// How the columns of x are rounded.
+/// What happens to each column of x before a row is rounded.
 #[derive(PartialEq)]
 struct Columns {
-    /// What each is multiplied by before; 0 for outliers.
+    /// The factor of each column; 0 for outliers, which are left out of the rounding.
     factors: Vec<f32>,
     /// Columns that are multiplied in bf16, ascending.
     outliers: Vec<usize>,
@@ -73,7 +73,7 @@ pub(crate) struct Int8Rows {
     apart: Option<Packing>,
 }
 
-/// What the whole numbers of a row stand for.
+/// Scale of a row of x: the whole number q stands for `step · (q − zero)`.
 #[derive(Clone, Copy, Default)]
 struct Scale {
     step: f32,
@@ -255,8 +255,8 @@ fn quantize_line(
     (sum, scale)
 }
 
-/// What a whole number stands for where `steps` of them reach so far, and its inverse. What is not finite makes every
-/// product so.
+/// The step between whole numbers if `steps` of them cover `reach`, and its inverse. If a number is not finite, the step
+/// is NaN, and so is every product.
 fn scales(reach: f32, steps: f32, is_finite: bool) -> (f32, f32) {
     match reach {
         _ if !is_finite => (f32::NAN, 0.0),
@@ -312,7 +312,7 @@ simd! {
 }
 
 simd! {
-    /// Writes whole numbers from 0 to 255; gives what they stand for. Outliers become zero.
+    /// Rounds a row of x to whole numbers from 0 to 255, and returns their scale. Outliers count as 0.
     fn quantize_row(x: &[f32], factors: &[f32], line: &mut [u8]) -> Scale {
         const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
         let (low, high, is_finite) = extent(x, factors);
