@@ -78,9 +78,9 @@ impl Crew {
         on_batch: impl FnMut(usize),
     ) -> Result<Evaluation> {
         // Enough batches that the threads end together.
-        let batch_size = batch_size.min(samples.len().div_ceil(4 * self.threads.len())).max(1);
+        let most = batch_size.min(samples.len().div_ceil(4 * self.threads.len())).max(1);
         let order = longest_first(samples);
-        let batches: Vec<&[usize]> = order.chunks(batch_size).collect();
+        let batches = cut(&order, samples, most);
         let numbers = self.numbers(samples, &batches, on_batch)?;
         collected(classifier, samples, decision, (&batches, &[numbers]))
     }
@@ -113,6 +113,21 @@ impl Drop for Crew {
         self.jobs = None;
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
+}
+
+/// Batches of at most `most` samples, as small as a core's cache wants them.
+fn cut<'a>(mut order: &'a [usize], samples: &[Sample], most: usize) -> Vec<&'a [usize]> {
+    /// Tokens of a batch. all-MiniLM-L6-v2 in int8 predicts 145 texts a second in batches of two, about 250 tokens, and 126
+    /// in batches of eight, whose activations no longer fit a cache of 1 MiB.
+    const TOKENS: usize = 256;
+    let mut batches = Vec::new();
+    while let Some(&first) = order.first() {
+        let count = (TOKENS / samples[first].tokens.token_ids.len().max(1)).clamp(1, most).min(order.len());
+        let (batch, rest) = order.split_at(count);
+        batches.push(batch);
+        order = rest;
+    }
+    batches
 }
 
 fn work(waiting: &Mutex<mpsc::Receiver<Job>>, classifier: &Classifier) {
