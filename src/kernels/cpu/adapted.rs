@@ -87,24 +87,18 @@ impl<'a> UnderWay<'a> {
 fn multiplied(layer: &Layer<'_>, packed: &PackedInput, residual: Option<&[f32]>, us: &[Vec<f32>]) -> Result<Tensor> {
     let (rows, outputs) = (packed.rows(), layer.weight.rows());
     let mut output = NewMatrix::new(rows, outputs);
+    let bias = layer.bias.map(|bias| &**bias);
     let bs = layer.low_rank.iter().map(|(_, pair)| elements(&pair.b)).collect::<Result<Vec<_>>>()?;
     let products = layer.low_rank.iter().zip(us).zip(&bs).map(|(((rows, pair), u), b)| Product {
         rows: rows.clone(),
         factors: u.iter().map(|u| pair.scaling * u).collect(),
         matrix: b,
     });
-    let opening = Opening {
-        residual,
-        bias: layer.bias.map(|bias| &**bias),
-        products: products.collect(),
-        bits: None,
-        accumulate: false,
-        width: outputs,
-    };
-    let is_empty = residual.is_none() && layer.bias.is_none() && bs.is_empty();
+    let opening =
+        Opening { residual, bias, products: products.collect(), bits: None, accumulate: false, width: outputs };
     let write = |row: usize, column: usize, block: MatrixMut<'_>| opening.write(row, column, block);
-    let start = if is_empty { Start::Zero } else { Start::Written(&write) };
-    // SAFETY: a product that starts at zero, or at what is written, writes the whole of its output first.
+    let start = if bs.is_empty() { Start::given(bias, residual) } else { Start::Written(&write) };
+    // SAFETY: a product that starts at zero, at what is given or at what is written, writes the whole of its output first.
     let output = unsafe {
         layer.weight.multiply(packed, output.view(), start);
         output.finish()

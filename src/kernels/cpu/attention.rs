@@ -256,16 +256,18 @@ impl Plan {
         values.pack(self.of_keys(v, task));
         for tile in self.tiles(task, PANEL) {
             let (row, member) = (tile.query - self.query_offsets[b], tile.head - tile.key_head * self.group());
-            scores.resize(scores.len().max(tile.queries * tile.keys), 0.0);
-            let scores = &mut scores[..tile.queries * tile.keys];
-            let mut view = MatrixMut::new(scores, tile.queries, tile.keys, tile.keys);
+            let stride = row_stride(tile.keys);
+            scores.resize(scores.len().max(tile.queries * stride), 0.0);
+            let scores = &mut scores[..tile.queries * stride];
+            let mut view = MatrixMut::new(scores, tile.queries, tile.keys, stride);
             keys.multiply(&mut view, false, self.kind.scale, self.of_queries(q, &tile), (tile.positions(), 0..d));
             if let Some(by_distance) = &by_distance {
-                by_distance.add(scores, tile.keys, self.of_queries(q, &tile), &tile.block());
+                by_distance.add(scores, stride, self.of_queries(q, &tile), &tile.block());
             }
             let mut sums = [0.0; PANEL];
             let mut factors = Vec::new();
-            for (index, scores) in scores.chunks_exact_mut(tile.keys).enumerate() {
+            for (index, scores) in scores.chunks_exact_mut(stride).enumerate() {
+                let scores = &mut scores[..tile.keys];
                 let seen = self.seen(&tile, index);
                 if let Some(cap) = self.kind.soft_cap {
                     bend(&mut scores[seen.clone()], cap);
@@ -279,7 +281,7 @@ impl Plan {
                 log_sums.row(row + index)[member] = max + sum.ln();
             }
             let mut block = output.block(row, tile.queries, member * d, d);
-            let scores = Matrix::new(scores, tile.queries, tile.keys, tile.keys);
+            let scores = Matrix::new(scores, tile.queries, tile.keys, stride);
             values.multiply(&mut block, false, 1.0, scores, (0..d, tile.positions()));
             for (index, sum) in sums[..tile.queries].iter().enumerate() {
                 for value in block.row(index) {
@@ -376,6 +378,11 @@ impl Plan {
             multiply(p, &factors);
         }
     }
+}
+
+/// Numbers from a row of scores to the next: an odd number of cache lines, so that rows do not share sets of the cache.
+fn row_stride(keys: usize) -> usize {
+    16 * (keys.div_ceil(16) | 1)
 }
 
 /// Unseen keys have no weight.

@@ -5,7 +5,6 @@ use rayon::prelude::*;
 
 use super::flops;
 use super::gemm::{Compute, Direction, MatrixMut, Source, Start, Weights, outer_products, pack, product};
-use super::low_rank::Opening;
 use crate::kernels::buffer::{elements, modify, tensor};
 
 /// Numbers of a bias's gradient that one task sums.
@@ -18,16 +17,7 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residua
     flops::count(rows, inputs, outputs);
     let (x, w) = (elements(x)?, elements(weight)?);
     let (bias, residual) = (bias.map(elements).transpose()?, residual.map(elements).transpose()?);
-    let opening = Opening {
-        residual: residual.as_deref(),
-        bias: bias.as_deref(),
-        products: Vec::new(),
-        bits: None,
-        accumulate: false,
-        width: outputs,
-    };
-    let write = |row: usize, column: usize, block: MatrixMut<'_>| opening.write(row, column, block);
-    let start = if bias.is_none() && residual.is_none() { Start::Zero } else { Start::Written(&write) };
+    let start = Start::given(bias.as_deref(), residual.as_deref());
     let mut output = vec![0.0; rows * outputs];
     let packed = pack(Compute::Float32, &x, inputs, &|_| {});
     let weights = whole(&w, (outputs, inputs), Direction::Forward);

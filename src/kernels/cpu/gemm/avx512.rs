@@ -31,6 +31,7 @@ impl Kernel for Float32 {
     const TERMS: usize = 1;
     const WORDS: usize = 1;
     const READS_STRIDED: bool = true;
+    const READS_ROWS: bool = true;
 
     fn in_place(source: Source<'_>) -> Option<&[f32]> {
         match source {
@@ -60,7 +61,11 @@ impl Kernel for Float32 {
     }
 
     unsafe fn panel(rows: usize, units: usize, x: *const u32, strips: &Strips) {
-        unsafe { by_rows!(float32::panel, rows, (units, x, strips)) }
+        unsafe { by_rows!(float32::panel, rows, (units, (x, 0), strips)) }
+    }
+
+    unsafe fn panel_of_rows(rows: usize, units: usize, x: *const f32, stride: usize, strips: &Strips) {
+        unsafe { by_rows!(float32::panel_of_rows, rows, (units, (x.cast(), stride), strips)) }
     }
 }
 
@@ -94,9 +99,12 @@ impl Kernel for Bfloat16 {
     }
 
     unsafe fn panel(rows: usize, units: usize, x: *const u32, strips: &Strips) {
-        unsafe { by_rows!(bfloat16::panel, rows, (units, x, strips)) }
+        unsafe { by_rows!(bfloat16::panel, rows, (units, (x, 0), strips)) }
     }
 }
+
+/// The first word of x, and from a row to the next where they are not packed.
+type Rows = (*const u32, usize);
 
 /// Calls the function made for this number of rows, with as many strips at once as suit it.
 macro_rules! by_rows {
@@ -125,27 +133,45 @@ use by_rows;
 /// The micro-kernels of one kind of number: `$multiply_add` adds the product of a broadcast word of x
 /// and sixteen words of weights to sixteen sums.
 macro_rules! micro_kernels {
-    ($module:ident, $features:literal, $multiply_add:expr) => {
+    ($module:ident, $features:literal, $multiply_add:expr $(, $rows:item)?) => {
         mod $module {
             use super::*;
+$(
+            $rows
+)?
 
-            /// A panel of R rows times every strip, S at a time.
+            /// A packed panel of R rows times every strip, S at a time.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn panel<const R: usize, const S: usize>(units: usize, x: *const u32, strips: &Strips) {
+            pub(super) unsafe fn panel<const R: usize, const S: usize>(units: usize, x: Rows, strips: &Strips) {
+                unsafe { by_strips::<R, S, true>(units, x, strips) }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn by_strips<const R: usize, const S: usize, const PACKED: bool>(
+                units: usize,
+                x: Rows,
+                strips: &Strips,
+            ) {
                 let mut strip = 0;
                 while strip + S <= strips.count() {
-                    unsafe { tile::<R, S>(units, x, strips, strip) };
+                    unsafe { tile::<R, S, PACKED>(units, x, strips, strip) };
                     strip += S;
                 }
                 while strip < strips.count() {
-                    unsafe { tile::<R, 1>(units, x, strips, strip) };
+                    unsafe { tile::<R, 1, PACKED>(units, x, strips, strip) };
                     strip += 1;
                 }
             }
 
             #[inline]
             #[target_feature(enable = $features)]
-            unsafe fn tile<const R: usize, const S: usize>(units: usize, x: *const u32, strips: &Strips, strip: usize) {
+            unsafe fn tile<const R: usize, const S: usize, const PACKED: bool>(
+                units: usize,
+                (x, stride): Rows,
+                strips: &Strips,
+                strip: usize,
+            ) {
                 let multiply_add = $multiply_add;
                 prefetch_next::<R, S>(strips, strip);
                 let mut sums = [[[_mm512_setzero_ps(); 2]; S]; R];
@@ -166,14 +192,14 @@ macro_rules! micro_kernels {
                         [_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(w.add(16).cast())]
                     });
                     for r in 0..R {
-                        let x = _mm512_set1_epi32(unsafe { *x.add(r) } as i32);
+                        let x = _mm512_set1_epi32(unsafe { *x.add(if PACKED { r } else { r * stride }) } as i32);
                         for s in 0..S {
                             for half in 0..2 {
                                 sums[r][s][half] = multiply_add(sums[r][s][half], x, w[s][half]);
                             }
                         }
                     }
-                    x = unsafe { x.add(R) };
+                    x = unsafe { x.add(if PACKED { R } else { 1 }) };
                     weights = weights.wrapping_add(strips.unit_words);
                 }
                 for r in 0..R {
@@ -189,9 +215,16 @@ macro_rules! micro_kernels {
     };
 }
 
-micro_kernels!(float32, "avx512f,avx512bw", |sum, x: __m512i, w: __m512i| {
-    _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sum)
-});
+micro_kernels!(
+    float32,
+    "avx512f,avx512bw",
+    |sum, x: __m512i, w: __m512i| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sum),
+    /// The same for rows where they lie.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) unsafe fn panel_of_rows<const R: usize, const S: usize>(units: usize, x: Rows, strips: &Strips) {
+        unsafe { by_strips::<R, S, false>(units, x, strips) }
+    }
+);
 
 micro_kernels!(bfloat16, "avx512f,avx512bw,avx512bf16", |sum, x: __m512i, w: __m512i| unsafe {
     // SAFETY: the same 512 bits.

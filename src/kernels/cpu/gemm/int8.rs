@@ -169,9 +169,15 @@ impl Int8 {
 
     /// `y = start + x Wᵀ`, on all threads.
     pub(crate) fn product(&self, x: &Int8Rows, mut y: MatrixMut<'_>, start: Start<'_>) {
+        static NOTHING: [f32; STRIP] = [0.0; STRIP];
         assert!(x.columns == self.columns, "x was quantized for another matrix");
         assert!(y.shape() == (x.rows, self.outputs), "the output of {} rows is {:?}", x.rows, y.shape());
+        start.check(x.rows, self.outputs);
         let (data, stride) = y.raw();
+        let ([bias, residual], start) = match start {
+            Start::Given { bias, residual } => ([bias, residual], Start::Zero),
+            _ => ([&[][..]; 2], start),
+        };
         let start = match (&self.apart, &x.apart) {
             (Some(weights), Some(x)) => {
                 // SAFETY: the same matrix, which nobody else looks at meanwhile.
@@ -180,6 +186,7 @@ impl Int8 {
             }
             _ => start,
         };
+        let adds = !matches!(start, Start::Zero);
         let (path, y) = (Path::of_this_cpu(Compute::Float32), Shared(data));
         let threads = rayon::current_num_threads();
         let strips = self.outputs.div_ceil(STRIP);
@@ -197,26 +204,56 @@ impl Int8 {
                 if let Start::Written(write) = start {
                     write(rows.start, columns.start, block.block(0, rows.len(), 0, columns.len()));
                 }
+                let first = columns.start;
                 let words = unsafe { x.words.as_ptr().add(group * self.depth().div_ceil(4) * ROWS) };
                 for strip in strips.clone() {
                     let columns = strip * STRIP..((strip + 1) * STRIP).min(self.outputs);
+                    let mut block = block.block(0, rows.len(), columns.start - first, columns.len());
+                    let residual = match residual {
+                        [] => (&NOTHING[..], 0),
+                        _ => (&residual[rows.start * self.outputs + columns.start..], self.outputs),
+                    };
+                    fetch(&mut block, residual);
                     let mut sums = [[0i32; STRIP]; ROWS];
                     // SAFETY: a group and a strip, as they were packed.
                     unsafe {
                         let units = self.depth().div_ceil(4);
                         vnni::multiply(path, units, words, self.strips.as_ptr().add(strip * units * STRIP), &mut sums);
                     }
-                    let numbers = (&self.totals[columns.clone()], &self.scales[columns.clone()]);
-                    let at = columns.start - strips.start * STRIP;
-                    for (index, row) in rows.clone().enumerate() {
-                        let y = &mut block.row(index)[at..at + columns.len()];
-                        let adds = !matches!(start, Start::Zero);
-                        scale_sums(y, &sums[index], numbers, x.scales[row], adds);
-                    }
+                    let numbers = Numbers {
+                        totals: &self.totals[columns.clone()],
+                        scales: &self.scales[columns.clone()],
+                        bias: bias.get(columns.clone()).unwrap_or(&NOTHING[..columns.len()]),
+                    };
+                    scale_sums(&mut block, &sums, &x.scales[rows.clone()], &numbers, residual, adds);
                 }
             }
         });
     }
+}
+
+/// Asks for what will be read and written once the sums are there.
+fn fetch(y: &mut MatrixMut<'_>, (residual, stride): (&[f32], usize)) {
+    #[cfg(target_arch = "x86_64")]
+    for row in 0..y.shape().0 {
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        let y = y.row(row).as_ptr();
+        for column in [0, STRIP / 2] {
+            let residual = residual.as_ptr().wrapping_add(row * stride + column);
+            // SAFETY: every x86-64 CPU has it, and it neither reads nor writes.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_ET0>(y.wrapping_add(column).cast());
+                _mm_prefetch::<_MM_HINT_T0>(residual.cast());
+            }
+        }
+    }
+}
+
+/// What belongs to the columns of a strip.
+struct Numbers<'a> {
+    totals: &'a [i32],
+    scales: &'a [f32],
+    bias: &'a [f32],
 }
 
 impl Int8Rows {
@@ -329,17 +366,28 @@ simd! {
 }
 
 simd! {
+    /// A block of y: `s · step · (Σ x w − zero · Σ w)` and the bias and the residual, of which rows are that far apart, and
+    /// what is in y if that `adds`.
     fn scale_sums(
-        y: &mut [f32],
-        sums: &[i32; STRIP],
-        numbers: (&[i32], &[f32]),
-        scale: Scale,
+        y: &mut MatrixMut<'_>,
+        sums: &[[i32; STRIP]; ROWS],
+        rows: &[Scale],
+        numbers: &Numbers<'_>,
+        residual: (&[f32], usize),
         adds: bool,
     ) {
-        let (totals, scales) = numbers;
-        for (((y, sum), total), of_column) in y.iter_mut().zip(sums).zip(totals).zip(scales) {
-            let value = (sum - scale.zero * total) as f32 * (scale.step * of_column);
-            *y = if adds { *y + value } else { value };
+        for (index, (scale, sums)) in rows.iter().zip(sums).enumerate() {
+            let y = y.row(index);
+            let columns = numbers.totals.iter().zip(numbers.scales).zip(numbers.bias);
+            let columns = columns.zip(&residual.0[index * residual.1..]);
+            let values = sums.iter().zip(columns).map(|(sum, (((total, of_column), bias), residual))| {
+                (sum - scale.zero * total) as f32 * (scale.step * of_column) + bias + residual
+            });
+            if adds {
+                y.iter_mut().zip(values).for_each(|(y, value)| *y += value);
+            } else {
+                y.iter_mut().zip(values).for_each(|(y, value)| *y = value);
+            }
         }
     }
 }
@@ -373,16 +421,19 @@ mod tests {
             };
             let int8 = Int8::new(&weights, &maxima);
             let before = numbers(rows * outputs, 3);
-            for start in [Start::Zero, Start::Sum] {
+            let (bias, residual) = (numbers(outputs, 4), numbers(rows * outputs, 5));
+            for start in [Start::Zero, Start::Sum, Start::given(Some(&bias), Some(&residual))] {
                 let mut y = before.clone();
                 let quantized = int8.quantize(&x, &|_| {});
                 int8.product(&quantized, MatrixMut::new(&mut y, rows, outputs, outputs), start);
                 for (at, y) in y.iter().enumerate() {
                     let terms = x[at / outputs * depth..][..depth].iter().zip(&w[at % outputs * depth..]);
                     let mut expected: f64 = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                    if matches!(start, Start::Sum) {
-                        expected += f64::from(before[at]);
-                    }
+                    expected += match start {
+                        Start::Zero => 0.0,
+                        Start::Given { .. } => f64::from(bias[at % outputs] + residual[at]),
+                        _ => f64::from(before[at]),
+                    };
                     // Half a step of each factor, times the root of the number of terms, five deviations; and bf16.
                     let bound = 5.0 * (depth as f64).sqrt() / 127.0 + 1.5 * outliers.len() as f64;
                     assert!((f64::from(*y) - expected).abs() < bound, "{rows}×{outputs}×{depth}: {y} for {expected}");

@@ -31,6 +31,9 @@ pub(super) trait Kernel: Copy + Send + Sync {
     /// Whether [`Kernel::panel`] can read strips where they lie, with units further apart than a strip.
     const READS_STRIDED: bool = false;
 
+    /// Whether there is [`Kernel::panel_of_rows`].
+    const READS_ROWS: bool = false;
+
     /// Rows that a panel of `rows` is padded to.
     fn panel_width(rows: usize) -> usize {
         rows
@@ -71,6 +74,12 @@ pub(super) trait Kernel: Copy + Send + Sync {
 
     /// Multiplies a panel by every strip.
     unsafe fn panel(rows: usize, units: usize, x: *const u32, strips: &Strips);
+
+    /// The same for rows of x where they lie, `stride` apart: where x is read too seldom to
+    /// be packed.
+    unsafe fn panel_of_rows(_rows: usize, _units: usize, _x: *const f32, _stride: usize, _strips: &Strips) {
+        unreachable!("only kernels that read rows where they lie are asked to")
+    }
 }
 
 /// A number before it is packed.

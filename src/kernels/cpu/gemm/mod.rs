@@ -78,6 +78,7 @@ pub(crate) fn outer_products(g: &[f32], x: &[f32], y: MatrixMut<'_>, accumulate:
 pub(crate) fn product(weights: &Weights<'_>, x: &Packing, y: MatrixMut<'_>, starts: Start<'_>) {
     let (outputs, depth) = (weights.outputs(), weights.depth());
     assert!(depth > 0 && x.depth == depth, "a product of depths {} and {depth}", x.depth);
+    starts.check(x.rows(), outputs);
     let y = y.shared(x.rows(), outputs);
     with_kernel!(x.compute, x.path, K => {
         let panels = x.panels::<K>();

@@ -59,6 +59,7 @@ impl Packed {
     pub(crate) fn product(&self, x: &Packing, y: MatrixMut<'_>, starts: Start<'_>) {
         assert!((x.compute, x.path) == (self.compute, self.path), "operands that were packed for different products");
         assert!(self.depth > 0 && x.depth == self.depth, "a product of depths {} and {}", x.depth, self.depth);
+        starts.check(x.rows(), self.outputs);
         let y = y.shared(x.rows(), self.outputs);
         with_kernel!(self.compute, self.path, K => {
             let panels = x.panels::<K>();

@@ -12,6 +12,7 @@ use super::kernel::{Kernel, Number, Shared, Strips, Words};
 use super::path::{Compute, Path};
 use super::views::MatrixMut;
 use super::weights::Source;
+use crate::kernels::cpu::math::simd;
 
 /// Terms that are narrowed at a time.
 const PIECE: usize = 512;
@@ -33,6 +34,13 @@ pub(super) struct Input<'a> {
     pub(super) scale: f32,
 }
 
+impl Input<'_> {
+    fn check(&self) {
+        let (lines, length) = if self.is_transposed { (self.depth, self.rows) } else { (self.rows, self.depth) };
+        assert!(lines == 0 || (lines - 1) * self.stride + length <= self.data.len(), "the matrix exceeds its slice");
+    }
+}
+
 /// The first factor of products, packed for one kind of number and one path.
 pub(crate) struct Packing {
     words: Words,
@@ -43,12 +51,21 @@ pub(crate) struct Packing {
     panel_words: usize,
 }
 
-/// For each panel, for each unit along k, its rows.
+/// The first factor of products, panel by panel.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a, K> {
     kernel: PhantomData<K>,
-    packing: &'a Packing,
+    layout: Layout<'a>,
     pub(super) rows: usize,
+}
+
+/// How the rows of a panel lie.
+#[derive(Clone, Copy)]
+enum Layout<'a> {
+    /// For each unit along k, all rows.
+    Packed(&'a Packing),
+    /// Row by row, as they came.
+    InPlace(Input<'a>),
 }
 
 /// What the chains of a product start at.
@@ -58,15 +75,60 @@ pub(crate) enum Start<'a> {
     Zero,
     /// At what the output holds.
     Sum,
+    /// At a bias, which is the same for each row, and a matrix of the output's shape; one of the two may be empty.
+    Given { bias: &'a [f32], residual: &'a [f32] },
     /// At what a function makes of the output's rows and columns from the given ones on, just before they are
     /// needed: so it costs no pass over memory.
     Written(&'a (dyn Fn(usize, usize, MatrixMut<'_>) + Sync)),
 }
 
-impl Start<'_> {
+impl<'a> Start<'a> {
+    /// At a bias and a residual, where there are such.
+    pub(crate) fn given(bias: Option<&'a [f32]>, residual: Option<&'a [f32]>) -> Self {
+        match (bias, residual) {
+            (None, None) => Self::Zero,
+            _ => Self::Given { bias: bias.unwrap_or(&[]), residual: residual.unwrap_or(&[]) },
+        }
+    }
+
+    /// Refuses a bias or a residual that is not of an output's shape.
+    pub(super) fn check(self, rows: usize, columns: usize) {
+        if let Self::Given { bias, residual } = self {
+            assert!(bias.is_empty() || bias.len() == columns, "a bias of {} for {columns} columns", bias.len());
+            assert!(residual.is_empty() || residual.len() == rows * columns, "a residual of another shape");
+        }
+    }
+
+    /// Writes what the chains of a block start at, unless they start at zero or at what is there. The block starts at
+    /// `row` and `column` of an output of `width` columns.
+    pub(super) fn write(self, (row, column): (usize, usize), width: usize, mut block: MatrixMut<'_>) {
+        match self {
+            Self::Zero | Self::Sum => {}
+            Self::Written(write) => write(row, column, block),
+            Self::Given { bias, residual } => {
+                let (rows, columns) = block.shape();
+                for index in 0..rows {
+                    let y = block.row(index);
+                    let residual = residual.get((row + index) * width + column..).unwrap_or(&[]);
+                    match (bias.get(column..column + columns), residual.get(..columns)) {
+                        (Some(bias), Some(residual)) => add(y, bias, residual),
+                        (Some(start), None) | (None, Some(start)) => y.copy_from_slice(start),
+                        (None, None) => y.fill(0.0),
+                    }
+                }
+            }
+        }
+    }
+
     /// Of a chain's terms from `term` on.
     pub(super) fn at(self, term: usize) -> Self {
         if term == 0 { self } else { Self::Sum }
+    }
+}
+
+simd! {
+    fn add(y: &mut [f32], a: &[f32], b: &[f32]) {
+        y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = a + b);
     }
 }
 
@@ -103,9 +165,8 @@ impl Packing {
         is_parallel: bool,
         also: &(dyn Fn(Range<usize>) + Sync),
     ) -> Self {
-        let Input { rows, depth, stride, .. } = x;
-        let (lines, length) = if x.is_transposed { (depth, rows) } else { (rows, depth) };
-        assert!(lines == 0 || (lines - 1) * stride + length <= x.data.len(), "the matrix exceeds its slice");
+        let Input { rows, depth, .. } = x;
+        x.check();
         assert!(!x.is_transposed || K::TERMS == 1, "only f32 is packed from columns");
         // With room for what `transpose` writes behind the last row.
         let panel_words = (depth.div_ceil(K::TERMS) * K::WORDS * K::ROWS + 16).next_multiple_of(16);
@@ -133,7 +194,7 @@ impl Packing {
 
     /// The panels, by the kernel that they were packed for.
     pub(super) fn panels<K: Kernel>(&self) -> Panels<'_, K> {
-        Panels { kernel: PhantomData, packing: self, rows: self.rows }
+        Panels { kernel: PhantomData, layout: Layout::Packed(self), rows: self.rows }
     }
 }
 
@@ -143,7 +204,16 @@ impl Drop for Packing {
     }
 }
 
-impl<K: Kernel> Panels<'_, K> {
+impl<'a, K: Kernel> Panels<'a, K> {
+    /// Rows where they lie, if the kernel can read them so: few products are worth a copy.
+    pub(super) fn in_place(x: Input<'a>) -> Option<Self> {
+        let is_fit = K::READS_ROWS && !x.is_transposed && x.scale == 1.0;
+        is_fit.then(|| {
+            x.check();
+            Self { kernel: PhantomData, layout: Layout::InPlace(x), rows: x.rows }
+        })
+    }
+
     pub(super) fn count(&self) -> usize {
         panel_count::<K>(self.rows)
     }
@@ -155,15 +225,11 @@ impl<K: Kernel> Panels<'_, K> {
     pub(super) unsafe fn multiply(&self, term: usize, units: usize, tile: Tile, part: &Part, start: Start<'_>) {
         for index in part.panels.clone() {
             let range = panel::<K>(self.rows, index);
-            let width = K::panel_width(range.len());
-            // SAFETY: as the caller promised; the panel was packed for this many units.
+            // SAFETY: as the caller promised; the panel has this many units.
             unsafe {
-                let words = self.packing.words.as_ptr().add(index * self.packing.panel_words);
                 let y = part.y.get().add(range.start * part.y_stride + part.columns.start);
-                if let Start::Written(write) = start {
-                    let block = MatrixMut::from_raw(y, range.len(), part.columns.len(), part.y_stride);
-                    write(range.start, part.columns.start, block);
-                }
+                let block = MatrixMut::from_raw(y, range.len(), part.columns.len(), part.y_stride);
+                start.write((range.start, part.columns.start), part.y_stride, block);
                 let strips = Strips {
                     weights: tile.weights,
                     strip_words: tile.strip_words,
@@ -174,7 +240,17 @@ impl<K: Kernel> Panels<'_, K> {
                     y_stride: part.y_stride,
                     add: !matches!(start, Start::Zero),
                 };
-                K::panel(range.len(), units, words.add(term / K::TERMS * K::WORDS * width), &strips);
+                match self.layout {
+                    Layout::Packed(packing) => {
+                        let panel = packing.words.as_ptr().add(index * packing.panel_words);
+                        let width = K::panel_width(range.len());
+                        K::panel(range.len(), units, panel.add(term / K::TERMS * K::WORDS * width), &strips);
+                    }
+                    Layout::InPlace(x) => {
+                        let row = x.data.as_ptr().add(range.start * x.stride + term);
+                        K::panel_of_rows(range.len(), units, row, x.stride, &strips);
+                    }
+                }
             }
         }
     }
@@ -224,15 +300,19 @@ unsafe fn pack_panel<K: Kernel>(x: &Input<'_>, range: Range<usize>, to: *mut u32
 }
 
 fn narrow<K: Kernel>(to: &mut [K::Number], from: &[f32], scale: f32) -> *const K::Number {
+    /// Numbers scaled at a time: as few as a short row has.
+    const FEW: usize = 32;
     if scale == 1.0 {
         K::narrow(to, from);
     } else {
-        let mut scaled = [0.0; PIECE];
-        let scaled = &mut scaled[..from.len()];
-        for (scaled, x) in scaled.iter_mut().zip(from) {
-            *scaled = scale * x;
+        for (to, from) in to.chunks_mut(FEW).zip(from.chunks(FEW)) {
+            let mut scaled = [0.0; FEW];
+            let scaled = &mut scaled[..from.len()];
+            for (scaled, x) in scaled.iter_mut().zip(from) {
+                *scaled = scale * x;
+            }
+            K::narrow(to, scaled);
         }
-        K::narrow(to, scaled);
     }
     to.as_ptr()
 }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::kernel::{DEPTH, Kernel, Shared, Words};
-use super::panels::{Packing, Part, Start, Tile};
+use super::panels::{Packing, Panels, Part, Start, Tile};
 use super::path::{Compute, Path};
 use super::tasks::with_kernel;
 use super::tile::{self, COLUMNS};
@@ -67,8 +67,13 @@ impl Reused {
         }
         let starts = if accumulate { Start::Sum } else { Start::Zero };
         with_kernel!(Compute::Float32, self.path, K => {
-            let packing = Packing::new::<K>((Compute::Float32, self.path), x, false, &|_| {});
-            let panels = packing.panels::<K>();
+            let packing;
+            let panels = if let Some(panels) = Panels::<K>::in_place(x) {
+                panels
+            } else {
+                packing = Packing::new::<K>((Compute::Float32, self.path), x, false, &|_| {});
+                packing.panels::<K>()
+            };
             let strip_words = strip_words::<K>(self.depth);
             let (y, y_stride) = dst.raw();
             let part = Part { panels: 0..panels.count(), columns: 0..columns.len(), y: Shared(y), y_stride };
