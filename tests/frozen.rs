@@ -383,14 +383,19 @@ fn the_limit_refuses_what_is_too_large_and_makes_room_for_what_is_not() {
 
 /// A BERT with dropout and the tokenizer of data/tiny-llama.
 fn encoder(directory: &Path) -> PathBuf {
-    let base = directory.join("tiny-bert");
+    encoder_of(directory, "bert", r#""type_vocab_size": 2"#)
+}
+
+/// A family's encoder, with keys of its own in the configuration.
+fn encoder_of(directory: &Path, family: &str, own: &str) -> PathBuf {
+    let base = directory.join(format!("tiny-{family}"));
     fs::create_dir_all(&base).unwrap();
     let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny-llama/tokenizer.json");
     fs::copy(tokenizer, base.join("tokenizer.json")).unwrap();
-    let config = r#"{"model_type": "bert", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
-        "num_attention_heads": 2, "vocab_size": 8192, "max_position_embeddings": 64, "type_vocab_size": 2,
-        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12, "pad_token_id": 0}"#;
-    fs::write(base.join("config.json"), config).unwrap();
+    let config = r#""hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "vocab_size": 8192, "max_position_embeddings": 64, "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12, "pad_token_id": 0"#;
+    fs::write(base.join("config.json"), format!(r#"{{"model_type": "{family}", {config}, {own}}}"#)).unwrap();
     base
 }
 
@@ -415,6 +420,27 @@ fn dropout_below_the_first_adapter_refuses_the_cache_by_the_key_that_switches_it
     assert!(train(&cache, &root.join("uncached"), &uncached).output().unwrap().status.success());
     assert!(results(&root.join("off")) == results(&root.join("uncached")));
     assert!(results(&root.join("off")) != results(&root.join("unasked")));
+}
+
+/// Distances reach over a text, and a batch has longer and shorter ones.
+#[test]
+fn encoders_that_attend_over_distances_keep_the_bytes_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, root) = (directory.path().join("cache"), directory.path());
+    let disentangled = r#""relative_attention": true, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4,
+        "max_relative_positions": -1, "position_biased_input": false, "norm_rel_ebd": "layer_norm", "share_att_key": true,
+        "type_vocab_size": 0"#;
+    for (family, own) in [("mpnet", r#""relative_attention_num_buckets": 32"#), ("deberta-v2", disentangled)] {
+        let base = format!("model.model_name={}", encoder_of(root, family, own).display());
+        let settings = [&*base, "model.lora_target_modules=all-linear", "model.base_dropout=0"];
+        let [cached, plain] = ["cached", "plain"].map(|name| root.join(format!("{family}-{name}")));
+        let output = train(&cache, &cached, &settings).output().unwrap();
+        assert!(errors(&output).contains("output of the 2 frozen layers is computed once"), "{}", errors(&output));
+        let mut uncached = settings.to_vec();
+        uncached.push("train.cache_limit=0");
+        assert!(train(&cache, &plain, &uncached).output().unwrap().status.success());
+        assert!(results(&cached) == results(&plain), "{family}");
+    }
 }
 
 #[test]

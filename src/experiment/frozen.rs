@@ -9,7 +9,6 @@ use crate::atomic_file::hex;
 use crate::cluster::Group;
 use crate::console::bytes;
 use crate::evaluation::Sample;
-use crate::model::config::LayersConfig;
 use crate::run::classifier_file::RecordedFingerprint;
 use crate::training::activation_cache::directory::{self, About};
 use crate::training::activation_cache::{ActivationCache, bytes_of};
@@ -40,12 +39,6 @@ impl Experiment<'_> {
                 bail!("train.cache_limit: {message}");
             }
             self.console.warn(message);
-            return Ok(None);
-        }
-        if matches!(&self.base.config.layers, LayersConfig::PostNorm(layers) if layers.relative.is_some()) {
-            self.console.say(format!(
-                "the {frozen_layers} frozen layers are computed in every pass: no cache for attention over distances"
-            ));
             return Ok(None);
         }
         if self.base.device.is_gpu() {
