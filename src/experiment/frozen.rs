@@ -70,10 +70,6 @@ impl Experiment<'_> {
     /// As [`Experiment::cache_plan`]; or if the model fails, or the user wants to stop.
     pub fn fill_cache(&mut self, group: &Group) -> Result<()> {
         let Some(plan) = self.cache_plan()? else { return Ok(()) };
-        if group.size() > 1 {
-            self.console.say("the ranks compute the frozen layers in every pass: the cache is for one process");
-            return Ok(());
-        }
         let key = self.cache_key();
         if let Some(directory) = &plan.directory {
             directory::describe(directory, &self.about());
@@ -94,7 +90,7 @@ impl Experiment<'_> {
         };
         let mut splits: Vec<&mut [Sample]> = vec![&mut self.train.samples, &mut self.validation.samples];
         splits.extend(self.test.as_mut().map(|test| &mut *test.samples));
-        cache.fill(&mut splits)
+        cache.fill(&mut splits, group)
     }
 
     /// All that decides what the frozen layers make of token ids.

@@ -15,9 +15,10 @@ use sha2::{Digest, Sha256};
 
 use self::chunk::Shape;
 use crate::atomic_file::hex;
+use crate::cluster::Group;
 use crate::console::{Console, ProgressMeter, bytes};
 use crate::evaluation::Sample;
-use crate::interrupt;
+use crate::interrupt::{self, Interrupted};
 use crate::kernels::buffer::elements;
 use crate::kernels::cpu::memory::Limits;
 use crate::model::classifier::Classifier;
@@ -55,34 +56,53 @@ fn rows_of(classifier: &Classifier, sample: &Sample) -> usize {
 }
 
 impl ActivationCache<'_> {
-    /// Gives every sample what the frozen layers make of it: from the directory, else computed and kept there.
+    /// Gives every sample what the frozen layers make of it: from the directory, else computed and kept there. Ranks that
+    /// see the same directory compute a part each.
     ///
     /// # Errors
     /// If the model fails, or the user wants to stop; chunks that are complete stay.
-    pub fn fill(&self, splits: &mut [&mut [Sample]]) -> Result<()> {
+    pub fn fill(&self, splits: &mut [&mut [Sample]], group: &Group) -> Result<()> {
         let mut chunks = self.chunks(splits);
         let paths: Vec<PathBuf> = chunks.iter().filter_map(|chunk| chunk.path.clone()).collect();
         let known = self.load(&mut chunks)?;
-        let missing: Vec<&mut Chunk<'_>> = chunks.iter_mut().filter(|chunk| !chunk.is_filled()).collect();
-        if missing.is_empty() {
+        let new: u64 =
+            chunks.iter().filter(|chunk| !chunk.is_filled()).map(|chunk| 4 * chunk.shape.numbers() as u64).sum();
+        if new == 0 {
             self.console.say(format!("the frozen layers' output for all {known} texts is in the cache"));
-            return Ok(());
-        }
-        let new: u64 = missing.iter().map(|chunk| 4 * chunk.shape.numbers() as u64).sum();
-        if let Some(directory) = &self.directory {
+        } else if let Some(directory) = &self.directory {
             directory::make_room(directory.parent().unwrap_or(directory), self.limit.saturating_sub(new), &paths);
         }
-        let rows = missing.iter().map(|chunk| chunk.samples.len()).sum();
-        let mut bar = self.console.progress("frozen layers", rows, "texts");
         let mut keeper = Keeper { cache: self, directory: self.directory.as_deref(), in_memory: 0 };
-        for chunk in missing {
-            let numbers = self.compute(chunk, &mut bar)?;
+        if group.size() > 1 && group.gather(&self.directory.is_some())?.iter().all(|&is_there| is_there) {
+            let own = (0..chunks.len()).skip(group.rank()).step_by(group.size());
+            let mut bar = self.progress(own.map(|index| &chunks[index]));
+            for chunks in chunks.chunks_mut(group.size()) {
+                if let Some(chunk) = chunks.get_mut(group.rank()).filter(|chunk| !chunk.is_filled()) {
+                    let numbers = self.compute(chunk, &mut bar, || Ok(()))?;
+                    keeper.keep(chunk, numbers)?;
+                }
+                // Also keeps the ranks together: none waits for longer than a chunk takes.
+                group.check_interrupt()?;
+            }
+            bar.finish();
+            self.load(&mut chunks)?;
+        }
+        let mut bar = self.progress(chunks.iter());
+        for chunk in chunks.iter_mut().filter(|chunk| !chunk.is_filled()) {
+            let numbers = self.compute(chunk, &mut bar, interrupt::check)?;
             if !keeper.keep(chunk, numbers)? {
                 break;
             }
         }
         bar.finish();
         Ok(())
+    }
+
+    /// A bar for those of the chunks that are to be computed, if there are such.
+    fn progress<'c, 's: 'c>(&self, chunks: impl Iterator<Item = &'c Chunk<'s>>) -> ProgressMeter {
+        let rows = chunks.filter(|chunk| !chunk.is_filled()).map(|chunk| chunk.samples.len()).sum();
+        let console = if rows == 0 { Console::new(true) } else { self.console };
+        console.progress("frozen layers", rows, "texts")
     }
 
     fn chunks<'s>(&self, splits: &'s mut [&mut [Sample]]) -> Vec<Chunk<'s>> {
@@ -121,7 +141,7 @@ impl ActivationCache<'_> {
     /// Takes the chunks that are in the directory and whole; returns their texts.
     fn load(&self, chunks: &mut [Chunk<'_>]) -> Result<usize> {
         let mut texts = 0;
-        for chunk in chunks.iter_mut() {
+        for chunk in chunks.iter_mut().filter(|chunk| !chunk.is_filled()) {
             let Some(path) = chunk.path.clone().filter(|path| path.is_file()) else { continue };
             match chunk::read(&path, &chunk.shape) {
                 Ok(buffer) => {
@@ -159,11 +179,16 @@ impl ActivationCache<'_> {
         Ok(())
     }
 
-    fn compute(&self, chunk: &Chunk<'_>, bar: &mut ProgressMeter) -> Result<Vec<f32>> {
+    fn compute(
+        &self,
+        chunk: &Chunk<'_>,
+        bar: &mut ProgressMeter,
+        check_interrupt: impl Fn() -> Result<(), Interrupted>,
+    ) -> Result<Vec<f32>> {
         let mut numbers = Vec::with_capacity(chunk.shape.numbers());
         let mut rest = &*chunk.samples;
         while !rest.is_empty() {
-            interrupt::check()?;
+            check_interrupt()?;
             let (mut count, mut tokens) = (0, 0);
             while count < rest.len() && (count == 0 || tokens + rest[count].tokens.token_ids.len() <= BATCH_TOKENS) {
                 tokens += rest[count].tokens.token_ids.len();
