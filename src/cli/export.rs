@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
-use super::RunArgs;
+use super::shared::RunArgs;
 
 /// `llmcls export`
 #[derive(Args, Debug)]

@@ -48,11 +48,6 @@ impl Cli {
     }
 }
 
-const CONFIGURATION: &str = "Configuration";
-const CLASSIFIER: &str = "Classifier";
-const ACCESS: &str = "Access";
-const LIMITS: &str = "Limits and batches";
-const LOGS: &str = "Logs";
 const GLOBAL: &str = "Global options";
 
 const EXAMPLES: &str = "\
@@ -67,15 +62,6 @@ Names of options can be written with underscores or with hyphens: --input_csv is
 
 Exit codes: 0 success (also when the reader of standard output has gone, as `head` does), 1 failure, 2 wrong usage, \
 130 or 143 after Ctrl-C or SIGTERM.";
-
-/// The most rows or tokens that a flag may ask for at once.
-const MOST: usize = 1 << 20;
-
-/// Parses a count from 1 to [`MOST`].
-fn positive(text: &str) -> Result<usize, String> {
-    let count = text.trim().parse().ok().filter(|count| (1..=MOST).contains(count));
-    count.ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
-}
 
 /// Options of every command.
 #[derive(Args, Debug)]
@@ -92,7 +78,7 @@ pub struct Global {
         help_heading = GLOBAL
     )]
     pub threads: Option<u16>,
-    /// Print warnings and errors only
+    /// Print results, warnings and errors only
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::{PrecisionArgs, RunArgs, positive};
+use super::shared::{PrecisionArgs, RunArgs, positive};
 
 #[derive(Args, Debug)]
 pub struct PredictArgs {

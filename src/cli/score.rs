@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, value_parser};
 
-use super::{ConfigArgs, PrecisionArgs, RunArgs, Split, TuneScope, positive};
+use super::shared::{ConfigArgs, PrecisionArgs, RunArgs, Split, TuneScope, positive};
 use crate::thresholds::Objective;
 
 #[derive(Args, Debug)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, value_parser};
 
-use super::{ACCESS, CLASSIFIER, ConfigArgs, LIMITS, LOGS, PrecisionArgs, positive};
+use super::shared::{ACCESS, CLASSIFIER, ConfigArgs, LIMITS, LOGS, PrecisionArgs, positive};
 
 /// `llmcls serve`
 #[derive(Args, Debug)]

@@ -4,8 +4,22 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{CLASSIFIER, CONFIGURATION, positive};
 use crate::predictor::Precision;
+
+pub(super) const CONFIGURATION: &str = "Configuration";
+pub(super) const CLASSIFIER: &str = "Classifier";
+pub(super) const ACCESS: &str = "Access";
+pub(super) const LIMITS: &str = "Limits and batches";
+pub(super) const LOGS: &str = "Logs";
+
+/// The most rows or tokens that a flag may ask for at once.
+const MOST: usize = 1 << 20;
+
+/// Parses a count from 1 to [`MOST`].
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    let count = text.trim().parse().ok().filter(|count| (1..=MOST).contains(count));
+    count.ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
+}
 
 /// Where a configuration comes from.
 #[derive(Args, Clone, Debug, Default)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigArgs, positive};
+use super::shared::{ConfigArgs, positive};
 
 #[derive(Args, Debug)]
 pub struct TrainArgs {
