@@ -32,10 +32,7 @@ impl Crew {
     ///
     /// # Errors
     /// If one cannot.
-    pub fn start<C: AsRef<Classifier>>(
-        count: usize,
-        open: impl Fn() -> Result<C> + Send + Sync + 'static,
-    ) -> Result<Self> {
+    pub fn start(count: usize, open: impl Fn() -> Result<Classifier> + Send + Sync + 'static) -> Result<Self> {
         let (jobs, waiting) = mpsc::channel();
         let (waiting, open) = (Arc::new(Mutex::new(waiting)), Arc::new(open));
         let (ready, is_ready) = mpsc::channel();
@@ -49,7 +46,7 @@ impl Crew {
                     Ok((_pool, classifier)) => {
                         let _ = ready.send(Ok(()));
                         drop(ready);
-                        work(&waiting, classifier.as_ref());
+                        work(&waiting, &classifier);
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 }
@@ -64,8 +61,8 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Evaluates samples on all threads; the result is that of [`crate::evaluation::evaluate`] with `classifier`, of which
-    /// the threads hold copies.
+    /// Evaluates samples on all threads; the predictions are those of [`crate::evaluation::evaluate`] with `classifier`, of
+    /// which the threads hold copies.
     ///
     /// # Errors
     /// If the model fails on a batch, or gives a sample a logit that is not finite.
@@ -93,14 +90,18 @@ impl Crew {
     fn numbers(&self, samples: &[Sample], batches: &[&[usize]], mut on_batch: impl FnMut(usize)) -> Result<Vec<f32>> {
         let jobs = self.jobs.as_ref().context("the threads have ended")?;
         let (reply, answers) = mpsc::channel();
-        for (batch, indices) in batches.iter().enumerate() {
-            let text = |&index: &usize| (samples[index].tokens.clone(), samples[index].labels.clone());
-            jobs.send(Job { texts: indices.iter().map(text).collect(), batch, reply: reply.clone() })?;
-        }
-        drop(reply);
         let mut numbers = vec![Vec::new(); batches.len()];
-        for _ in batches {
+        let mut rest = batches.iter().enumerate();
+        // Enough that none waits, and few to wait for if one fails.
+        let mut asked = 0;
+        for _ in 0..batches.len() {
+            for (batch, indices) in rest.by_ref().take(2 * self.threads.len() - asked) {
+                let text = |&index: &usize| (samples[index].tokens.clone(), samples[index].labels.clone());
+                jobs.send(Job { texts: indices.iter().map(text).collect(), batch, reply: reply.clone() })?;
+                asked += 1;
+            }
             let (batch, result) = answers.recv().context("a thread that computes has died")?;
+            asked -= 1;
             numbers[batch] = result?;
             on_batch(batches[batch].len());
         }
@@ -139,5 +140,19 @@ fn work(waiting: &Mutex<mpsc::Receiver<Job>>, classifier: &Classifier) {
         let all: Vec<usize> = (0..samples.len()).collect();
         // Whoever asked may have given up.
         let _ = reply.send((batch, batch_numbers(classifier, &samples, &all)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_have_few_tokens_and_no_more_texts_than_asked() {
+        let sample = |length| Sample { tokens: Encoded::whole(vec![0; length]), labels: Vec::new(), frozen: None };
+        let samples: Vec<Sample> = [700, 200, 120, 120, 50, 0, 0, 0, 0].map(sample).into_iter().collect();
+        let order: Vec<usize> = (0..samples.len()).collect();
+        let batches: Vec<usize> = cut(&order, &samples, 3).into_iter().map(<[usize]>::len).collect();
+        assert_eq!(batches, [1, 1, 2, 3, 2]);
     }
 }

@@ -62,7 +62,7 @@ impl Precision {
         match self {
             Self::Float32 => model.compute = ComputeType::Float32,
             Self::Bfloat16 => model.compute = ComputeType::Bfloat16,
-            // The head, which stays as it was.
+            // What is left in other numbers, the head among it, is computed as in training.
             Self::Int8 => {}
         }
         Ok(())
@@ -86,14 +86,25 @@ const ACCEPTED_LOSS: f64 = 0.5;
 ///
 /// # Errors
 /// If nobody has measured what int8 costs it, or it costs more than half a point and that is not accepted.
-pub fn int8_maxima(trained: &Trained, accepts_loss: bool) -> Result<Maxima> {
-    let file = Int8File::load(&trained.adapter)?.with_context(|| {
-        format!(
-            "--precision int8: what it costs this classifier has not been measured; run `llmcls eval --run {} --split \
-             validation --precision int8`, or use --precision bfloat16",
+pub fn int8_maxima(trained: &Trained, thresholds: &[f32], accepts_loss: bool) -> Result<Maxima> {
+    let way_out = || {
+        match embedded::contains(&trained.adapter) {
+        true => "bundle the run once more after `llmcls eval --split validation --precision int8`, or use --precision bfloat16"
+            .to_owned(),
+        false => format!(
+            "run `llmcls eval --run {} --split validation --precision int8`, or use --precision bfloat16",
             quoted(&trained.home.display().to_string())
-        )
+        ),
+    }
+    };
+    let file = Int8File::load(&trained.adapter)?.with_context(|| {
+        format!("--precision int8: what it costs this classifier has not been measured; {}", way_out())
     })?;
+    ensure!(
+        file.thresholds == thresholds || accepts_loss,
+        "--precision int8: what it costs was measured with other thresholds than the classifier has now; {}",
+        way_out()
+    );
     ensure!(
         file.cost() <= ACCEPTED_LOSS || accepts_loss,
         "--precision int8 costs {:.1} points of micro-F1 on {} validation rows ({:.4} instead of {:.4}); use --precision \
@@ -117,29 +128,20 @@ pub struct Predictor {
     vocab_size: usize,
     /// Labels, thresholds, columns.
     pub file: ClassifierFile,
-    /// True unless peft saved it.
-    is_of_a_run: bool,
     /// How threads of their own open the same, if that is worth while.
-    opening: Option<Box<Opening>>,
+    copying: Option<Box<Copying>>,
     /// The threads, once there was enough to do.
-    crew: OnceCell<Crew>,
+    crew: OnceCell<Option<Crew>>,
 }
 
 /// What opens a classifier once more.
 #[derive(Clone)]
-struct Opening {
+struct Copying {
     model: ModelConfig,
     trained: Trained,
     file: ClassifierFile,
-    is_of_a_run: bool,
     maxima: Option<Maxima>,
     copies: usize,
-}
-
-impl AsRef<Classifier> for Predictor {
-    fn as_ref(&self) -> &Classifier {
-        &self.classifier
-    }
 }
 
 impl Predictor {
@@ -156,9 +158,8 @@ impl Predictor {
         base: &BaseModel,
         quantization: Quantization,
     ) -> Result<Self> {
-        let options = options(&trained, &file, base, base.device_for_predicting())?;
-        let classifier = base.classifier(&ClassifierOptions { quantization: quantization.clone(), ..options })?;
-        Self::with_classifier(trained, file, is_of_a_run, base, (classifier, &quantization))
+        let classifier = classifier_on(base, &trained, &file, quantization)?;
+        Self::with_classifier(trained, file, is_of_a_run, base, classifier)
     }
 
     fn with_classifier(
@@ -166,28 +167,13 @@ impl Predictor {
         file: ClassifierFile,
         is_of_a_run: bool,
         base: &BaseModel,
-        (classifier, quantization): (Classifier, &Quantization),
+        classifier: Classifier,
     ) -> Result<Self> {
-        load(&trained, &classifier)?;
-        if let Quantization::Int8(maxima) = quantization {
-            classifier.quantize(maxima)?;
-        }
-        classifier.set_temperature(file.temperature);
-        classifier.set_window_pooling(file.window_pooling());
         let encoder = base.encoder_of(&trained.adapter, is_of_a_run, file.limit())?;
         let encoder = Arc::new(encoder);
         let (base_files, vocab_size) = (base.files.paths(), base.config.vocab_size);
-        Ok(Self {
-            trained,
-            classifier,
-            encoder,
-            base_files,
-            vocab_size,
-            file,
-            is_of_a_run,
-            opening: None,
-            crew: OnceCell::new(),
-        })
+        let (copying, crew) = (None, OnceCell::new());
+        Ok(Self { trained, classifier, encoder, base_files, vocab_size, file, copying, crew })
     }
 
     /// Lets threads of their own compute batches side by side where there are many samples, if the model is small and
@@ -198,31 +184,30 @@ impl Predictor {
         if copies == 1 {
             return self;
         }
-        let opening = Opening {
+        let copying = Copying {
             model: model.clone(),
             trained: self.trained.clone(),
             file: self.file.clone(),
-            is_of_a_run: self.is_of_a_run,
             maxima: maxima.cloned(),
             copies,
         };
-        Self { opening: Some(Box::new(opening)), ..self }
+        Self { copying: Some(Box::new(copying)), ..self }
     }
 
     /// The threads, if they are worth starting for this many samples.
-    fn crew(&self, samples: usize) -> Result<Option<&Crew>> {
+    fn crew(&self, samples: usize) -> Option<&Crew> {
         /// Samples for each thread that its start is worth.
         const LEAST: usize = 32;
-        let Some(opening) = &self.opening else { return Ok(None) };
-        if self.crew.get().is_none() {
-            if samples < LEAST * opening.copies {
-                return Ok(None);
-            }
-            let opening = opening.clone();
-            let crew = Crew::start(opening.copies, move || opening.open())?;
-            let _ = self.crew.set(crew);
+        let copying = self.copying.as_ref()?;
+        if self.crew.get().is_none() && samples < LEAST * copying.copies {
+            return None;
         }
-        Ok(self.crew.get())
+        // Where there is no room for copies, the classifier at hand predicts the same.
+        let start = || {
+            let copying = copying.clone();
+            Crew::start(copying.copies, move || copying.open()).ok()
+        };
+        self.crew.get_or_init(start).as_ref()
     }
 
     /// The files that it was read from: no output may replace them.
@@ -262,7 +247,7 @@ impl Predictor {
         group: &Group,
         on_batch: impl FnMut(usize),
     ) -> Result<Evaluation> {
-        let crew = if group.size() == 1 { self.crew(samples.len())? } else { None };
+        let crew = if group.size() == 1 { self.crew(samples.len()) } else { None };
         match crew {
             Some(crew) => crew.evaluate(&self.classifier, samples, decision, batch_size, on_batch),
             None => evaluate(&self.classifier, samples, decision, batch_size, group, on_batch),
@@ -276,12 +261,11 @@ impl Predictor {
     }
 }
 
-impl Opening {
-    fn open(&self) -> Result<Predictor> {
-        let Self { model, trained, file, is_of_a_run, maxima, .. } = self;
+impl Copying {
+    fn open(&self) -> Result<Classifier> {
         // What there is to say was said when the first was opened.
-        let base = BaseModel::open(model, &Device::cpu(), Console::new(true))?;
-        Predictor::open_as(trained.clone(), file.clone(), *is_of_a_run, &base, Quantization::of(maxima.as_ref()))
+        let base = BaseModel::open(&self.model, &Device::cpu(), Console::new(true))?;
+        classifier_on(&base, &self.trained, &self.file, Quantization::of(self.maxima.as_ref()))
     }
 }
 
@@ -318,14 +302,33 @@ fn lora_of(trained: &Trained) -> Result<LoraOptions> {
     if trained.is_complete() { Ok(LoraOptions::none()) } else { Ok(adapter::read_config(&trained.adapter)?.0) }
 }
 
-/// Sets adapters and head to what a classifier's files hold.
-fn load(trained: &Trained, classifier: &Classifier) -> Result<()> {
-    if !trained.is_complete() {
-        return adapter::load(&trained.adapter, classifier);
+/// A classifier on a base, with what its files hold.
+fn classifier_on(
+    base: &BaseModel,
+    trained: &Trained,
+    file: &ClassifierFile,
+    quantization: Quantization,
+) -> Result<Classifier> {
+    let options = options(trained, file, base, base.device_for_predicting())?;
+    let classifier = base.classifier(&ClassifierOptions { quantization: quantization.clone(), ..options })?;
+    load(&classifier, trained, file, &quantization)?;
+    Ok(classifier)
+}
+
+/// Sets adapters, head and all that predicting depends on to what a classifier's files hold.
+fn load(classifier: &Classifier, trained: &Trained, file: &ClassifierFile, quantization: &Quantization) -> Result<()> {
+    match trained.is_complete() {
+        false => adapter::load(&trained.adapter, classifier)?,
+        true => classifier
+            .set_to_base()
+            .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))?,
     }
-    classifier
-        .set_to_base()
-        .with_context(|| format!("{}: has no classification head for its labels", trained.adapter.display()))
+    if let Quantization::Int8(maxima) = quantization {
+        classifier.quantize(maxima)?;
+    }
+    classifier.set_temperature(file.temperature);
+    classifier.set_window_pooling(file.window_pooling());
+    Ok(())
 }
 
 /// Turns texts into the tokens of a classifier, as `predict --text` does, on any thread.
@@ -422,8 +425,8 @@ impl PredictingBase {
             .layers
             .classifier(&self.base.config, &self.base.weights, &options)
             .with_context(|| format!("{}: cannot build the model", self.base.files.name))?;
-        let mut predictor =
-            Predictor::with_classifier(trained, file, is_of_a_run, &self.base, (classifier, &self.quantization))?;
+        load(&classifier, &trained, &file, &self.quantization)?;
+        let mut predictor = Predictor::with_classifier(trained, file, is_of_a_run, &self.base, classifier)?;
         if let Some(encoder) = Arc::get_mut(&mut predictor.encoder) {
             encoder.keep_nothing();
         }

@@ -74,7 +74,20 @@ fn int8_is_for_classifiers_of_which_its_cost_was_measured() {
     let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(file["rows"], 40);
     assert_eq!(file["reference"]["compute"], "float32");
-    assert!(file["maxima"].as_object().unwrap().len() > 10, "an entry for each linear module");
+    let maxima = file["maxima"].as_object().unwrap();
+    assert!(maxima.len() > 10, "an entry for each linear module");
+    for (module, reach) in maxima {
+        assert!(reach.as_array().unwrap().iter().any(|x| x.as_f64().unwrap() > 0.0), "{module} was not observed");
+    }
+    // Modules with one input have seen the same.
+    let of = |module: &str| {
+        maxima
+            .iter()
+            .filter(|(name, _)| name.contains("layers.0.") && name.ends_with(module))
+            .map(|(_, reach)| reach)
+            .collect::<Vec<_>>()
+    };
+    assert!(of("q_proj") == of("v_proj") && of("gate_proj") == of("up_proj") && of("q_proj") != of("up_proj"));
 
     let int8 = predict(&run, &["--precision", "int8", "--accept_loss"], false);
     let as_trained = probabilities(&predict(&run, &["--precision", "float32"], false));
@@ -95,6 +108,17 @@ fn int8_is_for_classifiers_of_which_its_cost_was_measured() {
     let rows: Vec<f64> = rows.map(|p| p.as_f64().unwrap()).collect();
     assert!(rows.len() >= 200 && rows == in_int8[..rows.len()]);
     assert_eq!(server.get("/info").json()["models"][0]["compute"], "int8");
+
+    // Thresholds that came later, and never together.
+    let eval = |more: &[&str]| llmcls(&["--quiet", "eval", "--run"]).arg(&run).args(more).output().unwrap();
+    let both = eval(&["--split", "validation", "--precision", "int8", "--tune_thresholds", "global"]);
+    assert_eq!(both.status.code(), Some(2));
+    assert!(eval(&["--tune_thresholds", "global"]).status.success());
+    let refused = predict(&run, &["--precision", "int8"], false);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("with other thresholds"), "{said}");
+    assert!(eval(&["--split", "validation", "--precision", "int8"]).status.success());
+    file = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
 
     // A cost above half a point is for users who accept it.
     file["reference"]["f1_micro"] = Value::from(file["int8"]["f1_micro"].as_f64().unwrap() + 0.012);

@@ -18,11 +18,13 @@ use crate::kernels::device::Device;
 use crate::model::weights::{Checkpoint, Weights};
 use crate::predictor::{BASE, CLASSIFIER, Predictor};
 use crate::run::classifier_file::ClassifierFile;
+use crate::run::int8_file;
 use crate::run::model_directory::without_paths;
 use crate::run::model_weights;
 
 /// Files of a classifier's directory, as far as they are there. `classifier.json` is written anew.
-const CLASSIFIER_FILES: [&str; 6] = [
+const CLASSIFIER_FILES: [&str; 7] = [
+    int8_file::NAME,
     "adapter_config.json",
     "adapter_model.safetensors",
     "tokenizer.json",
@@ -121,7 +123,8 @@ fn parts(loaded: &Loaded, weights: Option<&Path>) -> Result<BTreeMap<String, Par
             add(directory, &files.config.with_file_name(model_weights::INDEX))?;
         }
     }
-    for name in CLASSIFIER_FILES {
+    // What int8 costs was measured with the base's own weights.
+    for name in CLASSIFIER_FILES.into_iter().filter(|&name| weights.is_none() || name != int8_file::NAME) {
         let path = trained.adapter.join(name);
         if embedded::is_file(&path) {
             add(CLASSIFIER, &path)?;

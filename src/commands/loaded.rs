@@ -83,7 +83,10 @@ impl Loaded {
             precision.overrule(&mut model, device)?;
         }
         let maxima = match (&quantization, precision.precision) {
-            (None, Some(Precision::Int8)) => Some(predictor::int8_maxima(&trained, precision.accept_loss)?),
+            (None, Some(Precision::Int8)) => {
+                let thresholds = file.as_ref().map_or(&[][..], |file| &file.thresholds);
+                Some(predictor::int8_maxima(&trained, thresholds, precision.accept_loss)?)
+            }
             _ => None,
         };
         let is_plain = quantization.is_none();

@@ -150,7 +150,9 @@ impl BaseModel {
         /// Bytes of a small model.
         const SMALL: u64 = 64 << 20;
         let (packed, threads) = (estimate::packed_bytes(&self.config, &self.device), rayon::current_num_threads());
-        let has_room = self.device.memory().is_none_or(|limits| threads as u64 * packed <= limits.available / 4);
+        // Where the file has another type than the weights, each copy also has all of them.
+        let bytes = packed + estimate::base_bytes(&self.config, self.storage, &self.device);
+        let has_room = self.device.memory().is_none_or(|limits| threads as u64 * bytes <= limits.available / 4);
         if self.device.is_gpu() || packed > SMALL || !has_room { 1 } else { threads }
     }
 

@@ -4,7 +4,7 @@
 //! to the product, in a core's cache: the matrix never exists in f32.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{Result, Tensor};
 use half::{bf16, f16};
@@ -41,8 +41,10 @@ pub struct FrozenMatrix {
     columns: usize,
     compute: Compute,
     packed: Option<Packed>,
-    /// In place of `packed`, for predicting in int8.
+    /// In place of all numbers, for predicting in int8.
     int8: Option<Int8>,
+    /// What int8 stands for, once `g W` was asked for.
+    read_back: OnceLock<Vec<bf16>>,
     /// The largest magnitude seen in each column of x, where that is asked for.
     maxima: Option<Mutex<Vec<f32>>>,
 }
@@ -80,7 +82,16 @@ impl FrozenMatrix {
         };
         assert_eq!(len, rows * columns, "a {rows} × {columns} matrix of {len} numbers");
         assert!(len > 0, "a {rows} × {columns} matrix has no products");
-        Self { storage, rows, columns, compute: Compute::Float32, packed: None, int8: None, maxima: None }
+        Self {
+            storage,
+            rows,
+            columns,
+            compute: Compute::Float32,
+            packed: None,
+            int8: None,
+            read_back: OnceLock::new(),
+            maxima: None,
+        }
     }
 
     /// The width of the output.
@@ -100,8 +111,10 @@ impl FrozenMatrix {
     pub fn bytes(&self) -> usize {
         let packed = self.packed.as_ref().map_or(0, Packed::bytes);
         let int8 = self.int8.as_ref().map_or(0, Int8::bytes);
+        let read_back = self.read_back.get().map_or(0, |values| 2 * values.len());
         packed
             + int8
+            + read_back
             + match &self.storage {
                 Storage::F32(data) => 4 * data.len(),
                 Storage::Bf16(data) => 2 * data.len(),
@@ -140,14 +153,12 @@ impl FrozenMatrix {
         self.release();
     }
 
-    /// A matrix whose products `y = x Wᵀ` are computed in int8, for an x whose columns have these largest magnitudes;
-    /// for `g W` it is held in bf16.
+    /// A matrix whose products `y = x Wᵀ` are computed in int8, for an x whose columns have these largest magnitudes.
     #[must_use]
     pub fn in_int8(values: Vec<f32>, (rows, columns): (usize, usize), maxima: &[f32]) -> Self {
-        let narrow = values.iter().map(|&value| bf16::from_f32(value)).collect();
         let wide = Self::new(Storage::F32(Buffer::Owned(values)), rows, columns);
         let int8 = Int8::new(&wide.weights(Direction::Forward), maxima);
-        Self { storage: Storage::Bf16(Buffer::Owned(narrow)), int8: Some(int8), ..wide }
+        Self { storage: Storage::F32(Buffer::Owned(Vec::new())), int8: Some(int8), ..wide }
     }
 
     /// From now on takes note of the largest magnitude in each column of x.
@@ -193,6 +204,7 @@ impl FrozenMatrix {
             return self.on_device()?.product(x, sum);
         }
         let (n, x) = (x.dim(0)?, elements(x)?);
+        self.note(&x);
         let x = self.prepare(&x, &|_| {});
         summed(sum, n, self.rows, |y, start| self.multiply(&x, y, start))
     }
@@ -218,14 +230,18 @@ impl FrozenMatrix {
             }
     }
 
-    /// Prepares rows of x for `y = x Wᵀ` on the CPU; `also` hears of rows as soon as they were read.
-    pub(super) fn prepare(&self, x: &[f32], also: &(dyn Fn(Range<usize>) + Sync)) -> PackedInput {
+    /// Takes note of rows of x, if the matrix observes them.
+    pub(super) fn note(&self, x: &[f32]) {
         if let Some(maxima) = &self.maxima {
             let mut maxima = maxima.lock().unwrap_or_else(PoisonError::into_inner);
             for row in x.chunks_exact(self.columns) {
                 maxima.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(x.abs()));
             }
         }
+    }
+
+    /// Prepares rows of x for `y = x Wᵀ` on the CPU; `also` hears of rows as soon as they were read.
+    pub(super) fn prepare(&self, x: &[f32], also: &(dyn Fn(Range<usize>) + Sync)) -> PackedInput {
         match &self.int8 {
             Some(int8) => PackedInput::Int8(int8.quantize(x, also)),
             None => PackedInput::Floats(pack(self.compute, x, self.columns, also)),
@@ -256,6 +272,7 @@ impl FrozenMatrix {
 
     fn weights(&self, direction: Direction) -> Weights<'_> {
         let source = match &self.storage {
+            _ if let Some(int8) = &self.int8 => Source::Bf16(self.read_back.get_or_init(|| int8.values())),
             Storage::F32(data) => Source::F32(data),
             Storage::Bf16(data) => Source::Bf16(data),
             Storage::F16(data) => Source::F16(data),

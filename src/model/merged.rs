@@ -3,7 +3,7 @@
 //! Names, shapes and numbers are those of the family's `…ForSequenceClassification`. What that class lacks (the head of
 //! a language model, tied or not) is left out.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
@@ -82,13 +82,13 @@ impl Classifier {
     pub fn quantize(&self, maxima: &Maxima) -> Result<()> {
         for (module, linear) in self.linears() {
             let (rows, columns) = (linear.weight.rows(), linear.weight.columns());
-            let of_module = maxima.get(module).filter(|maxima| maxima.len() == columns);
-            let of_module = of_module.with_context(|| {
-                format!(
-                    "what int8.json says of `{module}` is not of {columns} columns; measure again with `llmcls eval --split \
-                     validation --precision int8`"
-                )
-            })?;
+            let of_module = maxima.get(module).map_or(&[][..], Vec::as_slice);
+            ensure!(
+                of_module.len() == columns,
+                "int8.json has magnitudes of {} columns of `{module}`, which has {columns}; measure again with `llmcls eval \
+                 --split validation --precision int8`",
+                of_module.len()
+            );
             // Set before for another name of the same classifier.
             if linear.merged.get().is_none() {
                 let mut values = vec![0.0; rows * columns];

@@ -5,14 +5,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::atomic_file;
+use crate::embedded;
 use crate::model::quantization::Maxima;
 
 /// The file's name.
 pub const NAME: &str = "int8.json";
 
-const FORMAT_VERSION: u32 = 2;
+/// Version 2 knew the inputs of only one of the modules that share an input.
+const FORMAT_VERSION: u32 = 3;
 
 /// What is known of predicting in int8 with one classifier.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +28,8 @@ pub struct Int8File {
     pub reference: Int8Scores,
     /// Scores in int8.
     pub int8: Int8Scores,
+    /// The classifier's thresholds, by which rows were scored.
+    pub thresholds: Vec<f32>,
     /// Of each linear module: the largest magnitude of each column of its input, rounded.
     pub maxima: Maxima,
 }
@@ -41,10 +46,10 @@ pub struct Int8Scores {
 }
 
 impl Int8File {
-    /// A measurement.
+    /// A measurement: scores as trained and in int8.
     #[must_use]
-    pub fn new(rows: usize, reference: Int8Scores, int8: Int8Scores, maxima: Maxima) -> Self {
-        Self { format_version: FORMAT_VERSION, rows, reference, int8, maxima }
+    pub fn new(rows: usize, [reference, int8]: [Int8Scores; 2], thresholds: Vec<f32>, maxima: Maxima) -> Self {
+        Self { format_version: FORMAT_VERSION, rows, reference, int8, thresholds, maxima }
     }
 
     /// Magnitudes as the file has them: two digits are enough for what is made of them, and keep it small.
@@ -62,6 +67,15 @@ impl Int8File {
         100.0 * (self.reference.f1_micro - self.int8.f1_micro)
     }
 
+    /// [`Int8File::cost`] in words.
+    #[must_use]
+    pub fn described_cost(&self) -> String {
+        match self.cost() {
+            cost if cost < 0.0 => format!("gains {:.2} points of micro-F1", -cost),
+            cost => format!("costs {cost:.2} points of micro-F1"),
+        }
+    }
+
     /// Writes the file into a directory, replacing the old one whole.
     ///
     /// # Errors
@@ -76,17 +90,23 @@ impl Int8File {
     /// If it is there and not valid.
     pub fn load(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(NAME);
-        if !path.is_file() {
+        if !embedded::is_file(&path) {
             return Ok(None);
         }
         let read = || -> Result<Self> {
-            let file: Self = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
-            ensure!(file.format_version == FORMAT_VERSION, "format_version is {}", file.format_version);
+            let file: Value = serde_json::from_str(&embedded::read_to_string(&path)?)?;
+            ensure!(
+                file["format_version"] == FORMAT_VERSION,
+                "format_version is {}, and this version of llmcls reads {FORMAT_VERSION}",
+                file["format_version"]
+            );
+            let file: Self = serde_json::from_value(file)?;
             for (module, maxima) in &file.maxima {
                 ensure!(
                     maxima.iter().all(|reach| *reach >= 0.0 && reach.is_finite()),
-                    "a magnitude of {module} is none"
+                    "a magnitude of {module} is negative or not finite"
                 );
+                ensure!(maxima.iter().any(|reach| *reach > 0.0), "the magnitudes of {module} are all 0");
             }
             Ok(file)
         };

@@ -40,6 +40,7 @@ pub(crate) fn adapted(
     let mut us: Vec<Vec<f32>> = pairs.iter().map(|(rows, pair)| vec![0.0; rows.len() * pair.rank]).collect();
     let parts = pairs.iter().zip(&mut us);
     let parts = parts.map(|((rows, pair), u)| UnderWay::new(rows.clone(), pair, u)).collect::<Result<Vec<_>>>()?;
+    layers.iter().for_each(|layer| layer.weight.note(&x));
     let packed = first.weight.prepare(&x, &|rows| {
         parts.iter().for_each(|part| part.multiply(&x, &rows));
     });

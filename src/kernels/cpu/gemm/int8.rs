@@ -16,6 +16,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::kernel::{Shared, Words};
@@ -50,8 +51,8 @@ pub(crate) struct Int8 {
     scales: Vec<f32>,
     outputs: usize,
     columns: Arc<Columns>,
-    /// The weights for outliers.
-    apart: Option<Packed>,
+    /// The weights for outliers, packed, and row by row.
+    apart: Option<(Packed, Vec<bf16>)>,
 }
 
 /// What happens to each column of x before a row is rounded.
@@ -121,7 +122,32 @@ impl Int8 {
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.strips.bytes() + 8 * self.outputs + 4 * self.depth() + self.apart.as_ref().map_or(0, Packed::bytes)
+        self.strips.bytes() + 8 * self.outputs + 4 * self.depth() + self.apart_bytes()
+    }
+
+    fn apart_bytes(&self) -> usize {
+        self.apart.as_ref().map_or(0, |(packed, weights)| packed.bytes() + 2 * weights.len())
+    }
+
+    /// The numbers that it stands for, row by row.
+    pub(crate) fn values(&self) -> Vec<bf16> {
+        let (depth, units) = (self.depth(), self.depth().div_ceil(4));
+        let mut values = vec![bf16::ZERO; self.outputs * depth];
+        for (row, (values, scale)) in values.chunks_exact_mut(depth).zip(&self.scales).enumerate() {
+            let strip = unsafe {
+                std::slice::from_raw_parts(self.strips.as_ptr().add(row / STRIP * units * STRIP), units * STRIP)
+            };
+            for (k, (value, factor)) in values.iter_mut().zip(&self.columns.factors).enumerate() {
+                let number = strip[k / 4 * STRIP + row % STRIP].to_le_bytes()[k % 4] as i8;
+                *value = bf16::from_f32(scale * factor * f32::from(number));
+            }
+            if let Some((_, weights)) = &self.apart {
+                let outliers = &self.columns.outliers;
+                let weights = &weights[row * outliers.len()..];
+                outliers.iter().zip(weights).for_each(|(&column, weight)| values[column] = *weight);
+            }
+        }
+        values
     }
 
     /// Whether rows that were quantized for one of the two can be multiplied by the other.
@@ -179,7 +205,7 @@ impl Int8 {
             _ => ([&[][..]; 2], start),
         };
         let start = match (&self.apart, &x.apart) {
-            (Some(weights), Some(x)) => {
+            (Some((weights, _)), Some(x)) => {
                 // SAFETY: the same matrix, which nobody else looks at meanwhile.
                 weights.product(x, unsafe { MatrixMut::from_raw(data, x.rows(), self.outputs, stride) }, start);
                 Start::Sum
@@ -302,8 +328,8 @@ fn scales(reach: f32, steps: f32, is_finite: bool) -> (f32, f32) {
     }
 }
 
-/// The weights of outliers, packed.
-fn apart(weights: &Weights<'_>, outliers: &[usize]) -> Option<Packed> {
+/// The weights of outliers, packed, and row by row.
+fn apart(weights: &Weights<'_>, outliers: &[usize]) -> Option<(Packed, Vec<bf16>)> {
     if outliers.is_empty() {
         return None;
     }
@@ -312,11 +338,11 @@ fn apart(weights: &Weights<'_>, outliers: &[usize]) -> Option<Packed> {
     let mut picked = Vec::with_capacity(rows * columns);
     for row in 0..rows {
         weights.source.read(row * weights.stride, &mut line);
-        picked.extend(outliers.iter().map(|&column| line[column]));
+        picked.extend(outliers.iter().map(|&column| bf16::from_f32(line[column])));
     }
-    let source = Source::F32(&picked);
+    let source = Source::Bf16(&picked);
     let weights = Weights { source, rows, columns, stride: columns, direction: Direction::Forward };
-    Some(Packed::new(Compute::Bfloat16, &weights))
+    Some((Packed::new(Compute::Bfloat16, &weights), picked))
 }
 
 simd! {
@@ -438,6 +464,10 @@ mod tests {
                     let bound = 5.0 * (depth as f64).sqrt() / 127.0 + 1.5 * outliers.len() as f64;
                     assert!((f64::from(*y) - expected).abs() < bound, "{rows}×{outputs}×{depth}: {y} for {expected}");
                 }
+            }
+            // What it stands for is near, by half a step of the largest number in a row.
+            for (value, w) in int8.values().iter().zip(&w) {
+                assert!((value.to_f32() - w).abs() < 0.02, "{value} for {w}");
             }
             // A row alone has the outputs that it has among others.
             let mut alone = vec![0.0; outputs];

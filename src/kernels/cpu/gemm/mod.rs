@@ -13,7 +13,7 @@
 //! | bf16 | AVX2 and FMA | the same chain of f32 multiply-adds on widened operands, the same bits |
 //! | either | anything else | plain loops |
 //!
-//! x is packed once, into panels of a few rows. Tasks share the columns of y. A task walks
+//! x is packed once, into panels of a few rows, unless it is read so seldom that a copy would not pay. Tasks share the columns of y. A task walks
 //! along k in blocks: it packs a tile of weights that stays in its core's L2 cache, and multiplies
 //! every panel by it. A panel's part of the block stays in L1 meanwhile.
 
