@@ -79,7 +79,7 @@ fn texts_of_the_command_line_are_answered_on_standard_output_without_a_file() {
     );
 }
 
-/// Each line is answered before the next is sent: otherwise this waits forever.
+/// Each line is answered before the next is sent, whatever ends it: otherwise this waits forever.
 #[test]
 fn a_stream_is_answered_line_by_line() {
     let directory = trained();
@@ -92,9 +92,15 @@ fn a_stream_is_answered_line_by_line() {
     let (mut input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
     let (sender, answers) = mpsc::channel();
     let reader = std::thread::spawn(move || output.lines().for_each(|line| drop(sender.send(line.unwrap()))));
-    writeln!(input, "uid,text").unwrap();
-    for (id, text) in [("a", "plays chess"), ("b", "\"two\nlines, quoted\""), ("c", "the last")] {
-        writeln!(input, "{id},{text}").unwrap();
+    write!(input, "uid,text\r\n").unwrap();
+    for (id, text) in [
+        ("a", "a,plays chess\r\n"),
+        ("b", "b,\"two\nlines, quoted\"\r\n"),
+        ("c", "c,a blank line follows\n\n"),
+        ("d", "d,half of the next row follows\ne,the"),
+        ("e", " last\n"),
+    ] {
+        write!(input, "{text}").unwrap();
         input.flush().unwrap();
         let answer = answers.recv_timeout(Duration::from_secs(120)).expect("an answer before the next row");
         assert_eq!(line(&answer)["id"], id);
@@ -103,6 +109,46 @@ fn a_stream_is_answered_line_by_line() {
     assert!(child.wait().unwrap().success());
     reader.join().unwrap();
     assert!(answers.try_recv().is_err());
+}
+
+/// The columns of a stream of JSON are the keys of all rows that come without a pause.
+#[test]
+fn a_short_stream_of_json_keeps_keys_that_its_first_row_lacks() {
+    let directory = trained();
+    let rows = "{\"text\": \"plays chess\"}\n{\"uid\": \"b\", \"text\": \"mixes audio\"}\n";
+    for _ in 0..5 {
+        let mut command = llmcls(directory.path(), &["--quiet", "predict", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(rows.as_bytes()).unwrap();
+        let (out, _) = succeeds(child.wait_with_output().unwrap());
+        assert_eq!(lines(&out).iter().map(|row| row["id"].as_str().unwrap()).collect::<Vec<_>>(), ["", "b"]);
+    }
+}
+
+#[test]
+fn rows_before_a_broken_one_are_answered_and_texts_that_are_not_read_whole_are_counted() {
+    let directory = trained();
+    let mut command = llmcls(directory.path(), &["predict", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let rows = "{\"uid\": \"a\", \"text\": \"plays chess\"}\nno object\n";
+    child.stdin.take().unwrap().write_all(rows.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    assert_eq!(line(&String::from_utf8(output.stdout).unwrap())["id"], "a");
+
+    let long = "many words ".repeat(200);
+    fs::write(directory.path().join("odd.csv"), format!("uid,text\na,\nb,{long}\nc,{long}\n")).unwrap();
+    let (_, said) = succeeds(llmcls(directory.path(), &["predict", "odd.csv"]).output().unwrap());
+    assert!(said.contains("odd.csv: empty texts: 1 of 3") && said.contains("2 of 3 texts (66.7%) are cut"), "{said}");
+
+    // What cannot be read is found before the work.
+    fs::write(directory.path().join("late.csv"), b"uid,text\na,x\nb,\xe4\n").unwrap();
+    let output = llmcls(directory.path(), &["predict", "late.csv", "-o", "late.jsonl"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("late.csv:3") && !said.contains("cannot write"), "{said}");
+    fs::write(directory.path().join("other.csv"), "uid,review\na,x\n").unwrap();
+    let output = llmcls(directory.path(), &["predict", "other.csv"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--set data.target_text_column=NAME"));
 }
 
 /// `script` gives the program a terminal.

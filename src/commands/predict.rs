@@ -1,10 +1,12 @@
 //! `llmcls predict`: labels for the rows of a CSV file, streamed.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
@@ -16,12 +18,13 @@ use super::predict_parquet::ParquetTable;
 use crate::atomic_file;
 use crate::cli::PredictArgs;
 use crate::cluster::{Group, share};
+use crate::config::model::ProblemType;
 use crate::console::{Console, ProgressMeter, output_error};
 use crate::data::columns::Columns;
 use crate::data::table::Example;
 use crate::evaluation::NotFinite;
 use crate::exit::{Usage, quoted};
-use crate::experiment::why;
+use crate::experiment::{warnings, why};
 use crate::interrupt;
 use crate::kernels::device::Device;
 use crate::metrics::{Decision, Predictions};
@@ -33,8 +36,38 @@ use crate::run::int8_file;
 use crate::run::manifest;
 use crate::run::records::{PredictionLine, Why, names};
 
-/// Rows held at a time: enough to batch by length, few enough that memory stays flat.
-const WINDOW: usize = 1024;
+/// Rows held at a time: enough to batch by length and for every thread, few enough that memory stays flat, and that what is
+/// not yet written when somebody stops is the work of some seconds.
+struct WindowSize {
+    rows: usize,
+    started: Instant,
+}
+
+impl WindowSize {
+    const FIRST: usize = 128;
+    const LEAST: usize = 64;
+
+    fn new() -> Self {
+        Self { rows: Self::FIRST, started: Instant::now() }
+    }
+
+    /// After a window of so many rows.
+    fn adapt(&mut self, rows: usize) {
+        const SECONDS: f64 = 10.0;
+        let most = 1024.max(Self::LEAST * rayon::current_num_threads());
+        let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
+        self.rows = (SECONDS / seconds * rows as f64).clamp(Self::LEAST as f64, most as f64) as usize;
+        self.started = Instant::now();
+    }
+}
+
+/// What is worth a warning, once all rows are done.
+#[derive(Default)]
+struct Seen {
+    rows: Cell<usize>,
+    empty: Cell<usize>,
+    cut: Cell<usize>,
+}
 
 /// Predicts.
 ///
@@ -82,6 +115,7 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
         explains: args.explain,
         columns: names,
         range,
+        seen: Seen::default(),
         group,
         console,
     };
@@ -198,6 +232,13 @@ fn decision(args: &PredictArgs, file: &ClassifierFile) -> Result<Decision> {
     if let Some(count) = args.top_k {
         return Ok(Decision::Top(count));
     }
+    if !args.threshold.is_empty() && file.model_config()?.problem_type == ProblemType::SingleLabel {
+        return Err(Usage(
+            "--threshold: thresholds do not apply to single_label_classification; --top_k N predicts the N most likely labels"
+                .to_owned(),
+        )
+        .into());
+    }
     let mut thresholds = file.thresholds.clone();
     for text in &args.threshold {
         // A label's name may hold an equals sign, a number does not.
@@ -292,6 +333,7 @@ struct PredictedRows<'a> {
     columns: Vec<String>,
     /// The rows of the input to predict.
     range: Range<usize>,
+    seen: Seen,
     group: &'a Group,
     console: Console,
 }
@@ -378,10 +420,12 @@ impl PredictedRows<'_> {
         skipped: usize,
         mut write: impl FnMut(PredictedWindow<'_>, usize) -> Result<()>,
     ) -> Result<usize> {
+        /// Rows that are skipped together.
+        const SKIPPED: usize = 1024;
         let first = self.range.start + skipped;
         let mut rows = 0;
         while rows < first {
-            let window = input.window((first - rows).min(WINDOW))?;
+            let window = input.window((first - rows).min(SKIPPED))?;
             ensure!(!window.is_empty(), "{}: has only {rows} rows", self.input.display());
             rows += window.len();
         }
@@ -392,19 +436,23 @@ impl PredictedRows<'_> {
         if let Some(bar) = &mut bar {
             bar.start_at(skipped);
         }
+        let mut size = WindowSize::new();
         loop {
             let window = match self.range.end - rows {
                 0 => Vec::new(),
-                left => input.window(left.min(WINDOW))?,
+                left => input.window(left.min(size.rows))?,
             };
             let (_, window) = self.group.from_leader(|| Ok((rows, window)))?;
             if window.is_empty() {
                 input.warn(self.console);
+                self.warn();
                 break;
             }
             let window = self.predict(&window, rows, explainer.as_ref(), bar.as_mut())?;
-            rows += window.examples.len();
+            let count = window.examples.len();
+            rows += count;
             write(window, rows - self.range.start)?;
+            size.adapt(count);
         }
         if let Some(bar) = bar {
             bar.finish();
@@ -421,6 +469,10 @@ impl PredictedRows<'_> {
     ) -> Result<PredictedWindow<'e>> {
         let predictor = &self.loaded.predictor;
         let samples = predictor.encode(examples, &self.input.display().to_string(), before)?;
+        let add = |to: &Cell<usize>, count: usize| to.set(to.get() + count);
+        add(&self.seen.rows, examples.len());
+        add(&self.seen.empty, examples.iter().filter(|example| example.text.trim().is_empty()).count());
+        add(&self.seen.cut, samples.iter().filter(|sample| sample.tokens.was_cut).count());
         let evaluation = predictor
             .evaluate(&samples, &self.decision, self.batch_size, self.group, |count| {
                 if let Some(bar) = &mut bar {
@@ -440,6 +492,16 @@ impl PredictedRows<'_> {
             }
         }
         Ok(PredictedWindow { examples, predictions, why })
+    }
+
+    fn warn(&self) {
+        let Seen { rows, empty, cut } = &self.seen;
+        warnings::about_texts(
+            &self.input.display().to_string(),
+            [rows.get(), empty.get(), cut.get()],
+            self.loaded.predictor.file.limit(),
+            self.console,
+        );
     }
 
     /// A row as a line of text.

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use crate::cli::PredictArgs;
 use crate::console::Console;
 use crate::data::columns::Columns;
-use crate::data::formats::Rows;
 use crate::data::table::{Example, Table, typed_text};
 use crate::exit::Usage;
+use crate::interrupt::Interrupted;
 
 /// Where the rows come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,16 +75,23 @@ impl Origin {
 
     pub(super) fn open(&self, args: &PredictArgs, columns: &Columns) -> Result<Input> {
         let fields = columns.text_fields.is_some();
-        Ok(match self {
-            Self::File(path) => Input::Table(Box::new(Table::open(path, columns)?)),
-            Self::Texts => Input::Texts { texts: args.text.clone().into_iter(), fields, count: 0 },
-            Self::Prompt => Input::Prompt { fields, count: 0 },
-        })
+        let source = match self {
+            Self::File(path) => Source::Table(Box::new(Table::open(path, columns)?)),
+            Self::Texts => Source::Texts { texts: args.text.clone().into_iter(), fields, count: 0 },
+            Self::Prompt => Source::Prompt { fields, count: 0 },
+        };
+        Ok(Input { source, failure: None })
     }
 }
 
 /// Rows to predict.
-pub(super) enum Input {
+pub(super) struct Input {
+    source: Source,
+    /// Of a row behind those that were taken: they are predicted first.
+    failure: Option<anyhow::Error>,
+}
+
+enum Source {
     Table(Box<Table>),
     Texts { texts: std::vec::IntoIter<String>, fields: bool, count: usize },
     Prompt { fields: bool, count: usize },
@@ -93,16 +100,40 @@ pub(super) enum Input {
 impl Input {
     /// The rows that have arrived: at most `most`, at least one; none at the end.
     pub(super) fn window(&mut self, most: usize) -> Result<Vec<Example>> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let mut window = Vec::new();
-        while window.len() < most && (window.is_empty() || !self.is_paused()) {
-            match self.read()? {
-                Some(example) => window.push(example),
-                None => break,
+        while window.len() < most && (window.is_empty() || !self.source.is_paused()) {
+            match self.source.read() {
+                Ok(Some(example)) => window.push(example),
+                Ok(None) => break,
+                Err(error) if window.is_empty() || error.is::<Interrupted>() => return Err(error),
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
             }
         }
         Ok(window)
     }
 
+    pub(super) fn notes(&self, console: Console) {
+        match &self.source {
+            Source::Table(table) => table.notes().iter().for_each(|note| console.say(note)),
+            Source::Texts { .. } => {}
+            Source::Prompt { .. } => console.say("type a text and press Enter; Ctrl-D ends"),
+        }
+    }
+
+    pub(super) fn warn(&self, console: Console) {
+        if let Source::Table(table) = &self.source {
+            table.absences().iter().for_each(|warning| console.warn(warning));
+        }
+    }
+}
+
+impl Source {
     fn is_paused(&self) -> bool {
         match self {
             Self::Table(table) => table.is_paused(),
@@ -118,30 +149,11 @@ impl Input {
             Self::Prompt { fields, count } => Ok(ask()?.map(|text| typed(&text, *fields, count))),
         }
     }
-
-    pub(super) fn notes(&self, console: Console) {
-        match self {
-            Self::Table(table) => table.notes().iter().for_each(|note| console.say(note)),
-            Self::Texts { .. } => {}
-            Self::Prompt { .. } => console.say("type a text and press Enter; Ctrl-D ends"),
-        }
-    }
-
-    pub(super) fn warn(&self, console: Console) {
-        if let Self::Table(table) = self {
-            table.absences().iter().for_each(|warning| console.warn(warning));
-        }
-    }
 }
 
 /// The number of rows of a file. A row that is malformed is found here, before any work.
 pub(super) fn count(path: &Path, columns: &Columns) -> Result<usize> {
-    let mut rows = Rows::open(path, columns.quoting)?;
-    let mut count = 0;
-    while rows.advance()? {
-        count += 1;
-    }
-    Ok(count)
+    Table::open(path, columns)?.try_fold(0, |count, row| row.map(|_| count + 1))
 }
 
 /// A typed text as a row.

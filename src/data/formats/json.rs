@@ -22,6 +22,8 @@ pub(super) struct JsonRows {
     objects: Objects,
     /// Rows of a stream that were read to learn their keys, with their lines.
     ahead: VecDeque<(u64, Vec<u8>)>,
+    /// What is wrong with the row behind those.
+    failure: Option<anyhow::Error>,
     is_stream: bool,
     /// See [`Survey::table`].
     table: Option<String>,
@@ -79,8 +81,18 @@ impl JsonRows {
         let mut objects = Objects::new(path, source);
         let (mut keys, mut ahead, mut size, mut table) = (Keys::default(), VecDeque::new(), 0, None);
         objects.keeps_text = true;
-        while ahead.len() < ROWS_AHEAD && size < BYTES_AHEAD && objects.read(&mut CollectKeys(&mut keys))?.is_some() {
-            let is_paused = flow.is_paused();
+        let mut failure = None;
+        while ahead.len() < ROWS_AHEAD && size < BYTES_AHEAD {
+            match objects.read(&mut CollectKeys(&mut keys)) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) if ahead.is_empty() => return Err(error),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+            let is_paused = flow.stays_paused();
             if ahead.is_empty() && !is_paused && objects.is_last()? {
                 table = find_table(&objects)?;
             }
@@ -94,12 +106,12 @@ impl JsonRows {
         ensure!(!keys.names.is_empty(), "{path}: the objects have no keys");
         let columns = keys.names.clone();
         objects.keeps_text = false;
-        Ok((Self { table, ..Self::new(objects, keys, ahead, true) }, columns))
+        Ok((Self { table, failure, ..Self::new(objects, keys, ahead, true) }, columns))
     }
 
     fn new(objects: Objects, keys: Keys, ahead: VecDeque<(u64, Vec<u8>)>, is_stream: bool) -> Self {
         let values = Values::new(keys.names.len());
-        Self { objects, ahead, is_stream, table: None, keys, values, lacks_keys: false, line: 0 }
+        Self { objects, ahead, failure: None, is_stream, table: None, keys, values, lacks_keys: false, line: 0 }
     }
 
     /// Reads these columns alone from now on.
@@ -136,6 +148,7 @@ impl JsonRows {
                 self.objects.text = text;
                 Some(self.objects.read_text(&mut target)?)
             }
+            None if let Some(failure) = self.failure.take() => return Err(failure),
             None => self.objects.read(&mut target)?,
         };
         let Some(found) = found else { return Ok(false) };

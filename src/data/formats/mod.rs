@@ -110,19 +110,18 @@ impl Rows {
     /// A source that can be read only once: CSV or JSON, as its first character tells. The columns of JSON
     /// are the keys of its first rows.
     fn stream(name: String, source: impl Read + Send + 'static, quoting: Quoting) -> Result<Self> {
-        let source = Piped::start(source).with_context(|| format!("{name}: cannot read"))?;
+        let mut source = Piped::start(source).with_context(|| format!("{name}: cannot read"))?;
         let flow = source.flow();
-        let mut source: Box<dyn BufRead> = Box::new(source);
-        let head = head(&mut *source).with_context(|| format!("{name}: cannot read"))?;
+        let mut head = source.peek(is_head).with_context(|| format!("{name}: cannot read"))?.to_vec();
+        head.truncate(HEAD);
         let is_json = signature::without_mark(&head).trim_ascii_start().starts_with(b"{")
             || signature::is_json(signature::without_mark(&head));
         signature::refuse_other_formats(&name, &head, if is_json { "json" } else { "csv" })?;
-        let source = rejoined(head, source);
         let rows = if is_json {
-            let (source, columns) = JsonRows::open_stream(&name, source, &flow)?;
+            let (source, columns) = JsonRows::open_stream(&name, Box::new(source), &flow)?;
             Self::new(name, columns, Source::Json(source))
         } else {
-            Self::csv(name, source, quoting)?
+            Self::csv(name, Box::new(source), quoting)?
         };
         Ok(Self { flow: Some(flow), ..rows })
     }
@@ -303,12 +302,17 @@ impl Rows {
     }
 }
 
-/// The first bytes of a source: [`HEAD`], fewer if the source ends or pauses after a line of text.
-fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
+/// Whether these bytes are enough to recognise a source by: [`HEAD`], or a line of text. A pipe may give a file in pieces of
+/// any size, and may never give more than a line.
+fn is_head(bytes: &[u8]) -> bool {
     const ENOUGH: usize = 64;
+    bytes.len() >= HEAD || bytes.contains(&b'\n') && (bytes.len() >= ENOUGH || is_plain_text(bytes))
+}
+
+/// The first bytes of a file, [`HEAD`] at most.
+fn head(source: &mut dyn BufRead) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    // A pipe may give a file in pieces of any size, and may never give more than a line.
-    while head.len() < HEAD && !(head.contains(&b'\n') && (head.len() >= ENOUGH || is_plain_text(&head))) {
+    while !is_head(&head) {
         let bytes = source.fill_buf()?;
         let count = bytes.len().min(HEAD - head.len());
         if count == 0 {
