@@ -1,7 +1,7 @@
 //! The processes that share a job: one alone, or the ranks of an MPI job.
 //!
 //! Every rank runs the same program on the same inputs. They meet in the calls of a [`Group`], which all of its
-//! ranks must make in the same order. Rank 0 leads: it alone writes files and messages. Nothing here adds numbers,
+//! ranks must make in the same order. Rank 0 leads: it alone writes a run's files and messages. Nothing here adds numbers,
 //! so no result depends on how MPI orders its sums.
 
 mod job;

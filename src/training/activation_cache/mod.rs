@@ -8,6 +8,7 @@
 mod chunk;
 pub mod directory;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -15,10 +16,9 @@ use sha2::{Digest, Sha256};
 
 use self::chunk::Shape;
 use crate::atomic_file::hex;
-use crate::cluster::Group;
+use crate::cluster::{self, Group, Member};
 use crate::console::{Console, ProgressMeter, bytes};
 use crate::evaluation::Sample;
-use crate::interrupt::{self, Interrupted};
 use crate::kernels::buffer::elements;
 use crate::kernels::cpu::memory::Limits;
 use crate::model::classifier::Classifier;
@@ -56,8 +56,8 @@ fn rows_of(classifier: &Classifier, sample: &Sample) -> usize {
 }
 
 impl ActivationCache<'_> {
-    /// Gives every sample what the frozen layers make of it: from the directory, else computed and kept there. Ranks that
-    /// see the same directory compute a part each.
+    /// Gives every sample what the frozen layers make of it: from the directory, else computed, by all ranks together, and
+    /// kept there. The ranks may see one directory, several or none.
     ///
     /// # Errors
     /// If the model fails, or the user wants to stop; chunks that are complete stay.
@@ -65,44 +65,44 @@ impl ActivationCache<'_> {
         let mut chunks = self.chunks(splits);
         let paths: Vec<PathBuf> = chunks.iter().filter_map(|chunk| chunk.path.clone()).collect();
         let known = self.load(&mut chunks)?;
-        let new: u64 =
-            chunks.iter().filter(|chunk| !chunk.is_filled()).map(|chunk| 4 * chunk.shape.numbers() as u64).sum();
-        if new == 0 {
+        // What one of them lacks, all compute: so they stay together.
+        let of_ranks: Vec<Vec<bool>> = group.gather(&chunks.iter().map(Chunk::is_filled).collect())?;
+        let missing: Vec<&mut Chunk<'_>> = chunks
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| of_ranks.iter().any(|is_filled| !is_filled[*index]))
+            .map(|(_, chunk)| chunk)
+            .collect();
+        if missing.is_empty() {
             self.console.say(format!("the frozen layers' output for all {known} texts is in the cache"));
-        } else if let Some(directory) = &self.directory {
+            return Ok(());
+        }
+        let new: u64 = missing.iter().map(|chunk| 4 * chunk.shape.numbers() as u64).sum();
+        if let Some(directory) = &self.directory {
             directory::make_room(directory.parent().unwrap_or(directory), self.limit.saturating_sub(new), &paths);
         }
-        let mut keeper = Keeper { cache: self, directory: self.directory.as_deref(), in_memory: 0 };
-        if group.size() > 1 && group.gather(&self.directory.is_some())?.iter().all(|&is_there| is_there) {
-            let own = (0..chunks.len()).skip(group.rank()).step_by(group.size());
-            let mut bar = self.progress(own.map(|index| &chunks[index]));
-            for chunks in chunks.chunks_mut(group.size()) {
-                if let Some(chunk) = chunks.get_mut(group.rank()).filter(|chunk| !chunk.is_filled()) {
-                    let numbers = self.compute(chunk, &mut bar, || Ok(()))?;
-                    keeper.keep(chunk, numbers)?;
-                }
-                // Also keeps the ranks together: none waits for longer than a chunk takes.
-                group.check_interrupt()?;
+        let rows = missing.iter().map(|chunk| chunk.samples.len()).sum();
+        let mut bar = self.console.progress("frozen layers", rows, "texts");
+        let mut keeper = Keeper::new(self);
+        for chunk in missing {
+            let numbers = self.compute(chunk, &mut bar, group)?;
+            if group.is_leader() {
+                keeper.keep(chunk, &numbers)?;
             }
-            bar.finish();
-            self.load(&mut chunks)?;
-        }
-        let mut bar = self.progress(chunks.iter());
-        for chunk in chunks.iter_mut().filter(|chunk| !chunk.is_filled()) {
-            let numbers = self.compute(chunk, &mut bar, interrupt::check)?;
-            if !keeper.keep(chunk, numbers)? {
+            if group.size() > 1 {
+                // By now the file is there for those that see it.
+                group.from_leader(|| Ok(()))?;
+                self.load(std::slice::from_mut(chunk))?;
+                if !chunk.is_filled() {
+                    keeper.keep(chunk, &numbers)?;
+                }
+            }
+            if group.gather(&keeper.is_full)?.iter().all(|&is_full| is_full) {
                 break;
             }
         }
         bar.finish();
         Ok(())
-    }
-
-    /// A bar for those of the chunks that are to be computed, if there are such.
-    fn progress<'c, 's: 'c>(&self, chunks: impl Iterator<Item = &'c Chunk<'s>>) -> ProgressMeter {
-        let rows = chunks.filter(|chunk| !chunk.is_filled()).map(|chunk| chunk.samples.len()).sum();
-        let console = if rows == 0 { Console::new(true) } else { self.console };
-        console.progress("frozen layers", rows, "texts")
     }
 
     fn chunks<'s>(&self, splits: &'s mut [&mut [Sample]]) -> Vec<Chunk<'s>> {
@@ -179,25 +179,19 @@ impl ActivationCache<'_> {
         Ok(())
     }
 
-    fn compute(
-        &self,
-        chunk: &Chunk<'_>,
-        bar: &mut ProgressMeter,
-        check_interrupt: impl Fn() -> Result<(), Interrupted>,
-    ) -> Result<Vec<f32>> {
+    /// The numbers of a chunk. The ranks compute its batches in turn, and have all of them afterwards.
+    fn compute(&self, chunk: &Chunk<'_>, bar: &mut ProgressMeter, group: &Group) -> Result<Vec<f32>> {
+        let batches = batches(chunk.samples);
         let mut numbers = Vec::with_capacity(chunk.shape.numbers());
-        let mut rest = &*chunk.samples;
-        while !rest.is_empty() {
-            check_interrupt()?;
-            let (mut count, mut tokens) = (0, 0);
-            while count < rest.len() && (count == 0 || tokens + rest[count].tokens.token_ids.len() <= BATCH_TOKENS) {
-                tokens += rest[count].tokens.token_ids.len();
-                count += 1;
+        for round in batches.chunks(group.size()) {
+            // All ranks stop in the same round, or none.
+            group.check_interrupt()?;
+            let own = round.get(group.rank()).map(|batch| self.frozen(&chunk.samples[batch.clone()])).transpose()?;
+            let own = bytemuck::cast_slice(&own.unwrap_or_default()).to_vec();
+            for part in group.gather_bytes(own) {
+                numbers.extend(bytemuck::pod_collect_to_vec::<u8, f32>(&part));
             }
-            let (samples, after) = rest.split_at(count);
-            numbers.extend(self.frozen(samples)?);
-            bar.advance(count, String::new);
-            rest = after;
+            round.iter().for_each(|batch| bar.advance(batch.len(), String::new));
         }
         ensure!(numbers.len() == chunk.shape.numbers(), "{} numbers of frozen layers", numbers.len());
         Ok(numbers)
@@ -207,6 +201,22 @@ impl ActivationCache<'_> {
         let batch = Sample::batch(samples.iter(), self.classifier)?;
         Ok(elements(&self.classifier.frozen_output(&batch)?)?.to_vec())
     }
+}
+
+/// Samples that are computed at once, of [`BATCH_TOKENS`] at most if they are several.
+fn batches(samples: &[Sample]) -> Vec<Range<usize>> {
+    let (mut batches, mut tokens) = (Vec::<Range<usize>>::new(), 0);
+    for (index, sample) in samples.iter().enumerate() {
+        tokens += sample.tokens.token_ids.len();
+        match batches.last_mut() {
+            Some(batch) if tokens <= BATCH_TOKENS => batch.end = index + 1,
+            _ => {
+                batches.push(index..index + 1);
+                tokens = sample.tokens.token_ids.len();
+            }
+        }
+    }
+    batches
 }
 
 /// Samples that are kept together.
@@ -233,20 +243,29 @@ struct Keeper<'a> {
     cache: &'a ActivationCache<'a>,
     directory: Option<&'a Path>,
     in_memory: u64,
+    /// Of what is free on this machine, this process's part.
+    memory: Option<u64>,
+    is_full: bool,
 }
 
-impl Keeper<'_> {
-    /// Whether there is room for more.
-    fn keep(&mut self, chunk: &mut Chunk<'_>, numbers: Vec<f32>) -> Result<bool> {
+impl<'a> Keeper<'a> {
+    fn new(cache: &'a ActivationCache<'a>) -> Self {
+        let (ranks, _) = cluster::member().map_or((1, 0), Member::on_this_host);
+        let memory = cache.memory.map(|limits| limits.available / 2 / ranks as u64);
+        Self { cache, directory: cache.directory.as_deref(), in_memory: 0, memory, is_full: false }
+    }
+
+    /// Keeps a chunk, unless the memory is full.
+    fn keep(&mut self, chunk: &mut Chunk<'_>, numbers: &[f32]) -> Result<()> {
         if let (Some(directory), Some(path)) = (self.directory, &chunk.path) {
             let written = std::fs::create_dir_all(directory)
                 .map_err(anyhow::Error::from)
-                .and_then(|()| chunk::write(path, &chunk.shape, &numbers))
+                .and_then(|()| chunk::write(path, &chunk.shape, numbers))
                 .and_then(|()| chunk::read(path, &chunk.shape));
             match written {
                 Ok(buffer) => {
                     chunk.fill(&buffer);
-                    return Ok(true);
+                    return Ok(());
                 }
                 Err(error) => {
                     self.directory = None;
@@ -257,15 +276,18 @@ impl Keeper<'_> {
                 }
             }
         }
-        self.in_memory += 4 * numbers.len() as u64;
-        if self.cache.memory.is_some_and(|limits| self.in_memory > limits.available / 2) {
+        let bytes_of_chunk = 4 * numbers.len() as u64;
+        if !self.is_full && self.memory.is_some_and(|memory| self.in_memory + bytes_of_chunk > memory) {
+            self.is_full = true;
             self.cache.console.warn(format!(
                 "{} of the frozen layers' output fill half of the free memory: the rest is computed in every pass",
                 bytes(self.in_memory)
             ));
-            return Ok(false);
         }
-        chunk.fill(&chunk::owned(numbers));
-        Ok(true)
+        if !self.is_full {
+            self.in_memory += bytes_of_chunk;
+            chunk.fill(&chunk::owned(numbers.to_vec()));
+        }
+        Ok(())
     }
 }
