@@ -311,3 +311,58 @@ fn a_share_of_the_training_rows_validates_with_equal_texts_on_one_side() {
     run(directory.path(), &[&["eval"], &options[..]].concat());
     assert_eq!(ids(&seed.join("eval_validation/predictions.jsonl")), validation);
 }
+
+/// Rows with two columns of flags, of which one has an odd cell.
+fn flags(odd: &str) -> String {
+    let row = |number: usize| {
+        let bug = if number == 3 { odd.to_owned() } else { (number % 3 % 2).to_string() };
+        format!("{number},the words of the ticket with the number {number},{},{bug}\n", number % 2)
+    };
+    (0..60).map(row).fold("id,text,login,bug\n".to_owned(), |text, row| text + &row)
+}
+
+#[test]
+fn a_column_that_is_nearly_a_label_is_named_with_the_cell_that_is_not() {
+    let directory = workplace();
+    for (odd, says) in [("", "fill the empty cells (the first is flags.csv:5)"), ("2", "flags.csv:5 holds `2`")] {
+        fs::write(directory.path().join("flags.csv"), flags(odd)).unwrap();
+        let arguments = ["init", "flags.csv", "--model_name", "base", "--out_dir", odd_name(odd)];
+        let (_, said) = run(directory.path(), &arguments);
+        assert!(said.contains("`bug` is not taken as a label") && said.contains(says), "{said}");
+        let asked = [&arguments[..4], &["--labels", "login,bug"]].concat();
+        refused(directory.path(), &asked, &["`bug` cannot be read as 0 and 1", says]);
+    }
+    // Decimal commas, and a label of every row.
+    let row =
+        |number: usize| format!("{number};the words of the ticket with the number {number};{},0;0,00\n", number % 2);
+    let table = (0..60).map(row).fold("id;text;login;bug\n".to_owned(), |text, row| text + &row);
+    fs::write(directory.path().join("commas.csv"), table).unwrap();
+    let (out, _) = run(directory.path(), &["init", "commas.csv", "--model_name", "base"]);
+    assert!(out.contains("2 columns of 0 and 1"), "{out}");
+    let table = flags("0").lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned() + ",1\n").collect::<String>();
+    fs::write(directory.path().join("all.csv"), table.replacen("login,1", "login,always", 1)).unwrap();
+    let (_, said) = run(directory.path(), &["init", "all.csv", "--model_name", "base"]);
+    assert!(said.contains("every row has these labels (rows in all): always (60)"), "{said}");
+}
+
+fn odd_name(odd: &str) -> &str {
+    if odd.is_empty() { "blank" } else { "two" }
+}
+
+/// `init` writes a configuration where no training began: nothing there is to be resumed.
+#[test]
+fn the_directory_of_init_is_no_run() {
+    let directory = workplace();
+    fs::write(directory.path().join("flags.csv"), flags("0")).unwrap();
+    run(directory.path(), &["init", "flags.csv", "--model_name", "base"]);
+    let config = fs::read(directory.path().join("flags/config.yaml")).unwrap();
+    let way_out = "`llmcls train --config flags/config.yaml`";
+    refused(directory.path(), &["predict", "--run", "flags", "--text", "a"], &["not a run", way_out]);
+    refused(directory.path(), &["train", "--resume", "flags"], &["not a run", way_out]);
+    assert!(fs::read(directory.path().join("flags/config.yaml")).unwrap() == config);
+    // A label that no row has.
+    let mistyped =
+        ["train", "flags/config.yaml", "--set", "model.random_init=true", "--set", "data.label_columns=[id]"];
+    let output = llmcls(directory.path(), &mistyped);
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -77,7 +77,7 @@ pub fn run(args: &InitArgs, device: &Device, console: Console) -> Result<()> {
     atomic_file::write_bytes(&starter.path(CONFIG), starter.yaml().as_bytes())?;
     rows.warn(&recognised, console);
     let labels = splits.label_counts(&rows, recognised.labels.len());
-    starter_report::doubts(&recognised.labels, &labels).iter().for_each(|doubt| console.warn(doubt));
+    starter_report::doubts(&recognised.labels, &labels, starter.rows).iter().for_each(|doubt| console.warn(doubt));
     let (counts, is_exact) = (rows.data.label_counts(), base.is_some());
     print(&starter_report::found(&starter, &counts, &lengths, is_exact))?;
     print(&starter_report::labels(&recognised.labels, &labels, starter.rows))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::flag_columns::Candidates;
+use super::flag_columns::{Candidates, not_taken};
 use super::formats::{Quoting, Rows};
 use super::label_cell::LabelCell;
 use super::table::{Columns, abridged, label_cell};
@@ -82,6 +82,8 @@ pub(super) struct Survey {
     rows: usize,
     flags: HashSet<String>,
     words: HashSet<String>,
+    /// Columns that look like flags and are none, and why.
+    doubts: Vec<(String, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -129,7 +131,8 @@ impl Survey {
         ensure!(count > 0, "{}: has no rows", path.display());
         let flags = candidates.flags(&rows).into_iter().collect();
         let words = candidates.words(&rows).into_iter().collect();
-        Ok(Self { columns, rows: count, flags, words })
+        let doubts = candidates.doubts(&rows);
+        Ok(Self { columns, rows: count, flags, words, doubts })
     }
 
     pub(super) fn find(&self, asked: &Asked) -> Result<Found> {
@@ -186,10 +189,13 @@ impl Survey {
             [one] if !is_flag(one) => found.list = Some(one.clone()),
             several => {
                 if let Some(other) = several.iter().find(|name| !is_flag(name)) {
-                    bail!(
-                        "--labels: column `{other}` holds other cells than 0 and 1, or yes and no; name one column that \
-                         lists labels, or several of 0 and 1"
-                    );
+                    match self.doubts.iter().find(|(name, _)| name == other) {
+                        Some((_, why)) => bail!("--labels: column `{other}` cannot be read as 0 and 1: {why}"),
+                        None => bail!(
+                            "--labels: column `{other}` holds other cells than 0 and 1, or yes and no; name one column \
+                             that lists labels, or several of 0 and 1"
+                        ),
+                    }
                 }
                 found.flags = several.to_vec();
             }
@@ -238,6 +244,7 @@ impl Survey {
     fn find_labels(&self, named: Option<(&Column, bool)>, found: &mut Found) -> Result<()> {
         let is_free = |column: &Column| !found.text.contains(&column.name) && found.id.as_ref() != Some(&column.name);
         let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let free = owned(self.names(is_free));
         let flags = owned(self.names(|column| self.is_flag(column) && is_free(column)));
         let words = owned(self.names(|column| self.words.contains(&column.name) && is_free(column)));
         // Texts that repeat are more like labels the fewer there are.
@@ -258,17 +265,25 @@ impl Survey {
             None if !words.is_empty() => found.flags = words,
             None => {
                 let column = by_form.with_context(|| {
+                    let doubts: String = self.doubts.iter().map(|doubt| format!("; {}", not_taken(doubt))).collect();
                     let others = self.names(is_free);
                     let others =
                         if others.is_empty() { String::new() } else { format!("; there are {}", abridged(&others)) };
                     format!(
                         "no column looks like labels; name one that lists them, or columns of 0 and 1, with --labels \
-                         COLUMN,…{others}"
+                         COLUMN,…{others}{doubts}"
                     )
                 })?;
                 found.list = Some(name(column));
             }
         }
+        let is_used = |name: &String| {
+            found.flags.contains(name)
+                || found.other_labels.contains(name)
+                || found.list.as_ref() == Some(name)
+                || !free.contains(name)
+        };
+        found.doubts.extend(self.doubts.iter().filter(|(name, _)| !is_used(name)).map(not_taken));
         if let Some(list) = &found.list
             && self.flags.len() == 1
             && found.other_labels.is_empty()

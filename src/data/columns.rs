@@ -45,11 +45,12 @@ pub(super) fn used_columns(columns: &Columns) -> HashSet<&str> {
     used
 }
 
-/// 0 or 1, as numbers or words that are no language's: `0`, `0.0`, `0.00`, `false`.
+/// 0 or 1, as numbers or words that are no language's: `0`, `0.0`, `0,00`, `false`.
 pub(super) fn parse_label(cell: &str) -> Option<f32> {
     let cell = cell.trim();
-    let number =
-        |rest: &str| rest.is_empty() || rest.strip_prefix('.').is_some_and(|zeros| zeros.bytes().all(|b| b == b'0'));
+    let number = |rest: &str| {
+        rest.is_empty() || rest.strip_prefix(['.', ',']).is_some_and(|zeros| zeros.bytes().all(|b| b == b'0'))
+    };
     match cell.as_bytes().first()? {
         b'0' if number(&cell[1..]) => Some(0.0),
         b'1' if number(&cell[1..]) => Some(1.0),

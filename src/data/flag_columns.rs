@@ -178,40 +178,35 @@ impl Candidates {
         words.map(|candidate| rows.columns()[candidate.column].clone()).collect()
     }
 
-    /// Warnings about columns that look like labels but are not read as labels.
-    pub(super) fn doubts(&self, rows: &Rows) -> Vec<String> {
+    /// Names of columns that look like labels but are not read as labels, and why.
+    pub(super) fn doubts(&self, rows: &Rows) -> Vec<(String, String)> {
         /// A column of which this part is 0 or 1 may have been meant as a label.
         const DOUBTFUL: f64 = 0.5;
-        let mut doubts = Vec::new();
-        for candidate in &self.columns {
-            let name = &rows.columns()[candidate.column];
-            let Some((location, cell)) = &candidate.first else { continue };
-            if candidate.holds_lists {
-                doubts.push(format!(
-                    "column `{name}` is not taken as a label: it holds lists; data.labels_column={name} reads the labels \
-                     that they name"
-                ));
+        let doubt = |candidate: &Candidate| {
+            let (name, (location, cell)) = (&rows.columns()[candidate.column], candidate.first.as_ref()?);
+            let why = if candidate.holds_lists {
+                format!("it holds lists; data.labels_column={name} reads the labels that they name")
             } else if candidate.is_words() && candidate.has_no && candidate.has_blank {
-                doubts.push(format!(
-                    "column `{name}` is not taken as a label: it holds {}; fill the empty cells (the first is {location}) to \
-                     make it one",
-                    candidate.words()
-                ));
+                format!("it holds {}; fill the empty cells (the first is {location}) to make it one", candidate.words())
             } else if candidate.is_words() {
-                doubts.push(format!(
-                    "column `{name}` is not taken as a label: it holds {}; data.label_columns takes it as 0 and 1 if it \
-                     lists it with all other labels",
+                format!(
+                    "it holds {}; data.label_columns takes it as 0 and 1 if it lists it with all other labels",
                     candidate.words()
-                ));
+                )
             } else if candidate.flags as f64 >= DOUBTFUL * self.rows as f64 && candidate.has_one {
-                doubts.push(format!(
-                    "column `{name}` is not taken as a label: {location} holds `{cell}`, where {} of {} rows hold 0 or 1",
-                    candidate.flags, self.rows
-                ));
-            }
-        }
-        doubts
+                format!("{location} holds `{cell}`, where {} of {} rows hold 0 or 1", candidate.flags, self.rows)
+            } else {
+                return None;
+            };
+            Some((name.clone(), why))
+        };
+        self.columns.iter().filter_map(doubt).collect()
     }
+}
+
+/// A warning about a column that looks like a label.
+pub(super) fn not_taken((name, why): &(String, String)) -> String {
+    format!("column `{name}` is not taken as a label: {why}")
 }
 
 impl Candidate {

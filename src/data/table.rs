@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 pub use super::columns::{Columns, LabelList};
 use super::exports;
-use super::flag_columns::{Candidates, FlagColumns};
+use super::flag_columns::{Candidates, FlagColumns, not_taken};
 use super::formats::{Rows, clip};
 use super::label_cell::LabelCell;
 use super::list_column::{ListColumn, Listing};
@@ -78,7 +78,9 @@ impl Table {
         let mut notes = Vec::new();
         let text = match &columns.text_fields {
             Some(fields) => TextSource::Fields(fields.iter().map(|field| rows.find(field)).collect::<Result<_>>()?),
-            None => TextSource::Column(rows.find(&columns.text)?),
+            None => TextSource::Column(rows.find(&columns.text).map_err(|error| {
+                anyhow!("{error}; `--set data.target_text_column=NAME` reads the texts from another")
+            })?),
         };
         let id = match &columns.id {
             Some(id) if columns.id_may_be_absent && !rows.columns().contains(id) => {
@@ -320,8 +322,8 @@ pub fn find_labels(path: &Path, columns: &Columns) -> Result<FoundLabels> {
         count += 1;
     }
     ensure!(count > 0, "{}: has no rows", path.display());
-    let found =
-        FoundLabels { labels: candidates.flags(&rows), doubts: candidates.doubts(&rows), ..FoundLabels::default() };
+    let doubts = candidates.doubts(&rows).iter().map(not_taken).collect();
+    let found = FoundLabels { labels: candidates.flags(&rows), doubts, ..FoundLabels::default() };
     if found.labels.is_empty() {
         let doubts: String = found.doubts.iter().map(|doubt| format!("; {doubt}")).collect();
         bail!(

@@ -67,7 +67,7 @@ impl Materials {
             .transpose()?;
         let mut splits = vec![("train", &*train.examples), ("validation", &*validation.examples)];
         splits.extend(test.as_ref().map(|test| ("test", &*test.examples)));
-        warnings::about_labels(&columns.labels, &splits, problem, console);
+        warnings::about_labels(&columns.labels, &splits, problem, console)?;
         warnings::about_leaks(&splits, console);
         let limits = base.device.memory();
         Ok(Self { base, encoder, columns, max_length, train, validation, test, limits, since })

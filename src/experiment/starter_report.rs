@@ -2,7 +2,7 @@
 //! columns.
 
 use super::starter_config::Starter;
-use crate::console::{bytes, cell};
+use crate::console::{bytes, cell, counted};
 use crate::data::formats::clip;
 use crate::data::labelled::LabelCounts;
 use crate::data::recognise::LabelForm;
@@ -18,9 +18,9 @@ pub fn found(starter: &Starter<'_>, counts: &LabelCounts, lengths: &[usize], is_
     };
     let text = recognised.text.iter().map(|name| clip(name)).collect::<Vec<_>>().join(" + ");
     let form = match &recognised.form {
-        LabelForm::Columns => format!("{} columns of 0 and 1", recognised.labels.len()),
+        LabelForm::Columns => format!("{} of 0 and 1", counted(recognised.labels.len(), "column")),
         LabelForm::List { column, listing } => {
-            format!("{}: {} labels, {}", clip(column), recognised.labels.len(), listing.describe())
+            format!("{}: {}, {}", clip(column), counted(recognised.labels.len(), "label"), listing.describe())
         }
     };
     let kind = match (starter.is_single_label, counts.fewest == counts.most) {
@@ -92,7 +92,7 @@ pub fn labels(names: &[String], counts: &[[usize; 3]], rows: [usize; 3]) -> Stri
 
 /// Labels that training can hardly learn, or a split cannot score.
 #[must_use]
-pub fn doubts(names: &[String], counts: &[[usize; 3]]) -> Vec<String> {
+pub fn doubts(names: &[String], counts: &[[usize; 3]], rows: [usize; 3]) -> Vec<String> {
     /// With fewer rows a label is seldom learned.
     const FEW: usize = 10;
     let named = |is_meant: &dyn Fn(&[usize; 3]) -> bool| -> Vec<String> {
@@ -100,12 +100,19 @@ pub fn doubts(names: &[String], counts: &[[usize; 3]]) -> Vec<String> {
         meant.map(|(name, counts)| format!("{} ({})", clip(name), counts.iter().sum::<usize>())).collect()
     };
     let mut doubts = Vec::new();
+    let everywhere = named(&|counts| *counts == rows);
+    if !everywhere.is_empty() {
+        doubts.push(format!(
+            "every row has these labels (rows in all): {}; is that the right column?",
+            abridged(&everywhere)
+        ));
+    }
     let rare = named(&|counts| counts[0] + counts[1] + counts[2] < FEW);
     if !rare.is_empty() {
         doubts.push(format!(
-            "{} of {} labels have fewer than {FEW} rows and will hardly be learned: {}",
+            "{} of {} with fewer than {FEW} rows will hardly be learned: {}",
             rare.len(),
-            names.len(),
+            counted(names.len(), "label"),
             abridged(&rare)
         ));
     }
@@ -136,8 +143,9 @@ mod tests {
     #[test]
     fn rare_labels_and_those_that_a_split_lacks_are_named() {
         let names = ["a", "b"].map(str::to_owned);
-        let doubts = doubts(&names, &[[80, 10, 10], [3, 0, 1]]);
-        assert_eq!(doubts.len(), 2, "{doubts:?}");
-        assert!(doubts[0].ends_with("b (4)") && doubts[1].contains("validation"), "{doubts:?}");
+        let doubts = doubts(&names, &[[80, 10, 10], [3, 0, 1]], [80, 10, 10]);
+        assert_eq!(doubts.len(), 3, "{doubts:?}");
+        assert!(doubts[0].contains("a (100)"), "{doubts:?}");
+        assert!(doubts[1].ends_with("b (4)") && doubts[2].contains("validation"), "{doubts:?}");
     }
 }

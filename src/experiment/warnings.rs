@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use anyhow::{Result, ensure};
+
 use crate::console::Console;
 use crate::data::formats::clip;
 use crate::data::long_text::Limit;
@@ -14,42 +16,66 @@ use crate::model::classifier::Problem;
 /// Warns of what is likely a mistake in a split.
 pub fn about(name: &str, examples: &[Example], samples: &[Sample], limit: Limit, console: Console) {
     let empty = examples.iter().filter(|example| example.text.trim().is_empty()).count();
-    if empty > 0 {
-        console.warn(format!("{name}: {empty} of {} texts are empty", examples.len()));
-    }
     let cut = samples.iter().filter(|sample| sample.tokens.was_cut).count();
+    about_texts(name, [examples.len(), empty, cut], limit, console);
+    let mut seen = HashSet::new();
+    let duplicates = examples.iter().filter(|example| !seen.insert(&example.id)).count();
+    if duplicates > 0 {
+        console.warn(format!("{name}: rows with the id of an earlier row: {duplicates}"));
+    }
+}
+
+/// Warns of texts that are empty or cut, of so many.
+pub fn about_texts(name: &str, [texts, empty, cut]: [usize; 3], limit: Limit, console: Console) {
+    /// A few long texts are to be expected: `init` cuts up to one in twenty.
+    const MANY: f64 = 0.1;
+    if empty > 0 {
+        console.warn(format!("{name}: empty texts: {empty} of {texts}"));
+    }
     if cut > 0 {
-        /// A few long texts are to be expected: `init` cuts up to one in twenty.
-        const MANY: f64 = 0.1;
-        let share = cut as f64 / samples.len() as f64;
-        let message =
-            format!("{name}: {cut} of {} texts ({:.1}%) {}", samples.len(), 100.0 * share, limit.of_longer_texts());
+        let share = cut as f64 / texts as f64;
+        let message = format!("{name}: {cut} of {texts} texts ({:.1}%) {}", 100.0 * share, limit.of_longer_texts());
         if share > MANY {
             console.warn(message);
         } else {
             console.say(message);
         }
     }
-    let mut seen = HashSet::new();
-    let duplicates = examples.iter().filter(|example| !seen.insert(&example.id)).count();
-    if duplicates > 0 {
-        console.warn(format!("{name}: {duplicates} rows repeat the id of an earlier row"));
-    }
 }
 
 /// Warns of labels that training cannot learn, or a split cannot score, and of rows that contradict each other.
-pub fn about_labels(labels: &[String], splits: &[(&str, &[Example])], problem: Problem, console: Console) {
+///
+/// # Errors
+/// If no training row has any of the labels.
+pub fn about_labels(
+    labels: &[String],
+    splits: &[(&str, &[Example])],
+    problem: Problem,
+    console: Console,
+) -> Result<()> {
     for (split, examples) in splits {
-        let absent: Vec<&String> = labels
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| examples.iter().all(|example| example.labels[*index] < 0.5))
-            .map(|(_, label)| label)
-            .collect();
+        let with = |holds: &dyn Fn(f32) -> bool| -> Vec<&String> {
+            let is_so = |index: usize| examples.iter().all(|example| holds(example.labels[index]));
+            labels.iter().enumerate().filter(|(index, _)| is_so(*index)).map(|(_, label)| label).collect()
+        };
+        let absent = with(&|label| label < 0.5);
+        ensure!(
+            absent.len() < labels.len() || *split != "train",
+            "train: no row has any of the labels, which are {}; data.label_columns names the columns of 0 and 1, or \
+             data.labels_column the one that lists labels",
+            abridged(&absent)
+        );
+        let everywhere = with(&|label| label > 0.5);
+        if !everywhere.is_empty() && *split == "train" {
+            console.warn(format!(
+                "train: every row has {}: training cannot learn when a row has not",
+                abridged(&everywhere)
+            ));
+        }
         if !absent.is_empty() {
             let (count, names) = (absent.len(), abridged(&absent));
             let labels = if count == 1 { "1 label has" } else { &format!("{count} labels have") };
-            let effect = if *split == "train" { "" } else { "; their F1 there is always 0" };
+            let effect = if *split == "train" { "" } else { "; F1 there is always 0" };
             console.warn(format!("{split}: {labels} no positive row{effect}: {names}"));
         }
         about_contradictions(split, examples, console);
@@ -64,6 +90,7 @@ pub fn about_labels(labels: &[String], splits: &[(&str, &[Example])], problem: P
              model.problem_type: single_label_classification",
         );
     }
+    Ok(())
 }
 
 /// Examples that have a text.
