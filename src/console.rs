@@ -332,6 +332,22 @@ pub fn bytes(count: u64) -> String {
     format!("{:.1} {}", count as f64 / 1024f64.powi(power as i32), units[power])
 }
 
+/// A number with its thousands apart.
+#[must_use]
+pub fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut parts: Vec<&str> = if first > 0 { vec![&digits[..first]] } else { Vec::new() };
+    parts.extend((first..digits.len()).step_by(3).map(|at| &digits[at..at + 3]));
+    parts.join(",")
+}
+
+/// `1 row`, `1,200 rows`.
+#[must_use]
+pub fn counted(number: usize, thing: &str) -> String {
+    format!("{} {thing}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

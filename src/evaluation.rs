@@ -215,12 +215,12 @@ pub fn evaluate_mixed(parts: &[Part<'_>]) -> Result<Vec<Vec<Result<Scored, NotFi
     parts.iter().zip(logits).map(of_part).collect()
 }
 
-/// The labels that a row's probabilities predict.
+/// The labels that a row's probabilities predict. Where each row has exactly one label, thresholds do not apply.
 #[must_use]
 pub fn decide(probabilities: &[f32], problem: Problem, decision: &Decision) -> Vec<bool> {
-    match problem {
-        Problem::MultiLabel => decision.decide(probabilities),
-        Problem::SingleLabel => Decision::Top(1).decide(probabilities),
+    match (problem, decision) {
+        (Problem::MultiLabel, _) | (Problem::SingleLabel, Decision::Top(_)) => decision.decide(probabilities),
+        (Problem::SingleLabel, _) => Decision::Top(1).decide(probabilities),
     }
 }
 

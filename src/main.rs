@@ -10,6 +10,7 @@ use llmcls::kernels::cpu::memory;
 use llmcls::{atomic_file, cli::Cli, cluster, commands, secret};
 
 fn main() -> ExitCode {
+    hide_backtraces();
     memory::keep_large_blocks();
     secret::remember_surroundings();
     let cli = match Cli::try_parse() {
@@ -21,6 +22,18 @@ fn main() -> ExitCode {
     let status = result.map_or_else(|error| fail(&error), |()| exit::SUCCESS);
     cluster::end(status);
     ExitCode::from(status)
+}
+
+/// Leaves backtraces to panics: errors are for users, and libraries print theirs with a backtrace under RUST_BACKTRACE.
+fn hide_backtraces() {
+    const OF_ERRORS: &str = "RUST_LIB_BACKTRACE";
+    if std::env::var_os(OF_ERRORS).is_none() {
+        // SAFETY: no other thread runs yet.
+        #[expect(unsafe_code, reason = "the standard library looks at the variable alone")]
+        unsafe {
+            std::env::set_var(OF_ERRORS, "0");
+        }
+    }
 }
 
 /// Help and version go to standard output, wrong usage to standard error.

@@ -80,7 +80,7 @@ impl PartialOutput {
             let (target, path, state) = (target.clone(), path.clone(), state.clone());
             Ok((Self { target, path, state, job, writer, bytes, saved: None }, start))
         };
-        open().with_context(|| format!("{}: cannot write", path.display())).map(Some)
+        open().with_context(|| format!("{}: cannot write ({})", target.display(), path.display())).map(Some)
     }
 
     /// What is written beside an output until it is complete. Nothing for a device or a FIFO.

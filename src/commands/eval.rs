@@ -16,7 +16,9 @@ use crate::cli::{EvalArgs, PrecisionArgs, RunArgs, Split, TuneScope};
 use crate::cluster::Group;
 use crate::config::Config;
 use crate::console::{Console, print, print_json};
+use crate::embedded;
 use crate::evaluation::NotFinite;
+use crate::exit::Usage;
 use crate::experiment::run_report::{self, BOOTSTRAP_SEED};
 use crate::experiment::split_rows::SplitRows;
 use crate::experiment::tuned::Tuned;
@@ -40,10 +42,16 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     if let Some(count) = args.suggest {
         return suggest::run(args, count, device, console);
     }
-    if args.precision.precision == Some(Precision::Int8)
-        && args.split == Some(Split::Validation)
-        && args.input_csv.is_none()
-    {
+    let is_int8 = args.precision.precision == Some(Precision::Int8);
+    if is_int8 && args.tune_thresholds.is_some() {
+        return Err(Usage(
+            "--tune_thresholds: thresholds are for every precision, and are tuned without int8; tune them first, then measure \
+             what int8 costs with them"
+                .to_owned(),
+        )
+        .into());
+    }
+    if is_int8 && args.split == Some(Split::Validation) && args.input_csv.is_none() {
         eval_int8::measure(&args.run, device, group, console)?;
     }
     // Whoever measures sees what it costs.
@@ -52,7 +60,7 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     let (name, rows) = rows(args, &loaded)?;
     let name = precision.precision.map_or_else(|| name.clone(), |precision| format!("{name}_{}", precision.name()));
     let path = &rows.path;
-    let directory = output_directory(args, &loaded, &name, path)?;
+    let directory = group.is_leader().then(|| output_directory(args, &loaded, &name, path)).transpose()?;
     let problem = loaded.predictor.classifier.problem();
     let examples = rows.read(&loaded.columns(true)?, problem, console)?;
     let samples = loaded.predictor.encode(&examples, &path.display().to_string(), 0)?;
@@ -92,10 +100,8 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
         comparison.push(other);
     }
 
-    if !group.is_leader() {
-        return Ok(());
-    }
-    fs::create_dir_all(&directory).with_context(|| format!("{}: cannot create", directory.display()))?;
+    let Some(directory) = directory else { return Ok(()) };
+    make(&directory)?;
     let metrics = EvaluationFile {
         result: SplitResult {
             metrics: EvalMetrics { intervals: Some((&intervals).into()), ..scored.metrics },
@@ -183,6 +189,8 @@ const OUTPUTS: [&str; 4] = ["metrics.json", "predictions.jsonl", "errors.jsonl",
 fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -> Result<PathBuf> {
     let directory = match &args.output_dir {
         Some(directory) => directory.clone(),
+        // A program that carries its classifier has no place in it.
+        None if embedded::contains(&loaded.predictor.trained.adapter) => PathBuf::from(format!("eval_{name}")),
         None => loaded.predictor.trained.home.join(format!("eval_{name}")),
     };
     for own in [directory::CONFIG, directory::HISTORY, checkpoint::STATE, adapter::CONFIG] {
@@ -204,7 +212,19 @@ fn output_directory(args: &EvalArgs, loaded: &Loaded, name: &str, rows: &Path) -
     for output in OUTPUTS {
         atomic_file::refuse_input_as_output(&directory.join(output), inputs.iter().map(PathBuf::as_path))?;
     }
+    // Before the work: it would be for nothing.
+    let is_new = !directory.is_dir();
+    make(&directory)?;
+    if is_new {
+        fs::remove_dir(&directory).with_context(|| format!("{}: cannot remove", directory.display()))?;
+    }
     Ok(directory)
+}
+
+fn make(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| {
+        format!("{}: cannot create; --output_dir names another directory for the evaluation", directory.display())
+    })
 }
 
 /// Finds thresholds on the run's validation split, and stores them in `classifier.json`.

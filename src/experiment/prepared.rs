@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::config::data::LongText;
 use crate::config::model::Trains;
 use crate::config::train::SchedulerType;
-use crate::console::{Console, bytes};
+use crate::console::{Console, bytes, counted};
 use crate::data::table::Columns;
 use crate::data::tokenize::TextEncoder;
 use crate::kernels::cpu::memory::Limits;
@@ -56,6 +56,8 @@ pub struct Experiment<'a> {
     pub(super) out_of_fold: Option<Predictions>,
     /// True while a training stands in for a fold.
     pub(super) is_fold: bool,
+    /// True where only the best of several runs is to show its test scores.
+    pub(super) hides_test: bool,
 }
 
 impl<'a> Experiment<'a> {
@@ -98,7 +100,7 @@ impl<'a> Experiment<'a> {
         let mut file = describe(config, columns.clone(), max_length, base.record(console)?);
         file.set_form(base.form);
         console.say(format!(
-            "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {} labels; ready in {:.1} s",
+            "{}: {} frozen weights in {}, {} trained in {}; {} / {} / {} rows, {}; ready in {:.1} s",
             file.base_title(),
             classifier.base().parameters,
             bytes(classifier.base().bytes as u64),
@@ -107,7 +109,7 @@ impl<'a> Experiment<'a> {
             train.examples.len(),
             validation.examples.len(),
             test.as_ref().map_or(0, |test| test.examples.len()),
-            file.labels.len(),
+            counted(file.labels.len(), "label"),
             since.elapsed().as_secs_f64()
         ));
         let inputs = resume::inputs(config, &file.base.fingerprint, &base.device)?;
@@ -129,6 +131,7 @@ impl<'a> Experiment<'a> {
             limits,
             out_of_fold: None,
             is_fold: false,
+            hides_test: false,
         };
         let needed = experiment.memory_estimate().total();
         refuse_what_does_not_fit("training is estimated to take", needed, limits, &experiment.base.device, console)?;
@@ -270,8 +273,12 @@ fn check_steps(config: &Config, rows: usize, console: Console) -> Result<()> {
     if let Some(steps) = steps.filter(|&steps| steps < FEWEST_STEPS) {
         console.warn(format!(
             "{steps} optimizer steps are planned in all; fewer than about {FEWEST_STEPS} often leave every score near 0, \
-             whatever the data. More passes over the rows help: train.min_steps={FEWEST_STEPS}, or smaller steps with \
-             train.batch_size and train.gradient_accumulation_steps"
+             whatever the data. More passes over the rows help: {}, or smaller steps with train.batch_size and \
+             train.gradient_accumulation_steps",
+            match config.train.max_steps {
+                Some(_) => "a higher train.max_steps, or none".to_owned(),
+                None => format!("train.min_steps={FEWEST_STEPS}"),
+            }
         ));
     }
     Ok(())

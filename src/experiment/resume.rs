@@ -15,12 +15,11 @@ use crate::console::Console;
 use crate::kernels::device::Device;
 use crate::run::adapter;
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
-use crate::run::directory::{self, SeedDir};
+use crate::run::directory::{self, INPUTS, SeedDir};
 use crate::run::results::SeedResult;
 use crate::training::checkpoint;
 
 /// The file of a run that records the inputs that determine its result, in addition to its configuration.
-const INPUTS: &str = "inputs.json";
 /// The key of a fingerprint that holds the digests of single tensors.
 const TENSORS: &str = "tensors";
 /// Changes that a message lists: another base differs in each of its tensors.
@@ -49,7 +48,7 @@ const MAY_CHANGE: [&str; 12] = [
 /// If the run has none, or a flag changes a key that decides the result; the error shows each.
 pub fn configuration(run: &Path, changed: &[PathBuf], settings: &[String]) -> Result<Config> {
     let path = run.join(directory::CONFIG);
-    ensure!(path.is_file(), "{}: not a run: it has no {}", run.display(), directory::CONFIG);
+    directory::ensure_run(run)?;
     let mut recorded = Config::of_run(&path)?;
     // Before there was a key for it, every run computed in f32; such runs have no record of inputs beside their
     // configuration. A run on a GPU records `auto`.

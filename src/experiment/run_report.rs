@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::data_issues::{self, DataIssue};
 use super::prepared::Experiment;
 use crate::atomic_file;
-use crate::console::{bytes, duration};
+use crate::console::{bytes, duration, grouped};
 use crate::device;
 use crate::evaluation::Sample;
 use crate::kernels::cpu::memory;
@@ -18,7 +18,7 @@ use crate::model::classifier::Problem;
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::RunDir;
 use crate::run::records;
-use crate::run::report::{Report, grouped};
+use crate::run::report::Report;
 use crate::run::results::{RunSummary, SeedResult};
 
 /// Draws of the bootstrap: the same in every report.

@@ -157,10 +157,12 @@ impl Experiment<'_> {
         }
         if name == "test" && !self.is_fold {
             records::write_json(&directory.test_metrics(), &serde_json::to_value(&metrics)?)?;
-            self.console
-                .say(format!("seed {seed} on test:\n{}", records::score_table(&scored.scores, scored.evaluation.loss)));
+            if !self.hides_test {
+                let table = records::score_table(&scored.scores, scored.evaluation.loss);
+                self.console.say(format!("seed {seed} on test:\n{table}"));
+            }
         }
-        if let Some(untuned) = &untuned {
+        if let Some(untuned) = untuned.as_ref().filter(|_| name != "test" || !self.hides_test) {
             self.console.say(format!(
                 "seed {seed} on {name}: f1_micro {:.4}, f1_macro {:.4} with tuned thresholds; {:.4}, {:.4} with 0.5",
                 scored.scores.f1_micro, scored.scores.f1_macro, untuned.f1_micro, untuned.f1_macro

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 
 use crate::config::data::DataConfig;
-use crate::console::Console;
+use crate::console::{Console, counted};
 use crate::data::formats::clip;
 use crate::data::same_text::TextKey;
 use crate::data::split::stratify;
@@ -132,9 +132,9 @@ impl SplitRows {
             let shown: Vec<String> =
                 unknown.iter().take(10).map(|(label, rows)| format!("{} ({rows})", clip(label))).collect();
             console.warn(format!(
-                "{}: {} labels are listed that are not among the classifier's, and left out: {}{}",
+                "{}: left out are {} that the rows list and the classifier does not have: {}{}",
                 self.path.display(),
-                unknown.len(),
+                counted(unknown.len(), "label"),
                 shown.join(", "),
                 if unknown.len() > shown.len() { ", …" } else { "" }
             ));

@@ -1,6 +1,6 @@
 //! Tuned thresholds, and what each label reaches with its own.
 
-use crate::console::Console;
+use crate::console::{Console, counted};
 use crate::metrics::Predictions;
 use crate::run::results::TunedThresholds;
 use crate::thresholds::{FULL_SUPPORT, Objective, Reached, Scope, reached, tune};
@@ -64,10 +64,10 @@ impl Tuned {
         });
         let rest = missed.len().saturating_sub(SHOWN);
         console.warn(format!(
-            "{} of {} labels miss {} on validation: {}{}",
-            missed.len(),
-            self.labels.len(),
+            "{} is missed on validation by {} of {}: {}{}",
             self.objective,
+            missed.len(),
+            counted(self.labels.len(), "label"),
             shown.collect::<Vec<_>>().join(", "),
             if rest > 0 { format!(" and {rest} more") } else { String::new() }
         ));

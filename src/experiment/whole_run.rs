@@ -30,6 +30,7 @@ impl Experiment<'_> {
     /// # Errors
     /// If a training fails, or the user wants to stop.
     pub fn train_run(&mut self, run: &RunDir, group: &Group, options: &RunOptions) -> Result<Option<RunSummary>> {
+        self.hides_test = options.is_part;
         if group.is_leader() {
             write_environment(&run.environment(), &self.base.device)?;
         }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{adapter, manifest, model_directory};
 use crate::console::complain;
 use crate::embedded;
-use crate::exit::Resumable;
+use crate::exit::{Resumable, quoted};
 
 /// The resolved configuration.
 pub const CONFIG: &str = "config.yaml";
@@ -24,6 +24,8 @@ pub const HISTORY: &str = "history.jsonl";
 pub const RESULT: &str = "result.json";
 /// The trained classifier in the directory of a seed.
 const BEST: &str = "best";
+/// What a run was trained on.
+pub const INPUTS: &str = "inputs.json";
 /// The plan of a sweep; a directory with it is no run.
 pub const SWEEP: &str = "sweep.json";
 /// A report, of a run or of an evaluation.
@@ -79,7 +81,7 @@ impl RunDir {
     /// # Errors
     /// If it is no run, is finished, or another process trains there.
     pub fn reopen(path: &Path) -> Result<Self> {
-        ensure!(path.join(CONFIG).is_file(), "{}: not a run: it has no {CONFIG}", path.display());
+        ensure_run(path)?;
         ensure!(
             !path.join(SWEEP).is_file(),
             "{}: a sweep and no run; `llmcls sweep --resume` continues it, `train --resume` one of its runs",
@@ -377,9 +379,9 @@ fn find_below(path: &Path) -> Result<Trained> {
     let is_seed = path.join("..").join(CONFIG).is_file() && path.join(HISTORY).is_file();
     let run = if is_seed { path.parent().filter(|_| !path.ends_with("..")) } else { Some(path) };
     if let Some(run) = run.filter(|run| run.join(CONFIG).is_file()) {
-        bail!("{}", unfinished(run));
+        bail!("{}", if is_run(run) { unfinished(run) } else { only_configured(run) });
     }
-    let mut runs = runs_below(path, 2);
+    let mut runs = runs_below(path, 3);
     runs.sort();
     if let Some((_, run)) = runs.iter().rev().find(|(_, run)| run.join(SUMMARY).is_file()) {
         return find_trained(run);
@@ -391,6 +393,27 @@ fn find_below(path: &Path) -> Result<Trained> {
         "{}: neither a finished run (no summary.json), nor a seed with a best/ directory, nor a peft directory \
          (no adapter_config.json), nor a complete model (config.json and model.safetensors), nor a directory with such runs below it",
         path.display()
+    )
+}
+
+/// Refuses a directory in which no training began.
+pub fn ensure_run(path: &Path) -> Result<()> {
+    ensure!(path.join(CONFIG).is_file(), "{}: not a run: it has no {CONFIG}", path.display());
+    ensure!(is_run(path), "{}", only_configured(path));
+    Ok(())
+}
+
+/// Whether a training or a sweep has begun in a directory with a configuration: `init` writes such a directory, too.
+fn is_run(path: &Path) -> bool {
+    let is_seed = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("seed_"));
+    path.join(INPUTS).is_file() || path.join(SWEEP).is_file() || subdirectories(path).iter().any(is_seed)
+}
+
+fn only_configured(path: &Path) -> String {
+    format!(
+        "{}: not a run: it has a configuration, and no training began there; `llmcls train --config {}` makes a run of it",
+        path.display(),
+        quoted(&path.join(CONFIG).display().to_string())
     )
 }
 

@@ -47,6 +47,9 @@ pub struct Progress {
     pub loss_sum: f64,
     /// The losses since the last line of the history.
     pub logged: Window,
+    /// The losses since the last evaluation.
+    #[serde(default)]
+    pub of_epoch: Window,
     /// Lines of the history.
     pub history_lines: usize,
     /// Seconds spent.

@@ -293,8 +293,10 @@ impl Trainer<'_> {
         progress.micro_batch += u32::try_from(window.len())?;
         progress.examples += rows.clone().count();
         progress.tokens += rows.map(|&row| self.train[row].tokens.token_ids.len()).sum::<usize>();
-        let sum = losses.iter().sum();
+        let sum: f64 = losses.iter().sum();
         progress.loss_sum += sum;
+        progress.of_epoch.loss += sum;
+        progress.of_epoch.micro_batches += window.len();
         Ok(sum)
     }
 
@@ -381,10 +383,11 @@ impl Trainer<'_> {
         }
         progress.evaluations += 1;
         progress.is_finished = verdict.should_stop || progress.step == self.options.total_steps;
+        let of_epoch = std::mem::take(&mut progress.of_epoch);
         self.console.say(format!(
             "seed {} epoch {epoch:.2}: loss {:.4}, validation loss {:.4}, f1_micro {:.4}, f1_macro {:.4}{}",
             self.options.seed,
-            progress.loss_sum / f64::from(progress.micro_batch),
+            of_epoch.loss / of_epoch.micro_batches as f64,
             evaluation.loss,
             scored.scores.f1_micro,
             scored.scores.f1_macro,

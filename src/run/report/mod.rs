@@ -31,6 +31,7 @@ use self::page::Page;
 use super::folds::FoldSummary;
 use super::records::Why;
 use super::results::{Calibrated, HistoryLine, SeedResult, Yardstick};
+use crate::console::{counted, grouped};
 use crate::data::long_text::Limit;
 use crate::data::table::Example;
 use crate::metrics::bootstrap::Intervals;
@@ -198,21 +199,6 @@ pub fn shown_errors(predictions: &Predictions) -> Vec<Mistake> {
 /// Marks a text of a row: [`super::publication`] takes it out. Nothing from the data can hold the marks.
 fn row_text(text: &Markup) -> Markup {
     html! { (PreEscaped(ROW_TEXT[0])) (text) (PreEscaped(ROW_TEXT[1])) }
-}
-
-/// A number with its thousands apart.
-#[must_use]
-pub fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let first = digits.len() % 3;
-    let mut parts: Vec<&str> = if first > 0 { vec![&digits[..first]] } else { Vec::new() };
-    parts.extend((first..digits.len()).step_by(3).map(|at| &digits[at..at + 3]));
-    parts.join(",")
-}
-
-/// `1 row`, `1,200 rows`.
-fn counted(number: usize, thing: &str) -> String {
-    format!("{} {thing}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 /// A difference with its 95% interval.
