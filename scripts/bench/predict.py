@@ -11,6 +11,9 @@ the model to ONNX and quantizes it (dynamic, QInt8). All cut texts at the run's 
 `llmcls eval --split validation --precision int8` first. llmcls's time is that of `predict` on all rows less that
 on one row, so that loading does not count; Python's clock starts after a warm-up. A second table has the
 median time of one text of 32 tokens.
+
+With --model smollm2 and `pip install llama-cpp-python==0.3.36` there are also llama.cpp's rows,
+`--ways llama-q8_0,llama-bf16`: the embeddings of the base of `scripts/get_smollm2 --gguf`, without adapter and head.
 """
 
 import argparse
@@ -28,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BASES = {"minilm": ROOT / "models/all-minilm-l6-v2", "smollm2": ROOT / "models/smollm2-135m-instruct"}
 # Python's ways: how the model runs, and in what.
 WAYS = ["onnx-int8", "onnx-f32", "torch-bf16", "torch-f32", "torch-bf16-compiled", "torch-f32-compiled"]
+# llama.cpp's number for a type of file.
+LLAMA_TYPES = {"llama-q8_0": 7, "llama-bf16": 32}
 
 
 def texts(rows: int) -> list[str]:
@@ -76,8 +81,30 @@ def exported(args, model, way: str) -> str:
     return str(quantized)
 
 
+def by_llama(args, way: str):
+    """A function from texts to embeddings of the last token, by llama.cpp."""
+    import llama_cpp
+
+    path = Path(args.work) / f"{args.model}.{way}.gguf"
+    if not path.exists():
+        options = llama_cpp.llama_model_quantize_default_params()
+        options.ftype, options.allow_requantize = LLAMA_TYPES[way], True
+        if llama_cpp.llama_model_quantize(f"{args.base}.gguf".encode(), str(path).encode(), options):
+            sys.exit(f"{args.base}.gguf: cannot be stored as {way}")
+    tokens = args.batch_size * args.max_length
+    model = llama_cpp.Llama(
+        str(path), embedding=True, n_ctx=tokens, n_batch=tokens, n_ubatch=tokens, n_seq_max=args.batch_size,
+        n_threads=args.threads, n_threads_batch=args.threads, pooling_type=llama_cpp.LLAMA_POOLING_TYPE_LAST, verbose=False,
+    )
+    tokenize = model.tokenize
+    model.tokenize = lambda *text, **options: tokenize(*text, **options)[: args.max_length]
+    return model.embed
+
+
 def predictor(args, way: str):
     """A function from texts to logits."""
+    if way in LLAMA_TYPES:
+        return by_llama(args, way)
     import numpy
     import torch
 
