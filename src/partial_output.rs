@@ -168,7 +168,8 @@ fn whole(state: &Path, job: &Value, file: &File) -> Result<(usize, u64)> {
     for (key, value) in job.as_object().into_iter().flatten() {
         ensure!(
             found.job.get(key) == Some(value),
-            "it was written with another {key}, so resuming would mix two jobs; without --resume the job starts over"
+            "it was written with {}, so resuming would mix two jobs; without --resume the job starts over",
+            if key == "options" { "other options".to_owned() } else { format!("another {key}") }
         );
     }
     ensure!(file.metadata()?.len() >= found.bytes, "it is shorter than it was; without --resume the job starts over");

@@ -268,7 +268,7 @@ impl Survey {
                     let doubts: String = self.doubts.iter().map(|doubt| format!("; {}", not_taken(doubt))).collect();
                     let others = self.names(is_free);
                     let others =
-                        if others.is_empty() { String::new() } else { format!("; there are {}", abridged(&others)) };
+                        if others.is_empty() { String::new() } else { format!("; the file has {}", abridged(&others)) };
                     format!(
                         "no column looks like labels; name one that lists them, or columns of 0 and 1, with --labels \
                          COLUMN,…{others}{doubts}"

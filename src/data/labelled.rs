@@ -44,7 +44,7 @@ impl LabelledRows {
         rows.is_kept = rows.examples.iter().map(|example| !example.text.trim().is_empty()).collect();
         let empty = rows.examples.len() - rows.count();
         if empty > 0 {
-            rows.doubt(format!("{empty} of {} rows have no text, and are left out", rows.examples.len()));
+            rows.doubt(format!("rows without a text, which are left out: {empty} of {}", rows.examples.len()));
         }
         if !read.unknown.is_empty() {
             let unknown: Vec<&String> = read.unknown.keys().collect();

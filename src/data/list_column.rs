@@ -107,7 +107,7 @@ impl ListColumn {
         findings.labels = self.labels(findings.listing.separator.as_deref());
         if self.missing > 0 && self.missing < self.cells {
             findings.doubts.push(format!(
-                "{} of {} rows have no key `{name}`: they count as rows without labels",
+                "rows without the key `{name}`, which count as rows without labels: {} of {}",
                 self.missing, self.cells
             ));
         }

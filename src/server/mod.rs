@@ -23,6 +23,7 @@ mod settings;
 mod source;
 mod watch;
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -178,10 +179,13 @@ async fn listen_for_admin(address: SocketAddr, has_keys: bool) -> Result<TcpList
 async fn listen(settings: &Settings) -> Result<TcpListener> {
     let Settings { host, port, .. } = settings;
     let listener = TcpListener::bind((host.trim_matches(['[', ']']), *port)).await;
-    listener.with_context(|| {
-        format!(
-            "--host {host} --port {port}: cannot listen there; is another server running? --port 0 takes a free one"
-        )
+    listener.map_err(|error| {
+        let why = match error.kind() {
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+            io::ErrorKind::AddrInUse => "another server listens there; --port 0 takes a free one",
+            _ => "--port 0 takes a free one",
+        };
+        anyhow!("--host {host} --port {port}: cannot listen there: {error}; {why}")
     })
 }
 

@@ -17,7 +17,7 @@ use crate::model::quantization::Maxima;
 use crate::predictor::{self, Precision};
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
 use crate::run::directory::{Trained, find_verified};
-use crate::run::{int8_file, manifest};
+use crate::run::{adapter, int8_file, manifest};
 
 /// A classifier on disk, and the base that it needs.
 pub(super) struct Located {
@@ -99,7 +99,7 @@ impl Located {
         // In int8 its adapters are merged into a base of its own.
         let own = self.maxima.as_ref().map(|_| {
             let digest = |name| sha256(&self.trained.adapter.join(name)).unwrap_or_default();
-            json!([self.trained.adapter, digest(manifest::NAME), digest(int8_file::NAME)])
+            json!([self.trained.adapter, digest(manifest::NAME), digest(adapter::WEIGHTS), digest(int8_file::NAME)])
         });
         let precision = self.precision.map(|precision| format!("{precision:?}"));
         json!([fingerprint, held, precision, own]).to_string()
