@@ -129,8 +129,8 @@ impl Table {
             LabelSource::Columns(columns) => columns.indices().collect(),
             LabelSource::None | LabelSource::List { .. } => Vec::new(),
         };
-        let texts = self.rows.absence_warnings(&used, "they are read as empty");
-        texts.chain(self.rows.absence_warnings(&labels, "they count as 0")).collect()
+        let texts = self.rows.absence_warnings(&used, "read as empty");
+        texts.chain(self.rows.absence_warnings(&labels, "counted as 0")).collect()
     }
 
     fn read_row(&mut self) -> Result<Option<Example>> {
