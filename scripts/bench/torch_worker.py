@@ -51,7 +51,8 @@ def main() -> None:
     base = AutoModelForSequenceClassification.from_pretrained(
         args.model, num_labels=args.labels, problem_type="multi_label_classification", **how
     )
-    base.config.pad_token_id = pad = base.config.eos_token_id
+    # Encoders have no token for the end.
+    base.config.pad_token_id = pad = base.config.eos_token_id or 0
     model = PeftModel.from_pretrained(base, args.adapter, is_trainable=args.mode == "train")
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.01) if trained else None
