@@ -1,10 +1,11 @@
 //! Copies of a classifier, each on a thread of its own, for predicting with small models. Their products are too short to
 //! be divided among cores: whole batches side by side wait less for each other.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rayon::ThreadPoolBuilder;
 
 use crate::data::tokenize::Encoded;
@@ -138,8 +139,11 @@ fn work(waiting: &Mutex<mpsc::Receiver<Job>>, classifier: &Classifier) {
         let samples: Vec<Sample> =
             texts.into_iter().map(|(tokens, labels)| Sample { tokens, labels, frozen: None }).collect();
         let all: Vec<usize> = (0..samples.len()).collect();
+        // An answer always comes: whoever asked waits for it.
+        let numbers = catch_unwind(AssertUnwindSafe(|| batch_numbers(classifier, &samples, &all)));
+        let numbers = numbers.unwrap_or_else(|_| bail!("a thread that computes has panicked; see the message above"));
         // Whoever asked may have given up.
-        let _ = reply.send((batch, batch_numbers(classifier, &samples, &all)));
+        let _ = reply.send((batch, numbers));
     }
 }
 

@@ -86,7 +86,7 @@ const ACCEPTED_LOSS: f64 = 0.5;
 ///
 /// # Errors
 /// If nobody has measured what int8 costs it, or it costs more than half a point and that is not accepted.
-pub fn int8_maxima(trained: &Trained, thresholds: &[f32], accepts_loss: bool) -> Result<Maxima> {
+pub fn int8_maxima(trained: &Trained, description: Option<&ClassifierFile>, accepts_loss: bool) -> Result<Maxima> {
     let way_out = || {
         match embedded::contains(&trained.adapter) {
         true => "bundle the run once more after `llmcls eval --split validation --precision int8`, or use --precision bfloat16"
@@ -101,7 +101,7 @@ pub fn int8_maxima(trained: &Trained, thresholds: &[f32], accepts_loss: bool) ->
         format!("--precision int8: what it costs this classifier has not been measured; {}", way_out())
     })?;
     ensure!(
-        file.thresholds == thresholds || accepts_loss,
+        description.is_none_or(|now| now.thresholds == file.thresholds) || accepts_loss,
         "--precision int8: what it costs was measured with other thresholds than the classifier has now; {}",
         way_out()
     );

@@ -137,7 +137,7 @@ pub struct AmazoncatArgs {
 /// Rows in which labels are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeriveFrom {
-    /// Training rows without those of the validation split
+    /// The training rows that are left once the validation rows are taken out
     Train,
     /// Those and the test rows
     #[value(name = "train+test")]

@@ -98,8 +98,9 @@ pub enum Command {
     Train(TrainArgs),
     /// Train with several values of some keys, and find the best
     ///
-    /// Every combination is a run of its own. With four epochs or more, all train for a quarter of them, the better half
-    /// goes on to one half, and the better half of those to the end (successive halving by train.metric_for_best_model).
+    /// Every combination is a run of its own. With four epochs or more, all combinations train for a quarter of the epochs.
+    /// The better half of them trains on until half of the epochs, and the better half of those to the end (successive
+    /// halving by train.metric_for_best_model).
     /// Writes best.yaml, summary.json and report.html under outputs/MODEL/DATASET/sweep_TIME/.
     Sweep(SweepArgs),
     /// Score a trained classifier on labelled rows
@@ -141,8 +142,8 @@ pub enum Command {
     Push(PushArgs),
     /// Make training files from rows that list their labels
     ///
-    /// Writes CSV files for training, validation and test with one column of 0 and 1 for each label, and
-    /// a JSON file that says which label a column stands for. Rows are streamed.
+    /// Writes CSV files for training, validation and test with one column of 0 and 1 for each label. A JSON file names
+    /// the label of each column. Files may be larger than the memory.
     Prepare(PrepareArgs),
     /// Check the data and estimate memory and time, without training
     ///

@@ -64,7 +64,7 @@ pub struct PredictArgs {
 pub struct Shard {
     /// From 0.
     pub index: usize,
-    /// How many parts there are.
+    /// Number of parts.
     pub count: usize,
 }
 

@@ -48,7 +48,7 @@ pub struct EvalArgs {
     pub output_dir: Option<PathBuf>,
 }
 
-/// How the model is asked.
+/// The kind of question that the model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Method {
     /// A yes or no for each label, whose probabilities count

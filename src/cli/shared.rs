@@ -64,7 +64,7 @@ pub struct RunArgs {
 /// Chooses how a trained classifier computes.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct PrecisionArgs {
-    /// What products with the base's weights are computed in on the CPU [default: as in training]
+    /// Number type in which the CPU multiplies by the base's weights [default: as in training]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = CLASSIFIER)]
     pub precision: Option<Precision>,
     /// Use int8 even if it costs more than half a point of F1

@@ -84,8 +84,7 @@ impl Loaded {
         }
         let maxima = match (&quantization, precision.precision) {
             (None, Some(Precision::Int8)) => {
-                let thresholds = file.as_ref().map_or(&[][..], |file| &file.thresholds);
-                Some(predictor::int8_maxima(&trained, thresholds, precision.accept_loss)?)
+                Some(predictor::int8_maxima(&trained, file.as_ref(), precision.accept_loss)?)
             }
             _ => None,
         };

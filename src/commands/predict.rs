@@ -1,7 +1,6 @@
 //! `llmcls predict`: labels for the rows of a CSV file, streamed.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
@@ -61,14 +60,6 @@ impl WindowSize {
     }
 }
 
-/// What is worth a warning, once all rows are done.
-#[derive(Default)]
-struct Seen {
-    rows: Cell<usize>,
-    empty: Cell<usize>,
-    cut: Cell<usize>,
-}
-
 /// Predicts.
 ///
 /// # Errors
@@ -115,7 +106,6 @@ pub fn run(args: &PredictArgs, device: &Device, group: &Group, console: Console)
         explains: args.explain,
         columns: names,
         range,
-        seen: Seen::default(),
         group,
         console,
     };
@@ -333,7 +323,6 @@ struct PredictedRows<'a> {
     columns: Vec<String>,
     /// The rows of the input to predict.
     range: Range<usize>,
-    seen: Seen,
     group: &'a Group,
     console: Console,
 }
@@ -437,6 +426,8 @@ impl PredictedRows<'_> {
             bar.start_at(skipped);
         }
         let mut size = WindowSize::new();
+        // All texts, those that are empty, and those that are cut.
+        let mut texts = [0; 3];
         loop {
             let window = match self.range.end - rows {
                 0 => Vec::new(),
@@ -445,12 +436,15 @@ impl PredictedRows<'_> {
             let (_, window) = self.group.from_leader(|| Ok((rows, window)))?;
             if window.is_empty() {
                 input.warn(self.console);
-                self.warn();
+                let name = self.input.display().to_string();
+                warnings::about_texts(&name, texts, self.loaded.predictor.file.limit(), self.console);
                 break;
             }
             let window = self.predict(&window, rows, explainer.as_ref(), bar.as_mut())?;
             let count = window.examples.len();
             rows += count;
+            let empty = window.examples.iter().filter(|example| example.text.trim().is_empty()).count();
+            texts = [texts[0] + count, texts[1] + empty, texts[2] + window.cut];
             write(window, rows - self.range.start)?;
             size.adapt(count);
         }
@@ -469,10 +463,6 @@ impl PredictedRows<'_> {
     ) -> Result<PredictedWindow<'e>> {
         let predictor = &self.loaded.predictor;
         let samples = predictor.encode(examples, &self.input.display().to_string(), before)?;
-        let add = |to: &Cell<usize>, count: usize| to.set(to.get() + count);
-        add(&self.seen.rows, examples.len());
-        add(&self.seen.empty, examples.iter().filter(|example| example.text.trim().is_empty()).count());
-        add(&self.seen.cut, samples.iter().filter(|sample| sample.tokens.was_cut).count());
         let evaluation = predictor
             .evaluate(&samples, &self.decision, self.batch_size, self.group, |count| {
                 if let Some(bar) = &mut bar {
@@ -491,17 +481,8 @@ impl PredictedRows<'_> {
                 why.push(why::why(explainer, &predictor.encoder, text, (&predictor.file.labels, &labels))?);
             }
         }
-        Ok(PredictedWindow { examples, predictions, why })
-    }
-
-    fn warn(&self) {
-        let Seen { rows, empty, cut } = &self.seen;
-        warnings::about_texts(
-            &self.input.display().to_string(),
-            [rows.get(), empty.get(), cut.get()],
-            self.loaded.predictor.file.limit(),
-            self.console,
-        );
+        let cut = samples.iter().filter(|sample| sample.tokens.was_cut).count();
+        Ok(PredictedWindow { examples, predictions, why, cut })
     }
 
     /// A row as a line of text.
@@ -532,6 +513,8 @@ struct PredictedWindow<'a> {
     predictions: Predictions,
     /// One a row, or none at all.
     why: Vec<Vec<Why>>,
+    /// How many of the texts are cut.
+    cut: usize,
 }
 
 /// What was predicted for a row.

@@ -244,7 +244,6 @@ impl Survey {
     fn find_labels(&self, named: Option<(&Column, bool)>, found: &mut Found) -> Result<()> {
         let is_free = |column: &Column| !found.text.contains(&column.name) && found.id.as_ref() != Some(&column.name);
         let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
-        let free = owned(self.names(is_free));
         let flags = owned(self.names(|column| self.is_flag(column) && is_free(column)));
         let words = owned(self.names(|column| self.words.contains(&column.name) && is_free(column)));
         // Texts that repeat are more like labels the fewer there are.
@@ -278,10 +277,9 @@ impl Survey {
             }
         }
         let is_used = |name: &String| {
-            found.flags.contains(name)
-                || found.other_labels.contains(name)
-                || found.list.as_ref() == Some(name)
-                || !free.contains(name)
+            let columns = [&found.text, &found.flags, &found.other_labels];
+            columns.iter().any(|names| names.contains(name))
+                || found.list.iter().chain(&found.id).any(|used| used == name)
         };
         found.doubts.extend(self.doubts.iter().filter(|(name, _)| !is_used(name)).map(not_taken));
         if let Some(list) = &found.list

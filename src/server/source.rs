@@ -54,10 +54,7 @@ impl Located {
             precision.overrule(&mut model, &Device::cpu())?;
         }
         let maxima = match source.precision {
-            Some(Precision::Int8) => {
-                let thresholds = file.as_ref().map_or(&[][..], |file| &file.thresholds);
-                Some(predictor::int8_maxima(&trained, thresholds, source.accepts_loss)?)
-            }
+            Some(Precision::Int8) => Some(predictor::int8_maxima(&trained, file.as_ref(), source.accepts_loss)?),
             _ => None,
         };
         let file = match (file, &source.config) {

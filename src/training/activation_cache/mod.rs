@@ -89,9 +89,9 @@ impl ActivationCache<'_> {
             if group.is_leader() {
                 keeper.keep(chunk, &numbers)?;
             }
-            if group.size() > 1 {
-                // By now the file is there for those that see it.
-                group.from_leader(|| Ok(()))?;
+            // From here on the file is there for those that see it.
+            group.from_leader(|| Ok(()))?;
+            if !group.is_leader() {
                 self.load(std::slice::from_mut(chunk))?;
                 if !chunk.is_filled() {
                     keeper.keep(chunk, &numbers)?;
