@@ -30,9 +30,9 @@ use crate::model::shared_base::SharedBase;
 use crate::ops::loss::BceWeights;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::Trained;
 use crate::run::int8_file::Int8File;
 use crate::run::records::Why;
+use crate::run::trained::Trained;
 
 /// Number type of products with frozen weights, for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,6 +8,16 @@ use super::shared::{ConfigArgs, PrecisionArgs, RunArgs, Split, TuneScope, positi
 use crate::thresholds::Objective;
 
 #[derive(Args, Debug)]
+pub struct TuningArgs {
+    /// First choose thresholds on the validation split; `eval` stores them in the classifier
+    #[arg(long = "tune_thresholds", alias = "tune-thresholds", value_enum, value_name = "SCOPE")]
+    pub tune_thresholds: Option<TuneScope>,
+    /// The goal of each threshold: f1, precision>=P or recall>=R
+    #[arg(long, default_value = "f1", requires = "tune_thresholds")]
+    pub objective: Objective,
+}
+
+#[derive(Args, Debug)]
 pub struct EvalArgs {
     #[command(flatten)]
     pub run: RunArgs,
@@ -19,12 +29,8 @@ pub struct EvalArgs {
     /// Labelled rows of your own, with the run's columns
     #[arg(long = "input_csv", alias = "input-csv", value_name = "FILE")]
     pub input_csv: Option<PathBuf>,
-    /// First choose thresholds on the run's validation split, and store them in the classifier
-    #[arg(long = "tune_thresholds", alias = "tune-thresholds", value_enum, value_name = "SCOPE")]
-    pub tune_thresholds: Option<TuneScope>,
-    /// The goal of each threshold: f1, precision>=P or recall>=R
-    #[arg(long, default_value = "f1", requires = "tune_thresholds")]
-    pub objective: Objective,
+    #[command(flatten)]
+    pub tuning: TuningArgs,
     /// Also score these runs on the same rows, and print the differences
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,
@@ -88,12 +94,8 @@ pub struct ZeroshotArgs {
     /// Fit probabilities to the validation split (Platt scaling with a shift for each label)
     #[arg(long)]
     pub calibrate: bool,
-    /// Choose thresholds on the validation split
-    #[arg(long = "tune_thresholds", alias = "tune-thresholds", value_enum, value_name = "SCOPE")]
-    pub tune_thresholds: Option<TuneScope>,
-    /// The goal of each threshold: f1, precision>=P or recall>=R
-    #[arg(long, default_value = "f1", requires = "tune_thresholds")]
-    pub objective: Objective,
+    #[command(flatten)]
+    pub tuning: TuningArgs,
     /// Also score these runs on the same rows, and print the differences
     #[arg(long, num_args = 1.., value_name = "RUN")]
     pub compare: Vec<PathBuf>,

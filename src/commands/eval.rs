@@ -30,10 +30,11 @@ use crate::model::classifier::Problem;
 use crate::predictor::Precision;
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::{self, REPORT, find_trained};
+use crate::run::directory::{self, REPORT};
 use crate::run::records::{self, LabelPairs};
 use crate::run::report::Report;
 use crate::run::results::{EvalMetrics, SplitResult, TunedThresholds};
+use crate::run::trained::find_trained;
 use crate::thresholds::Scope;
 use crate::training::checkpoint;
 use crate::training::scored::score;
@@ -43,7 +44,7 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
         return suggest::run(args, count, device, console);
     }
     let is_int8 = args.precision.precision == Some(Precision::Int8);
-    if is_int8 && args.tune_thresholds.is_some() {
+    if is_int8 && args.tuning.tune_thresholds.is_some() {
         return Err(Usage(
             "--tune_thresholds: thresholds are for every precision, and are tuned without int8; tune them first, then measure \
              what int8 costs with them"
@@ -68,7 +69,7 @@ pub fn run(args: &EvalArgs, device: &Device, group: &Group, console: Console) ->
     let labels = &loaded.predictor.file.labels;
     let batch_size = loaded.batch_size(&args.run);
     let mut said = String::new();
-    let tuned = args.tune_thresholds.map(|scope| tuned(args, scope, &loaded, group, console)).transpose()?;
+    let tuned = args.tuning.tune_thresholds.map(|scope| tuned(args, scope, &loaded, group, console)).transpose()?;
     let thresholds = match &tuned {
         None => loaded.predictor.file.thresholds.clone(),
         Some(tuned) => {
@@ -250,7 +251,7 @@ fn tuned(args: &EvalArgs, scope: TuneScope, loaded: &Loaded, group: &Group, cons
         TuneScope::Global => Scope::Global,
         TuneScope::PerLabel => Scope::PerLabel,
     };
-    let tuned = Tuned::find(&scored.evaluation.predictions, labels, scope, args.objective);
+    let tuned = Tuned::find(&scored.evaluation.predictions, labels, scope, args.tuning.objective);
     tuned.warn(console);
     if group.is_leader() {
         ClassifierFile { thresholds: tuned.thresholds(), ..loaded.predictor.file.clone() }

@@ -16,9 +16,9 @@ use crate::model::families::python::PythonNeeds;
 use crate::model::weights::Precision;
 use crate::predictor::Predictor;
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::Trained;
 use crate::run::merged_card::{self, MergeFacts};
 use crate::run::model_directory::{CompleteModel, described};
+use crate::run::trained::Trained;
 use crate::run::{manifest, model_card};
 
 /// Exports.

@@ -20,7 +20,7 @@ use crate::kernels::device::Device;
 use crate::model::quantization::Quantization;
 use crate::predictor::{self, Precision, Predictor};
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::{find_verified, newest_finished};
+use crate::run::trained::{find_verified, newest_finished};
 
 /// The classifier that a command's flags name.
 pub struct Loaded {
@@ -59,7 +59,10 @@ impl Loaded {
             None => newest_run(&args.config, given.as_ref())?,
         };
         let trained = find_verified(&run)?;
-        console.say(format!("using {}", trained.adapter.display()));
+        // A measurement opens it more than once.
+        if quantization.is_none() {
+            console.say(format!("using {}", trained.adapter.display()));
+        }
         let run_config = trained.config.as_deref().map(Config::of_run).transpose()?;
         let file = ClassifierFile::load(&trained.adapter)?;
         // A directory of peft's has nothing that governs but the given configuration, `--set` and all.

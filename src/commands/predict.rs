@@ -5,14 +5,13 @@ use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::loaded::Loaded;
-use super::predict_input::{self, Input, Origin};
+use super::predict_input::{self, Input, Origin, WindowSize};
 use super::predict_parquet::ParquetTable;
 use crate::atomic_file;
 use crate::cli::PredictArgs;
@@ -34,31 +33,6 @@ use crate::run::classifier_file::ClassifierFile;
 use crate::run::int8_file;
 use crate::run::manifest;
 use crate::run::records::{PredictionLine, Why, names};
-
-/// Rows held at a time: enough to batch by length and for every thread, few enough that memory stays flat, and that what is
-/// not yet written when somebody stops is the work of some seconds.
-struct WindowSize {
-    rows: usize,
-    started: Instant,
-}
-
-impl WindowSize {
-    const FIRST: usize = 128;
-    const LEAST: usize = 64;
-
-    fn new() -> Self {
-        Self { rows: Self::FIRST, started: Instant::now() }
-    }
-
-    /// After a window of so many rows.
-    fn adapt(&mut self, rows: usize) {
-        const SECONDS: f64 = 10.0;
-        let most = 1024.max(Self::LEAST * rayon::current_num_threads());
-        let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
-        self.rows = (SECONDS / seconds * rows as f64).clamp(Self::LEAST as f64, most as f64) as usize;
-        self.started = Instant::now();
-    }
-}
 
 /// Predicts.
 ///

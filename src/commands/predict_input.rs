@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -148,6 +149,31 @@ impl Source {
             Self::Texts { texts, fields, count } => Ok(texts.next().map(|text| typed(&text, *fields, count))),
             Self::Prompt { fields, count } => Ok(ask()?.map(|text| typed(&text, *fields, count))),
         }
+    }
+}
+
+/// Rows held at a time: enough to batch by length and for every thread, few enough that memory stays flat, and that what is
+/// not yet written when somebody stops is the work of some seconds.
+pub(super) struct WindowSize {
+    pub(super) rows: usize,
+    started: Instant,
+}
+
+impl WindowSize {
+    const FIRST: usize = 128;
+    const LEAST: usize = 64;
+
+    pub(super) fn new() -> Self {
+        Self { rows: Self::FIRST, started: Instant::now() }
+    }
+
+    /// After a window of so many rows.
+    pub(super) fn adapt(&mut self, rows: usize) {
+        const SECONDS: f64 = 10.0;
+        let most = 1024.max(Self::LEAST * rayon::current_num_threads());
+        let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
+        self.rows = (SECONDS / seconds * rows as f64).clamp(Self::LEAST as f64, most as f64) as usize;
+        self.started = Instant::now();
     }
 }
 

@@ -42,7 +42,7 @@ pub fn run(args: &ZeroshotArgs, device: &Device, console: Console) -> Result<()>
     }
     let problem = Problem::from(config.model.problem_type);
     ensure!(
-        problem == Problem::MultiLabel || !(args.calibrate || args.tune_thresholds.is_some()),
+        problem == Problem::MultiLabel || !(args.calibrate || args.tuning.tune_thresholds.is_some()),
         "--calibrate and --tune_thresholds do not apply to single_label_classification"
     );
     let rows = Splits::read(args, &config, problem, console)?;
@@ -70,7 +70,7 @@ fn check_flags(args: &ZeroshotArgs) -> Result<()> {
     if args.method == Method::Likelihood && args.unconstrained {
         return usage("--unconstrained is for --method generate: a likelihood is of yes and no alone");
     }
-    if args.method == Method::Generate && (args.calibrate || args.tune_thresholds.is_some()) {
+    if args.method == Method::Generate && (args.calibrate || args.tuning.tune_thresholds.is_some()) {
         return usage("--calibrate and --tune_thresholds need probabilities, which --method generate does not give");
     }
     if args.unconstrained && args.always_one {

@@ -43,7 +43,7 @@ impl Splits {
         let read = |rows: &SplitRows| rows.read(&columns, problem, console);
         let scored = read(&source)?;
         ensure!(!scored.is_empty(), "{}: there are no rows to score", source.path.display());
-        let fits = args.calibrate || args.tune_thresholds.is_some();
+        let fits = args.calibrate || args.tuning.tune_thresholds.is_some();
         let train = if args.split == Split::Train { scored.clone() } else { read(&train)? };
         let validation = match (fits, args.split) {
             (false, _) => Vec::new(),
@@ -91,7 +91,7 @@ impl Outcome {
             }
         };
         let (mut calibration, mut tuned) = (None, None);
-        if args.calibrate || args.tune_thresholds.is_some() {
+        if args.calibrate || args.tuning.tune_thresholds.is_some() {
             let mut logits = match args.split {
                 Split::Validation => answers.logits.clone(),
                 _ => asked.likelihood("validation", &rows.validation, &usual)?.logits,
@@ -108,13 +108,13 @@ impl Outcome {
                 answers.evaluation = evaluation(&answers.logits, &rows.scored, problem, &usual)?;
                 calibration = Some((platt, before, scores(&logits)?));
             }
-            if let Some(scope) = args.tune_thresholds {
+            if let Some(scope) = args.tuning.tune_thresholds {
                 let scope = match scope {
                     TuneScope::Global => Scope::Global,
                     TuneScope::PerLabel => Scope::PerLabel,
                 };
                 let predictions = evaluation(&logits, &rows.validation, problem, &usual)?.predictions;
-                let found = Tuned::find(&predictions, labels, scope, args.objective);
+                let found = Tuned::find(&predictions, labels, scope, args.tuning.objective);
                 found.warn(console);
                 tuned = Some(found);
             }

@@ -13,7 +13,7 @@ use crate::model::classifier::Classifier;
 use crate::model::lora::{AdapterShape, LoraOptions};
 use crate::run::adapter;
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::find_verified;
+use crate::run::trained::find_verified;
 
 /// An adapter that training starts from.
 pub struct InitAdapter {

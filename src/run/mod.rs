@@ -21,5 +21,6 @@ pub mod records;
 pub mod report;
 pub mod results;
 pub mod tensorboard;
+pub mod trained;
 pub mod trained_weights;
 pub mod whole_model;

@@ -284,7 +284,12 @@ impl Yardstick {
                 [Some(low), Some(high)] => format!(", 95% interval {low:+.4} to {high:+.4}"),
                 _ => String::new(),
             };
-            out.push_str(&format!("this classifier adds {:+.4} micro-F1{interval}\n", difference.f1_micro));
+            let added = difference.f1_micro;
+            let over_always = added + self.linear.f1_micro - self.most_frequent.f1_micro;
+            if over_always < added {
+                out.push_str(&format!("this classifier adds {over_always:+.4} micro-F1 to `{always}`\n"));
+            }
+            out.push_str(&format!("this classifier adds {added:+.4} micro-F1 to TF-IDF{interval}\n"));
         }
         out
     }

@@ -23,7 +23,7 @@ use crate::model::classifier::Problem;
 use crate::model::quantization::{Maxima, Quantization};
 use crate::predictor::{self, Precision, PredictingBase, Predictor, TextReader};
 use crate::run::classifier_file::ClassifierFile;
-use crate::run::directory::Trained;
+use crate::run::trained::Trained;
 
 /// A classifier to load.
 pub(super) struct Load {

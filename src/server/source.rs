@@ -16,7 +16,7 @@ use crate::kernels::device::Device;
 use crate::model::quantization::Maxima;
 use crate::predictor::{self, Precision};
 use crate::run::classifier_file::{ClassifierFile, RecordedFingerprint};
-use crate::run::directory::{Trained, find_verified};
+use crate::run::trained::{Trained, find_verified};
 use crate::run::{adapter, int8_file, manifest};
 
 /// A classifier on disk, and the base that it needs.
