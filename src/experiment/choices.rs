@@ -82,7 +82,10 @@ impl Choices {
         let steps_per_epoch = training.div_ceil(ROWS_PER_STEP).max(1);
         let parameters = facts.base.map_or(135_000_000, |base| base.linear_weights() + base.embedding_weights());
         let is_encoder = facts.base.is_some_and(BackboneConfig::is_encoder);
+        // Measured with SmolLM2-135M, see docs/recipes.md; where the base is not at hand, a rate that suits most.
+        let is_small_decoder = facts.base.is_some() && !is_encoder && parameters < 200_000_000;
         let learning_rate = match parameters {
+            _ if is_small_decoder => 2e-3,
             0..600_000_000 => 5e-4,
             _ => 2e-4,
         };
