@@ -487,7 +487,7 @@ struct PredictedWindow<'a> {
     predictions: Predictions,
     /// One a row, or none at all.
     why: Vec<Vec<Why>>,
-    /// How many of the texts are cut.
+    /// Number of texts that are cut.
     cut: usize,
 }
 

@@ -285,9 +285,9 @@ impl Yardstick {
                 _ => String::new(),
             };
             let added = difference.f1_micro;
-            let over_always = added + self.linear.f1_micro - self.most_frequent.f1_micro;
-            if over_always < added {
-                out.push_str(&format!("this classifier adds {over_always:+.4} micro-F1 to `{always}`\n"));
+            if self.most_frequent.f1_micro > self.linear.f1_micro {
+                let over_always = added + self.linear.f1_micro - self.most_frequent.f1_micro;
+                out.push_str(&format!("this classifier adds {over_always:+.4} micro-F1 to {always}\n"));
             }
             out.push_str(&format!("this classifier adds {added:+.4} micro-F1 to TF-IDF{interval}\n"));
         }
