@@ -26,6 +26,10 @@ fn succeed(command: &mut Command) -> Output {
 
 /// Trains a few steps and returns the run.
 fn train(root: &Path, compute: &str, threads: &str, is_narrow: bool) -> PathBuf {
+    train_with(root, &[&format!("model.compute={compute}")], threads, is_narrow)
+}
+
+fn train_with(root: &Path, more: &[&str], threads: &str, is_narrow: bool) -> PathBuf {
     let mut command = llmcls(&["train", "--config", "configs/tiny.yaml", "--threads", threads], is_narrow);
     command.arg("--override_output_root").arg(root);
     for setting in [
@@ -35,10 +39,10 @@ fn train(root: &Path, compute: &str, threads: &str, is_narrow: bool) -> PathBuf 
         "train.num_train_epochs=1",
         "train.batch_size=7",
         "exp.seeds=[3]",
-        &format!("model.compute={compute}"),
     ] {
         command.args(["--set", setting]);
     }
+    more.iter().for_each(|setting| _ = command.args(["--set", setting]));
     succeed(&mut command);
     let runs: Vec<_> = fs::read_dir(root.join("tiny-llama/debtags")).unwrap().collect();
     assert_eq!(runs.len(), 1);
@@ -76,6 +80,39 @@ fn bytes_do_not_depend_on_batch_threads_nor_vectors() {
             assert!(probabilities == again, "{compute}, batches of {batch_size}, narrow: {is_narrow}");
         }
     }
+}
+
+#[test]
+fn copies_of_the_weights_for_short_batches_are_counted_and_change_no_number() {
+    let packed_bytes = |more: &[&str]| {
+        let mut command = llmcls(&["check", "--config", "configs/tiny.yaml", "--json"], false);
+        for setting in ["train.batch_size=2", "model.compute=float32"].iter().chain(more) {
+            command.args(["--set", setting]);
+        }
+        let output: Value = serde_json::from_slice(&succeed(&mut command).stdout).unwrap();
+        let memory = |part: &str| output["memory"][part].as_u64().unwrap();
+        let parts = ["base_bytes", "packed_bytes", "trained_bytes", "optimizer_bytes", "activations_bytes"];
+        // The rest is the program itself.
+        assert!(memory("total_bytes") > parts.map(memory).iter().sum());
+        memory("packed_bytes")
+    };
+    let config = json(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/data/tiny-llama/config.json")));
+    let of = |key: &str| config[key].as_u64().unwrap();
+    let (d, keys) = (of("hidden_size"), of("hidden_size") / of("num_attention_heads") * of("num_key_value_heads"));
+    let layer = 2 * d * d + 2 * d * keys + 3 * d * of("intermediate_size");
+    assert_eq!(packed_bytes(&[]), 2 * 4 * layer * of("num_hidden_layers"));
+    assert_eq!(packed_bytes(&["model.lora_layers=1"]), 2 * 4 * layer);
+    for setting in ["train.batch_size=40", "model.use_4bit=true", "train.gradient_checkpointing=true"] {
+        assert_eq!(packed_bytes(&[setting]), 0, "{setting}");
+    }
+
+    let root = tempfile::tempdir().unwrap();
+    let trained = |recompute: &str| {
+        let more = ["train.batch_size=2", &format!("train.gradient_checkpointing={recompute}")];
+        let run = train_with(&root.path().join(recompute), &more, "2", false);
+        fs::read(run.join("seed_3/best/adapter_model.safetensors")).unwrap()
+    };
+    assert!(trained("true") == trained("false"));
 }
 
 #[test]

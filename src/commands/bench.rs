@@ -18,9 +18,11 @@ use crate::kernels::cpu::memory;
 use crate::kernels::device::Device;
 use crate::model::batch::Batch;
 use crate::model::classifier::{Classifier, ClassifierOptions, Problem};
+use crate::model::lora::LoraOptions;
 use crate::model::quantization::Quantization;
 use crate::ops::loss::BceWeights;
 use crate::ops::tape::{DropoutKey, Tape};
+use crate::training::estimate::{MemoryEstimate, StepShape};
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
 
@@ -52,6 +54,9 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
         adapter.apply(&classifier)?;
     }
     let batches = batches(args, base.config.vocab_size)?;
+    if args.mode == BenchMode::Train {
+        pack_weights((&config, &lora), &base, &classifier, &batches);
+    }
     let load_seconds = started.elapsed().as_secs_f64();
     let load_peak = memory::peak_bytes();
     console.say(format!("{} loaded in {load_seconds:.1} s", base.files.name));
@@ -104,6 +109,29 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
         "threads": rayon::current_num_threads(),
     });
     print(&format!("{result}\n"))
+}
+
+/// Packs the weights once, where a training on such batches does.
+fn pack_weights((config, lora): (&Config, &LoraOptions), base: &BaseModel, classifier: &Classifier, batches: &[Batch]) {
+    let tokens = batches.iter().map(|batch| batch.token_ids.len());
+    let train = &config.train;
+    let shape = StepShape {
+        config: &base.config,
+        storage: base.storage,
+        frozen_layers: classifier.frozen_layers(),
+        trained: classifier.trained_parameters(),
+        accumulation: 1,
+        trains_base: lora.trains_base,
+        optimizer_bytes: AdamW::bytes_for(classifier.params(), moment_storage(config.model.use_4bit, train)),
+        recompute: train.gradient_checkpointing,
+        tokens: tokens.clone().max().unwrap_or(0),
+        device: &base.device,
+    };
+    let available = base.device.memory().map(|limits| limits.available);
+    let mean_tokens = tokens.sum::<usize>() / batches.len();
+    if MemoryEstimate::new(&shape).with_copies(&shape, mean_tokens, available).packed > 0 {
+        classifier.pack_weights();
+    }
 }
 
 struct Timer<'a> {

@@ -63,6 +63,7 @@ pub struct Lengths {
 pub struct MemoryParts {
     pub total_bytes: u64,
     pub base_bytes: u64,
+    pub packed_bytes: u64,
     pub trained_bytes: u64,
     pub optimizer_bytes: u64,
     pub activations_bytes: u64,
@@ -86,6 +87,7 @@ impl From<MemoryEstimate> for MemoryParts {
         Self {
             total_bytes: memory.total(),
             base_bytes: memory.base,
+            packed_bytes: memory.packed,
             trained_bytes: memory.trained,
             optimizer_bytes: memory.optimizer,
             activations_bytes: memory.activations,
@@ -171,9 +173,13 @@ impl Checked {
         };
         out.push_str(&format!("{}: {frozen} frozen parameters, {trained} trained; {what}\n", self.base));
         let memory = &self.memory;
+        let packed = match memory.packed_bytes {
+            0 => String::new(),
+            packed => format!(", packed copies of it for short batches {}", bytes(packed)),
+        };
         out.push_str(&format!(
-            "memory: about {} at the peak: base {}, trained weights and gradients {}, optimizer {}, activations of the \
-             largest batch {}\n",
+            "memory: about {} at the peak: base {}{packed}, trained weights and gradients {}, optimizer {}, activations of \
+             the largest batch {}\n",
             bytes(memory.total_bytes),
             bytes(memory.base_bytes),
             bytes(memory.trained_bytes),

@@ -133,8 +133,12 @@ impl<'a> Experiment<'a> {
             is_fold: false,
             hides_test: false,
         };
-        let needed = experiment.memory_estimate().total();
+        let estimate = experiment.memory_estimate();
+        let needed = estimate.total();
         refuse_what_does_not_fit("training is estimated to take", needed, limits, &experiment.base.device, console)?;
+        if estimate.packed > 0 {
+            experiment.classifier.pack_weights();
+        }
         Ok(experiment)
     }
 
@@ -170,7 +174,7 @@ impl<'a> Experiment<'a> {
             }
         }
         let storage = moment_storage(self.config.model.use_4bit, train);
-        MemoryEstimate::new(&StepShape {
+        let shape = StepShape {
             config: &self.base.config,
             storage: self.base.storage,
             frozen_layers: self.classifier.frozen_layers(),
@@ -181,7 +185,11 @@ impl<'a> Experiment<'a> {
             recompute: train.gradient_checkpointing,
             tokens,
             device: &self.base.device,
-        })
+        };
+        let rows = self.train.samples.len();
+        let all_tokens: usize = self.train.samples.iter().map(|sample| sample.tokens.token_ids.len()).sum();
+        let mean_tokens = all_tokens * train.batch_size.min(rows) / rows.max(1);
+        MemoryEstimate::new(&shape).with_copies(&shape, mean_tokens, self.limits.map(|limits| limits.available))
     }
 
     pub fn options(&self, seed: u32) -> TrainOptions<'_> {

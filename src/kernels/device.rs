@@ -153,9 +153,8 @@ impl Device {
         if let candle_core::Device::Cuda(device) = &self.device {
             return matrix.moved_to(device, self.dtype);
         }
-        let mut matrix = matrix.computed_in(self.compute);
-        // Where there is no instruction for it, packed weights would take twice the memory.
-        if self.packs_weights && self.compute.is_native() {
+        let matrix = matrix.computed_in(self.compute);
+        if self.packs_weights {
             matrix.pack();
         }
         Ok(matrix)

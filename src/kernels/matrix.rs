@@ -40,7 +40,9 @@ pub struct FrozenMatrix {
     rows: usize,
     columns: usize,
     compute: Compute,
-    packed: Option<Packed>,
+    /// The weights packed once, for `x Wᵀ` and for `g W`.
+    packed: OnceLock<Packed>,
+    packed_transposed: OnceLock<Packed>,
     /// In place of all numbers, for predicting in int8.
     int8: Option<Int8>,
     /// What int8 stands for, once `g W` was asked for.
@@ -87,7 +89,8 @@ impl FrozenMatrix {
             rows,
             columns,
             compute: Compute::Float32,
-            packed: None,
+            packed: OnceLock::new(),
+            packed_transposed: OnceLock::new(),
             int8: None,
             read_back: OnceLock::new(),
             maxima: None,
@@ -109,10 +112,10 @@ impl FrozenMatrix {
     /// Bytes held, mapped or owned.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let packed = self.packed.as_ref().map_or(0, Packed::bytes);
+        let packed = [&self.packed, &self.packed_transposed].into_iter().filter_map(OnceLock::get).map(Packed::bytes);
         let int8 = self.int8.as_ref().map_or(0, Int8::bytes);
         let read_back = self.read_back.get().map_or(0, |values| 2 * values.len());
-        packed
+        packed.sum::<usize>()
             + int8
             + read_back
             + match &self.storage {
@@ -143,14 +146,35 @@ impl FrozenMatrix {
     /// The same matrix, whose products on the CPU are computed in `compute`.
     #[must_use]
     pub fn computed_in(self, compute: Compute) -> Self {
-        Self { compute, packed: None, int8: None, ..self }
+        Self { compute, ..Self::new(self.storage, self.rows, self.columns) }
     }
 
     /// Packs the weights once for `y = x Wᵀ`, beside the stored ones: few rows are then several times as
     /// fast.
-    pub fn pack(&mut self) {
-        self.packed = Some(Packed::new(self.compute, &self.weights(Direction::Forward)));
+    pub fn pack(&self) {
+        self.pack_for(Direction::Forward);
         self.release();
+    }
+
+    /// Packs the weights once for `y = x Wᵀ` and for `g W`.
+    pub fn pack_both_ways(&self) {
+        self.pack_for(Direction::Backward);
+        self.pack();
+    }
+
+    fn pack_for(&self, direction: Direction) {
+        // Where there is no instruction for it, packed weights would take twice the memory.
+        if !self.compute.is_native() {
+            return;
+        }
+        let packed = match direction {
+            Direction::Forward => &self.packed,
+            Direction::Backward => &self.packed_transposed,
+        };
+        // Not inside of `get_or_init`: it runs on all threads, of which one may come here for another product.
+        if packed.get().is_none() {
+            let _ = packed.set(Packed::new(self.compute, &self.weights(direction)));
+        }
     }
 
     /// A matrix whose products `y = x Wᵀ` are computed in int8, for an x whose columns have these largest magnitudes.
@@ -182,7 +206,7 @@ impl FrozenMatrix {
             Storage::Nf4(weights) => DeviceMatrix::nf4(device, (rows, columns), dtype, weights)?,
             _ => DeviceMatrix::dense(device, (rows, columns), dtype, |out| self.read(0, out))?,
         };
-        Ok(Self { storage: Storage::Device(Box::new(matrix)), packed: None, ..self })
+        Ok(Self::new(Storage::Device(Box::new(matrix)), rows, columns))
     }
 
     /// The matrix on a GPU.
@@ -251,7 +275,7 @@ impl FrozenMatrix {
     /// `y = start + x Wᵀ` on the CPU.
     pub(super) fn multiply(&self, x: &PackedInput, y: MatrixMut<'_>, start: Start<'_>) {
         flops::count(y.shape().0, self.columns, self.rows);
-        match (x, &self.int8, &self.packed) {
+        match (x, &self.int8, self.packed.get()) {
             (PackedInput::Int8(x), Some(int8), _) => int8.product(x, y, start),
             (PackedInput::Floats(x), None, Some(packed)) => packed.product(x, y, start),
             (PackedInput::Floats(x), None, None) => product(&self.weights(Direction::Forward), x, y, start),
@@ -267,7 +291,10 @@ impl FrozenMatrix {
     /// `y = start + g W` on the CPU, g packed.
     pub(super) fn multiply_transposed(&self, g: &Packing, y: MatrixMut<'_>, start: Start<'_>) {
         flops::count(y.shape().0, self.rows, self.columns);
-        product(&self.weights(Direction::Backward), g, y, start);
+        match self.packed_transposed.get() {
+            Some(packed) => packed.product(g, y, start),
+            None => product(&self.weights(Direction::Backward), g, y, start),
+        }
     }
 
     fn weights(&self, direction: Direction) -> Weights<'_> {
@@ -333,6 +360,9 @@ mod tests {
                 let y = matrix.product(&of_x, Some(ones)).unwrap();
                 let back = matrix.product_transposed(&of_g, None).unwrap();
                 let (y, back) = (elements(&y).unwrap(), elements(&back).unwrap());
+                matrix.pack_both_ways();
+                let again = matrix.product_transposed(&of_g, None).unwrap();
+                assert!(*elements(&again).unwrap() == *back, "packed once, {n} × {rows} × {columns}");
                 for i in 0..n {
                     for row in 0..rows {
                         let sum: f32 = (0..columns).map(|k| x[i * columns + k] * wide[row * columns + k]).sum();

@@ -60,7 +60,7 @@ pub(super) struct Builder<'a> {
     pub(super) routing: Option<Rc<Routing>>,
     /// How linear modules are built.
     pub(super) quantization: Quantization,
-    /// The linear modules, where their inputs are observed or they are to be quantized.
+    /// The linear modules, unless they are trained.
     pub(super) linears: Vec<(String, Rc<LoraLinear>)>,
     /// Tensors of the base, in the order in which they were taken.
     pub(super) frozen: Vec<Frozen>,
@@ -185,9 +185,7 @@ impl<'a> Builder<'a> {
         let slot = self.routing.as_ref().map(|routing| Slot { routing: Rc::clone(routing), index: self.modules.len() });
         let linear =
             Rc::new(LoraLinear { weight, bias: bias.map(Constant::from), adapter, slot, merged: OnceCell::new() });
-        if !matches!(self.quantization, Quantization::Off) {
-            self.linears.push((module.clone(), Rc::clone(&linear)));
-        }
+        self.linears.push((module.clone(), Rc::clone(&linear)));
         self.modules.push(module);
         self.shapes.push((outputs, inputs));
         Ok(Linear::Frozen(linear))

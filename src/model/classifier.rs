@@ -268,7 +268,14 @@ impl Classifier {
         self.linears.iter().map(|(module, linear)| (module.clone(), of(linear))).collect()
     }
 
-    /// The linear modules, where they are observed or quantized.
+    /// Packs the frozen weights once for training: those of the first linear module with an adapter and of all after it.
+    pub fn pack_weights(&self) {
+        for (_, linear) in self.linears.iter().skip_while(|(_, linear)| linear.adapter.is_none()) {
+            linear.weight.pack_both_ways();
+        }
+    }
+
+    /// The linear modules, unless they are trained.
     pub(super) fn linears(&self) -> &[(String, Rc<LoraLinear>)] {
         &self.linears
     }

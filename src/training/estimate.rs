@@ -40,6 +40,8 @@ pub struct StepShape<'a> {
 pub struct MemoryEstimate {
     /// Frozen weights.
     pub base: u64,
+    /// Their packed copies.
+    pub packed: u64,
     /// Adapters and head, and the gradients that a step's sum holds at once.
     pub trained: u64,
     /// The optimizer's state.
@@ -104,16 +106,42 @@ impl MemoryEstimate {
         };
         Self {
             base: if shape.trains_base { 0 } else { base_bytes(config, shape.storage, shape.device) },
+            packed: 0,
             trained: 4 * shape.trained as u64 * u64::from(2 + sets_held(shape.accumulation)),
             optimizer: shape.optimizer_bytes as u64,
             activations: (shape.tokens * size * (saved + in_backward) + beside + saved_beside + late) as u64,
         }
     }
 
+    /// The same with copies of the frozen weights, packed once for both products of training, where that pays and memory
+    /// allows; without them steps pack the weights tile by tile, for the same numbers.
+    ///
+    /// Packing takes the same time for every batch, so copies pay where batches are short: on two cores with AVX2, in f32,
+    /// a step of SmolLM2's last 18 layers is 1.18 times as fast with them on 32 tokens, 1.06 times on 128, 1.05 on 256 and
+    /// 1.03 on 480. Products in bf16 take half of the time, and packing as long. `mean_tokens` are those of a batch,
+    /// `available` the bytes that everything may take.
+    #[must_use]
+    pub fn with_copies(self, shape: &StepShape<'_>, mean_tokens: usize, available: Option<u64>) -> Self {
+        let short = match shape.device.compute() {
+            Compute::Float32 => 256,
+            Compute::Bfloat16 => 512,
+        };
+        // Whoever quantizes or computes layers again wants little memory.
+        let wants_less = shape.storage.is_4bit || shape.recompute;
+        if mean_tokens > short || wants_less || shape.trains_base || !shape.device.compute().is_native() {
+            return self;
+        }
+        let layers = shape.config.computed_layers() as u64;
+        let both_ways = 2 * packed_bytes(shape.config, shape.device);
+        let packed = both_ways * (layers - shape.frozen_layers as u64) / layers.max(1);
+        let has_room = available.is_none_or(|available| packed <= available.saturating_sub(self.total()) / 4);
+        Self { packed: if has_room { packed } else { 0 }, ..self }
+    }
+
     /// All of it, with the program itself.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.base + self.trained + self.optimizer + self.activations + PROGRAM
+        self.base + self.packed + self.trained + self.optimizer + self.activations + PROGRAM
     }
 }
 
