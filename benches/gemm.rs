@@ -63,10 +63,10 @@ fn rates(rounds: usize, n: usize, inputs: usize, outputs: usize) {
     let nf4 = Nf4::quantize(w.len(), |first, out| out.copy_from_slice(&w[first..first + out.len()]));
     let matrix = |storage, compute| FrozenMatrix::new(storage, outputs, inputs).computed_in(compute);
     let f32 = matrix(float32(), Compute::Float32);
-    let mut f32_packed = matrix(float32(), Compute::Float32);
+    let f32_packed = matrix(float32(), Compute::Float32);
     f32_packed.pack();
     let bf16 = matrix(bfloat16(), Compute::Bfloat16);
-    let mut bf16_packed = matrix(bfloat16(), Compute::Bfloat16);
+    let bf16_packed = matrix(bfloat16(), Compute::Bfloat16);
     bf16_packed.pack();
     let nf4 = matrix(Storage::Nf4(nf4), Compute::Bfloat16);
     let (mut y, mut dx) = (vec![0.0; n * outputs], vec![0.0; n * inputs]);
