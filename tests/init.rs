@@ -366,3 +366,13 @@ fn the_directory_of_init_is_no_run() {
     let output = llmcls(directory.path(), &mistyped);
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn rows_where_a_configuration_is_expected_point_to_init() {
+    let place = tempfile::tempdir().unwrap();
+    for (rows, command) in [("rows.csv", "llmcls init rows.csv"), ("my rows.JSONL", "llmcls init 'my rows.JSONL'")] {
+        for subcommand in ["train", "check", "sweep"] {
+            refused(place.path(), &[subcommand, "--config", rows], &["holds rows, not a configuration", command]);
+        }
+    }
+}

@@ -16,9 +16,10 @@ pub mod value;
 mod write;
 pub mod zeroshot;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use data::DataConfig;
@@ -29,7 +30,7 @@ use train::TrainConfig;
 use tree::{Node, Tree};
 use zeroshot::ZeroshotConfig;
 
-use crate::exit::Usage;
+use crate::exit::{self, Usage};
 use crate::secret;
 
 /// The configuration of a run.
@@ -48,6 +49,16 @@ pub struct Config {
     pub zeroshot: ZeroshotConfig,
 }
 
+/// Refuses a file of rows: as YAML, most are a text or have keys that nobody knows.
+fn refuse_rows(file: &Path) -> Result<()> {
+    let ending = file.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
+    let is_table = ["csv", "tsv", "jsonl", "ndjson", "parquet"].contains(&&*ending);
+    let name = file.display().to_string();
+    let command = exit::quoted(&name);
+    ensure!(!is_table, "{name}: holds rows, not a configuration; `llmcls init {command}` makes one for them");
+    Ok(())
+}
+
 impl Config {
     /// Merges files, then `key=value` settings, and checks the result.
     ///
@@ -56,6 +67,7 @@ impl Config {
     pub fn load(files: &[PathBuf], settings: &[String]) -> Result<Self> {
         let mut tree = Tree::empty();
         for file in files {
+            refuse_rows(file)?;
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("{}: cannot read the configuration", file.display()))?;
             tree.merge(Tree::parse(&text, &file.display().to_string())?);

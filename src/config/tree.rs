@@ -53,12 +53,7 @@ impl Tree {
             |line: usize| if source.starts_with("--") { source.to_owned() } else { format!("{source}:{line}") };
         let mut documents = match MarkedYamlOwned::load_from_str(text) {
             Ok(documents) => documents,
-            Err(error) => {
-                let is_table = [".csv", ".tsv", ".jsonl", ".parquet"].iter().any(|ending| source.ends_with(ending));
-                let advice =
-                    if is_table { "; this looks like rows: `llmcls init` makes a configuration for them" } else { "" };
-                bail!("{}: not valid YAML: {}{advice}", location(error.marker().line()), error.info())
-            }
+            Err(error) => bail!("{}: not valid YAML: {}", location(error.marker().line()), error.info()),
         };
         if documents.len() > 1 {
             bail!("{source}: holds {} YAML documents, expected one", documents.len());
