@@ -383,13 +383,12 @@ pub fn typed_text(text: &str, joins_fields: bool) -> String {
 /// # Errors
 /// Names the first row that has not.
 pub fn check_single_label(path: &Path, examples: &[Example]) -> Result<()> {
-    for example in examples {
+    for (row, example) in examples.iter().enumerate() {
         let count = example.labels.iter().filter(|&&label| label > 0.5).count();
         if count != 1 {
             bail!(
-                "{}: row `{}` has {count} labels set; single_label_classification needs exactly one",
-                path.display(),
-                clip(&example.id)
+                "{} has {count} labels set; single_label_classification needs exactly one",
+                example.location(path, row)
             );
         }
     }
@@ -521,6 +520,15 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_has_not_exactly_one_label_is_named_by_number_and_id() {
+        let example = |id: &str, labels: &[f32]| Example { id: id.into(), text: "x".into(), labels: labels.into() };
+        let examples = [example("k1", &[0.0, 1.0]), example("k2", &[1.0, 1.0])];
+        check_single_label(Path::new("t.csv"), &examples[..1]).unwrap();
+        let error = check_single_label(Path::new("t.csv"), &examples).unwrap_err().to_string();
+        assert!(error.contains("t.csv: row 2 (id `k2`) has 2 labels set"), "{error}");
+    }
+
+    #[test]
     fn bad_lines_of_json_name_their_line() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("t.jsonl");
@@ -532,6 +540,7 @@ mod tests {
             ("{\"id\": 1, \"text\": [\"x\"], \"a\": 0, \"b\": 1}\n", &["t.jsonl:1", "`text` holds a list"]),
             ("{\"id\": 1, \"text\": \"x\", \"a\": 2, \"b\": 1}\n", &["t.jsonl:1", "column `a` holds `2`"]),
             ("{\"id\": 1, \"text\": \"x\", \"a\": 1}\n", &["no column `b`", "`id`, `text`, `a`"]),
+            ("{\"id\": 1, \"text\": \"x\", \"a\": tru}\n", &["t.jsonl:1", "expected true, false or null"]),
             ("\n", &["is empty"]),
         ] {
             std::fs::write(&path, text).unwrap();

@@ -264,7 +264,10 @@ impl Objects {
         let Self { path, start, .. } = self;
         let line = *start + (error.line() as u64).max(1) - 1;
         let text = error.to_string();
-        let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+        let text = match text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text) {
+            "expected ident" => "expected true, false or null",
+            text => text,
+        };
         let opened = if line == *start { String::new() } else { format!(" that begins in line {start}") };
         let location = format!("{path}:{line}");
         if std::str::from_utf8(&self.text).is_err() {
