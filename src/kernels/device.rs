@@ -88,12 +88,6 @@ impl Device {
         Self { packs_weights, ..self.clone() }
     }
 
-    /// Returns true if frozen weights are packed once.
-    #[must_use]
-    pub fn packs_weights(&self) -> bool {
-        self.packs_weights && !self.is_gpu()
-    }
-
     /// Returns true for a GPU.
     #[must_use]
     pub fn is_gpu(&self) -> bool {

@@ -268,7 +268,8 @@ impl Classifier {
         self.linears.iter().map(|(module, linear)| (module.clone(), of(linear))).collect()
     }
 
-    /// Packs the frozen weights once for training: those of the first linear module with an adapter and of all after it.
+    /// Packs the frozen weights once for training. Linear modules before the first adapter stay as they are: gradients do
+    /// not reach them.
     pub fn pack_weights(&self) {
         for (_, linear) in self.linears.iter().skip_while(|(_, linear)| linear.adapter.is_none()) {
             linear.weight.pack_both_ways();

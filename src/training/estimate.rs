@@ -116,10 +116,12 @@ impl MemoryEstimate {
     /// The same with copies of the frozen weights, packed once for both products of training, where that pays and memory
     /// allows; without them steps pack the weights tile by tile, for the same numbers.
     ///
-    /// Packing takes the same time for every batch, so copies pay where batches are short: on two cores with AVX2, in f32,
-    /// a step of SmolLM2's last 18 layers is 1.18 times as fast with them on 32 tokens, 1.06 times on 128, 1.05 on 256 and
-    /// 1.03 on 480. Products in bf16 take half of the time, and packing as long. `mean_tokens` are those of a batch,
-    /// `available` the bytes that everything may take.
+    /// Packing takes the same time for every batch, so copies pay where batches are short. On two cores with AVX2, in f32,
+    /// they make a step of SmolLM2's last 18 layers 1.18 times as fast on 32 tokens, 1.06 times on 128, 1.05 times on 256
+    /// and 1.03 times on 480. In bf16 the products take half of the time, but packing does not get faster, so copies should
+    /// pay for longer batches (not measured).
+    ///
+    /// `mean_tokens`: tokens of a batch, on average. `available`: bytes that the whole program may take.
     #[must_use]
     pub fn with_copies(self, shape: &StepShape<'_>, mean_tokens: usize, available: Option<u64>) -> Self {
         let short = match shape.device.compute() {
