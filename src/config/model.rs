@@ -28,8 +28,9 @@ section! {
         use_4bit: bool = or(true);
         /// Storage of the frozen weights that are not in 4 bits.
         torch_dtype: TorchDtype = or(TorchDtype::Bfloat16);
-        /// In what products with frozen weights are computed on the CPU. `auto` is `bfloat16` where the CPU has
-        /// AVX512_BF16 and `torch_dtype` is `bfloat16`, else `float32`; a run records which it was.
+        /// In what products with frozen weights are computed on the CPU. `auto` is `bfloat16` where `torch_dtype` is and the
+        /// CPU is faster in it (AVX512_BF16 without AMX, or AMX with `LLMCLS_AMX=1`), else `float32`; a run records which
+        /// it was.
         compute: ComputeType = or(ComputeType::Auto);
         /// The weights that are trained: `lora` trains adapters beside the frozen base; `all` trains every weight of an
         /// encoder of up to 400 million parameters in f32, on the CPU. With `all`, `use_4bit` is false and `torch_dtype`

@@ -30,7 +30,7 @@ fn compute_on_cpu(model: &ModelConfig) -> Compute {
     match model.compute {
         ComputeType::Float32 => Compute::Float32,
         ComputeType::Bfloat16 => Compute::Bfloat16,
-        ComputeType::Auto if model.torch_dtype == TorchDtype::Bfloat16 && Compute::Bfloat16.is_native() => {
+        ComputeType::Auto if model.torch_dtype == TorchDtype::Bfloat16 && Compute::Bfloat16.is_fast() => {
             Compute::Bfloat16
         }
         ComputeType::Auto => Compute::Float32,

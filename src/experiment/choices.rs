@@ -119,7 +119,7 @@ impl Choices {
     }
 
     fn choose_precision(&mut self, facts: &Facts<'_>) {
-        let is_fast = facts.device.is_gpu() || Compute::Bfloat16.is_native();
+        let is_fast = facts.device.is_gpu() || Compute::Bfloat16.is_fast();
         let memory = facts.device.memory().map_or(u64::MAX, |limits| limits.total);
         let takes = |precision| {
             facts.base.map_or(0, |base| base_bytes(base, BaseStorage { precision, is_4bit: false }, facts.device))

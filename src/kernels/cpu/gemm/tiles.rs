@@ -19,19 +19,24 @@ fn decide(wanted: Option<&str>, has_tiles: impl FnOnce() -> bool, is_permitted: 
     wanted == Some("1") && has_tiles() && is_permitted()
 }
 
-/// Whether the CPU has AMX-TILE and AMX-BF16, and the system saves tiles.
-fn has_tiles() -> bool {
-    use std::arch::x86_64::{__cpuid_count, __get_cpuid_max, _xgetbv};
-    const TILE_STATE: u64 = 3 << 17;
+/// Whether the CPU has AMX-TILE and AMX-BF16, which the system may still keep from its programs.
+pub(super) fn are_in_the_cpu() -> bool {
+    use std::arch::x86_64::{__cpuid_count, __get_cpuid_max};
     const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
+    let (most, _) = __get_cpuid_max(0);
+    most >= 7 && __cpuid_count(7, 0).edx & TILES_AND_BF16 == TILES_AND_BF16
+}
+
+/// Whether the CPU has tiles and the system saves them.
+fn has_tiles() -> bool {
+    use std::arch::x86_64::_xgetbv;
+    const TILE_STATE: u64 = 3 << 17;
     #[target_feature(enable = "xsave")]
     fn enabled() -> u64 {
         // SAFETY: the CPU and the system have XSAVE, as AVX-512 was detected.
         unsafe { _xgetbv(0) }
     }
-    let (most, _) = __get_cpuid_max(0);
-    most >= 7
-        && __cpuid_count(7, 0).edx & TILES_AND_BF16 == TILES_AND_BF16
+    are_in_the_cpu()
         && is_x86_feature_detected!("xsave")
         // SAFETY: it was just detected.
         && unsafe { enabled() } & TILE_STATE == TILE_STATE
