@@ -22,7 +22,7 @@ use crate::model::lora::LoraOptions;
 use crate::model::quantization::Quantization;
 use crate::ops::loss::BceWeights;
 use crate::ops::tape::{DropoutKey, Tape};
-use crate::training::estimate::{MemoryEstimate, StepShape};
+use crate::training::estimate::MemoryEstimate;
 use crate::training::optimizer::{AdamW, clip_factor, gradient_norm};
 use crate::training::trainer::{forward_backward, moment_storage};
 
@@ -114,19 +114,7 @@ pub fn run(args: &BenchArgs, device: &Device, console: Console) -> Result<()> {
 /// Packs the weights once, where a training on such batches does.
 fn pack_weights((config, lora): (&Config, &LoraOptions), base: &BaseModel, classifier: &Classifier, batches: &[Batch]) {
     let tokens = batches.iter().map(|batch| batch.token_ids.len());
-    let train = &config.train;
-    let shape = StepShape {
-        config: &base.config,
-        storage: base.storage,
-        frozen_layers: classifier.frozen_layers(),
-        trained: classifier.trained_parameters(),
-        accumulation: 1,
-        trains_base: lora.trains_base,
-        optimizer_bytes: AdamW::bytes_for(classifier.params(), moment_storage(config.model.use_4bit, train)),
-        recompute: train.gradient_checkpointing,
-        tokens: tokens.clone().max().unwrap_or(0),
-        device: &base.device,
-    };
+    let shape = base.step_shape(config, lora, classifier, tokens.clone().max().unwrap_or(0));
     let available = base.device.memory().map(|limits| limits.available);
     let mean_tokens = tokens.sum::<usize>() / batches.len();
     if MemoryEstimate::new(&shape).with_copies(&shape, mean_tokens, available).packed > 0 {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 
 use crate::cluster::Group;
+use crate::config::Config;
 use crate::config::model::{ComputeType, Form, ModelConfig, TargetModules, TorchDtype, Trains};
 use crate::console::Console;
 use crate::data::long_text::Limit;
@@ -23,7 +24,9 @@ use crate::model::held::HeldWeights;
 use crate::model::lora::{LayerFilter, LoraOptions, Targets};
 use crate::model::weights::{BaseStorage, Checkpoint, Precision, Weights};
 use crate::run::classifier_file::{Base, RecordedFingerprint};
-use crate::training::estimate;
+use crate::training::estimate::{self, StepShape};
+use crate::training::optimizer::AdamW;
+use crate::training::trainer::moment_storage;
 
 /// In what products with frozen weights are computed, where it is the CPU that computes.
 fn compute_on_cpu(model: &ModelConfig) -> Compute {
@@ -83,11 +86,14 @@ impl BaseModel {
             is_4bit: model.use_4bit,
         };
         let device = device.computing_in(compute_on_cpu(model));
-        if !device.is_gpu() && !device.compute().is_native() {
-            console.say(
+        if !device.is_gpu() && !device.compute().is_fast() {
+            console.say(if device.compute().is_native() {
+                "model.compute: on this CPU bfloat16 is slower than float32, unless it goes through AMX: LLMCLS_AMX=1 (its \
+                 numbers differ in the last bits)"
+            } else {
                 "model.compute: this CPU has no instructions for bfloat16 (AVX512_BF16): the same numbers take longer \
-                 than float32 would",
-            );
+                 than float32 would"
+            });
         }
         let device = match model.torch_dtype {
             TorchDtype::Float32 => device.with_dtype(DType::F32),
@@ -98,6 +104,30 @@ impl BaseModel {
             }
         };
         Ok(Self { files, config, form, weights, storage, device, fingerprint: OnceCell::new(), held: None })
+    }
+
+    /// What decides the memory of a training step of at most `tokens`.
+    pub fn step_shape<'a>(
+        &'a self,
+        config: &Config,
+        lora: &LoraOptions,
+        classifier: &Classifier,
+        tokens: usize,
+    ) -> StepShape<'a> {
+        let train = &config.train;
+        let moments = moment_storage(config.model.use_4bit, train);
+        StepShape {
+            config: &self.config,
+            storage: self.storage,
+            frozen_layers: classifier.frozen_layers(),
+            trained: classifier.trained_parameters(),
+            accumulation: train.gradient_accumulation_steps,
+            trains_base: lora.trains_base,
+            optimizer_bytes: AdamW::bytes_for(classifier.params(), moments),
+            recompute: train.gradient_checkpointing,
+            tokens,
+            device: &self.device,
+        }
     }
 
     /// Keeps frozen matrices from the next classifier on, for those that follow on this base.

@@ -27,8 +27,7 @@ use crate::model::lora::LoraOptions;
 use crate::model::quantization::Quantization;
 use crate::run::adapter::BaseName;
 use crate::run::classifier_file::{Base, ClassifierFile};
-use crate::training::estimate::{self, MemoryEstimate, StepShape};
-use crate::training::optimizer::AdamW;
+use crate::training::estimate::{self, MemoryEstimate};
 use crate::training::schedule::{Decay, Schedule};
 use crate::training::trainer::{TrainOptions, moment_storage};
 
@@ -173,19 +172,7 @@ impl<'a> Experiment<'a> {
                 tokens = batches.fold(tokens, usize::max);
             }
         }
-        let storage = moment_storage(self.config.model.use_4bit, train);
-        let shape = StepShape {
-            config: &self.base.config,
-            storage: self.base.storage,
-            frozen_layers: self.classifier.frozen_layers(),
-            trained: self.classifier.trained_parameters(),
-            accumulation: train.gradient_accumulation_steps,
-            trains_base: self.lora.trains_base,
-            optimizer_bytes: AdamW::bytes_for(self.classifier.params(), storage),
-            recompute: train.gradient_checkpointing,
-            tokens,
-            device: &self.base.device,
-        };
+        let shape = self.base.step_shape(self.config, &self.lora, &self.classifier, tokens);
         let rows = self.train.samples.len();
         let all_tokens: usize = self.train.samples.iter().map(|sample| sample.tokens.token_ids.len()).sum();
         let mean_tokens = all_tokens * train.batch_size.min(rows) / rows.max(1);
