@@ -106,7 +106,7 @@ impl BaseModel {
         Ok(Self { files, config, form, weights, storage, device, fingerprint: OnceCell::new(), held: None })
     }
 
-    /// What decides the memory of a training step of at most `tokens`.
+    /// Describes a training step of at most `tokens` tokens, to estimate its memory.
     pub fn step_shape<'a>(
         &'a self,
         config: &Config,

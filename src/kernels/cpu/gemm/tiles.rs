@@ -19,7 +19,7 @@ fn decide(wanted: Option<&str>, has_tiles: impl FnOnce() -> bool, is_permitted: 
     wanted == Some("1") && has_tiles() && is_permitted()
 }
 
-/// Whether the CPU has AMX-TILE and AMX-BF16, which the system may still keep from its programs.
+/// Returns true if the CPU has AMX-TILE and AMX-BF16. The operating system may still forbid programs to use them.
 pub(super) fn are_in_the_cpu() -> bool {
     use std::arch::x86_64::{__cpuid_count, __get_cpuid_max};
     const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
@@ -27,7 +27,7 @@ pub(super) fn are_in_the_cpu() -> bool {
     most >= 7 && __cpuid_count(7, 0).edx & TILES_AND_BF16 == TILES_AND_BF16
 }
 
-/// Whether the CPU has tiles and the system saves them.
+/// Returns true if the CPU has tiles and the operating system saves their registers.
 fn has_tiles() -> bool {
     use std::arch::x86_64::_xgetbv;
     const TILE_STATE: u64 = 3 << 17;
